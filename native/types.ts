@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the addon promises to TypeScript. Implemented by native/engine.ts over native/src; used by
+// daemon/iothread/block/drivers and by the composition roots. No N-API detail leaks out of native/.
+//
+// Rules every verb keeps:
+// - A call returns at once; the work runs on the engine's own tasks or ring, never on libuv's pool.
+// - A result is >= 0, or -errno. Verbs never throw for what storage says and never reject.
+// - A stuck call blocks only itself and is visible in oldest() until it ends.
+
+export type EngineKind = 'threads' | 'io_uring'
+
+export interface EngineOptions {
+  /** 'auto': io_uring where the kernel lets us, else threads. */
+  readonly aio: 'auto' | EngineKind
+  /** Bytes per buffer slot, multiple of 4096. Default 1 MiB. */
+  readonly slotSize?: number
+  /** Slots at most; memory is mapped in groups when first needed and given back when a group is idle. Default 64. */
+  readonly maxSlots?: number
+  /** Requests in flight at most; further ones queue inside the engine. Default 256. */
+  readonly maxRequests?: number
+  /** Bytes in flight at most (reads and writes). Default 128 MiB. */
+  readonly maxBytes?: number
+}
+
+/** A file handle of one engine. Not a descriptor number: it carries what was learned about the file. */
+export type FileId = number
+
+export interface OpenFlags {
+  readonly write: boolean
+  /** Try O_DIRECT; where the file system refuses it the file is opened cached and `direct` says so. */
+  readonly direct?: boolean
+  readonly create?: boolean
+  /** With create: fail with EEXIST when it is there. */
+  readonly exclusive?: boolean
+  readonly truncate?: boolean
+  readonly directory?: boolean
+  /** Mode of a created file; default 0o644. */
+  readonly mode?: number
+  /** Capabilities to leave untried, so that tests reach every branch of the ladders. */
+  readonly without?: readonly Capability[]
+}
+
+export type Capability =
+  | 'zero-range'
+  | 'punch-hole'
+  | 'fallocate'
+  | 'blkzeroout'
+  | 'blkdiscard'
+  | 'nowait'
+  | 'copy-range'
+  | 'reflink'
+
+export interface FileFacts {
+  readonly kind: 'file' | 'block' | 'char' | 'directory' | 'fifo' | 'socket'
+  /** Bytes; of a block device its capacity. */
+  readonly size: number
+  /** Bytes of storage the file occupies (st_blocks * 512). */
+  readonly allocated: number
+  /** Whether O_DIRECT is in force on this handle. */
+  readonly direct: boolean
+  /** Alignment O_DIRECT wants of offset and length, bytes; 1 when not direct. */
+  readonly requestAlign: number
+  /** Alignment O_DIRECT wants of memory, bytes; slots always satisfy it. */
+  readonly memoryAlign: number
+  /** Identity, to see that two names are one file. Decimal strings: 64-bit inode numbers. */
+  readonly device: string
+  readonly inode: string
+  readonly rotational: boolean
+}
+
+/** `[offset, length, kind, offset, length, kind, …]`; kind 1 data, 0 hole (reads as zero). Ascending, contiguous. */
+export type ExtentList = Float64Array
+
+export interface ReadOptions {
+  /** Look whether everything read is zero; then the result has ZERO added. Costs nothing on data: it stops at the first byte. */
+  readonly scan?: boolean
+}
+/** Added to the byte count of a read with `scan` whose bytes are all zero (2 ** 32: above every length). */
+export const READ_ZERO = 2 ** 32
+
+export interface ZeroOptions {
+  /** Storage may be given back (a hole); else it stays or becomes allocated. */
+  readonly unmap: boolean
+  /** -ENOTSUP rather than writing zeroes. */
+  readonly fast: boolean
+}
+
+/** Which rung of the ladder did it (results of zero()). */
+export const ZeroRung = {
+  hole: 0,
+  zeroRange: 1,
+  punchThenAllocate: 2,
+  allocateBeyondEnd: 3,
+  device: 4,
+  written: 5,
+} as const
+
+export interface StuckRequest {
+  readonly op: string
+  readonly file: FileId
+  readonly ageMs: number
+}
+
+export interface EngineStats {
+  readonly requests: number
+  readonly bytes: number
+  readonly tasks: number
+  readonly slotsInUse: number
+  readonly slotsMapped: number
+}
+
+export interface IoEngine {
+  readonly kind: EngineKind
+  readonly slotSize: number
+
+  /** Takes `count` free slots, or as many as there are. Slots are 4096-aligned and keep stale bytes. */
+  takeSlots(count: number): number[]
+  giveSlots(slots: readonly number[]): void
+  /** The bytes of a slot, for codecs and tests. Valid until the slot is given back. */
+  slotBytes(slot: number): Uint8Array
+
+  open(path: string, flags: OpenFlags): Promise<FileId>
+  close(file: FileId): Promise<number>
+  /** Facts asked anew (fstat, capacity); -errno when that fails. */
+  stat(file: FileId): Promise<FileFacts | number>
+  /** Bytes read, short only at the end of the file (+ READ_ZERO, see ReadOptions). */
+  read(
+    file: FileId,
+    offset: number,
+    length: number,
+    slot: number,
+    slotOffset: number,
+    options?: ReadOptions,
+  ): Promise<number>
+  /** Bytes written: always `length`, the engine goes on after a short write. */
+  write(file: FileId, offset: number, length: number, slot: number, slotOffset: number): Promise<number>
+  flush(file: FileId, dataOnly: boolean): Promise<number>
+  /** ftruncate. `allocate` > 0: fallocate mode 0 over the new size first ('falloc'). */
+  truncate(file: FileId, size: number, allocate?: boolean): Promise<number>
+  /** At most `limit` extents from `offset` on. The last may reach beyond offset + length: what was learned is not thrown away. */
+  extents(file: FileId, offset: number, length: number, limit: number): Promise<ExtentList | number>
+  /** The ladder of fast zeroing; capabilities that fail once are not tried again on this handle. Result: a ZeroRung. */
+  zero(file: FileId, offset: number, length: number, options: ZeroOptions): Promise<number>
+  discard(file: FileId, offset: number, length: number): Promise<number>
+  /** copy_file_range, bytes copied (may be short). */
+  copyRange(from: FileId, offset: number, to: FileId, toOffset: number, length: number): Promise<number>
+  /** FICLONERANGE; 0 or -errno. */
+  reflink(from: FileId, offset: number, to: FileId, toOffset: number, length: number): Promise<number>
+  /** Open file description lock on bytes: 'read' (shared), 'write', 'unlock'. */
+  lock(file: FileId, kind: 'read' | 'write' | 'unlock', offset: number, length: number): Promise<number>
+  /** 1 when somebody else's lock conflicts with a write lock there, else 0. */
+  lockedByOthers(file: FileId, offset: number, length: number): Promise<number>
+  unlink(path: string): Promise<number>
+
+  /** The request that has been in the kernel longest. */
+  oldest(): StuckRequest | undefined
+  stats(): EngineStats
+  /**
+   * Ends the engine: refuses new requests (-ECANCELED), waits for those in flight, closes every file.
+   * @param deadlineMs  after that, stuck tasks are left to themselves: their memory and descriptors stay until they return
+   * @returns number of requests left behind
+   */
+  shutdown(deadlineMs: number): Promise<number>
+}
