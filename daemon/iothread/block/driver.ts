@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an implementer of a leaf (file, null) or a filter (throttle, inject) writes. Called only by BlockNode, which
+// has checked range, alignment and permission before; drivers check none of it again.
+
+import type { FileFacts } from '../../../native/types.js'
+
+/** Bytes inside one slot of the engine's buffer pool. The caller owns the slot until the promise settles. */
+export interface Slice {
+  readonly slot: number
+  /** Bytes from the start of the slot. */
+  readonly offset: number
+  readonly length: number
+}
+
+export type DriverName =
+  | 'file'
+  | 'host_device'
+  | 'raw'
+  | 'null-co'
+  | 'null-aio'
+  | 'throttle'
+  | 'x-memory'
+  | 'x-inject'
+  | 'blkdebug'
+  | 'mirror_top'
+
+export interface Limits {
+  /** Offset and length of reads and writes are best multiples of this, bytes; others cost a read-modify-write below. */
+  readonly requestAlign: number
+  /** Longest read or write, bytes. */
+  readonly maxTransfer: number
+  /** Zero and discard in multiples of this have their full effect, bytes. */
+  readonly zeroAlign: number
+}
+
+export interface Can {
+  readonly write: boolean
+  readonly resize: boolean
+  /** zero() does not write data (may still turn out to: `fast` asks for certainty). */
+  readonly fastZero: boolean
+  /** zero({unmap}) gives storage back. */
+  readonly unmap: boolean
+}
+
+export interface ReadHow {
+  /** Look whether all bytes read are zero. */
+  readonly scan?: boolean
+}
+
+export interface WriteHow {
+  /** Durable on completion. */
+  readonly fua?: boolean
+}
+
+export interface ZeroHow {
+  /** Storage may be given back. */
+  readonly unmap: boolean
+  /** Fail with ENOTSUP rather than write zeroes. */
+  readonly fast: boolean
+}
+
+/** A byte range with one status. */
+export interface Extent {
+  readonly offset: number
+  readonly length: number
+  /** 'zero' is proved: the range reads as zeroes. */
+  readonly kind: 'data' | 'zero'
+  /** Stored in this layer, as against shown through from below or absent. */
+  readonly allocated: boolean
+}
+
+/** Rights a user has on a node (`use`) and leaves to others (`share`). Names as QEMU's permissions. */
+export interface Permissions {
+  readonly use: readonly Permission[]
+  readonly share: readonly Permission[]
+}
+export type Permission = 'consistent read' | 'write' | 'write unchanged' | 'resize'
+
+export interface BlockDriver {
+  readonly type: DriverName
+  readonly limits: Limits
+  readonly can: Can
+  /** Exact bytes; a file's last sector may be partial. */
+  length(): number
+  /** @returns with `scan`: whether all bytes read are zero; else false */
+  read(offset: number, into: Slice, how?: ReadHow): Promise<boolean>
+  write(offset: number, from: Slice, how?: WriteHow): Promise<void>
+  zero(offset: number, length: number, how: ZeroHow): Promise<void>
+  discard(offset: number, length: number): Promise<void>
+  /** The first extent at `offset`, at most to offset + length; longer where the driver knows more for free. */
+  status(offset: number, length: number): Promise<Extent>
+  flush(): Promise<void>
+  resize?(length: number): Promise<void>
+  /** Locks the storage against other programs, or changes the lock; `undefined` releases it. Leaves only. */
+  lock?(permissions: Permissions | undefined): Promise<void>
+  /** Facts of the file behind a leaf, asked anew. */
+  facts?(): Promise<FileFacts | undefined>
+  close(): Promise<void>
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// What crosses the line between the main thread and a disk's worker: requests with one reply each, and reports that
+// the worker sends by itself. Names, numbers and states; never guest data. Both sides import this file, and it
+// imports nothing that runs.
+//
+// Order: a worker's messages arrive in the order it sent them, so a report sent before a reply is seen before it.
+
+import type { IoOp } from '../errors.js'
+
+/** Node options as the schema validated them, with `node-name` filled in at every level by the main thread. */
+export interface NodeSpec {
+  readonly driver: string
+  readonly 'node-name': string
+  readonly [option: string]: unknown
+}
+
+/** Everything the main thread tells others of a node; sent whole whenever a part changed. */
+export interface NodeReport {
+  readonly name: string
+  readonly driver: string
+  /** Names by role: `{ file: 'f0' }`. */
+  readonly children: Readonly<Record<string, string>>
+  /** What `query-named-block-nodes` shows as file name. */
+  readonly filename: string
+  readonly readOnly: boolean
+  /** Bytes, rounded up to 512 as managers know it. */
+  readonly size: number
+  /** Bytes of storage in use; undefined where the storage cannot tell. */
+  readonly allocated?: number
+  readonly cache: { readonly direct: boolean; readonly noFlush: boolean }
+  readonly detectZeroes: 'off' | 'on' | 'unmap'
+  /** Identity of the file behind a leaf, to see that two names are one file: `device:inode`. */
+  readonly identity?: string
+  readonly stats: NodeStats
+  readonly dirtyBitmaps: readonly {
+    readonly granularity: number
+    readonly count: number
+    readonly recording: boolean
+    readonly busy: boolean
+  }[]
+}
+
+export interface NodeStats {
+  readonly reads: number
+  readonly readBytes: number
+  readonly writes: number
+  readonly writeBytes: number
+  readonly zeroes: number
+  readonly zeroBytes: number
+  readonly discards: number
+  readonly discardBytes: number
+  readonly flushes: number
+  readonly failedReads: number
+  readonly failedWrites: number
+  readonly failedFlushes: number
+  /** One past the highest byte written. */
+  readonly writeHighest: number
+}
+
+/** The request that waits longest in the kernel. */
+export interface OldestRequest {
+  readonly op: string
+  readonly node: string
+  readonly ageMs: number
+}
+
+export type OnError = 'report' | 'ignore' | 'enospc' | 'stop' | 'auto'
+export type CopyMode = 'background' | 'write-blocking'
+
+export interface MirrorSpec {
+  readonly kind: 'mirror'
+  readonly source: string
+  readonly target: string
+  readonly sync: 'full' | 'top' | 'none'
+  /** Name of the filter node put above the source while the job runs. */
+  readonly filter: string
+  /** Bytes per dirty bit, power of two; 0 = default. */
+  readonly granularity: number
+  /** Bytes in flight at most; 0 = 16 MiB. */
+  readonly bufSize: number
+  /** Bytes per second, 0 = no limit. */
+  readonly speed: number
+  readonly onSourceError: OnError
+  readonly onTargetError: OnError
+  readonly copyMode: CopyMode
+  /** Ranges that read as zero may become holes on the target. */
+  readonly unmap: boolean
+  /** The user vouches that the target reads as zero everywhere. */
+  readonly targetIsZero: boolean
+  /** Finish by itself when ready (one-shot copies). */
+  readonly autoComplete: boolean
+  /** The target node was made for this job: it is closed when the job is over. */
+  readonly ownsTarget: boolean
+  /** Paths whose directories must be flushed before success, because the job's command created the file. */
+  readonly created: readonly string[]
+}
+
+export interface CreateSpec {
+  readonly kind: 'create'
+  readonly driver: 'file'
+  readonly filename: string
+  readonly size: number
+  readonly preallocation: 'off' | 'falloc' | 'full'
+}
+
+export type JobSpec = MirrorSpec | CreateSpec
+
+export type JobPhase = 'probe' | 'zero' | 'bulk' | 'converge' | 'ready' | 'flush'
+
+/** Counters of a job; `offset` never exceeds `len`. */
+export interface JobProgress {
+  readonly offset: number
+  readonly len: number
+  /** A request of the job is in flight. */
+  readonly busy: boolean
+  readonly phase: JobPhase
+  /** Bytes per second over the last seconds, 0 while nothing moves. */
+  readonly rate: number
+  readonly activelySynced: boolean
+  readonly oldest?: OldestRequest
+}
+
+/** What a job did, told when it ended. Durations in milliseconds. */
+export interface JobReceipt {
+  readonly copied: number
+  readonly zeroed: number
+  readonly skipped: number
+  readonly flush: 'ok' | 'failed' | 'not-reached' | 'disabled'
+  readonly durations: Readonly<Partial<Record<JobPhase, number>>>
+}
+
+/** Requests of the main thread: argument and reply by name. */
+export interface Requests {
+  /** Opens the node and its inline children. On failure nothing stays open. */
+  'node-add': { args: { spec: NodeSpec }; reply: null }
+  /** Closes the node and its inline children (flushes first). */
+  'node-del': { args: { node: string }; reply: null }
+  /** All specs or none. */
+  'node-reopen': { args: { specs: readonly NodeSpec[] }; reply: null }
+  'node-resize': { args: { node: string; size: number }; reply: null }
+  /**
+   * Makes or empties an image file. Locks are asked before anything is changed, and a file whose identity is in
+   * `refuse` is left alone.
+   */
+  'image-create': { args: { spec: CreateSpec; refuse: readonly string[] }; reply: null }
+  /**
+   * Replied when the job runs: after the report `running`, and after `ready` when there was nothing to copy.
+   * An error reply means there never was a job.
+   */
+  'job-start': { args: { id: string; spec: JobSpec }; reply: null }
+  /** Replied at once; the report `paused` comes before the reply when nothing was in flight, else later. */
+  'job-pause': { args: { id: string }; reply: null }
+  'job-resume': { args: { id: string }; reply: null }
+  /** Forced: stop as soon as the requests in flight have ended. The report `ended` follows. */
+  'job-cancel': { args: { id: string }; reply: null }
+  /** A ready job: bring the target up to date, flush, end with success. `pivot`: users of the source move on finalize. */
+  'job-complete': { args: { id: string; pivot: boolean }; reply: null }
+  'job-set-speed': { args: { id: string; speed: number }; reply: null }
+  'job-change': { args: { id: string; copyMode: CopyMode }; reply: null }
+  /** After `ended` with success: apply (`commit`) or undo what the job held in the graph; locks are released. */
+  'job-finalize': { args: { id: string; commit: boolean }; reply: null }
+  'throttle-group-set': { args: { id: string; limits: ThrottleLimits | null }; reply: null }
+  /** Cancels jobs, flushes and closes nodes, ends the engine. Stuck requests are abandoned after the deadline. */
+  shutdown: { args: { deadlineMs: number }; reply: { left: number } }
+}
+
+/** Bytes and operations per second; 0 = no limit. */
+export interface ThrottleLimits {
+  readonly bpsTotal: number
+  readonly bpsRead: number
+  readonly bpsWrite: number
+  readonly iopsTotal: number
+  readonly iopsRead: number
+  readonly iopsWrite: number
+}
+
+export type RequestName = keyof Requests
+
+export type Report =
+  /** Nodes that are new or changed, in the order they came to be. */
+  | { readonly kind: 'nodes'; readonly nodes: readonly NodeReport[]; readonly gone: readonly string[] }
+  | { readonly kind: 'job-running'; readonly id: string; readonly progress: JobProgress }
+  | { readonly kind: 'job-progress'; readonly id: string; readonly progress: JobProgress }
+  | { readonly kind: 'job-ready'; readonly id: string; readonly progress: JobProgress }
+  | { readonly kind: 'job-paused'; readonly id: string; readonly progress: JobProgress }
+  /** An I/O error and what the policy makes of it. After `stop` the report `job-paused` follows. */
+  | {
+      readonly kind: 'job-error'
+      readonly id: string
+      readonly operation: 'read' | 'write'
+      readonly action: 'report' | 'ignore' | 'stop'
+      readonly nospace: boolean
+    }
+  /** The body is over. Success: the graph is still held until `job-finalize`. Else everything was released. */
+  | {
+      readonly kind: 'job-ended'
+      readonly id: string
+      readonly progress: JobProgress
+      readonly outcome: JobOutcome
+      readonly receipt?: JobReceipt
+    }
+  /** Level, text and fields of a log line; the main thread writes it. */
+  | {
+      readonly kind: 'log'
+      readonly level: 'error' | 'warn' | 'info' | 'debug' | 'trace'
+      readonly fields: Readonly<Record<string, unknown>>
+      readonly text: string
+    }
+
+export type JobOutcome =
+  | { readonly kind: 'success' }
+  | { readonly kind: 'cancelled' }
+  | { readonly kind: 'failed'; readonly error: string }
+
+/** An error as it crosses: rebuilt on the other side as CommandError or IoError. */
+export interface WireError {
+  readonly kind: 'command' | 'io' | 'cancelled' | 'bug'
+  readonly message: string
+  readonly errno?: number
+  readonly op?: IoOp
+  readonly node?: string
+}
+
+export type ToWorker = {
+  [N in RequestName]: { readonly request: number; readonly name: N; readonly args: Requests[N]['args'] }
+}[RequestName]
+
+export type FromWorker =
+  | { readonly reply: number; readonly value: unknown }
+  | { readonly reply: number; readonly error: WireError }
+  | { readonly report: Report }
+
+/** What a worker is started with (`workerData`). */
+export interface WorkerSetup {
+  readonly name: string
+  readonly aio: 'auto' | 'threads' | 'io_uring'
+  readonly logLevel: string
+}
