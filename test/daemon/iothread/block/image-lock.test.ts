@@ -2,7 +2,8 @@
 // Image locks against QEMU's own programs, in both directions, and against ourselves.
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import type { Permissions } from '../../../../daemon/iothread/block/driver.js'
@@ -124,26 +125,32 @@ t.test(
   },
 )
 
+async function failure(daemon: ChildProcess): Promise<never> {
+  const [status] = await once(daemon, 'exit')
+  throw new Error(`the storage daemon ended with status ${status}`)
+}
+
 /** A storage daemon that exports the file; ended with the test. Resolves when it holds the file. */
 async function exporting(t: Test, filename: string, writable: 'on' | 'off'): Promise<ChildProcess> {
-  const socket = path.join(path.dirname(filename), 'nbd.sock')
-  const pidfile = path.join(path.dirname(filename), 'pid')
+  // Socket names are short: not in the test's own folder.
+  const folder = mkdtempSync(path.join(tmpdir(), 'locks-'))
+  const socket = path.join(folder, 'nbd.sock')
   const daemon = spawn(
     'qemu-storage-daemon',
     [
       ['--blockdev', `file,node-name=f,filename=${filename}`],
       ['--nbd-server', `addr.type=unix,addr.path=${socket}`],
       ['--export', `nbd,id=e,node-name=f,writable=${writable}`],
-      ['--pidfile', pidfile, '--chardev', 'stdio,id=c', '--monitor', 'chardev=c'],
+      ['--chardev', 'stdio,id=c', '--monitor', 'chardev=c'],
     ].flat(),
     { stdio: ['pipe', 'pipe', 'inherit'] },
   )
   t.teardown(async () => {
-    daemon.kill()
-    await once(daemon, 'exit')
+    if (daemon.exitCode === null && daemon.kill()) await once(daemon, 'exit')
+    rmSync(folder, { recursive: true })
   })
   // The greeting comes after the options of the command line took effect.
-  await once(daemon.stdout!, 'data')
+  await Promise.race([once(daemon.stdout, 'data'), failure(daemon)])
   return daemon
 }
 
