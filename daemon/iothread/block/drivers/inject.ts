@@ -104,9 +104,9 @@ export class InjectDriver extends Filter implements BlockDriver {
   }
 
   async #wait(fate: Fate, op: InjectOp): Promise<void> {
-    if (fate.delayMs === 0 && !fate.stall) return
     using _held = this.#options.held.hold(op, this.#options.name)
-    if (fate.delayMs > 0) await delay(fate.delayMs)
+    // Storage never answers in the same turn of the loop: what was asked beside this request gets started.
+    await delay(fate.delayMs)
     if (fate.stall) await new Promise<void>((resolve) => this.#stalled.push(resolve))
   }
 
