@@ -2,8 +2,8 @@
 // What the command handlers need from their surroundings: a worker to talk to, a place for events, a log.
 // Given by the composition root.
 
+import type { Arguments, CommandName, EventData, EventName, Returns } from '../../protocol/schema/index.js'
 import type { Report, RequestName, Requests } from '../iothread/messages.js'
-import type { JobState } from './jobs/life.js'
 
 /** The main thread's end of one disk worker. */
 export interface WorkerHandle {
@@ -18,29 +18,14 @@ export interface WorkerHandle {
 /** Starts a worker; requests queue until it is up. */
 export type StartWorker = (name: string) => WorkerHandle
 
-interface BlockJobEvent {
-  readonly device: string
-  readonly type: 'mirror'
-  readonly len: number
-  readonly offset: number
-  readonly speed: number
+/** Arguments are validated; failures are thrown: CommandError, IoError, Cancelled; others are bugs. */
+export type Handlers = {
+  readonly [N in CommandName]?: (args: Arguments<N>) => Returns<N> | Promise<Returns<N>>
 }
 
-export interface EventMap {
-  JOB_STATUS_CHANGE: { readonly id: string; readonly status: JobState }
-  BLOCK_JOB_READY: BlockJobEvent
-  BLOCK_JOB_CANCELLED: BlockJobEvent
-  BLOCK_JOB_COMPLETED: BlockJobEvent & { readonly error?: string }
-  BLOCK_JOB_PENDING: { readonly type: 'mirror'; readonly id: string }
-  BLOCK_JOB_ERROR: {
-    readonly device: string
-    readonly operation: 'read' | 'write'
-    readonly action: 'report' | 'ignore' | 'stop'
-  }
-}
-
+/** Events for every client that listens. Never fails and never waits for a client. */
 export interface EventSink {
-  emit<N extends keyof EventMap>(name: N, data: EventMap[N]): void
+  emit<N extends EventName>(name: N, data: EventData<N>): void
 }
 
 /** The part of a pino logger that is used here. */

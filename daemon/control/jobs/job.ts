@@ -57,6 +57,7 @@ export class Job {
   #completeLater = false
   #finalizing = false
   #ioStatus: IoStatus = 'ok'
+  #autoDismiss: boolean
   #error: string | undefined
   #receipt: JobReceipt | undefined
 
@@ -65,6 +66,7 @@ export class Job {
     this.#around = around
     this.#speed = plan.speed
     this.#copyMode = plan.copyMode
+    this.#autoDismiss = plan.autoDismiss
   }
 
   get id(): string {
@@ -135,7 +137,8 @@ export class Job {
     this.#userPaused = false
     this.#leavePause()
     this.#progress = { ...this.#progress, busy: false }
-    this.#abort(reason, false)
+    const forced = this.#wish === 'forced'
+    this.#abort(forced ? CANCELLED : reason, forced)
   }
 
   /** @param force  false: a ready mirror ends with success; everything else is cancelled either way */
@@ -214,6 +217,13 @@ export class Job {
     this.#check('dismiss')
     this.#to('null')
     this.#around.dismissed()
+  }
+
+  /** Cancels the job in whatever state it is, and forgets it once it is concluded. */
+  async end(): Promise<void> {
+    this.#autoDismiss = true
+    if (this.#state === 'concluded') this.dismiss()
+    else if (accepts(this.#state, 'cancel') && !this.#finalizing) await this.cancel(true)
   }
 
   #check(verb: JobVerb): void {
@@ -309,7 +319,7 @@ export class Job {
     }
     this.#around.concluded()
     this.#to('concluded')
-    if (!this.plan.autoDismiss) return
+    if (!this.#autoDismiss) return
     this.#to('null')
     this.#around.dismissed()
   }

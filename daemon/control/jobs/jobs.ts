@@ -7,72 +7,82 @@ import type { JobSpec, Report } from '../../iothread/messages.js'
 import type { EventSink, Log, WorkerHandle } from '../seams.js'
 import { Job, type JobPlan, type JobReport } from './job.js'
 
+/** An id that is taken for a job about to start. */
+export class Reservation {
+  readonly id: string
+  /** Set once the worker was asked. */
+  job: Job | undefined
+
+  constructor(id: string) {
+    this.id = id
+  }
+}
+
 export class Jobs {
   readonly #events: EventSink
   readonly #log: Log
   /** In the order they started. */
   readonly #jobs = new Map<string, Job>()
-  /** Reserved ids; the job is set once its worker was asked. Nobody sees these. */
-  readonly #starting = new Map<string, Job | undefined>()
+  /** Nobody sees these. */
+  readonly #starting = new Map<string, Reservation>()
   #idle: (() => void)[] = []
+  /** Jobs are cancelled as soon as they run. */
+  #ending = false
 
   constructor(events: EventSink, log: Log) {
     this.#events = events
     this.#log = log
   }
 
-  /** Takes the id for a job that is about to start; the caller must start() or cancelReservation() it. */
-  reserve(id: string): void {
+  /** Takes the id for a job; whoever has the reservation starts the job with it or gives it back. */
+  reserve(id: string): Reservation {
     if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(id)) throw new CommandError(`Invalid job ID '${id}'`)
     if (this.#jobs.has(id) || this.#starting.has(id)) throw new CommandError(`Job ID '${id}' already in use`)
-    this.#starting.set(id, undefined)
+    const reservation = new Reservation(id)
+    this.#starting.set(id, reservation)
+    return reservation
   }
 
-  cancelReservation(id: string): void {
-    this.#starting.delete(id)
+  /** Frees the id again, unless the job runs. */
+  giveBack(reservation: Reservation): void {
+    if (this.#starting.get(reservation.id) !== reservation) return
+    this.#starting.delete(reservation.id)
     this.#tellIdle()
   }
 
   /**
-   * Starts a job whose id is reserved. Answers when it runs; rejects when there never was a job (the id is free then).
+   * Starts a job. Answers when it runs; rejects when there never was a job, and the reservation is still the caller's.
    * @param concluded  the job is over and released what it held; not called when the start is refused
    */
-  async start(plan: JobPlan, spec: JobSpec, worker: WorkerHandle, concluded: () => void): Promise<void> {
-    const { id } = plan
-    const job = new Job(plan, {
-      worker,
-      events: this.#events,
-      log: this.#log,
-      concluded: () => {
-        concluded()
-        this.#log.info({ job: id, error: job.error, ...job.receipt }, 'job over')
-      },
-      dismissed: () => {
-        this.#jobs.delete(id)
-        this.#tellIdle()
-      },
-    })
-    this.#starting.set(id, job)
+  async start(
+    reservation: Reservation,
+    plan: Omit<JobPlan, 'id'>,
+    spec: JobSpec,
+    worker: WorkerHandle,
+    concluded: () => void,
+  ): Promise<void> {
+    const { id } = reservation
+    const job = this.#makeJob({ ...plan, id }, worker, concluded)
+    reservation.job = job
     try {
       await worker.request('job-start', { id, spec })
     } catch (error) {
       // Once it ran there was a job, and its end (of a lost worker) is told by its events.
-      if (this.#starting.get(id) === job) {
-        this.cancelReservation(id)
-        throw error
-      }
+      if (this.#starting.get(id) === reservation) throw error
     }
   }
 
   report(worker: WorkerHandle, report: JobReport): void {
-    const starting = this.#starting.get(report.id)
+    const starting = this.#starting.get(report.id)?.job
     if (starting !== undefined && starting.worker === worker && report.kind === 'job-running') {
       this.#starting.delete(report.id)
       this.#jobs.set(report.id, starting)
       this.#log.info({ job: report.id, type: starting.plan.type, iothread: worker.name }, 'job started')
     }
     const job = this.#jobs.get(report.id)
-    if (job?.worker === worker) job.report(report)
+    if (job?.worker !== worker) return
+    job.report(report)
+    if (this.#ending && report.kind === 'job-running') void job.end()
   }
 
   /** Concludes the jobs of a worker that is gone. Starts under way are refused by their requests. */
@@ -100,11 +110,29 @@ export class Jobs {
     return [...this.#jobs.values()].reverse()
   }
 
-  /** Resolves when there is no job any more, nor one about to start. */
-  empty(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#idle.push(resolve)
-      this.#tellIdle()
+  /** Cancels and forgets all jobs, also those about to start. Answers when there is none any more. */
+  async endAll(): Promise<void> {
+    this.#ending = true
+    const empty = new Promise<void>((resolve) => this.#idle.push(resolve))
+    for (const job of this.list()) void job.end()
+    this.#tellIdle()
+    await empty
+  }
+
+  #makeJob(plan: JobPlan, worker: WorkerHandle, concluded: () => void): Job {
+    return new Job(plan, {
+      worker,
+      events: this.#events,
+      log: this.#log,
+      concluded: () => {
+        const job = this.#jobs.get(plan.id)
+        this.#log.info({ job: plan.id, error: job?.error, ...job?.receipt }, 'job over')
+        concluded()
+      },
+      dismissed: () => {
+        this.#jobs.delete(plan.id)
+        this.#tellIdle()
+      },
     })
   }
 

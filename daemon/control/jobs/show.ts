@@ -2,52 +2,18 @@
 // A job as query-jobs and query-block-jobs show it. Pure; called by the query handlers.
 // Members whose names start with x- are ours.
 
-import type { JobPhase } from '../../iothread/messages.js'
+import type {
+  blockJobInfo as blockJobInfoType,
+  jobInfo as jobInfoType,
+} from '../../../protocol/schema/jobs.js'
+import type { Infer } from '../../../protocol/schema/types.js'
 import type { Job } from './job.js'
-import { isOver, type JobState } from './life.js'
+import { isOver } from './life.js'
 
-/** What we show beyond QEMU. */
-export interface JobDetails {
-  'x-phase'?: JobPhase
-  /** Bytes per second over the last seconds. */
-  'x-rate'?: number
-  /** Seconds until the rest is copied at this rate; absent while nothing moves or nothing is left. */
-  'x-eta'?: number
-  'x-oldest-request'?: { operation: string; node: string; 'age-ms': number }
-  'x-receipt'?: {
-    'bytes-copied': number
-    'bytes-zeroed': number
-    'bytes-skipped': number
-    flush: 'ok' | 'failed' | 'not-reached' | 'disabled'
-    durations: Partial<Record<JobPhase, number>>
-  }
-}
+export type JobInfo = Infer<typeof jobInfoType>
+export type BlockJobInfo = Infer<typeof blockJobInfoType>
 
-export interface JobInfo extends JobDetails {
-  id: string
-  type: 'mirror' | 'create'
-  status: JobState
-  'current-progress': number
-  'total-progress': number
-  error?: string
-}
-
-export interface BlockJobInfo extends JobDetails {
-  type: 'mirror'
-  device: string
-  len: number
-  offset: number
-  busy: boolean
-  paused: boolean
-  speed: number
-  'io-status': 'ok' | 'failed' | 'nospace'
-  ready: boolean
-  status: JobState
-  'auto-finalize': boolean
-  'auto-dismiss': boolean
-  error?: string
-  'actively-synced': boolean
-}
+type Details = Pick<JobInfo, 'x-phase' | 'x-rate' | 'x-eta' | 'x-oldest-request' | 'x-receipt'>
 
 export function jobInfo(job: Job): JobInfo {
   const { offset, len } = job.progress
@@ -86,28 +52,32 @@ export function blockJobInfo(job: Job): BlockJobInfo {
   }
 }
 
-function details(job: Job): JobDetails {
-  const out: JobDetails = {}
-  const { phase, rate, offset, len, oldest } = job.progress
-  if (!isOver(job.state) && job.state !== 'pending') {
-    out['x-phase'] = phase
-    out['x-rate'] = Math.round(rate)
-    if (rate > 0 && len > offset) out['x-eta'] = Math.ceil((len - offset) / rate)
-    if (oldest !== undefined)
-      out['x-oldest-request'] = {
-        operation: oldest.op,
-        node: oldest.node,
-        'age-ms': Math.round(oldest.ageMs),
-      }
-  }
+function details(job: Job): Details {
   const receipt = job.receipt
-  if (receipt !== undefined)
-    out['x-receipt'] = {
-      'bytes-copied': receipt.copied,
-      'bytes-zeroed': receipt.zeroed,
-      'bytes-skipped': receipt.skipped,
-      flush: receipt.flush,
-      durations: { ...receipt.durations },
-    }
-  return out
+  return {
+    ...(!isOver(job.state) && job.state !== 'pending' && working(job)),
+    ...(receipt !== undefined && {
+      'x-receipt': {
+        'bytes-copied': receipt.copied,
+        'bytes-zeroed': receipt.zeroed,
+        'bytes-skipped': receipt.skipped,
+        flush: receipt.flush,
+        durations: Object.fromEntries(
+          Object.entries(receipt.durations).map(([phase, ms]) => [phase, Math.round(ms)]),
+        ),
+      },
+    }),
+  }
+}
+
+function working(job: Job): Details {
+  const { phase, rate, offset, len, oldest } = job.progress
+  return {
+    'x-phase': phase,
+    'x-rate': Math.round(rate),
+    ...(rate > 0 && len > offset && { 'x-eta': Math.ceil((len - offset) / rate) }),
+    ...(oldest !== undefined && {
+      'x-oldest-request': { operation: oldest.op, node: oldest.node, 'age-ms': Math.round(oldest.ageMs) },
+    }),
+  }
 }

@@ -3,7 +3,13 @@
 // do is tested with real ones elsewhere.
 
 import type { WorkerHandle } from '../../../daemon/control/seams.js'
-import type { JobProgress, Report, RequestName, Requests } from '../../../daemon/iothread/messages.js'
+import type {
+  JobProgress,
+  NodeSpec,
+  Report,
+  RequestName,
+  Requests,
+} from '../../../daemon/iothread/messages.js'
 
 export interface Asked {
   readonly name: RequestName
@@ -21,6 +27,8 @@ export class ScriptedWorker implements WorkerHandle {
   /** Called before a request is answered, for reports that come first; what it throws is the answer. */
   before: (name: RequestName, args: unknown) => void = () => {}
   terminated = false
+  /** Nodes it has open; kept by the script. */
+  readonly nodes = new Map<string, NodeSpec>()
   #report: ((report: Report) => void) | undefined
   #exit: ((error: Error | undefined) => void) | undefined
 

@@ -4,8 +4,9 @@
 import t from 'tap'
 import { blockJobHandlers, jobHandlers } from '../../../../daemon/control/handlers/jobs.js'
 import { isJobReport, Jobs } from '../../../../daemon/control/jobs/jobs.js'
-import type { EventMap, EventSink, Log } from '../../../../daemon/control/seams.js'
+import type { EventSink, Log } from '../../../../daemon/control/seams.js'
 import type { JobOutcome, MirrorSpec } from '../../../../daemon/iothread/messages.js'
+import type { EventData } from '../../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from '../scripted-worker.js'
 
 const silent: Log = { error() {}, warn() {}, info() {}, debug() {}, trace() {} }
@@ -22,7 +23,7 @@ function setUp() {
   const seen: string[] = []
   const events: EventSink = {
     emit(name, data) {
-      if (name === 'JOB_STATUS_CHANGE') seen.push(`S:${(data as EventMap['JOB_STATUS_CHANGE']).status}`)
+      if (name === 'JOB_STATUS_CHANGE') seen.push(`S:${(data as EventData<'JOB_STATUS_CHANGE'>).status}`)
       else seen.push(name.replace('BLOCK_JOB_', ''))
     },
   }
@@ -35,7 +36,7 @@ function setUp() {
     if (name === 'job-start') worker.say({ kind: 'job-running', id: 'j', progress: progress(0, 64) })
   }
   const start = async (options: Options = {}) => {
-    jobs.reserve('j')
+    const reservation = jobs.reserve('j')
     const plan = {
       id: 'j',
       type: 'mirror',
@@ -44,7 +45,14 @@ function setUp() {
       autoFinalize: true,
       autoDismiss: true,
     }
-    await jobs.start({ ...plan, ...options } as never, spec, worker, () => seen.push('released'))
+    try {
+      await jobs.start(reservation, { ...plan, ...options } as never, spec, worker, () =>
+        seen.push('released'),
+      )
+    } catch (error) {
+      jobs.giveBack(reservation)
+      throw error
+    }
     seen.push('reply')
   }
   const verbs = { ...jobHandlers(jobs), ...blockJobHandlers(jobs) }

@@ -7,9 +7,10 @@ import t from 'tap'
 import { blockJobHandlers, jobHandlers } from '../../../../daemon/control/handlers/jobs.js'
 import { isJobReport, Jobs } from '../../../../daemon/control/jobs/jobs.js'
 import { type JobState, mayFollow } from '../../../../daemon/control/jobs/life.js'
-import type { EventMap, EventSink, Log } from '../../../../daemon/control/seams.js'
+import type { EventSink, Log } from '../../../../daemon/control/seams.js'
 import { CommandError } from '../../../../daemon/errors.js'
 import type { MirrorSpec, Report } from '../../../../daemon/iothread/messages.js'
+import type { EventData } from '../../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from '../scripted-worker.js'
 
 const silent: Log = { error() {}, warn() {}, info() {}, debug() {}, trace() {} }
@@ -46,7 +47,7 @@ async function play(steps: readonly Step[], autoFinalize: boolean, autoDismiss: 
     emit(name, data) {
       if (ends.length > 0 && name !== 'JOB_STATUS_CHANGE') throw new Error(`${name} after ${ends[0]}`)
       if (name === 'JOB_STATUS_CHANGE') {
-        const { status } = data as EventMap['JOB_STATUS_CHANGE']
+        const status = (data as EventData<'JOB_STATUS_CHANGE'>).status as JobState
         const last = told.at(-1)
         if (last === undefined ? status !== 'created' : !mayFollow(last, status))
           throw new Error(`${last} to ${status}`)
@@ -63,7 +64,7 @@ async function play(steps: readonly Step[], autoFinalize: boolean, autoDismiss: 
   }
   worker.onReport((report) => isJobReport(report) && jobs.report(worker, report))
   let released = 0
-  jobs.reserve('j')
+  const reservation = jobs.reserve('j')
   const plan = {
     id: 'j',
     type: 'mirror',
@@ -72,7 +73,7 @@ async function play(steps: readonly Step[], autoFinalize: boolean, autoDismiss: 
     autoFinalize,
     autoDismiss,
   } as const
-  await jobs.start(plan, {} as MirrorSpec, worker, () => released++)
+  await jobs.start(reservation, plan, {} as MirrorSpec, worker, () => released++)
 
   const a = jobHandlers(jobs)
   const b = blockJobHandlers(jobs)
@@ -86,7 +87,7 @@ async function play(steps: readonly Step[], autoFinalize: boolean, autoDismiss: 
     () => b['block-job-cancel']({ device: 'j' }),
     () => b['block-job-cancel']({ device: 'j', force: true }),
     () => b['block-job-set-speed']({ device: 'j', speed: 5 }),
-    () => b['block-job-change']({ id: 'j', 'copy-mode': 'write-blocking' }),
+    () => b['block-job-change']({ id: 'j', type: 'mirror', 'copy-mode': 'write-blocking' }),
     () => b['block-job-complete']({ device: 'j' }),
     () => b['query-block-jobs'](),
     () => a['query-jobs'](),
