@@ -3,9 +3,9 @@
 
 import type { Returns } from '../../../protocol/schema/index.js'
 import type { NodeReport, OldestRequest } from '../../iothread/messages.js'
+import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Jobs } from '../jobs/jobs.js'
-import type { Handlers } from '../seams.js'
 
 type NodeInfo = Returns<'query-named-block-nodes'>[number]
 type NodeCounters = Returns<'query-blockstats'>[number]
