@@ -22,7 +22,8 @@ export async function writePidFile(path: string): Promise<PidFile> {
   const stale = await lockStale(engine, path)
   const draft = `${path}.${process.pid}`
   const file = await engine.open(draft, { write: true, create: true, truncate: true })
-  if (file < 0) throw new StartError(`cannot create PID file: Could not create '${path}': ${errnoText(-file)}`)
+  if (file < 0)
+    throw new StartError(`cannot create PID file: Could not create '${path}': ${errnoText(-file)}`)
   try {
     writeFileSync(draft, `${process.pid}\n`)
     const inode = await lock(engine, file)
