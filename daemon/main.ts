@@ -51,6 +51,10 @@ async function run(options: Options, line: Given): Promise<void> {
     stopNow: () => daemon.stopNow(),
     reload: () => void reload(options.settings.config, line, log),
   })
+  process.on('uncaughtException', (error) => {
+    log.error({ err: error }, 'ended by a bug')
+    daemon.stopNow(Status.failed)
+  })
   try {
     await daemon.start()
   } catch (error) {
