@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// blockdev-create: a job that makes an image. What each driver can make stands in its own file.
+
+import { blockdevDriver, drivers } from './drivers/index.js'
+import { command, required, str, struct, union } from './types.js'
+
+export const createOptions = union(
+  'BlockdevCreateOptions',
+  { driver: required(blockdevDriver, 'Driver that makes the image.') },
+  'driver',
+  { file: drivers.file.create },
+)
+
+export const createCommands = {
+  'blockdev-create': command({
+    doc: 'Makes an image, as a job; whether it worked is in query-jobs. The job needs job-dismiss.',
+    arguments: struct('blockdev-create-arg', {
+      'job-id': required(str, 'Job id.'),
+      options: required(createOptions, 'What to make.'),
+    }),
+  }),
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// file, host_device: leaves on a file of the host.
+
+import { bool, enumOf, int, type Members, optional, required, size, str } from '../types.js'
+
+const locking = enumOf('OnOffAuto', ['auto', 'on', 'off'])
+const aio = enumOf('BlockdevAioOptions', ['threads', 'native', 'io_uring'])
+
+const options = {
+  filename: required(str, 'Path of the file or device.'),
+  locking: optional(
+    locking,
+    'Locks that keep other programs from writing; auto: where the file system has them.',
+    {
+      default: 'auto',
+    },
+  ),
+  aio: optional(aio, 'How requests reach the kernel; native needs cache.direct.', { default: 'threads' }),
+  'aio-max-batch': optional(int, 'Most requests in one batch, 0 = chosen by the engine.', { default: 0 }),
+  'drop-cache': optional(bool, 'Accepted; the page cache is dropped where it could be stale.', {
+    default: true,
+  }),
+} satisfies Members
+
+const create = {
+  filename: required(str, 'Path of the new file; an existing one is emptied.'),
+  size: required(size, 'Size of the image, bytes.'),
+  preallocation: optional(
+    enumOf('PreallocMode', ['off', 'falloc', 'full']),
+    'off: sparse; falloc: space reserved; full: zeroes written.',
+    { default: 'off' },
+  ),
+} satisfies Members
+
+export const file = { options, create }
+export const hostDevice = { options }

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// All drivers. A new one is a file beside this one and a line below.
+
+import { enumOf } from '../types.js'
+import { file, hostDevice } from './file.js'
+import { blkdebug, inject } from './inject.js'
+import { memory } from './memory.js'
+import { nullLeaf } from './null.js'
+import { raw } from './raw.js'
+import { throttle } from './throttle.js'
+
+export const drivers = {
+  blkdebug,
+  file,
+  host_device: hostDevice,
+  'null-aio': nullLeaf,
+  'null-co': nullLeaf,
+  raw,
+  throttle,
+  'x-inject': inject,
+  'x-memory': memory,
+}
+
+export type DriverName = keyof typeof drivers
+
+export const driverNames = Object.keys(drivers) as readonly DriverName[]
+
+export const blockdevDriver = enumOf('BlockdevDriver', driverNames)

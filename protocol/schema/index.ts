@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// The schema: every command and event there is. Announces what exists and nothing else.
+
+import { createCommands } from './create.js'
+import { events } from './events.js'
+import { jobCommands } from './jobs.js'
+import { mirrorCommands } from './mirror.js'
+import { nodeCommands } from './nodes.js'
+import { objectCommands } from './objects.js'
+import { sessionCommands } from './session.js'
+import type { Infer } from './types.js'
+
+export const commands = {
+  ...sessionCommands,
+  ...jobCommands,
+  ...nodeCommands,
+  ...createCommands,
+  ...mirrorCommands,
+  ...objectCommands,
+}
+
+export { events }
+
+export type CommandName = keyof typeof commands
+export type EventName = keyof typeof events
+
+/** What a handler gets: validated, absent members absent. */
+export type Arguments<N extends CommandName> = Infer<(typeof commands)[N]>['takes']
+/** What a handler gives; void for commands that return nothing. */
+export type Returns<N extends CommandName> = Infer<(typeof commands)[N]>['gives']
+export type EventData<N extends EventName> = Infer<(typeof events)[N]>
+
+export function isCommandName(name: string): name is CommandName {
+  return Object.hasOwn(commands, name)
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Objects that nodes refer to by id: throttle groups and iothreads; and the object tree's three commands.
+
+import {
+  any,
+  arrayOf,
+  command,
+  enumOf,
+  int,
+  type Members,
+  optional,
+  required,
+  str,
+  struct,
+  union,
+} from './types.js'
+
+const throttleUnits = ['iops', 'bps'] as const
+const throttleKinds = ['total', 'read', 'write'] as const
+
+type ThrottleName =
+  | `${(typeof throttleUnits)[number]}-${(typeof throttleKinds)[number]}${'' | '-max' | '-max-length'}`
+  | 'iops-size'
+
+function throttleMembers(): Record<ThrottleName, ReturnType<typeof optional<typeof int>>> {
+  const members = {} as Record<ThrottleName, ReturnType<typeof optional<typeof int>>>
+  for (const unit of throttleUnits) {
+    const what = unit === 'iops' ? 'operations' : 'bytes'
+    for (const kind of throttleKinds) {
+      const of = kind === 'total' ? what : `${what} of ${kind}s`
+      members[`${unit}-${kind}`] = optional(int, `Most ${of} per second, 0 = no limit.`, { default: 0 })
+      members[`${unit}-${kind}-max`] = optional(int, `Most ${of} per second in bursts, 0 = no bursts.`, {
+        default: 0,
+      })
+      members[`${unit}-${kind}-max-length`] = optional(int, 'How long a burst may last, seconds.', {
+        default: 1,
+      })
+    }
+  }
+  members['iops-size'] = optional(
+    int,
+    'Requests count as several operations from this size on, bytes; 0 = never.',
+    {
+      default: 0,
+    },
+  )
+  return members
+}
+
+/** Limits of a throttle group; total excludes read and write. */
+export const throttleLimits = struct('ThrottleLimits', throttleMembers())
+
+const objectTypes = {
+  iothread: {
+    'aio-max-batch': optional(int, 'Most requests in one batch, 0 = chosen by the engine.', { default: 0 }),
+    'thread-pool-min': optional(int, 'Threads kept ready.', { default: 0 }),
+    'thread-pool-max': optional(int, 'Most threads.', { default: 64 }),
+    'poll-max-ns': optional(int, 'Accepted and shown again; the engine does not poll.', { default: 32768 }),
+    'poll-grow': optional(int, 'Accepted and shown again.', { default: 0 }),
+    'poll-shrink': optional(int, 'Accepted and shown again.', { default: 0 }),
+  },
+  'throttle-group': {
+    limits: optional(throttleLimits, 'Limits shared by all nodes of the group.'),
+  },
+} satisfies Record<string, Members>
+
+export const objectOptions = union(
+  'ObjectOptions',
+  {
+    'qom-type': required(enumOf('ObjectType', ['iothread', 'throttle-group']), 'Kind of object.'),
+    id: required(str, 'Name of the new object.'),
+  },
+  'qom-type',
+  objectTypes,
+)
+
+const propertyInfo = struct('ObjectPropertyInfo', {
+  name: required(str, 'Name of the property.'),
+  type: required(str, 'Its type: a word, or `child<TYPE>`.'),
+  description: optional(str, 'For people.'),
+  'default-value': optional(any, 'Value when nothing was set.'),
+})
+
+const path = required(str, 'Path in the object tree: `/objects/ID`.')
+
+export const objectCommands = {
+  'object-add': command({ doc: 'Makes an object.', arguments: objectOptions }),
+  'object-del': command({
+    doc: 'Removes an object that nothing uses.',
+    arguments: struct('object-del-arg', { id: required(str, 'Its name.') }),
+  }),
+  'qom-list': command({
+    doc: 'Properties of an object.',
+    arguments: struct('qom-list-arg', { path }),
+    returns: arrayOf(propertyInfo),
+  }),
+  'qom-get': command({
+    doc: 'Value of a property.',
+    arguments: struct('qom-get-arg', { path, property: required(str, 'Name of the property.') }),
+    returns: any,
+  }),
+  'qom-set': command({
+    doc: 'Changes a property.',
+    arguments: struct('qom-set-arg', {
+      path,
+      property: required(str, 'Name of the property.'),
+      value: required(any, 'New value, of the type that qom-list names.'),
+    }),
+  }),
+}
