@@ -15,6 +15,9 @@ import { noConnection } from './status.js'
 
 const daemonScript = fileURLToPath(new URL('../main.js', import.meta.url))
 
+/** The daemon promises to be gone 5 s after it was asked, whatever storage does. Milliseconds. */
+const shutdownMs = 7000
+
 /** Bytes of the daemon's stderr that are kept for an error message. */
 const keptStderr = 8192
 
@@ -47,8 +50,12 @@ export async function embeddedDaemon(options: EmbeddedOptions): Promise<Daemon> 
       embedded: true,
       lastWords: () => words.text(),
       close: async () => {
+        // The reply may or may not come before the end; the end of the stream asks for the same thing.
+        await client.execute('quit').catch(() => undefined)
         client.close()
+        const late = setTimeout(() => child.kill('SIGKILL'), shutdownMs)
         await close()
+        clearTimeout(late)
       },
       kill: () => child.kill('SIGKILL'),
     }

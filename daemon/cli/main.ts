@@ -6,11 +6,13 @@ import { ConnectionLost } from './client.js'
 import { runProgram } from './program.js'
 import { CliError, exitStatus } from './status.js'
 
-// A reader that went away (`| head`) is no failure worth a stack trace.
+// A reader that went away (`| head`) needs no message; a full disk behind stdout does. An embedded daemon sees our end.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(exitStatus.failed)
-  throw error
+  if (error.code !== 'EPIPE') process.stderr.write(`blockferry: cannot write the output: ${error.message}\n`)
+  process.exit(exitStatus.failed)
 })
+// Nobody is left to be told.
+process.stderr.on('error', () => undefined)
 
 try {
   await runProgram(process.argv.slice(2))

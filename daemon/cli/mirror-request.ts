@@ -73,7 +73,12 @@ export async function lookAtImage(name: string): Promise<End> {
 export function nodeDefinition(
   end: End,
   nodeName: string,
-  how: { readonly readOnly: boolean; readonly direct: boolean; readonly size?: number },
+  how: {
+    readonly readOnly: boolean
+    readonly direct: boolean
+    readonly unmap?: boolean
+    readonly size?: number
+  },
 ): CommandArguments {
   const common = { 'read-only': how.readOnly, cache: { direct: how.direct } }
   return {
@@ -85,7 +90,7 @@ export function nodeDefinition(
       driver: end.kind === 'block' ? 'host_device' : 'file',
       filename: end.path,
       ...common,
-      discard: how.readOnly ? undefined : 'unmap',
+      discard: how.unmap ? 'unmap' : undefined,
     },
   }
 }

@@ -180,7 +180,7 @@ class MirrorRun {
   /** A device may be larger than the source: then only its beginning is the target. */
   async #addTargetDevice(direct: boolean): Promise<void> {
     const { source, target } = this.#ends
-    const how = { readOnly: false, direct }
+    const how = { readOnly: false, direct, unmap: this.#options.unmap }
     await this.#execute('blockdev-add', nodeDefinition(target, this.#targetNode, how))
     const sourceSize = await this.#sizeOf(this.#sourceNode)
     const targetSize = await this.#sizeOf(this.#targetNode)
