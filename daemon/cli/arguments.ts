@@ -51,7 +51,7 @@ function valueFrom(text: string): JsonValue {
 }
 
 function objectFrom(text: string): JsonObject {
-  const [item, ...more] = new JsonStream().push(new TextEncoder().encode(text))
+  const [item, ...more] = new JsonStream().push(new TextEncoder().encode(`${text} `))
   const value = item?.kind === 'value' && more.length === 0 ? asObject(item.value) : undefined
   if (value !== undefined) return value
   const reason = item?.kind === 'error' ? item.desc : 'a JSON object is expected'
