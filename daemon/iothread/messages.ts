@@ -91,8 +91,6 @@ export interface MirrorSpec {
   readonly autoComplete: boolean
   /** The target node was made for this job: it is closed when the job is over. */
   readonly ownsTarget: boolean
-  /** Paths whose directories must be flushed before success, because the job's command created the file. */
-  readonly created: readonly string[]
 }
 
 export interface CreateSpec {
@@ -159,6 +157,11 @@ export interface Requests {
   'job-change': { args: { id: string; copyMode: CopyMode }; reply: null }
   /** After `ended` with success: apply (`commit`) or undo what the job held in the graph; locks are released. */
   'job-finalize': { args: { id: string; commit: boolean }; reply: null }
+  /** Extents of a node from `offset` on, at most `limit` of them; merged where neighbours are alike. */
+  'node-map': {
+    args: { node: string; offset: number; length: number; limit: number }
+    reply: readonly MapExtent[]
+  }
   'throttle-group-set': { args: { id: string; limits: ThrottleLimits | null }; reply: null }
   /** Cancels jobs, flushes and closes nodes, ends the engine. Stuck requests are abandoned after the deadline. */
   shutdown: { args: { deadlineMs: number }; reply: { left: number } }
@@ -172,6 +175,14 @@ export interface ThrottleLimits {
   readonly iopsTotal: number
   readonly iopsRead: number
   readonly iopsWrite: number
+}
+
+/** A byte range with one status, as `map` shows it. */
+export interface MapExtent {
+  readonly offset: number
+  readonly length: number
+  readonly zero: boolean
+  readonly allocated: boolean
 }
 
 export type RequestName = keyof Requests

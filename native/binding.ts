@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads the addon and says what it exports. Used by the other files of native/ only.
+// The shapes here and native/src/engine-object.h, log-object.h and binding.cc change together.
+
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+
+/** `[id, result, id, result, …]` (`count` pairs), and `[id, value, id, value, …]` where a verb adds something. */
+export type OnFinished = (pairs: Float64Array, count: number, extras: readonly unknown[]) => void
+
+export interface NativeEngine {
+  /** 0, or -errno when the request was refused and nothing will be reported. */
+  submit(
+    op: number,
+    id: number,
+    file: number,
+    offset: number,
+    length: number,
+    a: number,
+    b: number,
+    flags: number,
+  ): number
+  submitPath(op: number, id: number, path: string, flags: number, mode: number, without: number): number
+  takeSlots(count: number): number[]
+  giveSlots(slots: readonly number[]): void
+  groupBytes(group: number): ArrayBuffer | undefined
+  /** Gives idle groups of slots back; the number of slots that stay mapped. */
+  trim(): number
+  oldest(): readonly [op: number, file: number, ageMs: number] | undefined
+  stats(): readonly [requests: number, bytes: number, tasks: number, slotsInUse: number, slotsMapped: number]
+  stop(): void
+}
+
+export interface NativeLog {
+  write(text: string): boolean
+  flush(ms: number): boolean
+  dropped(): number
+}
+
+interface Addon {
+  readonly Engine: new (
+    kind: string,
+    slotSize: number,
+    maxSlots: number,
+    maxRequests: number,
+    maxBytes: number,
+    onFinished: OnFinished,
+  ) => NativeEngine
+  readonly Log: new (fd: number, room: number) => NativeLog
+  exitNow(code: number): never
+  notify(address: string, text: string): number
+}
+
+/** BLOCKFERRY_ADDON names another build of the addon (the sanitizers'). */
+function load(): Addon {
+  const built = fileURLToPath(new URL('../../native/build/Release/blockferry.node', import.meta.url))
+  return createRequire(import.meta.url)(process.env.BLOCKFERRY_ADDON ?? built) as Addon
+}
+
+export const addon: Addon = load()

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+// The I/O engine: promises by request id over the addon. Made by the composition roots, used by block drivers.
+// What every verb promises stands in types.ts; this file only converts.
+
+import { addon, type NativeEngine } from './binding.js'
+import type {
+  Capability,
+  EngineKind,
+  EngineOptions,
+  EngineStats,
+  ExtentList,
+  FileFacts,
+  FileId,
+  IoEngine,
+  OpenFlags,
+  ReadOptions,
+  StuckRequest,
+  ZeroOptions,
+} from './types.js'
+
+const ECANCELED = 125
+/** Same order as Op in src/request.h. */
+const ops = [
+  'open',
+  'close',
+  'stat',
+  'read',
+  'write',
+  'flush',
+  'truncate',
+  'extents',
+  'zero',
+  'discard',
+  'copyRange',
+  'reflink',
+  'lock',
+  'lockedByOthers',
+  'unlink',
+] as const
+type Op = (typeof ops)[number]
+
+/** Same order as Can in src/file.h. */
+const capabilities: readonly Capability[] = [
+  'zero-range',
+  'punch-hole',
+  'fallocate',
+  'blkzeroout',
+  'blkdiscard',
+  'nowait',
+  'copy-range',
+  'reflink',
+]
+
+/** Same bits as in src/request.h. */
+const OpenBit = { write: 1, direct: 2, create: 4, exclusive: 8, truncate: 16, directory: 32 } as const
+const lockBits = { unlock: 0, write: 1, read: 2 } as const
+const SLOTS_PER_GROUP = 8
+const TRIM_INTERVAL_MS = 5000
+
+type Settle = (result: number, value?: unknown) => void
+
+/**
+ * Starts an engine for the calling thread.
+ * @throws Error when the system gives no thread or descriptor, or io_uring was demanded and is refused (`errno` says why)
+ */
+export function createEngine(options: EngineOptions): IoEngine {
+  return new Engine(options)
+}
+
+class Engine implements IoEngine {
+  readonly kind: EngineKind
+  readonly slotSize: number
+  readonly #native: NativeEngine
+  readonly #pending = new Map<number, Settle>()
+  readonly #files = new Set<FileId>()
+  readonly #groups: (ArrayBuffer | undefined)[] = []
+  #nextId = 1
+  #closing = false
+  #ended: Promise<number> | undefined
+  #trimming: NodeJS.Timeout | undefined
+  #idle: (() => void) | undefined
+
+  constructor(options: EngineOptions) {
+    this.slotSize = options.slotSize ?? 1 << 20
+    if (this.slotSize <= 0 || this.slotSize % 4096 !== 0)
+      throw new RangeError('slotSize is a multiple of 4096')
+    const native = startNative(options, this.slotSize, (pairs, count, extras) =>
+      this.#finish(pairs, count, extras),
+    )
+    this.kind = native.kind
+    this.#native = native.engine
+  }
+
+  takeSlots(count: number): number[] {
+    const slots = this.#native.takeSlots(count)
+    if (slots.length > 0 && this.#trimming === undefined) {
+      this.#trimming = setInterval(() => this.#trim(), TRIM_INTERVAL_MS).unref()
+    }
+    return slots
+  }
+
+  giveSlots(slots: readonly number[]): void {
+    this.#native.giveSlots(slots)
+  }
+
+  slotBytes(slot: number): Uint8Array {
+    const group = Math.floor(slot / SLOTS_PER_GROUP)
+    const buffer = this.#groups[group] ?? this.#native.groupBytes(group)
+    if (buffer === undefined) throw new RangeError(`slot ${slot} is not taken`)
+    this.#groups[group] = buffer
+    return new Uint8Array(buffer, (slot % SLOTS_PER_GROUP) * this.slotSize, this.slotSize)
+  }
+
+  async open(path: string, flags: OpenFlags): Promise<FileId> {
+    let bits = 0
+    for (const [name, bit] of Object.entries(OpenBit)) {
+      if (flags[name as keyof typeof OpenBit] === true) bits |= bit
+    }
+    let without = 0
+    for (const name of flags.without ?? []) without |= 1 << capabilities.indexOf(name)
+    const file = await this.#submitPath('open', path, bits, flags.mode ?? 0o644, without)
+    if (file > 0) this.#files.add(file)
+    return file
+  }
+
+  close(file: FileId): Promise<number> {
+    this.#files.delete(file)
+    return this.#submit('close', file)
+  }
+
+  stat(file: FileId): Promise<FileFacts | number> {
+    return this.#submitFor<FileFacts>('stat', file)
+  }
+
+  read(
+    file: FileId,
+    offset: number,
+    length: number,
+    slot: number,
+    slotOffset: number,
+    options?: ReadOptions,
+  ): Promise<number> {
+    return this.#submit('read', file, offset, length, slot, slotOffset, options?.scan === true ? 1 : 0)
+  }
+
+  write(file: FileId, offset: number, length: number, slot: number, slotOffset: number): Promise<number> {
+    return this.#submit('write', file, offset, length, slot, slotOffset)
+  }
+
+  flush(file: FileId, dataOnly: boolean): Promise<number> {
+    return this.#submit('flush', file, 0, 0, 0, 0, dataOnly ? 1 : 0)
+  }
+
+  truncate(file: FileId, size: number, allocate = false): Promise<number> {
+    return this.#submit('truncate', file, 0, size, 0, 0, allocate ? 1 : 0)
+  }
+
+  extents(file: FileId, offset: number, length: number, limit: number): Promise<ExtentList | number> {
+    return this.#submitFor<ExtentList>('extents', file, offset, length, limit)
+  }
+
+  zero(file: FileId, offset: number, length: number, options: ZeroOptions): Promise<number> {
+    const bits = (options.unmap ? 1 : 0) | (options.fast ? 2 : 0)
+    return this.#submit('zero', file, offset, length, 0, 0, bits)
+  }
+
+  discard(file: FileId, offset: number, length: number): Promise<number> {
+    return this.#submit('discard', file, offset, length)
+  }
+
+  copyRange(from: FileId, offset: number, to: FileId, toOffset: number, length: number): Promise<number> {
+    return this.#submit('copyRange', from, offset, length, to, toOffset)
+  }
+
+  reflink(from: FileId, offset: number, to: FileId, toOffset: number, length: number): Promise<number> {
+    return this.#submit('reflink', from, offset, length, to, toOffset)
+  }
+
+  lock(file: FileId, kind: 'read' | 'write' | 'unlock', offset: number, length: number): Promise<number> {
+    return this.#submit('lock', file, offset, length, 0, 0, lockBits[kind])
+  }
+
+  lockedByOthers(file: FileId, offset: number, length: number): Promise<number> {
+    return this.#submit('lockedByOthers', file, offset, length)
+  }
+
+  unlink(path: string): Promise<number> {
+    return this.#submitPath('unlink', path, 0, 0, 0)
+  }
+
+  oldest(): StuckRequest | undefined {
+    const found = this.#native.oldest()
+    if (found === undefined) return undefined
+    const [op, file, ageMs] = found
+    return { op: ops[op] ?? 'unknown', file, ageMs }
+  }
+
+  stats(): EngineStats {
+    const [requests, bytes, tasks, slotsInUse, slotsMapped] = this.#native.stats()
+    return { requests, bytes, tasks, slotsInUse, slotsMapped }
+  }
+
+  shutdown(deadlineMs: number): Promise<number> {
+    this.#ended ??= this.#end(deadlineMs)
+    return this.#ended
+  }
+
+  async #end(deadlineMs: number): Promise<number> {
+    this.#closing = true
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, deadlineMs)
+    })
+    for (const file of this.#files) this.#send((id) => this.#native.submit(1, id, file, 0, 0, 0, 0, 0))
+    this.#files.clear()
+    if (this.#pending.size > 0) {
+      const idle = new Promise<void>((resolve) => {
+        this.#idle = resolve
+      })
+      await Promise.race([idle, late])
+    }
+    clearTimeout(timer)
+    clearInterval(this.#trimming)
+    this.#native.stop()
+    const left = [...this.#pending.values()]
+    this.#pending.clear()
+    for (const settle of left) settle(-ECANCELED)
+    return left.length
+  }
+
+  #submit(op: Op, file: FileId, offset = 0, length = 0, a = 0, b = 0, flags = 0): Promise<number> {
+    if (this.#closing) return Promise.resolve(-ECANCELED)
+    return this.#send((id) => this.#native.submit(ops.indexOf(op), id, file, offset, length, a, b, flags))
+  }
+
+  #submitPath(op: Op, path: string, flags: number, mode: number, without: number): Promise<number> {
+    if (this.#closing) return Promise.resolve(-ECANCELED)
+    return this.#send((id) => this.#native.submitPath(ops.indexOf(op), id, path, flags, mode, without))
+  }
+
+  /** For the verbs whose success is a value and not a number. */
+  #submitFor<Value>(op: Op, file: FileId, offset = 0, length = 0, a = 0): Promise<Value | number> {
+    if (this.#closing) return Promise.resolve(-ECANCELED)
+    return new Promise((resolve) => {
+      const id = this.#nextId++
+      this.#pending.set(id, (result, value) => resolve(result < 0 ? result : (value as Value)))
+      const refused = this.#native.submit(ops.indexOf(op), id, file, offset, length, a, 0, 0)
+      if (refused < 0) this.#settle(id, refused)
+    })
+  }
+
+  #send(submit: (id: number) => number): Promise<number> {
+    return new Promise((resolve) => {
+      const id = this.#nextId++
+      this.#pending.set(id, resolve)
+      const refused = submit(id)
+      if (refused < 0) this.#settle(id, refused)
+    })
+  }
+
+  #settle(id: number, result: number, value?: unknown): void {
+    const settle = this.#pending.get(id)
+    this.#pending.delete(id)
+    settle?.(result, value)
+    if (this.#pending.size === 0) this.#idle?.()
+  }
+
+  #finish(pairs: Float64Array, count: number, extras: readonly unknown[]): void {
+    let extra = 0
+    for (let index = 0; index < count * 2; index += 2) {
+      const id = pairs[index] ?? 0
+      const value = extra < extras.length && extras[extra] === id ? extras[extra + 1] : undefined
+      if (value !== undefined) extra += 2
+      this.#settle(id, pairs[index + 1] ?? 0, value)
+    }
+  }
+
+  #trim(): void {
+    const mapped = this.#native.trim()
+    this.#groups.length = 0
+    if (mapped > 0) return
+    clearInterval(this.#trimming)
+    this.#trimming = undefined
+  }
+}
+
+function startNative(
+  options: EngineOptions,
+  slotSize: number,
+  onFinished: ConstructorParameters<typeof addon.Engine>[5],
+): { kind: EngineKind; engine: NativeEngine } {
+  const start = (kind: EngineKind) => ({
+    kind,
+    engine: new addon.Engine(
+      kind,
+      slotSize,
+      options.maxSlots ?? 64,
+      options.maxRequests ?? 256,
+      options.maxBytes ?? 128 << 20,
+      onFinished,
+    ),
+  })
+  if (options.aio === 'auto') {
+    try {
+      return start('io_uring')
+    } catch {
+      return start('threads') // refused by the kernel, a container or a limit; threads do the same, with more switches
+    }
+  }
+  return start(options.aio)
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Node cannot do for a daemon: end without waiting, and talk to the service manager. Used by the entry points.
+
+import { addon } from './binding.js'
+
+/** Ends the process now: no exit handlers, nothing flushed, stuck I/O not waited for. */
+export function exitNow(code: number): never {
+  return addon.exitNow(code)
+}
+
+/**
+ * sd_notify: one datagram like 'READY=1' to $NOTIFY_SOCKET, never waiting.
+ * @returns 0, also where no service manager listens; else -errno
+ */
+export function sdNotify(text: string): number {
+  const address = process.env.NOTIFY_SOCKET
+  return address === undefined || address === '' ? 0 : addon.notify(address, text)
+}

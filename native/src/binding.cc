@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The addon's exports. Loaded once per environment (main thread and workers); holds no state of its own.
+#include <napi.h>
+#include <unistd.h>
+
+#include "engine-object.h"
+#include "log-object.h"
+#include "notify.h"
+
+namespace blockferry {
+
+namespace {
+
+// (code): ends the process now. Nothing is flushed, nobody is waited for.
+void exitNow(const Napi::CallbackInfo& info) { _exit(info[0].As<Napi::Number>().Int32Value()); }
+
+// (address, text) → 0 or -errno
+Napi::Value notify(const Napi::CallbackInfo& info) {
+  const int result = sendNotice(info[0].As<Napi::String>().Utf8Value(), info[1].As<Napi::String>().Utf8Value());
+  return Napi::Number::New(info.Env(), result);
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("Engine", EngineObject::define(env));
+  exports.Set("Log", LogObject::define(env));
+  exports.Set("exitNow", Napi::Function::New<exitNow>(env));
+  exports.Set("notify", Napi::Function::New<notify>(env));
+  return exports;
+}
+
+}  // namespace
+
+}  // namespace blockferry
+
+static Napi::Object initBlockferry(Napi::Env env, Napi::Object exports) { return blockferry::init(env, exports); }
+
+NODE_API_MODULE(blockferry, initBlockferry)

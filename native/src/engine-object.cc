@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// See engine-object.h. Results are in engine-results.cc.
+#include "engine-object.h"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace blockferry {
+
+namespace {
+
+constexpr double kMaxOffset = 9007199254740991;  // Number.MAX_SAFE_INTEGER
+constexpr size_t kMinTasks = 64;
+
+double numberAt(const Napi::CallbackInfo& info, size_t index) { return info[index].As<Napi::Number>().DoubleValue(); }
+
+uint32_t bitsAt(const Napi::CallbackInfo& info, size_t index) { return info[index].As<Napi::Number>().Uint32Value(); }
+
+bool isRange(double offset, double length) {
+  return offset >= 0 && length >= 0 && offset + length <= kMaxOffset;
+}
+
+}  // namespace
+
+Napi::Function EngineObject::define(Napi::Env env) {
+  return DefineClass(env, "Engine",
+                     {
+                         InstanceMethod<&EngineObject::submit>("submit"),
+                         InstanceMethod<&EngineObject::submitPath>("submitPath"),
+                         InstanceMethod<&EngineObject::takeSlots>("takeSlots"),
+                         InstanceMethod<&EngineObject::giveSlots>("giveSlots"),
+                         InstanceMethod<&EngineObject::groupBytes>("groupBytes"),
+                         InstanceMethod<&EngineObject::trim>("trim"),
+                         InstanceMethod<&EngineObject::oldest>("oldest"),
+                         InstanceMethod<&EngineObject::stats>("stats"),
+                         InstanceMethod<&EngineObject::stop>("stop"),
+                     });
+}
+
+EngineObject::EngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<EngineObject>(info) {
+  Napi::Env env = info.Env();
+  slots_ = std::make_unique<SlotPool>(static_cast<size_t>(numberAt(info, 1)), bitsAt(info, 2));
+  groupBytes_.resize(slots_->groupCount());
+  onFinished_ = Napi::Persistent(info[5].As<Napi::Function>());
+  context_ = std::make_unique<Napi::AsyncContext>(env, "blockferry:io");
+  const Limits limits{bitsAt(info, 3), static_cast<int64_t>(numberAt(info, 4))};
+  if (!start(env, info[0].As<Napi::String>().Utf8Value(), limits)) return;
+  pairs_ = Napi::Reference<Napi::Float64Array>::New(Napi::Float64Array::New(env, kDeliverAtOnce * 2), 1);
+}
+
+bool EngineObject::start(Napi::Env env, const std::string& kind, Limits limits) {
+  poll_ = LoopPoll::open(env, [this] { deliver(); }, [this] { end(); });
+  if (poll_ == nullptr) {
+    Napi::Error::New(env, "no descriptor for the I/O engine").ThrowAsJavaScriptException();
+    return false;
+  }
+  const size_t tasks = std::max(limits.maxRequests, kMinTasks);
+  auto engine = kind == "io_uring" ? makeRingEngine(tasks, slots_->groupCount()) : makeThreadEngine(tasks);
+  front_ = std::make_shared<IoFront>(std::move(engine), limits);
+  const int error = front_->start(poll_->fd());
+  if (error == 0) return true;
+  front_.reset();
+  end();
+  auto failure = Napi::Error::New(env, "cannot start the " + kind + " engine");
+  failure.Set("errno", Napi::Number::New(env, -error));
+  failure.ThrowAsJavaScriptException();
+  return false;
+}
+
+EngineObject::~EngineObject() { end(); }
+
+// The environment or the object goes: nothing is waited for.
+void EngineObject::end() {
+  if (front_) front_->stop();
+  if (poll_ == nullptr) return;
+  LoopPoll* poll = poll_;
+  poll_ = nullptr;
+  poll->close();
+}
+
+void EngineObject::stop(const Napi::CallbackInfo&) { end(); }
+
+int EngineObject::accept(std::unique_ptr<Request> request) {
+  if (poll_ == nullptr) return -ECANCELED;
+  const int error = front_->submit(std::move(request));
+  if (error == 0) poll_->hold(true);
+  return error;
+}
+
+bool EngineObject::useSlot(Request& request, double slot, double slotOffset) {
+  if (slot < 0 || slot >= kMaxOffset || !slots_->isTaken(static_cast<uint32_t>(slot))) return false;
+  if (!isRange(slotOffset, static_cast<double>(request.length))) return false;
+  if (slotOffset + static_cast<double>(request.length) > static_cast<double>(slots_->slotSize())) return false;
+  const auto index = static_cast<uint32_t>(slot);
+  request.memory = slots_->groupOf(index);
+  request.data = request.memory->data() + slots_->offsetOf(index) + static_cast<size_t>(slotOffset);
+  return true;
+}
+
+Napi::Value EngineObject::submit(const Napi::CallbackInfo& info) {
+  const auto refuse = [&](int error) { return Napi::Number::New(info.Env(), -error); };
+  const double offset = numberAt(info, 3);
+  const double length = numberAt(info, 4);
+  const double a = numberAt(info, 5);
+  const double b = numberAt(info, 6);
+  if (!isRange(offset, length)) return refuse(EINVAL);
+  auto request = std::make_unique<Request>();
+  request->op = static_cast<Op>(bitsAt(info, 0));
+  request->id = numberAt(info, 1);
+  request->fileId = numberAt(info, 2);
+  request->offset = static_cast<int64_t>(offset);
+  request->length = static_cast<int64_t>(length);
+  request->flags = bitsAt(info, 7);
+  if (request->isTransfer() && !useSlot(*request, a, b)) return refuse(EINVAL);
+  if (request->op == Op::extents) request->limit = static_cast<uint32_t>(std::clamp(a, 1.0, 1e6));
+  if (request->op == Op::copyRange || request->op == Op::reflink) {
+    if (!isRange(b, length)) return refuse(EINVAL);
+    request->toFileId = a;
+    request->toOffset = static_cast<int64_t>(b);
+  }
+  return Napi::Number::New(info.Env(), accept(std::move(request)));
+}
+
+Napi::Value EngineObject::submitPath(const Napi::CallbackInfo& info) {
+  auto request = std::make_unique<Request>();
+  request->op = static_cast<Op>(bitsAt(info, 0));
+  request->id = numberAt(info, 1);
+  request->path = info[2].As<Napi::String>().Utf8Value();
+  request->flags = bitsAt(info, 3);
+  request->mode = bitsAt(info, 4);
+  request->without = bitsAt(info, 5);
+  // A name with a NUL in it would be cut there and be another file's.
+  if (request->path.find('\0') != std::string::npos) return Napi::Number::New(info.Env(), -EINVAL);
+  return Napi::Number::New(info.Env(), accept(std::move(request)));
+}
+
+Napi::Value EngineObject::takeSlots(const Napi::CallbackInfo& info) {
+  std::vector<uint32_t> taken;
+  if (poll_ != nullptr) slots_->take(bitsAt(info, 0), taken);
+  auto list = Napi::Array::New(info.Env(), taken.size());
+  for (uint32_t index = 0; index < taken.size(); ++index) list.Set(index, taken[index]);
+  return list;
+}
+
+void EngineObject::giveSlots(const Napi::CallbackInfo& info) {
+  const auto list = info[0].As<Napi::Array>();
+  for (uint32_t index = 0; index < list.Length(); ++index) {
+    const uint32_t slot = list.Get(index).As<Napi::Number>().Uint32Value();
+    if (slots_->give(slot)) continue;
+    Napi::RangeError::New(info.Env(), "slot " + std::to_string(slot) + " is not taken").ThrowAsJavaScriptException();
+    return;
+  }
+}
+
+Napi::Value EngineObject::groupBytes(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const uint32_t index = bitsAt(info, 0);
+  if (index >= slots_->groupCount() || !slots_->group(index)) return env.Undefined();
+  auto& kept = groupBytes_[index];
+  if (!kept.IsEmpty()) return kept.Value();
+  // The buffer holds the mapping, so it stays valid however long JavaScript keeps it.
+  auto* holder = new std::shared_ptr<SlotGroup>(slots_->group(index));
+  auto bytes = Napi::ArrayBuffer::New(
+      env, (*holder)->data(), (*holder)->size(),
+      [](Napi::Env, void*, std::shared_ptr<SlotGroup>* held) { delete held; }, holder);
+  kept = Napi::Reference<Napi::ArrayBuffer>::New(bytes, 1);
+  return bytes;
+}
+
+Napi::Value EngineObject::trim(const Napi::CallbackInfo& info) {
+  for (const auto& group : slots_->trim()) {
+    if (front_) front_->forget(group->index());
+    auto& kept = groupBytes_[group->index()];
+    if (kept.IsEmpty()) continue;
+    kept.Value().Detach();
+    kept.Reset();
+  }
+  return Napi::Number::New(info.Env(), slots_->mapped());
+}
+
+}  // namespace blockferry

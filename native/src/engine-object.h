@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The JavaScript face of one engine: converts arguments and results, and ties lifetimes to the environment.
+// JS thread only. native/engine.ts is its only caller and checks types; ranges are checked here.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+#include <vector>
+
+#include "io-front.h"
+#include "loop-poll.h"
+#include "slot-pool.h"
+
+namespace blockferry {
+
+// Results per call into JavaScript at most.
+constexpr size_t kDeliverAtOnce = 256;
+
+class EngineObject : public Napi::ObjectWrap<EngineObject> {
+ public:
+  static Napi::Function define(Napi::Env env);
+
+  // (kind, slotSize, maxSlots, maxRequests, maxBytes, onFinished(pairs, count, extras))
+  explicit EngineObject(const Napi::CallbackInfo& info);
+  ~EngineObject() override;
+
+ private:
+  bool start(Napi::Env env, const std::string& kind, Limits limits);
+  // (op, id, file, offset, length, a, b, flags) → 0 or -errno
+  Napi::Value submit(const Napi::CallbackInfo& info);
+  // (op, id, path, flags, mode, without) → 0 or -errno
+  Napi::Value submitPath(const Napi::CallbackInfo& info);
+  Napi::Value takeSlots(const Napi::CallbackInfo& info);
+  void giveSlots(const Napi::CallbackInfo& info);
+  // (group) → ArrayBuffer of the whole group, detached when the group is unmapped
+  Napi::Value groupBytes(const Napi::CallbackInfo& info);
+  // () → number of slots still mapped; idle groups are given back
+  Napi::Value trim(const Napi::CallbackInfo& info);
+  // () → [op, file, ageMs] or undefined
+  Napi::Value oldest(const Napi::CallbackInfo& info);
+  // () → [requests, bytes, tasks, slotsInUse, slotsMapped]
+  Napi::Value stats(const Napi::CallbackInfo& info);
+  void stop(const Napi::CallbackInfo& info);
+
+  int accept(std::unique_ptr<Request> request);
+  bool useSlot(Request& request, double slot, double slotOffset);
+  void deliver();
+  void deliverSome(const std::vector<std::unique_ptr<Request>>& done, size_t from, size_t count);
+  void end();
+
+  std::unique_ptr<SlotPool> slots_;
+  std::shared_ptr<IoFront> front_;
+  LoopPoll* poll_ = nullptr;  // nullptr once ended; owns itself
+  std::unique_ptr<Napi::AsyncContext> context_;
+  Napi::FunctionReference onFinished_;
+  Napi::Reference<Napi::Float64Array> pairs_;
+  std::vector<Napi::Reference<Napi::ArrayBuffer>> groupBytes_;
+};
+
+}  // namespace blockferry

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What performs requests: ThreadEngine everywhere, RingEngine where io_uring is allowed. Driven by IoFront.
+// Every method is called on the JS thread and none of them waits for storage.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "request.h"
+
+namespace blockferry {
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  /**
+   * @param signalFd  eventfd written when finished requests wait for reap(); the engine has its own copy afterwards
+   * @param last      runs in the engine's thread group after all its tasks have ended; owns this engine and the requests
+   * @returns 0 or -errno
+   */
+  virtual int start(int signalFd, std::function<void()> last) = 0;
+  // The request stays the caller's; it must live until it is reaped or `last` has run.
+  virtual void submit(Request* request) = 0;
+  // Adds what has finished since the last call.
+  virtual void reap(std::vector<Request*>& finished) = 0;
+  // A group of slots goes out of use.
+  virtual void forget(uint32_t group) = 0;
+  virtual size_t tasks() = 0;
+  // Requests that have not started never will. Tasks end by themselves; nobody waits for them.
+  virtual void stop() = 0;
+};
+
+std::unique_ptr<Engine> makeThreadEngine(size_t maxTasks);
+// slotGroups: size of the table of registered buffers.
+std::unique_ptr<Engine> makeRingEngine(size_t maxTasks, uint32_t slotGroups);
+
+}  // namespace blockferry

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// See io-front.h.
+#include "io-front.h"
+
+#include <cerrno>
+
+namespace blockferry {
+
+int IoFront::start(int signalFd) {
+  return engine_->start(signalFd, [self = shared_from_this()] { self->dropAll(); });
+}
+
+int IoFront::submit(std::unique_ptr<Request> request) {
+  if (stopped_) return -ECANCELED;
+  if (!resolveFiles(*request)) return -EBADF;
+  if (request->op == Op::close) {
+    files_.erase(request->fileId);
+    if (request->file->requests > 0) {
+      File* file = request->file.get();
+      closing_.emplace(file, std::move(request));
+      return 0;
+    }
+  } else {
+    if (request->file) ++request->file->requests;
+    if (request->to) ++request->to->requests;
+  }
+  queue(std::move(request));
+  return 0;
+}
+
+bool IoFront::resolveFiles(Request& request) {
+  if (request.op == Op::open || request.op == Op::unlink) return true;
+  const auto found = files_.find(request.fileId);
+  if (found == files_.end()) return false;
+  request.file = found->second;
+  if (request.op != Op::copyRange && request.op != Op::reflink) return true;
+  const auto to = files_.find(request.toFileId);
+  if (to == files_.end()) return false;
+  request.to = to->second;
+  return true;
+}
+
+void IoFront::queue(std::unique_ptr<Request> request) {
+  waiting_.push_back(std::move(request));
+  admitWaiting();
+}
+
+bool IoFront::admissible(const Request& request) const {
+  if (inFlight_.size() >= limits_.maxRequests) return false;
+  return !request.isTransfer() || bytes_ == 0 || bytes_ + request.length <= limits_.maxBytes;
+}
+
+void IoFront::admitWaiting() {
+  while (!waiting_.empty() && admissible(*waiting_.front())) {
+    Request* request = waiting_.front().get();
+    inFlight_.emplace(request, std::move(waiting_.front()));
+    waiting_.pop_front();
+    if (request->isTransfer()) bytes_ += request->length;
+    engine_->submit(request);
+  }
+}
+
+std::vector<std::unique_ptr<Request>> IoFront::reap() {
+  std::vector<std::unique_ptr<Request>> done;
+  if (stopped_) return done;
+  std::vector<Request*> finished;
+  engine_->reap(finished);
+  done.reserve(finished.size());
+  for (Request* request : finished) {
+    const auto found = inFlight_.find(request);
+    done.push_back(std::move(found->second));
+    inFlight_.erase(found);
+    settle(*request);
+  }
+  admitWaiting();
+  return done;
+}
+
+// Gives back what a finished request held.
+void IoFront::settle(Request& request) {
+  if (request.isTransfer()) bytes_ -= request.length;
+  if (request.op == Op::open && request.opened) {
+    request.result = static_cast<int64_t>(nextFileId_);
+    files_.emplace(nextFileId_++, std::move(request.opened));
+  }
+  if (request.op == Op::close) return;
+  for (const auto& file : {request.file, request.to}) {
+    if (!file || --file->requests > 0) continue;
+    const auto closing = closing_.find(file.get());
+    if (closing == closing_.end()) continue;
+    waiting_.push_back(std::move(closing->second));
+    closing_.erase(closing);
+  }
+}
+
+std::optional<Oldest> IoFront::oldest() const {
+  if (stopped_) return std::nullopt;
+  const Request* oldest = nullptr;
+  int64_t since = 0;
+  for (const auto& [request, owned] : inFlight_) {
+    const int64_t started = request->startedMs.load(std::memory_order_relaxed);
+    if (started == 0 || (oldest != nullptr && started >= since)) continue;
+    oldest = request;
+    since = started;
+  }
+  if (oldest == nullptr) return std::nullopt;
+  return Oldest{oldest->op, oldest->fileId, nowMs() - since};
+}
+
+void IoFront::stop() {
+  if (stopped_) return;
+  stopped_ = true;
+  engine_->stop();
+}
+
+// Leader, after all tasks have ended: descriptors are closed in the table they live in.
+void IoFront::dropAll() {
+  inFlight_.clear();
+  waiting_.clear();
+  closing_.clear();
+  files_.clear();
+}
+
+}  // namespace blockferry

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Between the binding and an engine: owns requests and files, keeps the limits, orders close after what uses the file.
+// JS thread only, until stop(); after that only the leader's last act (dropAll) touches requests and files.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "engine.h"
+#include "request.h"
+
+namespace blockferry {
+
+struct Limits {
+  size_t maxRequests;
+  int64_t maxBytes;
+};
+
+struct Oldest {
+  Op op;
+  double fileId;
+  int64_t ageMs;
+};
+
+class IoFront : public std::enable_shared_from_this<IoFront> {
+ public:
+  IoFront(std::unique_ptr<Engine> engine, Limits limits) : engine_(std::move(engine)), limits_(limits) {}
+
+  // 0 or -errno.
+  int start(int signalFd);
+  // Takes the request over. 0, or -errno when it is refused and will not be reaped.
+  int submit(std::unique_ptr<Request> request);
+  // What has finished; starts what waited for it.
+  std::vector<std::unique_ptr<Request>> reap();
+  void forget(uint32_t group) { engine_->forget(group); }
+  void stop();
+
+  std::optional<Oldest> oldest() const;
+  size_t requests() const { return inFlight_.size() + waiting_.size() + closing_.size(); }
+  int64_t bytes() const { return bytes_; }
+  size_t tasks() { return stopped_ ? 0 : engine_->tasks(); }
+
+ private:
+  bool resolveFiles(Request& request);
+  bool admissible(const Request& request) const;
+  void admitWaiting();
+  void settle(Request& request);
+  void queue(std::unique_ptr<Request> request);
+  void dropAll();
+
+  const std::unique_ptr<Engine> engine_;
+  const Limits limits_;
+  bool stopped_ = false;
+  int64_t bytes_ = 0;
+  double nextFileId_ = 1;
+  std::unordered_map<double, std::shared_ptr<File>> files_;
+  std::unordered_map<Request*, std::unique_ptr<Request>> inFlight_;
+  std::deque<std::unique_ptr<Request>> waiting_;
+  // Closes held back until the requests on their file have finished.
+  std::unordered_map<File*, std::unique_ptr<Request>> closing_;
+};
+
+}  // namespace blockferry

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// One call of JavaScript on its way through the engine. Made on the JS thread, performed by one task (or the ring),
+// read again on the JS thread; never touched by two at once, except `startedMs`.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "file.h"
+#include "slot-pool.h"
+
+namespace blockferry {
+
+// Same order as `ops` in native/engine.ts.
+enum class Op : uint32_t {
+  open, close, stat, read, write, flush, truncate, extents, zero, discard,
+  copyRange, reflink, lock, lockedByOthers, unlink,
+};
+
+// Bits of Request::flags.
+constexpr uint32_t kReadScan = 1;
+constexpr uint32_t kFlushDataOnly = 1;
+constexpr uint32_t kTruncateAllocate = 1;
+constexpr uint32_t kZeroUnmap = 1;
+constexpr uint32_t kZeroFast = 2;
+constexpr uint32_t kLockWrite = 1;
+constexpr uint32_t kLockRead = 2;
+constexpr uint32_t kOpenWrite = 1;
+constexpr uint32_t kOpenDirect = 2;
+constexpr uint32_t kOpenCreate = 4;
+constexpr uint32_t kOpenExclusive = 8;
+constexpr uint32_t kOpenTruncate = 16;
+constexpr uint32_t kOpenDirectory = 32;
+
+// Added to the result of a scanned read; READ_ZERO in native/types.ts.
+constexpr int64_t kReadZero = int64_t{1} << 32;
+
+struct Request {
+  double id = 0;
+  Op op = Op::stat;
+  double fileId = 0;
+  std::shared_ptr<File> file;
+  int64_t offset = 0;
+  int64_t length = 0;
+  uint32_t flags = 0;
+
+  // read, write
+  std::shared_ptr<SlotGroup> memory;
+  std::byte* data = nullptr;
+  // copyRange, reflink
+  double toFileId = 0;
+  std::shared_ptr<File> to;
+  int64_t toOffset = 0;
+  // extents
+  uint32_t limit = 0;
+  // open, unlink
+  std::string path;
+  uint32_t mode = 0;
+  uint32_t without = 0;
+
+  // Monotonic milliseconds; 0 until it goes to the kernel.
+  std::atomic<int64_t> startedMs{0};
+
+  // Results: >= 0 or -errno, and what some verbs add.
+  int64_t result = 0;
+  std::vector<double> extents;
+  FileFacts facts;
+  std::shared_ptr<File> opened;
+
+  bool isTransfer() const { return op == Op::read || op == Op::write; }
+};
+
+int64_t nowMs();
+
+}  // namespace blockferry

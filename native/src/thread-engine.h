@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine that works everywhere: each request occupies one task of a pool while it is in the kernel.
+// A task is made when a request is queued and none is idle, up to a cap, so N stuck calls never hold up the N+1st;
+// it ends after some idle seconds. Also the part of RingEngine that does what a ring cannot.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+
+#include "completions.h"
+#include "engine.h"
+#include "tasks.h"
+
+namespace blockferry {
+
+class ThreadEngine : public Engine {
+ public:
+  explicit ThreadEngine(size_t maxTasks) : maxTasks_(maxTasks) {}
+
+  int start(int signalFd, std::function<void()> last) override;
+  void submit(Request* request) override;  // any thread here: the ring hands over requests too
+  void reap(std::vector<Request*>& finished) override { completions_.take(finished); }
+  void forget(uint32_t) override {}
+  size_t tasks() override { return tasks_->count(); }
+  void stop() override;
+
+  // RingEngine: finishes a request it performed itself, and runs its ring in the same group. Any thread.
+  void finish(Request* request) { completions_.push(request); }
+  void runInGroup(std::function<void()> body, std::function<void()> refused) {
+    tasks_->spawn(std::move(body), std::move(refused));
+  }
+
+ private:
+  void serve();
+  void spawnRefused();
+
+  const size_t maxTasks_;
+  std::shared_ptr<Tasks> tasks_ = std::make_shared<Tasks>();
+  Completions completions_;
+
+  std::mutex lock_;  // guards everything below; taken before Tasks' own lock
+  std::condition_variable queued_;
+  std::deque<Request*> queue_;
+  size_t servers_ = 0;  // tasks that serve the queue, those being made included
+  size_t idle_ = 0;     // of these, waiting for work or on their way to it
+  bool stopping_ = false;
+};
+
+}  // namespace blockferry

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// See verbs.h: the table of verbs and those that are one system call.
+#include "verbs.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+namespace blockferry {
+
+namespace {
+
+int64_t closeFile(File& file) {
+  // Linux has closed the descriptor whatever it answers, EINTR included.
+  return ::close(file.fd.release()) < 0 && errno != EINTR ? -errno : 0;
+}
+
+int64_t flushFile(File& file, bool dataOnly) {
+  const int earlier = file.flushError.load();
+  if (earlier != 0) return earlier;
+  const int64_t result = retry([&] { return dataOnly ? fdatasync(file.fd.get()) : fsync(file.fd.get()); });
+  if (result < 0) file.flushError.store(static_cast<int>(result));
+  return result;
+}
+
+int64_t truncateFile(File& file, int64_t size, bool allocate) {
+  AlonePass pass(file.gate);
+  if (allocate && size > 0) {
+    if (!file.can(Can::fallocate)) return -EOPNOTSUPP;
+    const int64_t result = retry([&] { return fallocate(file.fd.get(), 0, 0, size); });
+    if (result < 0) return result;
+  }
+  return retry([&] { return ftruncate(file.fd.get(), size); });
+}
+
+int64_t copyRange(Request& request) {
+  if (!request.file->can(Can::copyRange)) return -EOPNOTSUPP;
+  SharedPass pass(request.to->gate);
+  loff_t from = request.offset;
+  loff_t to = request.toOffset;
+  return retry([&] {
+    return copy_file_range(request.file->fd.get(), &from, request.to->fd.get(), &to,
+                           static_cast<size_t>(request.length), 0);
+  });
+}
+
+int64_t reflink(Request& request) {
+  if (!request.file->can(Can::reflink)) return -EOPNOTSUPP;
+  SharedPass pass(request.to->gate);
+  file_clone_range range{};
+  range.src_fd = request.file->fd.get();
+  range.src_offset = static_cast<uint64_t>(request.offset);
+  range.src_length = static_cast<uint64_t>(request.length);
+  range.dest_offset = static_cast<uint64_t>(request.toOffset);
+  return retry([&] { return ioctl(request.to->fd.get(), FICLONERANGE, &range); });
+}
+
+// Open file description locks: they belong to the handle, not to the process, and end with it.
+int64_t lockFile(Request& request, bool ask) {
+  struct flock lock {};
+  lock.l_type = F_UNLCK;
+  if (ask || request.flags == kLockWrite) lock.l_type = F_WRLCK;
+  else if (request.flags == kLockRead) lock.l_type = F_RDLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = request.offset;
+  lock.l_len = request.length;
+  const int64_t result =
+      retry([&] { return fcntl(request.file->fd.get(), ask ? F_OFD_GETLK : F_OFD_SETLK, &lock); });
+  if (result < 0 || !ask) return result;
+  return lock.l_type == F_UNLCK ? 0 : 1;
+}
+
+int64_t readVerb(Request& request) {
+  const int64_t result = readFile(*request.file, request.offset, request.length, request.data);
+  if ((request.flags & kReadScan) == 0 || result <= 0) return result;
+  return isZero(request.data, static_cast<size_t>(result)) ? result + kReadZero : result;
+}
+
+int64_t writeVerb(Request& request) {
+  return writeFile(*request.file, request.offset, request.length, request.data);
+}
+
+}  // namespace
+
+bool isUnsupported(int error) {
+  return error == EOPNOTSUPP || error == ENOSYS || error == ENOTTY || error == ENODEV;
+}
+
+void perform(Request& request) {
+  request.startedMs.store(nowMs(), std::memory_order_relaxed);
+  File* file = request.file.get();
+  const auto verb = [&]() -> int64_t {
+    switch (request.op) {
+      case Op::open: return openFile(request);
+      case Op::close: return closeFile(*file);
+      case Op::stat: return statFile(*file, request.facts);
+      case Op::read: return readVerb(request);
+      case Op::write: return writeVerb(request);
+      case Op::flush: return flushFile(*file, request.flags == kFlushDataOnly);
+      case Op::truncate: return truncateFile(*file, request.length, request.flags == kTruncateAllocate);
+      case Op::extents: return listExtents(*file, request.offset, request.length, request.limit, request.extents);
+      case Op::zero: return zeroFile(*file, request.offset, request.length, request.flags);
+      case Op::discard: return discardFile(*file, request.offset, request.length);
+      case Op::copyRange: return copyRange(request);
+      case Op::reflink: return reflink(request);
+      case Op::lock: return lockFile(request, false);
+      case Op::lockedByOthers: return lockFile(request, true);
+      case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
+    }
+    return -ENOSYS;
+  };
+  request.result = verb();
+}
+
+}  // namespace blockferry
