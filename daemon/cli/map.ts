@@ -8,6 +8,7 @@ import type { JsonObject } from '../../protocol/json-value.js'
 import { QmpError } from './client.js'
 import { connectOrEmbed, type Daemon } from './connection.js'
 import { type End, lookAtImage, nodeDefinition } from './mirror-request.js'
+import { sizeOfNode } from './node-size.js'
 import { failed } from './status.js'
 import { table } from './table.js'
 import { asObject, flagOf, numberOf, objectsOf } from './values.js'
@@ -53,31 +54,36 @@ async function extentsOf(daemon: Daemon, image: End): Promise<MapExtent[]> {
   const definition = nodeDefinition(image, nodeName, { readOnly: true, direct: false })
   await client.execute('blockdev-add', definition)
   try {
+    const size = await sizeOfNode(client, nodeName)
     const extents: MapExtent[] = []
-    for (;;) {
-      const last = extents.at(-1)
-      const offset = last === undefined ? 0 : last.start + last.length
-      const reply = await client.execute('x-node-map', { node: nodeName, offset, limit: portion })
-      const more = objectsOf(asObject(reply)?.extents).map(extentFrom)
-      if (more.length === 0) return extents
+    for (let offset = 0; offset < size; ) {
+      const ask = { node: nodeName, offset, length: size - offset, limit: portion }
+      const reply = await client.execute('x-node-map', ask)
+      const more = objectsOf(asObject(reply)?.extents ?? reply).map(extentFrom)
       append(extents, more)
+      const end = more.at(-1)
+      if (end === undefined) throw failed(`'${image.name}': the daemon tells no extents from ${offset} on`)
+      offset = end.start + end.length
     }
+    return extents
   } finally {
     await client.execute('blockdev-del', { 'node-name': nodeName }).catch(() => undefined)
   }
 }
 
+/** Reads one extent of a raw image, where every byte has its place in this layer. */
 function extentFrom(value: JsonObject): MapExtent {
-  const offset = numberOf(value, 'offset')
+  const start = numberOf(value, 'offset') ?? 0
+  const zero = flagOf(value, 'zero')
   return {
-    start: numberOf(value, 'start') ?? 0,
+    start,
     length: numberOf(value, 'length') ?? 0,
-    depth: numberOf(value, 'depth') ?? 0,
-    present: flagOf(value, 'present'),
-    zero: flagOf(value, 'zero'),
-    data: flagOf(value, 'data'),
-    ...(offset === undefined ? {} : { offset }),
-    compressed: flagOf(value, 'compressed'),
+    depth: 0,
+    present: true,
+    zero,
+    data: !zero,
+    offset: start,
+    compressed: false,
   }
 }
 

@@ -10,9 +10,9 @@ import { connectOrEmbed, type Daemon } from './connection.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
 import { type Ends, jobArguments, lookAt, type MirrorOptions, nodeDefinition } from './mirror-request.js'
+import { sizeOfNode } from './node-size.js'
 import { type Reporter, reporter } from './reporter.js'
 import { CliError, exitStatus, failed } from './status.js'
-import { asObject, numberOf, objectsOf, textOf } from './values.js'
 
 /** Milliseconds after ^C until the user is told what is waited for. */
 const patienceMs = 2000
@@ -182,8 +182,8 @@ class MirrorRun {
     const { source, target } = this.#ends
     const how = { readOnly: false, direct, unmap: this.#options.unmap }
     await this.#execute('blockdev-add', nodeDefinition(target, this.#targetNode, how))
-    const sourceSize = await this.#sizeOf(this.#sourceNode)
-    const targetSize = await this.#sizeOf(this.#targetNode)
+    const sourceSize = await sizeOfNode(this.#client, this.#sourceNode)
+    const targetSize = await sizeOfNode(this.#client, this.#targetNode)
     if (targetSize === sourceSize) return
     if (targetSize < sourceSize) {
       throw failed(
@@ -193,13 +193,6 @@ class MirrorRun {
     await this.#execute('blockdev-del', { 'node-name': this.#targetNode })
     const definition = nodeDefinition(target, this.#targetNode, { ...how, size: sourceSize })
     await this.#execute('blockdev-add', definition)
-  }
-
-  /** Bytes. */
-  async #sizeOf(node: string): Promise<number> {
-    const nodes = objectsOf(await this.#client.execute('query-named-block-nodes', { flat: true }))
-    const image = asObject(nodes.find((one) => textOf(one, 'node-name') === node)?.image)
-    return numberOf(image, 'virtual-size') ?? 0
   }
 
   #execute(command: string, args: Parameters<Client['execute']>[1]) {
