@@ -71,7 +71,7 @@ function start(socket: string, { logLevel, aio }: EmbeddedOptions): ChildProcess
   const given = ['--log-level', logLevel ?? 'warn', ...(aio === undefined ? [] : ['--aio', aio])]
   const own = ['--chardev', 'socket,id=cli,fd=3', '--monitor', 'cli', '--exit-with-monitor']
   // A session of its own: ^C on the terminal is for us to handle, the daemon is told over the control socket.
-  return spawn(process.execPath, [daemonScript, '--socket', socket, ...given, ...own], {
+  return spawn(process.execPath, [daemonScript, '--socket', socket.replaceAll(',', ',,'), ...given, ...own], {
     stdio: ['ignore', 'ignore', logLevel === undefined ? 'pipe' : 'inherit', 'pipe'],
     detached: true,
   })
