@@ -61,7 +61,13 @@ export class Client {
   private constructor(stream: Duplex) {
     this.#stream = stream
     stream.on('data', (bytes: Uint8Array) => this.#take(bytes))
-    stream.on('error', (cause) => this.#lose('the connection broke', cause))
+    stream.on('error', (cause: NodeJS.ErrnoException) => {
+      const closed = cause.code === 'ECONNRESET' || cause.code === 'EPIPE'
+      this.#lose(
+        closed ? 'the daemon closed the connection' : `the connection broke: ${cause.message}`,
+        cause,
+      )
+    })
     stream.on('end', () => this.#lose('the daemon closed the connection'))
     stream.on('close', () => this.#lose('the daemon closed the connection'))
   }

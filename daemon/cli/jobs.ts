@@ -6,9 +6,10 @@ import type { JsonObject } from '../../protocol/json-value.js'
 import { formatDuration, formatRate, formatSize } from '../common/units.js'
 import { type Client, type CommandArguments, QmpError } from './client.js'
 import { connectTo, type Daemon, socketPath } from './connection.js'
+import { Interrupt } from './interrupt.js'
 import { progressOf } from './job-follower.js'
 import { percentText } from './reporter.js'
-import { failed } from './status.js'
+import { CliError, failed } from './status.js'
 import { table } from './table.js'
 import { numberOf, objectsOf, textOf } from './values.js'
 
@@ -128,7 +129,13 @@ async function watchJobs(daemon: Daemon, json: boolean): Promise<void> {
     else if (text !== previous) process.stdout.write(text)
     previous = text
   }
-  await new Promise<void>((_, reject) => {
+  let end: (error: CliError) => void = () => undefined
+  using _ = new Interrupt(
+    (status) => end(new CliError(status)),
+    (status) => process.exit(status),
+  )
+  await new Promise<never>((_, reject) => {
+    end = reject
     const ask = () => {
       again = asking
       if (asking) return
