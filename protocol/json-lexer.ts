@@ -97,8 +97,9 @@ function makeTable(): Uint8Array {
     row(state, 0, 0xff, Token.integer)
     row(state, digit0, digit9, state === State.zero ? Token.error : State.digits)
     one(state, '.', State.point)
-    for (const e of 'eE') one(state, e, State.exponent)
   }
+  // As in the reference daemon an exponent follows digits or a fraction, but not a lone zero: 0e0 is `0` and `e`.
+  for (const e of 'eE') one(State.digits, e, State.exponent)
   row(State.point, 0, 0xff, Token.error)
   row(State.point, digit0, digit9, State.fraction)
   row(State.fraction, 0, 0xff, Token.float)

@@ -319,7 +319,7 @@ function parseInteger(bytes: Uint8Array, from: number, to: number): JsonValue | 
   const first = negative ? from + 1 : from
   if (to - first > 20) return parseDouble(bytes, from, to)
   let value = 0
-  for (let at = first; at < to; at++) value = value * 10 + bytes[at]! - 0x30
+  for (let at = first; at < to; at++) value = value * 10 + (bytes[at]! - 0x30)
   if (value <= Number.MAX_SAFE_INTEGER) return negative && value !== 0 ? -value : value
   const exact = BigInt(showBytes(bytes, from, to))
   const fits = exact >= -(1n << 63n) && exact < 1n << 64n

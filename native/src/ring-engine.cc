@@ -1,23 +1,192 @@
 // SPDX-License-Identifier: Apache-2.0
-// The io_uring engine is refused by this build: createEngine falls back to threads under 'auto'.
+// See ring-engine.h.
+#include "ring-engine.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+
 #include <cerrno>
 
-#include "engine.h"
+#include "verbs.h"
 
 namespace blockferry {
 
 namespace {
-class RefusedEngine : public Engine {
- public:
-  int start(int, std::function<void()>) override { return -ENOSYS; }
-  void submit(Request*) override {}
-  void reap(std::vector<Request*>&) override {}
-  void forget(uint32_t) override {}
-  size_t tasks() override { return 0; }
-  void stop() override {}
-};
+
+constexpr uint32_t kEntries = 256;
+
+bool fitsRing(const Request& request) {
+  if (!request.isTransfer() || request.length == 0) return false;
+  const File& file = *request.file;
+  return file.direct && file.can(Can::nowait) && request.offset % file.requestAlign == 0 &&
+         request.length % file.requestAlign == 0 &&
+         reinterpret_cast<uintptr_t>(request.data) % file.memoryAlign == 0;
+}
+
 }  // namespace
 
-std::unique_ptr<Engine> makeRingEngine(size_t, uint32_t) { return std::make_unique<RefusedEngine>(); }
+// JS thread.
+int RingEngine::start(int signalFd, std::function<void()> last) {
+  const int refused = ring_.setUp(kEntries);
+  if (refused < 0) return refused;
+  wakeFd_ = UniqueFd(eventfd(0, EFD_CLOEXEC));
+  wakened_ = UniqueFd(fcntl(wakeFd_.get(), F_DUPFD_CLOEXEC, 3));
+  if (!wakened_.valid()) return -EMFILE;
+  const int ringFd = ring_.fd();
+  const int wakeFd = wakened_.get();
+  const GroupKind kind = pool_.startWith(signalFd, {ringFd, wakeFd}, std::move(last));
+  if (kind == GroupKind::failed) return -EAGAIN;
+  if (kind == GroupKind::own) {
+    // The group has copies under the same numbers, which its objects now stand for.
+    ::close(ringFd);
+    ::close(wakeFd);
+  }
+  pool_.runInGroup([this] { serve(); }, [this] { giveUp(); });
+  return 0;
+}
+
+// JS thread.
+void RingEngine::submit(Request* request) {
+  if (!fitsRing(*request)) return pool_.submit(request);
+  std::lock_guard guard(lock_);
+  if (gaveUp_) return pool_.submit(request);
+  queue_.push_back(request);
+  wake();
+}
+
+void RingEngine::forget(uint32_t group) {
+  std::lock_guard guard(lock_);
+  if (gaveUp_) return;
+  forgotten_.push_back(group);
+  wake();
+}
+
+void RingEngine::stop() {
+  {
+    std::lock_guard guard(lock_);
+    stopping_ = true;
+    wakePending_ = false;
+    wake();
+  }
+  wakeFd_.reset();
+  pool_.stop();
+}
+
+// Holds lock_. Once per batch: the task clears wakePending_ when it takes the queue.
+void RingEngine::wake() {
+  if (wakePending_) return;
+  wakePending_ = true;
+  const uint64_t one = 1;
+  while (::write(wakeFd_.get(), &one, sizeof one) < 0 && errno == EINTR) continue;
+}
+
+// The ring's task, no N-API.
+void RingEngine::serve() {
+  if (ring_.enable() < 0) return giveUp();
+  hasTable_ = ring_.makeBufferTable(static_cast<uint32_t>(registered_.size()));
+  for (;;) {
+    const bool stopping = takeQueued();
+    if (stopping && inRing_ == 0 && !wakeArmed_) break;
+    if (!stopping && !wakeArmed_) prepareWake();
+    const int result = ring_.submitAndWait();
+    if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) abort();
+    ring_.reap([&](uint64_t data, int outcome) {
+      if (data == 0) wakeArmed_ = false;
+      else complete(reinterpret_cast<Request*>(data), outcome);
+    });
+  }
+  for (uint32_t group = 0; group < registered_.size(); ++group) unregister(group);
+}
+
+// Moves what fits into the ring. Whether the engine is stopping; then what waits is dropped.
+bool RingEngine::takeQueued() {
+  std::vector<uint32_t> forgotten;
+  {
+    std::lock_guard guard(lock_);
+    wakePending_ = false;
+    forgotten.swap(forgotten_);
+    backlog_.insert(backlog_.end(), queue_.begin(), queue_.end());
+    queue_.clear();
+    if (stopping_) {
+      backlog_.clear();
+      return true;
+    }
+  }
+  for (const uint32_t group : forgotten) unregister(group);
+  // One place is kept for the wake-up.
+  while (!backlog_.empty() && inRing_ + 1 < ring_.capacity()) {
+    prepare(backlog_.front());
+    backlog_.pop_front();
+  }
+  return false;
+}
+
+void RingEngine::prepareWake() {
+  io_uring_sqe* entry = ring_.next();
+  entry->opcode = IORING_OP_READ;
+  entry->fd = wakened_.get();
+  entry->addr = reinterpret_cast<uint64_t>(&wakeCount_);
+  entry->len = sizeof wakeCount_;
+  wakeArmed_ = true;
+}
+
+void RingEngine::prepare(Request* request) {
+  const bool reading = request->op == Op::read;
+  // The ring's task never waits at the gate; a thread does.
+  if (!reading && !request->file->gate.tryEnterShared()) return pool_.submit(request);
+  const bool fixed = isRegistered(request->memory);
+  io_uring_sqe* entry = ring_.next();
+  if (fixed) entry->opcode = reading ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;
+  else entry->opcode = reading ? IORING_OP_READ : IORING_OP_WRITE;
+  entry->fd = request->file->fd.get();
+  entry->off = static_cast<uint64_t>(request->offset);
+  entry->addr = reinterpret_cast<uint64_t>(request->data);
+  entry->len = static_cast<uint32_t>(request->length);
+  entry->buf_index = fixed ? static_cast<uint16_t>(request->memory->index()) : 0;
+  entry->user_data = reinterpret_cast<uint64_t>(request);
+  request->startedMs.store(nowMs(), std::memory_order_relaxed);
+  ++inRing_;
+}
+
+void RingEngine::complete(Request* request, int result) {
+  --inRing_;
+  if (request->op == Op::write) request->file->gate.leaveShared();
+  const bool again = result == -EAGAIN || result == -EINTR || result == -EINVAL || result == -ECANCELED;
+  if (again || (result >= 0 && result < request->length)) return pool_.submit(request);
+  request->result = result;
+  if ((request->flags & kReadScan) != 0 && request->op == Op::read && result > 0 &&
+      isZero(request->data, static_cast<size_t>(result))) {
+    request->result += kReadZero;
+  }
+  pool_.finish(request);
+}
+
+// Registers the group on first use.
+bool RingEngine::isRegistered(const std::shared_ptr<SlotGroup>& memory) {
+  if (!hasTable_) return false;
+  Registered& place = registered_[memory->index()];
+  if (place.memory == memory) return !place.refused;
+  if (place.memory) unregister(memory->index());
+  place.memory = memory;
+  place.refused = !ring_.setBuffer(memory->index(), memory->data(), memory->size());
+  return !place.refused;
+}
+
+void RingEngine::unregister(uint32_t group) {
+  Registered& place = registered_[group];
+  if (place.memory && !place.refused) ring_.setBuffer(group, nullptr, 0);
+  place = Registered{};
+}
+
+void RingEngine::giveUp() {
+  std::lock_guard guard(lock_);
+  gaveUp_ = true;
+  for (Request* request : queue_) pool_.submit(request);
+  queue_.clear();
+}
+
+std::unique_ptr<Engine> makeRingEngine(size_t maxTasks, uint32_t slotGroups) {
+  return std::make_unique<RingEngine>(maxTasks, slotGroups);
+}
 
 }  // namespace blockferry

@@ -2,6 +2,7 @@
 // See thread-engine.h.
 #include "thread-engine.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -24,20 +25,24 @@ int64_t nowMs() {
 
 // JS thread.
 int ThreadEngine::start(int signalFd, std::function<void()> last) {
-  const int copy = dup(signalFd);
-  if (copy < 0) return -errno;
+  return startWith(signalFd, {}, std::move(last)) == GroupKind::failed ? -EAGAIN : 0;
+}
+
+GroupKind ThreadEngine::startWith(int signalFd, std::vector<int> keep, std::function<void()> last) {
+  const int copy = fcntl(signalFd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return GroupKind::failed;
+  keep.push_back(copy);
   completions_.signalTo(copy);
-  const GroupKind kind = tasks_->start({copy}, [this, last = std::move(last)]() mutable {
+  const GroupKind kind = tasks_->start(std::move(keep), [this, last = std::move(last)]() mutable {
     completions_.close();
-    auto final = std::move(last);
+    const auto final = std::move(last);
     final();
   });
-  if (kind == GroupKind::plain) return 0;
+  if (kind == GroupKind::plain) return kind;
   // The group has its own copy under this number (or there is no group): the one of the process goes.
   ::close(copy);
-  if (kind == GroupKind::own) return 0;
-  completions_.disown();
-  return -EAGAIN;
+  if (kind == GroupKind::failed) completions_.disown();
+  return kind;
 }
 
 void ThreadEngine::submit(Request* request) {

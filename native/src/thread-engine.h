@@ -25,6 +25,8 @@ class ThreadEngine : public Engine {
   size_t tasks() override { return tasks_->count(); }
   void stop() override;
 
+  // start() with more descriptors for the group to keep. `failed` leaves nothing behind.
+  GroupKind startWith(int signalFd, std::vector<int> keep, std::function<void()> last);
   // RingEngine: finishes a request it performed itself, and runs its ring in the same group. Any thread.
   void finish(Request* request) { completions_.push(request); }
   void runInGroup(std::function<void()> body, std::function<void()> refused) {

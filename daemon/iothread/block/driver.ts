@@ -93,6 +93,10 @@ export interface BlockDriver {
   resize?(length: number): Promise<void>
   /** Locks the storage against other programs, or changes the lock; `undefined` releases it. Leaves only. */
   lock?(permissions: Permissions | undefined): Promise<void>
+  /** On reopening, while the node is drained: takes over the locks of the driver that was in use until now. */
+  takeOver?(previous: BlockDriver): Promise<void>
+  /** Lets requests go on that the driver itself holds back without end; called before it is replaced or closed. */
+  release?(): void
   /** Facts of the file behind a leaf, asked anew. */
   facts?(): Promise<FileFacts | undefined>
   close(): Promise<void>

@@ -20,8 +20,9 @@ export interface JobControl {
   /**
    * What the policy makes of an I/O error; tells the main thread.
    * 'report': the body throws it. 'ignore': it tries again. 'stop': a pause was asked for, then it tries again.
+   * @param fatal  no policy can help (a failed flush): always 'report'
    */
-  ioError(operation: 'read' | 'write', error: unknown): 'report' | 'ignore' | 'stop'
+  ioError(operation: 'read' | 'write', error: unknown, fatal?: boolean): 'report' | 'ignore' | 'stop'
 }
 
 export interface BodyProgress {

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// file and host_device: a regular file or a device of the host. The leaf under almost every disk.
+// Block status of regular files comes from the extent cache. The size is cached while the file is open; it changes
+// by our own writes and resizes only.
+
+import { type FileFacts, type FileId, type IoEngine, READ_ZERO, ZeroRung } from '../../../../native/types.js'
+import { EIO, ENOTSUP } from '../../../common/errno.js'
+import { CommandError, IoError } from '../../../errors.js'
+import type {
+  BlockDriver,
+  Can,
+  Extent,
+  Limits,
+  Permissions,
+  ReadHow,
+  Slice,
+  WriteHow,
+  ZeroHow,
+} from '../driver.js'
+import { ExtentCache } from '../extents.js'
+import { ImageLock } from '../image-lock.js'
+
+export interface FileOptions {
+  readonly type: 'file' | 'host_device'
+  /** Name of the node, for errors. */
+  readonly name: string
+  readonly readOnly: boolean
+  readonly noFlush: boolean
+  readonly locking: 'auto' | 'on' | 'off'
+  readonly forceShare: boolean
+}
+
+const SCAN = { scan: true }
+const NO_SCAN = { scan: false }
+/** Zeroes and discards of whole blocks of this size leave no edges to be written, bytes. */
+const BLOCK = 4096
+
+export class FileDriver implements BlockDriver {
+  readonly type: 'file' | 'host_device'
+  readonly limits: Limits
+  readonly file: FileId
+  readonly #engine: IoEngine
+  readonly #options: FileOptions
+  /** Facts of the moment it was opened. */
+  readonly #facts: FileFacts
+  readonly #lock: ImageLock
+  /** Undefined for devices: they cannot tell. */
+  readonly #extents: ExtentCache | undefined
+  #size: number
+  /** Zeroing had to write: a fast zero is no longer promised. */
+  #slowZero = false
+  #slowUnmap = false
+
+  /** @param file  an open handle, closed by close() */
+  constructor(engine: IoEngine, file: FileId, facts: FileFacts, options: FileOptions) {
+    this.type = options.type
+    this.file = file
+    this.#engine = engine
+    this.#options = options
+    this.#facts = facts
+    this.#size = facts.size
+    this.#lock = new ImageLock(engine, file)
+    this.limits = {
+      requestAlign: facts.requestAlign,
+      maxTransfer: engine.slotSize,
+      zeroAlign: Math.max(BLOCK, facts.requestAlign),
+    }
+    if (facts.kind === 'file') this.#extents = new ExtentCache((...range) => this.#queryExtents(...range))
+  }
+
+  get can(): Can {
+    return {
+      write: !this.#options.readOnly,
+      resize: this.#facts.kind === 'file',
+      fastZero: !this.#slowZero,
+      unmap: !this.#slowUnmap,
+    }
+  }
+
+  length(): number {
+    return this.#size
+  }
+
+  async read(offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
+    const length = into.length
+    const scan = how?.scan === true
+    const result = await this.#engine.read(
+      this.file,
+      offset,
+      length,
+      into.slot,
+      into.offset,
+      scan ? SCAN : NO_SCAN,
+    )
+    if (result < 0) throw new IoError(-result, 'read', this.#options.name, offset, length)
+    const zero = result >= READ_ZERO
+    const got = zero ? result - READ_ZERO : result
+    if (got === length) return scan && zero
+    // The end of the file: the rest of its last sector reads as zero. Before it, somebody cut the file under us.
+    if (offset + got < this.#size) throw new IoError(EIO, 'read', this.#options.name, offset, length)
+    this.#engine.slotBytes(into.slot).fill(0, into.offset + got, into.offset + length)
+    return scan && (zero || got === 0)
+  }
+
+  async write(offset: number, from: Slice, how: WriteHow): Promise<void> {
+    const length = from.length
+    this.#extents?.wrote(offset, length)
+    const result = await this.#engine.write(this.file, offset, length, from.slot, from.offset)
+    this.#extents?.wrote(offset, length)
+    if (result < 0) throw new IoError(-result, 'write', this.#options.name, offset, length)
+    if (offset + length > this.#size) this.#size = offset + length
+    if (how.fua === true) await this.flush()
+  }
+
+  async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
+    this.#extents?.forget(offset, length)
+    const result = await this.#engine.zero(this.file, offset, length, how)
+    this.#extents?.forget(offset, length)
+    if (result === ZeroRung.written) this.#slowZero = true
+    if (result === -ENOTSUP) this.#slowZero = true
+    if (result < 0) throw new IoError(-result, 'zero', this.#options.name, offset, length)
+    if (how.unmap && result !== ZeroRung.hole) this.#slowUnmap = true
+    if (offset + length > this.#size) this.#size = offset + length
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    const inside = Math.min(length, this.#size - offset)
+    if (inside <= 0) return
+    this.#extents?.forget(offset, inside)
+    const result = await this.#engine.discard(this.file, offset, inside)
+    this.#extents?.forget(offset, inside)
+    if (result < 0) throw new IoError(-result, 'discard', this.#options.name, offset, length)
+  }
+
+  async status(offset: number, length: number): Promise<Extent> {
+    if (offset >= this.#size) return { offset, length, kind: 'zero', allocated: false }
+    if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true }
+    return this.#extents.at(offset, this.#size)
+  }
+
+  async flush(): Promise<void> {
+    if (this.#options.noFlush || this.#options.readOnly) return
+    const result = await this.#engine.flush(this.file, true)
+    if (result < 0) throw new IoError(-result, 'flush', this.#options.name)
+  }
+
+  async resize(length: number): Promise<void> {
+    if (this.#facts.kind !== 'file') {
+      if (length <= this.#size) return
+      throw new CommandError('Cannot grow device files')
+    }
+    const from = Math.min(length, this.#size)
+    this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
+    const result = await this.#engine.truncate(this.file, length)
+    this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
+    if (result < 0) throw new IoError(-result, 'resize', this.#options.name, 0, length)
+    this.#size = length
+  }
+
+  /** @throws CommandError when another program or node uses the file in a way that excludes this */
+  async lock(permissions: Permissions | undefined): Promise<void> {
+    if (this.#options.locking === 'off') return
+    const shared = this.#options.forceShare && permissions !== undefined
+    await this.#lock.apply(
+      shared ? { use: permissions.use, share: everything } : permissions,
+      this.#options.locking === 'on',
+    )
+  }
+
+  async takeOver(previous: BlockDriver): Promise<void> {
+    if (previous instanceof FileDriver) {
+      this.#size = previous.#size
+      if (this.#options.locking !== 'off') await this.#lock.copyFrom(previous.#lock)
+    }
+  }
+
+  async facts(): Promise<FileFacts | undefined> {
+    const facts = await this.#engine.stat(this.file)
+    if (typeof facts === 'number') throw new IoError(-facts, 'stat', this.#options.name)
+    return facts
+  }
+
+  async close(): Promise<void> {
+    const result = await this.#engine.close(this.file)
+    if (result < 0) throw new IoError(-result, 'close', this.#options.name)
+  }
+
+  async #queryExtents(offset: number, length: number, limit: number): Promise<Float64Array> {
+    const list = await this.#engine.extents(this.file, offset, length, limit)
+    if (typeof list === 'number') throw new IoError(-list, 'status', this.#options.name, offset, length)
+    return list
+  }
+}
+
+const everything = ['consistent read', 'write', 'write unchanged', 'resize'] as const

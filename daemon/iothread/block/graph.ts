@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block graph of one worker: opens, closes, reopens and resizes nodes, keeps claims, and reports changes.
+// Used by the worker's root object and by job bodies. Everything a user may get wrong is a CommandError.
+
+import type { FileId, IoEngine } from '../../../native/types.js'
+import { CommandError, IoError } from '../../errors.js'
+import type { CreateSpec, NodeReport, NodeSpec, OldestRequest, ThrottleLimits } from '../messages.js'
+import { type Claim, Claims } from './claims.js'
+import { createFile } from './create.js'
+import type { BlockDriver, Permissions, Slice } from './driver.js'
+import { MirrorTop } from './drivers/mirror-top.js'
+import { HeldRequests } from './held.js'
+import { BlockNode } from './node.js'
+import { driverEntry, type OpenContext } from './open.js'
+import { inherit, type NodeOptions, nodeOptions } from './options.js'
+import { type Child, type NodeRecord, Records } from './records.js'
+import { commitReopen, effectiveOptions, planReopen, type Reopened } from './reopen.js'
+import { nodeReport } from './report.js'
+import { ThrottleGroups } from './throttle-group.js'
+
+export type GraphLog = (
+  level: 'error' | 'warn' | 'info' | 'debug',
+  fields: Readonly<Record<string, unknown>>,
+  text: string,
+) => void
+
+export interface GraphEnv {
+  readonly engine: IoEngine
+  readonly log: GraphLog
+  /** Nodes that are new or changed, in the order they came to be, and names of nodes that are no more. */
+  readonly changed: (nodes: NodeReport[], gone: string[]) => void
+}
+
+const everything = ['consistent read', 'write', 'write unchanged', 'resize'] as const
+/** The engine's verbs that have another name above. */
+const verbs: Readonly<Record<string, string>> = { extents: 'status', truncate: 'resize' }
+
+export class Graph {
+  readonly #env: GraphEnv
+  readonly #records = new Records()
+  readonly #claims = new Claims(this.#records)
+  readonly #throttleGroups = new ThrottleGroups()
+  readonly #held = new HeldRequests()
+  /** Node names by engine handle. */
+  readonly #files = new Map<FileId, string>()
+  /** Names of nodes being opened, oldest first. */
+  readonly #opening = new Set<string>()
+  /** Filters by the node below them. */
+  readonly #filters = new Map<BlockNode, BlockNode>()
+  /** Leaves whose facts are being asked. */
+  readonly #asking = new Set<BlockNode>()
+
+  constructor(env: GraphEnv) {
+    this.#env = env
+  }
+
+  /** Opens the node, inline children first. On failure nothing of it stays open. */
+  async add(spec: NodeSpec): Promise<void> {
+    const opened: NodeRecord[] = []
+    try {
+      await this.#open(spec, spec, opened)
+    } catch (error) {
+      for (const record of opened.reverse()) await this.#close(record)
+      throw error
+    }
+    for (const record of opened) await this.#ask(record)
+    this.#report(opened)
+  }
+
+  /** Flushes and closes the node and its inline children. A flush that fails is logged: nobody waits for it. */
+  async remove(name: string): Promise<void> {
+    const record = this.#records.get(name)
+    if (this.#records.parents(record.node).length > 0)
+      throw new CommandError(`Block device ${name} is in use`)
+    const chain = [record]
+    for (let last = record; last.child?.inline === true; chain.push(last)) {
+      last = this.#records.get(last.child.node.name)
+    }
+    for (const { node } of chain) {
+      if (this.#claims.isClaimed(node)) throw new CommandError(`Node ${node.name} is in use`)
+    }
+    for (const one of chain) {
+      await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
+      await this.#close(one)
+    }
+    this.#env.changed(
+      [],
+      chain.map(({ node }) => node.name),
+    )
+  }
+
+  /** Opens the nodes anew with other options: all or none. */
+  async reopen(specs: readonly NodeSpec[]): Promise<void> {
+    const steps = planReopen(specs, this.#records, this.#claims)
+    const reopened: Reopened[] = []
+    let old: BlockDriver[]
+    try {
+      for (const step of steps) {
+        const { node, child } = step.record
+        const driver = await this.#openDriver(step.full, step.options, child, node.driver)
+        reopened.push({ step, driver })
+      }
+      old = await commitReopen(reopened, this.#records, this.#claims)
+    } catch (error) {
+      for (const { driver, step } of reopened) await this.#closeDriver(driver, step.record.node.name)
+      throw error
+    }
+    for (const [index, driver] of old.entries()) {
+      await this.#closeDriver(driver, steps[index]?.record.node.name ?? '')
+    }
+    const changed = steps.map((step) => step.record)
+    for (const record of changed) await this.#ask(record)
+    this.#report(changed)
+  }
+
+  /** @throws CommandError when another user of the node does not share resizing */
+  async resize(name: string, size: number): Promise<void> {
+    const { node } = this.#records.get(name)
+    if (!node.driver.can.resize) {
+      throw new CommandError('Image format driver does not support resize')
+    }
+    const release = await this.#claims.claim('an unnamed block device', node, {
+      use: ['resize'],
+      share: everything,
+    })
+    try {
+      await node.resize(size)
+    } finally {
+      await release()
+    }
+    const above = this.#records
+      .all()
+      .filter((record) => this.#records.leaf(record.node) === this.#records.leaf(node))
+    for (const record of above) await this.#ask(record)
+    this.#report(above)
+  }
+
+  /** @throws CommandError when there is no such node */
+  node(name: string): BlockNode {
+    return this.#records.get(name).node
+  }
+
+  nodes(): BlockNode[] {
+    return this.#records.all().map(({ node }) => node)
+  }
+
+  /**
+   * Rights on a node for a user, down to the leaf's image locks.
+   * @param user  as it is named in conflicts: 'an unnamed block device', "block job 'job0'"
+   * @throws CommandError naming the conflict or the lock
+   */
+  async claim(user: string, node: BlockNode, permissions: Permissions): Promise<Claim> {
+    const release = await this.#claims.claim(user, node, permissions)
+    const filters = this.#filters
+    return {
+      get node() {
+        return filters.get(node) ?? node
+      },
+      release,
+    }
+  }
+
+  /** Puts a mirror_top filter above a node. Claims on the node see the filter until it is removed. */
+  insertFilter(
+    name: string,
+    below: BlockNode,
+    bitmap: () => { granularity: number; count: number } | undefined,
+  ): { remove(): void } {
+    if (this.#records.find(name) !== undefined) throw duplicate(name)
+    const spec: NodeSpec = { driver: 'mirror_top', 'node-name': name, file: below.name }
+    // What users ask of the filter is the node's to grant or ignore.
+    const options: NodeOptions = { ...below.options, discard: 'unmap', detectZeroes: 'off' }
+    const node = new BlockNode(name, new MirrorTop(below), options, this.#isZero)
+    const child: Child = { role: 'file', node: below, inline: false }
+    const record: NodeRecord = { node, child, spec, facts: undefined, bitmap, sent: undefined }
+    this.#records.add(record)
+    this.#filters.set(below, node)
+    this.#report([record])
+    return {
+      remove: () => {
+        if (this.#records.find(name) !== record) return
+        this.#records.delete(name)
+        this.#filters.delete(below)
+        this.#env.changed([], [name])
+      },
+    }
+  }
+
+  /** The request that waits longest, in the kernel or held back by a driver. */
+  oldest(): OldestRequest | undefined {
+    const held = this.#held.oldest()
+    const stuck = this.#env.engine.oldest()
+    if (stuck === undefined || (held !== undefined && held.ageMs > stuck.ageMs)) return held
+    const [opening] = this.#opening
+    const node = this.#files.get(stuck.file) ?? opening ?? ''
+    return { op: verbs[stuck.op] ?? stuck.op, node, ageMs: stuck.ageMs }
+  }
+
+  /** Makes or changes a throttle group; null forgets it. */
+  throttleGroup(id: string, limits: ThrottleLimits | null): void {
+    this.#throttleGroups.set(id, limits)
+  }
+
+  /** Asks leaves for their facts anew and reports nodes that changed. A leaf that does not answer is not asked again. */
+  async refresh(): Promise<void> {
+    const leaves = this.#records.all().filter(({ node }) => !this.#asking.has(node))
+    await Promise.all(
+      leaves.map(async (record) => {
+        await this.#ask(record)
+        if (this.#records.find(record.node.name) !== record) return
+        this.#report(this.#records.all().filter(({ node }) => this.#records.chain(node).includes(record)))
+      }),
+    )
+  }
+
+  /** Makes or empties an image file; see create.ts. */
+  createFile(spec: CreateSpec, refuse: readonly string[]): Promise<void> {
+    return createFile(this.#env.engine, spec, refuse)
+  }
+
+  /** Flushes and closes every node, parents first. */
+  async close(): Promise<void> {
+    const records = this.#records.all().reverse()
+    for (const record of records) record.node.driver.release?.()
+    for (const record of records) {
+      await record.node.flush().catch((error: unknown) => this.#failed(record.node.name, 'flush', error))
+      await this.#close(record)
+    }
+    if (records.length > 0) {
+      this.#env.changed(
+        [],
+        records.map(({ node }) => node.name),
+      )
+    }
+  }
+
+  /** @param opened  gets the records in the order they were made */
+  async #open(own: NodeSpec, full: NodeSpec, opened: NodeRecord[]): Promise<BlockNode> {
+    const name = own['node-name']
+    if (this.#records.find(name) !== undefined || this.#opening.has(name)) throw duplicate(name)
+    this.#opening.add(name)
+    try {
+      const options = nodeOptions(full)
+      const role = driverEntry(own.driver).child
+      const child = role === undefined ? undefined : await this.#openChild(role, own, options, opened)
+      const driver = await this.#openDriver(full, options, child, undefined)
+      const node = new BlockNode(name, driver, effectiveOptions(options, driver, { child }), this.#isZero)
+      const record: NodeRecord = {
+        node,
+        child,
+        spec: own,
+        facts: undefined,
+        bitmap: undefined,
+        sent: undefined,
+      }
+      this.#records.add(record)
+      opened.push(record)
+      return node
+    } finally {
+      this.#opening.delete(name)
+    }
+  }
+
+  async #openChild(role: string, spec: NodeSpec, options: NodeOptions, opened: NodeRecord[]): Promise<Child> {
+    const wanted = spec[role] as string | NodeSpec
+    if (typeof wanted === 'string') return { role, node: this.node(wanted), inline: false }
+    const node = await this.#open(wanted, inherit(options, wanted), opened)
+    return { role, node, inline: true }
+  }
+
+  #openDriver(
+    spec: NodeSpec,
+    options: NodeOptions,
+    child: Child | undefined,
+    previous: BlockDriver | undefined,
+  ): Promise<BlockDriver> {
+    const context: OpenContext = {
+      engine: this.#env.engine,
+      throttleGroups: this.#throttleGroups,
+      held: this.#held,
+      opened: (file) => this.#files.set(file, spec['node-name']),
+      previous,
+    }
+    const entry = driverEntry(spec.driver)
+    if (entry.child === undefined) return entry.open(spec, options, context)
+    if (child === undefined) throw new CommandError(`Parameter '${entry.child}' is missing`)
+    return entry.open(spec, options, context, child.node)
+  }
+
+  async #close(record: NodeRecord): Promise<void> {
+    record.node.driver.release?.()
+    await this.#closeDriver(record.node.driver, record.node.name)
+    this.#records.delete(record.node.name)
+  }
+
+  async #closeDriver(driver: BlockDriver, name: string): Promise<void> {
+    try {
+      await driver.close()
+    } catch (error) {
+      this.#failed(name, 'close', error)
+    }
+    if ('file' in driver && typeof driver.file === 'number') this.#files.delete(driver.file)
+  }
+
+  /** Facts of a leaf; one that cannot tell keeps what it told last. */
+  async #ask(record: NodeRecord): Promise<void> {
+    if (record.child !== undefined || record.node.driver.facts === undefined) return
+    this.#asking.add(record.node)
+    try {
+      record.facts = await record.node.driver.facts()
+    } catch (error) {
+      this.#failed(record.node.name, 'stat', error)
+    } finally {
+      this.#asking.delete(record.node)
+    }
+  }
+
+  #report(records: readonly NodeRecord[]): void {
+    const changed: NodeReport[] = []
+    for (const record of records) {
+      const report = nodeReport(record, this.#records)
+      if (JSON.stringify(report) === JSON.stringify(record.sent)) continue
+      record.sent = report
+      changed.push(report)
+    }
+    if (changed.length > 0) this.#env.changed(changed, [])
+  }
+
+  #failed(node: string, op: string, error: unknown): void {
+    if (!(error instanceof IoError || error instanceof CommandError)) throw error
+    const code = error instanceof IoError ? error.code : undefined
+    this.#env.log('error', { node, op, code }, `${op} failed: ${error.message}`)
+  }
+
+  readonly #isZero = (slice: Slice): boolean => {
+    const bytes = this.#env.engine.slotBytes(slice.slot)
+    for (let at = 0; at < slice.length; at += ZEROES.length) {
+      const end = Math.min(at + ZEROES.length, slice.length)
+      const same = ZEROES.compare(bytes, slice.offset + at, slice.offset + end, 0, end - at) === 0
+      if (!same) return false
+    }
+    return true
+  }
+}
+
+const ZEROES = Buffer.alloc(65536)
+
+function duplicate(name: string): CommandError {
+  return new CommandError(`Duplicate nodes with node-name='${name}'`)
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+// A node: one layer of a disk in the graph, and the one checked door to it. Jobs, exports and parent nodes call
+// BlockNode; only BlockNode calls a driver. It keeps range, read-only state, statistics, the number of requests in
+// flight, drained sections, the range lock and dirty marks. The graph makes nodes and swaps their drivers.
+//
+// Happy path: counting and one await. Nothing is allocated per request unless somebody asked for hooks or the
+// storage needs aligned requests.
+
+import { EINVAL, ENOTSUP } from '../../common/errno.js'
+import { IoError, type IoOp } from '../../errors.js'
+import type { NodeStats } from '../messages.js'
+import type { BlockDriver, Extent, ReadHow, Slice, WriteHow, ZeroHow } from './driver.js'
+import type { NodeOptions } from './options.js'
+import { type RangeHold, RangeLock } from './range-lock.js'
+
+/** Sizes are told to users in sectors of this many bytes; the last one may be partial in storage. */
+export const SECTOR = 512
+const EPERM = 1
+
+export type DirtyListener = (offset: number, length: number) => void
+export type BeforeWrite = (offset: number, length: number) => Promise<void>
+/** Whether the bytes of a slice are all zero. */
+export type ZeroScan = (slice: Slice) => boolean
+
+type Counters = { -readonly [K in keyof NodeStats]: NodeStats[K] }
+
+export class BlockNode {
+  readonly name: string
+  readonly #isZero: ZeroScan
+  readonly #counters: Counters = {
+    reads: 0,
+    readBytes: 0,
+    writes: 0,
+    writeBytes: 0,
+    zeroes: 0,
+    zeroBytes: 0,
+    discards: 0,
+    discardBytes: 0,
+    flushes: 0,
+    failedReads: 0,
+    failedWrites: 0,
+    failedFlushes: 0,
+    writeHighest: 0,
+  }
+  readonly #ranges = new RangeLock()
+  readonly #dirtyListeners: DirtyListener[] = []
+  readonly #beforeWrite: BeforeWrite[] = []
+  #driver: BlockDriver
+  #options: NodeOptions
+  #inFlight = 0
+  /** Drained sections that are open. New requests wait for `#gate` while there is one. */
+  #drains = 0
+  #gate: Promise<void> | undefined
+  #openGate: (() => void) | undefined
+  /** Called when the last request in flight ends. */
+  #quiet: (() => void)[] = []
+
+  /** Only the graph makes nodes. */
+  constructor(name: string, driver: BlockDriver, options: NodeOptions, isZero: ZeroScan) {
+    this.name = name
+    this.#driver = driver
+    this.#options = options
+    this.#isZero = isZero
+  }
+
+  get driver(): BlockDriver {
+    return this.#driver
+  }
+  /** What was asked for when the node was opened, with defaults. */
+  get options(): NodeOptions {
+    return this.#options
+  }
+  get readOnly(): boolean {
+    return this.#options.readOnly
+  }
+  get stats(): NodeStats {
+    return this.#counters
+  }
+
+  /** Exact bytes; a file's last sector may be partial. Requests may reach to the end of that sector. */
+  length(): number {
+    return this.#driver.length()
+  }
+
+  /**
+   * Fills the slice from the node; what lies beyond the exact end reads as zero.
+   * @returns with `how.scan`: whether all bytes read are zero; else false
+   */
+  async read(offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
+    while (this.#gate !== undefined) await this.#gate
+    this.#check('read', offset, into.length)
+    this.#counters.reads += 1
+    this.#counters.readBytes += into.length
+    this.#inFlight += 1
+    try {
+      return await this.#driver.read(offset, into, how)
+    } catch (error) {
+      this.#counters.failedReads += 1
+      throw error
+    } finally {
+      this.#leave()
+    }
+  }
+
+  async write(offset: number, from: Slice, how?: WriteHow): Promise<void> {
+    while (this.#gate !== undefined) await this.#gate
+    const length = from.length
+    this.#checkChange('write', offset, length)
+    if (this.#options.detectZeroes !== 'off' && how?.fua !== true && this.#isZero(from)) {
+      return this.zero(offset, length, { unmap: this.#options.detectZeroes === 'unmap', fast: false })
+    }
+    this.#counters.writes += 1
+    this.#counters.writeBytes += length
+    let hold: RangeHold | undefined
+    this.#inFlight += 1
+    try {
+      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
+      if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
+      await this.#driver.write(offset, from, how ?? PLAIN)
+      this.#reached(offset + length)
+    } catch (error) {
+      this.#counters.failedWrites += 1
+      throw error
+    } finally {
+      this.#changed(offset, length, hold)
+    }
+  }
+
+  /** Makes the range read as zeroes. `how.unmap` counts only on a node opened with discard=unmap. */
+  async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
+    while (this.#gate !== undefined) await this.#gate
+    this.#checkChange('zero', offset, length)
+    if (length === 0) return
+    this.#counters.zeroes += 1
+    this.#counters.zeroBytes += length
+    const unmap = how.unmap && this.#options.discard === 'unmap'
+    let hold: RangeHold | undefined
+    this.#inFlight += 1
+    try {
+      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
+      if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
+      await this.#driver.zero(offset, length, unmap === how.unmap ? how : { unmap, fast: how.fast })
+      this.#reached(offset + length)
+    } catch (error) {
+      // A refused fast zero is an answer, not a failure of the storage.
+      if (!(error instanceof IoError && error.errno === ENOTSUP && how.fast)) this.#counters.failedWrites += 1
+      throw error
+    } finally {
+      this.#changed(offset, length, hold)
+    }
+  }
+
+  /** The contents become undefined. Does nothing on a node opened with discard=ignore or on storage without discard. */
+  async discard(offset: number, length: number): Promise<void> {
+    while (this.#gate !== undefined) await this.#gate
+    this.#checkChange('discard', offset, length)
+    if (length === 0 || this.#options.discard === 'ignore') return
+    this.#counters.discards += 1
+    this.#counters.discardBytes += length
+    let hold: RangeHold | undefined
+    this.#inFlight += 1
+    try {
+      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
+      if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
+      await this.#driver.discard(offset, length)
+    } catch (error) {
+      if (!(error instanceof IoError && error.errno === ENOTSUP)) throw error
+    } finally {
+      this.#changed(offset, length, hold)
+    }
+  }
+
+  /** The first extent at `offset`, clipped to the range. `length` > 0. */
+  async status(offset: number, length: number): Promise<Extent> {
+    while (this.#gate !== undefined) await this.#gate
+    this.#check('status', offset, length)
+    this.#inFlight += 1
+    try {
+      const extent = await this.#driver.status(offset, length)
+      const end = Math.min(extent.offset + extent.length, offset + length)
+      if (extent.offset === offset && extent.offset + extent.length === end) return extent
+      return { offset, length: end - offset, kind: extent.kind, allocated: extent.allocated }
+    } finally {
+      this.#leave()
+    }
+  }
+
+  /** Everything completed before is durable when this resolves. */
+  async flush(): Promise<void> {
+    while (this.#gate !== undefined) await this.#gate
+    this.#counters.flushes += 1
+    this.#inFlight += 1
+    try {
+      await this.#driver.flush()
+    } catch (error) {
+      this.#counters.failedFlushes += 1
+      throw error
+    } finally {
+      this.#leave()
+    }
+  }
+
+  /**
+   * Changes the length, bytes. New space reads as zeroes. Waits for requests in flight.
+   * @throws IoError ENOTSUP where the driver cannot
+   */
+  async resize(length: number): Promise<void> {
+    if (this.readOnly) throw new IoError(EPERM, 'resize', this.name, 0, length)
+    if (!Number.isSafeInteger(length) || length < 0) throw new IoError(EINVAL, 'resize', this.name, 0, length)
+    if (this.#driver.resize === undefined) throw new IoError(ENOTSUP, 'resize', this.name, 0, length)
+    using _drained = await this.drain()
+    await this.#driver.resize(length)
+  }
+
+  /** New requests wait; resolves when none is in flight. Ends with the returned object's dispose; nests. */
+  async drain(): Promise<Disposable> {
+    this.#drains += 1
+    this.#gate ??= new Promise((resolve) => {
+      this.#openGate = resolve
+    })
+    let open = true
+    const section: Disposable = {
+      [Symbol.dispose]: () => {
+        if (!open) return
+        open = false
+        this.#drains -= 1
+        if (this.#drains > 0) return
+        this.#openGate?.()
+        this.#gate = undefined
+      },
+    }
+    if (this.#inFlight > 0) await new Promise<void>((resolve) => this.#quiet.push(resolve))
+    return section
+  }
+
+  /**
+   * The listener hears of every range whose content may have changed (write, zero, discard): once, when the request
+   * has ended, well or badly, before its caller learns of it. So whoever clears a bit before reading the range sees
+   * the bit set again when a change crossed the read.
+   */
+  addDirtyListener(listener: DirtyListener): Disposable {
+    this.#dirtyListeners.push(listener)
+    return { [Symbol.dispose]: () => remove(this.#dirtyListeners, listener) }
+  }
+
+  /** The hook is awaited before a change of the range is submitted; when it rejects, the change fails with its error. */
+  addBeforeWrite(hook: BeforeWrite): Disposable {
+    this.#beforeWrite.push(hook)
+    return { [Symbol.dispose]: () => remove(this.#beforeWrite, hook) }
+  }
+
+  /** For the graph, inside a drained section: a reopened driver takes the place of the old one. */
+  swap(driver: BlockDriver, options: NodeOptions): void {
+    this.#driver = driver
+    this.#options = options
+  }
+
+  #check(op: IoOp, offset: number, length: number): void {
+    const limit = Math.ceil(this.#driver.length() / SECTOR) * SECTOR
+    if (offset >= 0 && length >= 0 && offset + length <= limit && Number.isSafeInteger(offset)) return
+    throw new IoError(EINVAL, op, this.name, offset, length)
+  }
+
+  #checkChange(op: IoOp, offset: number, length: number): void {
+    if (this.#options.readOnly) throw new IoError(EPERM, op, this.name, offset, length)
+    this.#check(op, offset, length)
+  }
+
+  async #announce(offset: number, length: number): Promise<void> {
+    for (const hook of [...this.#beforeWrite]) await hook(offset, length)
+  }
+
+  /** Shared for aligned ranges; exclusive, widened to whole units, for those that need a read-modify-write below. */
+  #lock(offset: number, length: number): RangeHold | Promise<RangeHold> {
+    const align = this.#driver.limits.requestAlign
+    const start = Math.floor(offset / align) * align
+    const end = Math.ceil((offset + length) / align) * align
+    return this.#ranges.acquire(start, end - start, start !== offset || end !== offset + length)
+  }
+
+  #reached(end: number): void {
+    if (end > this.#counters.writeHighest) this.#counters.writeHighest = end
+  }
+
+  #changed(offset: number, length: number, hold: RangeHold | undefined): void {
+    if (hold !== undefined) this.#ranges.release(hold)
+    for (const listener of this.#dirtyListeners) listener(offset, length)
+    this.#leave()
+  }
+
+  #leave(): void {
+    this.#inFlight -= 1
+    if (this.#inFlight > 0 || this.#quiet.length === 0) return
+    const waiting = this.#quiet
+    this.#quiet = []
+    for (const resolve of waiting) resolve()
+  }
+}
+
+const PLAIN: WriteHow = {}
+
+function remove<T>(list: T[], item: T): void {
+  const index = list.indexOf(item)
+  if (index >= 0) list.splice(index, 1)
+}

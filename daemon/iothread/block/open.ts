@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// The drivers by name: which children a node has, which options a reopen may not change, and how it is opened.
+// Used by the graph. A new driver is one file under drivers/ and one line here.
+
+import type { FileId, IoEngine } from '../../../native/types.js'
+import { CommandError } from '../../errors.js'
+import type { NodeSpec } from '../messages.js'
+import type { BlockDriver } from './driver.js'
+import { InjectDriver } from './drivers/inject.js'
+import { blkdebugRules, ownRules } from './drivers/inject-rules.js'
+import { MemoryDriver, openMemory } from './drivers/memory.js'
+import { openNull } from './drivers/null.js'
+import { openFile } from './drivers/open-file.js'
+import { openRaw } from './drivers/raw.js'
+import { ThrottleDriver } from './drivers/throttle.js'
+import type { HeldRequests } from './held.js'
+import type { BlockNode } from './node.js'
+import type { NodeOptions } from './options.js'
+import type { ThrottleGroups } from './throttle-group.js'
+
+export interface OpenContext {
+  readonly engine: IoEngine
+  readonly throttleGroups: ThrottleGroups
+  readonly held: HeldRequests
+  /** Told of every file handle of the node. */
+  opened(file: FileId): void
+  /** The driver in use until now, when the node is being reopened. */
+  readonly previous: BlockDriver | undefined
+}
+
+interface LeafEntry {
+  readonly child?: undefined
+  /** Options that a reopen may not change. */
+  readonly fixed: readonly string[]
+  /** Nothing stays open on failure. */
+  open(spec: NodeSpec, options: NodeOptions, context: OpenContext): Promise<BlockDriver>
+}
+
+interface FilterEntry {
+  /** Option that names or defines the child. */
+  readonly child: 'file' | 'image'
+  readonly fixed: readonly string[]
+  open(spec: NodeSpec, options: NodeOptions, context: OpenContext, child: BlockNode): Promise<BlockDriver>
+}
+
+export type DriverEntry = LeafEntry | FilterEntry
+
+const file: LeafEntry = {
+  fixed: ['filename'],
+  open: (spec, options, context) => openFile(spec, options, context.engine, context.opened),
+}
+
+const nothing: LeafEntry = {
+  fixed: ['size'],
+  open: async (spec, _options, context) => openNull(spec, context.engine),
+}
+
+const drivers: Readonly<Record<string, DriverEntry>> = {
+  file,
+  host_device: file,
+  'null-co': nothing,
+  'null-aio': nothing,
+  raw: {
+    child: 'file',
+    fixed: [],
+    open: async (spec, _options, _context, child) => openRaw(spec, child),
+  },
+  throttle: {
+    child: 'file',
+    fixed: [],
+    open: async (spec, _options, context, child) => {
+      const group = context.throttleGroups.get(spec['throttle-group'] as string)
+      return new ThrottleDriver(child, group, spec['node-name'], context.held)
+    },
+  },
+  'x-memory': {
+    fixed: ['size'],
+    open: async (spec, _options, context) => {
+      const previous = context.previous
+      return openMemory(spec, context.engine, previous instanceof MemoryDriver ? previous : undefined)
+    },
+  },
+  'x-inject': {
+    child: 'file',
+    fixed: [],
+    open: (spec, _options, context, child) =>
+      new InjectDriver(child, {
+        type: 'x-inject',
+        name: spec['node-name'],
+        rules: ownRules(spec),
+        align: undefined,
+        held: context.held,
+      }).opened(),
+  },
+  blkdebug: {
+    child: 'image',
+    fixed: [],
+    open: (spec, _options, context, child) => {
+      const align = (spec.align as number | undefined) || undefined
+      if (align !== undefined && (align % 512 !== 0 || !Number.isInteger(Math.log2(align)))) {
+        throw new CommandError(`Cannot meet constraints with align ${align}`)
+      }
+      return new InjectDriver(child, {
+        type: 'blkdebug',
+        name: spec['node-name'],
+        rules: blkdebugRules(spec),
+        align,
+        held: context.held,
+      }).opened()
+    },
+  },
+}
+
+/** @throws CommandError for a driver that does not exist */
+export function driverEntry(name: string): DriverEntry {
+  const entry = Object.hasOwn(drivers, name) ? drivers[name] : undefined
+  if (entry === undefined) throw new CommandError(`Unknown driver '${name}'`)
+  return entry
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reopening nodes with other options: all or none. Used by the graph.
+// Order: check everything, open the new drivers, then stop requests, take over locks, swap, and close the old drivers.
+// Nothing that can fail for a reason of storage comes after the first swap.
+
+import { CommandError } from '../../errors.js'
+import type { NodeSpec } from '../messages.js'
+import type { Claims } from './claims.js'
+import type { BlockDriver } from './driver.js'
+import { driverEntry } from './open.js'
+import { inherit, type NodeOptions, nodeOptions } from './options.js'
+import type { NodeRecord, Records } from './records.js'
+
+/** One node to be reopened. */
+export interface ReopenStep {
+  readonly record: NodeRecord
+  /** As the user wrote it. */
+  readonly own: NodeSpec
+  /** With what was inherited. */
+  readonly full: NodeSpec
+  readonly options: NodeOptions
+}
+
+/**
+ * What the specifications ask for, children before their parents.
+ * @throws CommandError for an unknown node, an option that may not change, or a writer on a node to become read-only
+ */
+export function planReopen(specs: readonly NodeSpec[], records: Records, claims: Claims): ReopenStep[] {
+  const steps = new Map<string, ReopenStep>()
+  for (const spec of specs) {
+    const record = records.find(spec['node-name'])
+    if (record === undefined) {
+      throw new CommandError(`Failed to find node with node-name='${spec['node-name']}'`)
+    }
+    for (const step of planOne(record, spec, spec, records)) steps.set(step.record.node.name, step)
+  }
+  for (const { record, options } of steps.values()) {
+    const uses = claims.cumulative(record.node)?.use ?? []
+    if (options.readOnly && uses.some((permission) => permission !== 'consistent read')) {
+      throw new CommandError('Block node is read-only')
+    }
+  }
+  return [...steps.values()]
+}
+
+function planOne(record: NodeRecord, own: NodeSpec, full: NodeSpec, records: Records): ReopenStep[] {
+  for (const option of ['driver', ...driverEntry(record.spec.driver).fixed]) {
+    if (own[option] !== record.spec[option]) throw new CommandError(`Cannot change the option '${option}'`)
+  }
+  const options = nodeOptions(full)
+  const step: ReopenStep = { record, own, full, options }
+  const child = record.child
+  if (child === undefined) return [step]
+  const below = records.get(child.node.name)
+  const wanted = own[child.role]
+  if (typeof wanted === 'string') {
+    if (wanted !== child.node.name) throw new CommandError(`Cannot change the option '${child.role}'`)
+    return child.inline ? [...follow(options, below, records), step] : [step]
+  }
+  const definition = wanted as NodeSpec
+  if (!child.inline || definition['node-name'] !== child.node.name) {
+    throw new CommandError(`Cannot change the option '${child.role}'`)
+  }
+  return [...planOne(below, definition, inherit(options, definition), records), step]
+}
+
+/** An inline child follows its parent's inherited options, but does not become writable again by itself. */
+function follow(parent: NodeOptions, record: NodeRecord, records: Records): ReopenStep[] {
+  const inherited = inherit(parent, record.spec)
+  const full = { ...inherited, 'read-only': inherited['read-only'] === true || record.node.readOnly }
+  const options = nodeOptions(full)
+  const now = record.node.options
+  const same = (Object.keys(options) as (keyof NodeOptions)[]).every((key) => options[key] === now[key])
+  return same ? [] : planOne(record, record.spec, full, records)
+}
+
+export interface Reopened {
+  readonly step: ReopenStep
+  readonly driver: BlockDriver
+}
+
+/**
+ * Puts the new drivers in place.
+ * @returns the old drivers, for the caller to close
+ * @throws when locks cannot be taken over; then nothing was swapped
+ */
+export async function commitReopen(
+  reopened: readonly Reopened[],
+  records: Records,
+  claims: Claims,
+): Promise<BlockDriver[]> {
+  for (const { step } of reopened) step.record.node.driver.release?.()
+  const held: Disposable[] = []
+  try {
+    const leaves = new Set(reopened.map(({ step }) => records.leaf(step.record.node)))
+    const ordered = [...leaves].sort((a, b) => (a.name < b.name ? -1 : 1))
+    for (const leaf of ordered) held.push(await claims.turn(leaf))
+    // Parents first: a drained child would hold up its parent's requests for ever.
+    for (const { step } of [...reopened].reverse()) held.push(await step.record.node.drain())
+    for (const { step, driver } of reopened) await driver.takeOver?.(step.record.node.driver)
+    return reopened.map(({ step, driver }) => {
+      const { node } = step.record
+      const old = node.driver
+      node.swap(driver, effectiveOptions(step.options, driver, step.record))
+      step.record.spec = step.own
+      return old
+    })
+  } finally {
+    for (const one of held) one[Symbol.dispose]()
+  }
+}
+
+/** A leaf that could only be opened for reading (auto-read-only) is read-only. */
+export function effectiveOptions(
+  options: NodeOptions,
+  driver: BlockDriver,
+  record: Pick<NodeRecord, 'child'>,
+): NodeOptions {
+  const readOnly = options.readOnly || (record.child === undefined && !driver.can.write)
+  return readOnly === options.readOnly ? options : { ...options, readOnly }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copy engine: brings the target up to date wherever the dirty bitmap says so. One loop decides what is next, a task
+// pool reads and writes. Used by job bodies.
+//
+// Invariant: a bit is cleared before its range is copied and set again when that fails, so "clean and idle" is "done".
+// Zeroes: what the source proves to be zero is never read; what the target proves to be zero is never written.
+
+import { Cancelled, IoError } from '../../errors.js'
+import type { BlockNode } from '../block/node.js'
+import type { JobControl } from '../jobs/body.js'
+import type { Area, DirtyBitmap } from './dirty-bitmap.js'
+import type { RateLimit } from './rate-limit.js'
+import { TaskPool } from './task-pool.js'
+
+/** Longest dirty area taken at once, bytes. Its bits are clear while it is being worked on. */
+const AREA = 2 ** 30
+/** Pauses between rounds of a job that ignores errors, milliseconds: from 1, doubling. */
+const LONGEST_BACKOFF = 1000
+
+export interface CopyOptions {
+  readonly source: BlockNode
+  readonly target: BlockNode
+  readonly bitmap: DirtyBitmap
+  readonly limit: RateLimit
+  readonly control: JobControl
+  /** Longest read and write, bytes; not above the slot size. */
+  readonly piece: number
+  /** Zero ranges may become holes on the target. */
+  readonly unmap: boolean
+  /** The user vouches that the target reads as zero where nothing was written yet. */
+  readonly targetIsZero: boolean
+}
+
+/** Bytes, by what was done with them. */
+export interface CopyCounters {
+  copied: number
+  zeroed: number
+  skipped: number
+}
+
+export class CopyEngine {
+  readonly counters: CopyCounters = { copied: 0, zeroed: 0, skipped: 0 }
+  readonly #options: CopyOptions
+  /** Ranges being copied; at most as many as slots. Changed between awaits only. */
+  readonly #active = new Set<Area>()
+  /** Bytes whose bits are clear and which are not done. */
+  #pending = 0
+  #vouched: boolean
+  /** Length of the next breath after an ignored error, ms; 0 while all goes well. */
+  #backoff = 0
+  #breathe = false
+  /** Whether the target changed since the last flush. */
+  #unflushed = false
+
+  constructor(options: CopyOptions) {
+    this.#options = options
+    this.#vouched = options.targetIsZero
+  }
+
+  /** Bytes still to do: dirty, or under way. */
+  get remaining(): number {
+    return this.#options.bitmap.bytes + this.#pending
+  }
+
+  get busy(): boolean {
+    return this.#active.size > 0
+  }
+
+  /** The source changed: copy the range (again). @returns bytes that were clean before */
+  dirtied(offset: number, length: number): number {
+    const before = this.#options.bitmap.bytes
+    this.#options.bitmap.set(offset, length)
+    this.#vouched = false
+    return this.#options.bitmap.bytes - before
+  }
+
+  /** Copies until nothing is dirty and nothing is under way. Throws the error that policy reports, or Cancelled. */
+  async copyDirty(slots: readonly number[]): Promise<void> {
+    const { bitmap } = this.#options
+    const free = [...slots]
+    const pool = new TaskPool(slots.length)
+    try {
+      for (let from = 0; ; ) {
+        await this.#checkpoint(pool)
+        const area = bitmap.nextDirty(from, AREA)
+        if (area !== undefined) {
+          await this.#copyArea(area, pool, free)
+          from = area.offset + area.length
+        } else if (from > 0 || pool.running > 0) {
+          await pool.idle()
+          from = 0
+        } else return
+      }
+    } finally {
+      await pool.settle()
+    }
+  }
+
+  /** Makes what was written durable. Throws when that fails: it is never tried again and believed. */
+  async flush(): Promise<void> {
+    if (!this.#unflushed) return
+    this.#unflushed = false
+    try {
+      await this.#options.target.flush()
+    } catch (error) {
+      this.#unflushed = true
+      throw error
+    }
+  }
+
+  /** Stops for a pause (with nothing in flight), a cancel, and the breath between rounds of ignored errors. */
+  async #checkpoint(pool: TaskPool): Promise<void> {
+    const { control } = this.#options
+    for (;;) {
+      if (control.signal.aborted) throw new Cancelled()
+      if (control.pausing) {
+        await pool.idle()
+        await control.pausePoint()
+      } else if (this.#breathe && pool.running === 0) {
+        this.#breathe = false
+        await control.wait(this.#backoff)
+      } else return
+    }
+  }
+
+  /** Walks an area extent by extent. What was not reached, for whatever reason, is dirty again. */
+  async #copyArea(area: Area, pool: TaskPool, free: number[]): Promise<void> {
+    const { bitmap, source } = this.#options
+    const end = area.offset + area.length
+    let at = area.offset
+    bitmap.clear(area.offset, area.length)
+    this.#pending += area.length
+    try {
+      while (at < end) {
+        await this.#turn(pool)
+        let extent: { kind: 'data' | 'zero'; length: number }
+        try {
+          extent = await source.status(at, end - at)
+        } catch (error) {
+          if (this.#judge('read', error) === 'report') throw error
+          return
+        }
+        const length = extent.kind === 'zero' ? extent.length : Math.min(extent.length, this.#pieceLength())
+        await this.#start({ offset: at, length }, extent.kind, pool, free)
+        at += length
+      }
+    } finally {
+      if (at < end) this.#giveBack(at, end - at)
+    }
+  }
+
+  #pieceLength(): number {
+    const { limit, bitmap, piece } = this.#options
+    return limit.piece(Math.min(bitmap.granularity, piece), piece)
+  }
+
+  /** Waits until the next piece may start: room in the pool, no pause, no debt to the speed limit. */
+  async #turn(pool: TaskPool): Promise<void> {
+    const { control, limit } = this.#options
+    for (;;) {
+      await this.#checkpoint(pool)
+      await pool.room()
+      const debt = limit.wait()
+      if (debt > 0) await control.wait(debt)
+      else if (!control.pausing) return
+    }
+  }
+
+  async #start(range: Area, kind: 'data' | 'zero', pool: TaskPool, free: number[]): Promise<void> {
+    while (this.#overlapsActive(range)) await pool.next()
+    if (kind === 'data') this.#options.limit.charge(range.length)
+    await pool.start(async () => {
+      this.#active.add(range)
+      try {
+        await (kind === 'data' ? this.#copy(range, free) : this.#zero(range))
+      } finally {
+        this.#active.delete(range)
+      }
+    })
+  }
+
+  #overlapsActive(range: Area): boolean {
+    for (const other of this.#active)
+      if (range.offset < other.offset + other.length && other.offset < range.offset + range.length)
+        return true
+    return false
+  }
+
+  async #copy(range: Area, free: number[]): Promise<void> {
+    const { source, target } = this.#options
+    const slot = free.pop()
+    if (slot === undefined) throw new Error('more tasks than slots')
+    const slice = { slot, offset: 0, length: range.length }
+    let operation: 'read' | 'write' = 'read'
+    try {
+      const zero = await source.read(range.offset, slice, { scan: true })
+      operation = 'write'
+      if (zero) await this.#zeroTarget(range)
+      else {
+        this.#unflushed = true
+        await target.write(range.offset, slice)
+        this.counters.copied += range.length
+      }
+      this.#done(range)
+    } catch (error) {
+      this.#failed(range, operation, error)
+    } finally {
+      free.push(slot)
+    }
+  }
+
+  async #zero(range: Area): Promise<void> {
+    try {
+      await this.#zeroTarget(range)
+      this.#done(range)
+    } catch (error) {
+      this.#failed(range, 'write', error)
+    }
+  }
+
+  /** Makes the target read as zero, leaving alone what is proved to do so already. */
+  async #zeroTarget(range: Area): Promise<void> {
+    const { target, unmap } = this.#options
+    const end = range.offset + range.length
+    for (let at = range.offset; at < end; ) {
+      const extent = this.#vouched ? { kind: 'zero', length: end - at } : await target.status(at, end - at)
+      if (extent.kind === 'zero') this.counters.skipped += extent.length
+      else {
+        this.#unflushed = true
+        await target.zero(at, extent.length, { unmap, fast: false })
+        this.counters.zeroed += extent.length
+      }
+      at += extent.length
+    }
+  }
+
+  #done(range: Area): void {
+    this.#pending -= range.length
+    if (!this.#breathe) this.#backoff = 0
+  }
+
+  #failed(range: Area, operation: 'read' | 'write', error: unknown): void {
+    this.#giveBack(range.offset, range.length)
+    this.#vouched = false
+    if (this.#judge(operation, error) === 'report') throw error
+  }
+
+  #giveBack(offset: number, length: number): void {
+    this.#pending -= length
+    this.#options.bitmap.set(offset, length)
+  }
+
+  #judge(operation: 'read' | 'write', error: unknown): 'report' | 'ignore' | 'stop' {
+    if (!(error instanceof IoError)) throw error
+    const action = this.#options.control.ioError(operation, error)
+    if (action === 'ignore' && !this.#breathe) {
+      this.#breathe = true
+      this.#backoff = Math.min(LONGEST_BACKOFF, Math.max(1, this.#backoff * 2))
+    }
+    return action
+  }
+}

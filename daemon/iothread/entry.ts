@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// Entry of a disk's worker thread. Started by handle.ts only.
+
+import { parentPort, workerData } from 'node:worker_threads'
+import { createEngine } from '../../native/engine.js'
+import { Iothread } from './iothread.js'
+import type { FromWorker, ToWorker, WorkerSetup } from './messages.js'
+
+const port = parentPort
+if (port === null) throw new Error('not a worker thread')
+const setup = workerData as WorkerSetup
+const iothread = new Iothread(createEngine({ aio: setup.aio }), (message: FromWorker) =>
+  port.postMessage(message),
+)
+port.on('message', (message: ToWorker) => void iothread.receive(message))

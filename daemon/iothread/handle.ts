@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Handle: a disk's worker as the main thread sees it. Requests become messages, replies settle promises, reports go
+// to the listener. The only file of iothread/ besides messages.ts that control/ may import.
+// Invariant: every request is settled, at the latest when the worker ends.
+
+import { Worker } from 'node:worker_threads'
+import { Cancelled, CommandError, IoError } from '../errors.js'
+import type {
+  FromWorker,
+  Report,
+  RequestName,
+  Requests,
+  ToWorker,
+  WireError,
+  WorkerSetup,
+} from './messages.js'
+
+export interface WorkerHandle {
+  readonly name: string
+  /** Rejects with CommandError, IoError, Cancelled, or, when the worker ended, Error. */
+  request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']>
+  onReport(listener: (report: Report) => void): void
+  /** Called once; with an error unless the end was asked for. */
+  onExit(listener: (error: Error | undefined) => void): void
+  terminate(): Promise<void>
+}
+
+export type StartWorker = (name: string) => WorkerHandle
+
+interface Pending {
+  readonly resolve: (value: never) => void
+  readonly reject: (error: Error) => void
+}
+
+/** Starts workers with what they have in common. */
+export function workerStarter(setup: Omit<WorkerSetup, 'name'>): StartWorker {
+  return (name) => new ThreadHandle({ ...setup, name })
+}
+
+class ThreadHandle implements WorkerHandle {
+  readonly name: string
+  readonly #worker: Worker
+  readonly #pending = new Map<number, Pending>()
+  #next = 0
+  #report: (report: Report) => void = () => {}
+  #exit: (error: Error | undefined) => void = () => {}
+  #error: Error | undefined
+  #asked = false
+  #ended = false
+
+  constructor(setup: WorkerSetup) {
+    this.name = setup.name
+    this.#worker = new Worker(new URL('./entry.js', import.meta.url), {
+      name: setup.name,
+      workerData: setup,
+      resourceLimits: { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 4 },
+    })
+    this.#worker.on('message', (message: FromWorker) => this.#receive(message))
+    this.#worker.on('error', (error) => {
+      this.#error = error instanceof Error ? error : new Error(String(error))
+    })
+    this.#worker.on('exit', () => this.#end())
+  }
+
+  request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']> {
+    if (this.#ended) return Promise.reject(this.#endError())
+    const request = this.#next++
+    const settled = new Promise<Requests[N]['reply']>((resolve, reject) => {
+      this.#pending.set(request, { resolve, reject })
+    })
+    this.#worker.postMessage({ request, name, args } as ToWorker)
+    return settled
+  }
+
+  onReport(listener: (report: Report) => void): void {
+    this.#report = listener
+  }
+
+  onExit(listener: (error: Error | undefined) => void): void {
+    this.#exit = listener
+  }
+
+  async terminate(): Promise<void> {
+    this.#asked = true
+    await this.#worker.terminate()
+  }
+
+  #receive(message: FromWorker): void {
+    if ('report' in message) {
+      this.#report(message.report)
+      return
+    }
+    const pending = this.#pending.get(message.reply)
+    this.#pending.delete(message.reply)
+    if ('error' in message) pending?.reject(fromWire(message.error))
+    else pending?.resolve(message.value as never)
+  }
+
+  #end(): void {
+    this.#ended = true
+    const error = this.#endError()
+    for (const pending of this.#pending.values()) pending.reject(error)
+    this.#pending.clear()
+    this.#exit(this.#asked ? undefined : error)
+  }
+
+  #endError(): Error {
+    return new Error(`iothread '${this.name}' ended`, this.#error === undefined ? {} : { cause: this.#error })
+  }
+}
+
+function fromWire(error: WireError): Error {
+  switch (error.kind) {
+    case 'command':
+      return new CommandError(error.message)
+    case 'io':
+      return new IoError(error.errno ?? 0, error.op ?? 'stat', error.node ?? '')
+    case 'cancelled':
+      return new Cancelled()
+    case 'bug':
+      return new Error(error.message)
+    default:
+      return error.kind satisfies never
+  }
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// Root object of a disk's worker: one graph, its jobs, one engine. Takes the main thread's requests and answers each
+// exactly once. The worker's entry makes one; tests make one in-process.
+// Everything that can wait is awaited, so requests overlap: a job can be cancelled while a node is being opened.
+
+import type { IoEngine } from '../../native/types.js'
+import { Cancelled, CommandError, IoError } from '../errors.js'
+import { Graph } from './block/graph.js'
+import { Buffers } from './copy/buffers.js'
+import type { JobBody, JobControl } from './jobs/body.js'
+import { CreateJob } from './jobs/create.js'
+import { MirrorJob } from './jobs/mirror.js'
+import { JobRunner, type Policy } from './jobs/runner.js'
+import type {
+  FromWorker,
+  JobSpec,
+  MapExtent,
+  Report,
+  RequestName,
+  Requests,
+  ToWorker,
+  WireError,
+} from './messages.js'
+
+/** Time between two looks at what the images occupy, milliseconds; only while a job runs. */
+const REFRESH = 1000
+
+type Handlers = {
+  [N in RequestName]: (args: Requests[N]['args']) => Promise<Requests[N]['reply']> | Requests[N]['reply']
+}
+
+export class Iothread {
+  readonly #graph: Graph
+  readonly #buffers: Buffers
+  readonly #jobs = new Map<string, JobRunner>()
+  readonly #running = new Set<Promise<void>>()
+  readonly #handlers: Handlers
+  #refresh: NodeJS.Timeout | undefined
+
+  constructor(
+    private readonly engine: IoEngine,
+    private readonly post: (message: FromWorker) => void,
+  ) {
+    this.#graph = new Graph({
+      engine,
+      log: (level, fields, text) => this.#report({ kind: 'log', level, fields, text }),
+      changed: (nodes, gone) => this.#report({ kind: 'nodes', nodes, gone }),
+    })
+    this.#buffers = new Buffers(engine)
+    this.#handlers = this.#makeHandlers()
+  }
+
+  /** Answers one request; never rejects. */
+  async receive(message: ToWorker): Promise<void> {
+    try {
+      const handler = this.#handlers[message.name] as (args: unknown) => unknown
+      this.post({ reply: message.request, value: await handler(message.args) })
+    } catch (error) {
+      this.post({ reply: message.request, error: toWire(error) })
+    }
+  }
+
+  #report(report: Report): void {
+    this.post({ report })
+  }
+
+  #makeHandlers(): Handlers {
+    const graph = this.#graph
+    return {
+      'node-add': async ({ spec }) => done(await graph.add(spec)),
+      'node-del': async ({ node }) => done(await graph.remove(node)),
+      'node-reopen': async ({ specs }) => done(await graph.reopen(specs)),
+      'node-resize': async ({ node, size }) => done(await graph.resize(node, size)),
+      'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
+      'image-create': async ({ spec, refuse }) => done(await graph.createFile(spec, refuse)),
+      'job-start': ({ id, spec }) => this.#start(id, spec),
+      'job-pause': async ({ id }) => {
+        this.#job(id).requestPause()
+        // A body that only waited reaches its pause point, and reports it, before this turn of the loop ends.
+        await new Promise((resolve) => setImmediate(resolve))
+        return null
+      },
+      'job-resume': ({ id }) => done(this.#job(id).resume()),
+      'job-cancel': ({ id }) => done(this.#job(id).cancel()),
+      'job-complete': ({ id, pivot }) => done(this.#job(id).body.complete?.(pivot)),
+      'job-set-speed': ({ id, speed }) => done(this.#job(id).body.setSpeed?.(speed)),
+      'job-change': ({ id, copyMode }) => done(this.#job(id).body.change?.(copyMode)),
+      'job-finalize': ({ id, commit }) => this.#finalize(id, commit),
+      'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
+      shutdown: ({ deadlineMs }) => this.#shutdown(deadlineMs),
+    }
+  }
+
+  #job(id: string): JobRunner {
+    const job = this.#jobs.get(id)
+    if (job === undefined) throw new CommandError('Job not found')
+    return job
+  }
+
+  async #start(id: string, spec: JobSpec): Promise<null> {
+    const policy: Policy =
+      spec.kind === 'mirror'
+        ? { read: spec.onSourceError, write: spec.onTargetError }
+        : { read: 'report', write: 'report' }
+    const job = new JobRunner(
+      id,
+      (control) => this.#makeBody(spec, control),
+      policy,
+      (report) => this.#report(report),
+      () => this.#graph.oldest(),
+    )
+    await job.prepare()
+    this.#jobs.set(id, job)
+    this.#watch()
+    const ended = this.#run(job).finally(() => this.#running.delete(ended))
+    this.#running.add(ended)
+    // A job with nothing to copy is ready, and has said so, before its start is answered.
+    await new Promise((resolve) => setImmediate(resolve))
+    return null
+  }
+
+  /** A job that failed has let go of everything; one that succeeded stays until it is finalized. */
+  async #run(job: JobRunner): Promise<void> {
+    if (!(await job.run())) this.#jobs.delete(job.id)
+  }
+
+  #makeBody(spec: JobSpec, control: JobControl): JobBody {
+    switch (spec.kind) {
+      case 'mirror':
+        return new MirrorJob(spec, this.#graph, this.#buffers, control)
+      case 'create':
+        return new CreateJob(spec, this.#graph)
+      default:
+        return spec satisfies never
+    }
+  }
+
+  async #finalize(id: string, commit: boolean): Promise<null> {
+    const job = this.#job(id)
+    this.#jobs.delete(id)
+    await job.body.finalize(commit)
+    return null
+  }
+
+  /** While a job runs, what the images occupy changes. */
+  #watch(): void {
+    this.#refresh ??= setInterval(() => {
+      if (this.#running.size === 0) {
+        clearInterval(this.#refresh)
+        this.#refresh = undefined
+      }
+      this.#graph.refresh().catch((error: unknown) => {
+        this.#report({
+          kind: 'log',
+          level: 'debug',
+          fields: { error: String(error) },
+          text: 'no facts of an image',
+        })
+      })
+    }, REFRESH)
+  }
+
+  async #map(name: string, offset: number, length: number, limit: number): Promise<readonly MapExtent[]> {
+    const node = this.#graph.node(name)
+    const end = Math.min(offset + length, node.length())
+    const extents: MapExtent[] = []
+    for (let at = offset; at < end; ) {
+      const extent = await node.status(at, end - at)
+      const zero = extent.kind === 'zero'
+      const last = extents.at(-1)
+      if (last !== undefined && last.zero === zero && last.allocated === extent.allocated)
+        extents[extents.length - 1] = { ...last, length: last.length + extent.length }
+      else if (extents.length === limit) break
+      else extents.push({ offset: at, length: extent.length, zero, allocated: extent.allocated })
+      at += extent.length
+    }
+    return extents
+  }
+
+  async #shutdown(deadlineMs: number): Promise<{ left: number }> {
+    for (const job of this.#jobs.values()) job.cancel()
+    const deadline = new Promise<void>((resolve) => setTimeout(resolve, deadlineMs).unref())
+    const started = performance.now()
+    await Promise.race([this.#conclude(), deadline])
+    clearInterval(this.#refresh)
+    const rest = Math.max(0, deadlineMs - (performance.now() - started))
+    return { left: await this.engine.shutdown(rest) }
+  }
+
+  async #conclude(): Promise<void> {
+    await Promise.all(this.#running)
+    // What succeeded and was never finalized still holds its nodes.
+    for (const id of [...this.#jobs.keys()]) await this.#finalize(id, false)
+    await this.#graph.close()
+  }
+}
+
+function done(_nothing: unknown): null {
+  return null
+}
+
+function toWire(error: unknown): WireError {
+  if (error instanceof CommandError) return { kind: 'command', message: error.message }
+  if (error instanceof IoError)
+    return { kind: 'io', message: error.message, errno: error.errno, op: error.op, node: error.node }
+  if (error instanceof Cancelled) return { kind: 'cancelled', message: error.message }
+  return { kind: 'bug', message: error instanceof Error ? (error.stack ?? error.message) : String(error) }
+}

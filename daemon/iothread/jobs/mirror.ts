@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mirror: makes the target equal to the source and keeps it so until somebody asks to complete. The work is the copy
+// engine's; this file decides what is dirty at the start, when the job is ready, and what success takes.
+//
+// Success means: every range accounted for, the target flushed without an error, nothing dirty since.
+
+import { IoError } from '../../errors.js'
+import type { Permission } from '../block/driver.js'
+import type { Graph } from '../block/graph.js'
+import type { BlockNode } from '../block/node.js'
+import type { Buffers } from '../copy/buffers.js'
+import { DirtyBitmap } from '../copy/dirty-bitmap.js'
+import { CopyEngine } from '../copy/engine.js'
+import { RateLimit } from '../copy/rate-limit.js'
+import type { CopyMode, JobReceipt, MirrorSpec } from '../messages.js'
+import type { BodyProgress, JobBody, JobControl } from './body.js'
+import { Stopwatch } from './stopwatch.js'
+
+const DEFAULT_GRANULARITY = 65536
+const DEFAULT_BUFFER = 16 * 2 ** 20
+const SECTOR = 512
+
+export class MirrorJob implements JobBody {
+  readonly #spec: MirrorSpec
+  readonly #graph: Graph
+  readonly #buffers: Buffers
+  readonly #source: BlockNode
+  readonly #target: BlockNode
+  readonly #bitmap: DirtyBitmap
+  readonly #limit: RateLimit
+  readonly #stopwatch = new Stopwatch()
+  readonly #held: (() => void | Promise<void>)[] = []
+  readonly #control: JobControl
+  readonly #engine: CopyEngine
+  #copyMode: CopyMode
+  #completing = false
+  #flushFailed = false
+  /** Bytes known to be there to do; grows with writes to what was done already. */
+  #len = 0
+
+  constructor(spec: MirrorSpec, graph: Graph, buffers: Buffers, control: JobControl) {
+    this.#spec = spec
+    this.#graph = graph
+    this.#buffers = buffers
+    this.#control = control
+    this.#source = graph.node(spec.source)
+    this.#target = graph.node(spec.target)
+    this.#copyMode = spec.copyMode
+    this.#limit = new RateLimit(spec.speed)
+    this.#bitmap = new DirtyBitmap(this.#source.length(), spec.granularity || DEFAULT_GRANULARITY)
+    this.#engine = new CopyEngine({
+      source: this.#source,
+      target: this.#target,
+      bitmap: this.#bitmap,
+      limit: this.#limit,
+      control,
+      piece: Math.min(buffers.slotSize, this.#bufferSize()),
+      unmap: spec.unmap,
+      targetIsZero: spec.targetIsZero,
+    })
+  }
+
+  async prepare(): Promise<void> {
+    const spec = this.#spec
+    try {
+      await this.#claim(this.#source, ['consistent read'], ['consistent read', 'write', 'write unchanged'])
+      await this.#claim(this.#target, ['write'], ['write unchanged'])
+      const { granularity } = this.#bitmap
+      const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
+        granularity,
+        count: this.#bitmap.count,
+      }))
+      this.#held.push(() => filter.remove())
+      const listener = this.#source.addDirtyListener((offset, length) => this.#dirtied(offset, length))
+      this.#held.push(() => listener[Symbol.dispose]())
+    } catch (error) {
+      await this.#letGo()
+      throw error
+    }
+  }
+
+  /** Bytes in flight at most: what was asked for, rounded up to the granularity. */
+  #bufferSize(): number {
+    const { granularity } = this.#bitmap
+    return Math.ceil((this.#spec.bufSize || DEFAULT_BUFFER) / granularity) * granularity
+  }
+
+  async run(): Promise<JobReceipt> {
+    this.#stopwatch.enter('probe')
+    await this.#equalizeLength()
+    if (this.#spec.sync !== 'none') this.#dirtied(0, this.#source.length())
+    await this.#synchronize('bulk')
+    this.#phase('ready')
+    this.#control.ready()
+    await this.#keepSynchronized()
+    await this.#quiesce()
+    this.#stopwatch.stop()
+    return this.#receipt()
+  }
+
+  /** Stops the source's users at a moment when the target is equal and durable; they go on after finalize(). */
+  async #quiesce(): Promise<void> {
+    for (;;) {
+      const quiet = await this.#source.drain()
+      if (this.#bitmap.clean) {
+        this.#held.push(() => quiet[Symbol.dispose]())
+        return
+      }
+      quiet[Symbol.dispose]()
+      await this.#synchronize('converge')
+    }
+  }
+
+  /** Lengths must be the same to the sector; within the last sector the target follows the source. */
+  async #equalizeLength(): Promise<void> {
+    const [source, target] = [this.#source.length(), this.#target.length()]
+    if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
+      throw new Error('Source and target image have different sizes')
+    if (target < source) await this.#target.resize(source)
+  }
+
+  /** Copies what is dirty, then flushes; again, when something was written meanwhile. */
+  async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
+    do {
+      if (!this.#bitmap.clean) {
+        this.#phase(phase)
+        const slots = await this.#buffers.acquire(
+          Math.max(1, Math.floor(this.#bufferSize() / this.#buffers.slotSize)),
+        )
+        try {
+          await this.#engine.copyDirty(slots)
+        } finally {
+          this.#buffers.release(slots)
+        }
+      }
+      this.#phase('flush')
+      await this.#flush()
+    } while (!this.#bitmap.clean)
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      await this.#engine.flush()
+    } catch (error) {
+      // Not left to the policy: after a failed flush nobody knows what is on the disk.
+      this.#flushFailed = true
+      if (error instanceof IoError) this.#control.ioError('write', error, true)
+      throw error
+    }
+  }
+
+  async #keepSynchronized(): Promise<void> {
+    while (!this.#completing && !this.#spec.autoComplete) {
+      if (this.#control.pausing) await this.#control.pausePoint()
+      else if (!this.#bitmap.clean) {
+        await this.#synchronize('converge')
+        this.#phase('ready')
+      } else await this.#control.wait()
+    }
+    if (this.#control.pausing) await this.#control.pausePoint()
+  }
+
+  #dirtied(offset: number, length: number): void {
+    this.#len += this.#engine.dirtied(offset, length)
+    this.#control.wake()
+  }
+
+  #phase(phase: 'bulk' | 'converge' | 'ready' | 'flush'): void {
+    this.#stopwatch.enter(phase)
+    this.#control.phase(phase)
+  }
+
+  progress(): BodyProgress {
+    return {
+      offset: this.#len - this.#engine.remaining,
+      len: this.#len,
+      busy: this.#engine.busy,
+      activelySynced:
+        this.#bitmap.clean && (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
+    }
+  }
+
+  #receipt(): JobReceipt {
+    const { copied, zeroed, skipped } = this.#engine.counters
+    const flush = this.#flushFailed ? 'failed' : this.#target.options.noFlush ? 'disabled' : 'ok'
+    return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
+  }
+
+  complete(): void {
+    this.#completing = true
+    this.#control.wake()
+  }
+
+  setSpeed(bytesPerSecond: number): void {
+    this.#limit.set(bytesPerSecond)
+    this.#control.wake()
+  }
+
+  change(copyMode: CopyMode): void {
+    this.#copyMode = copyMode
+  }
+
+  async finalize(): Promise<void> {
+    await this.#letGo()
+    if (this.#spec.ownsTarget) await this.#graph.remove(this.#spec.target)
+  }
+
+  async #claim(node: BlockNode, use: readonly Permission[], share: readonly Permission[]): Promise<void> {
+    const claim = await this.#graph.claim('block job: mirror', node, { use, share })
+    this.#held.push(() => claim.release())
+  }
+
+  /** Releases what prepare() took, last first. */
+  async #letGo(): Promise<void> {
+    for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
+  }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who copies: blockferryd, the blockferry command, and the tools users have today. Each copies an image onto a target and
+// says what it cost. Time of a daemon counts from the mirror command to its completion, flush included; time of a
+// command line counts from its start to its end.
+
+import { spawn, spawnSync } from 'node:child_process'
+import { readFileSync, rmSync } from 'node:fs'
+import { Daemon } from '../helpers/daemon.js'
+import { blockferryd, buildFolder, installed, type Program, storageDaemon } from '../helpers/program.js'
+import { makeTarget } from './images.js'
+import { Probe } from './probe.js'
+
+export interface Cost {
+  readonly seconds: number
+  /** User and system time. */
+  readonly cpuSeconds: number
+  /** Bytes. */
+  readonly peak: number
+  /** Milliseconds; undefined for those that have no control socket. */
+  readonly longestAnswer?: number
+}
+
+export interface Copy {
+  readonly source: string
+  readonly target: string
+  readonly size: number
+  /** Scratch folder for sockets. */
+  readonly directory: string
+}
+
+export interface Contender {
+  readonly name: string
+  copy(copy: Copy): Promise<Cost>
+}
+
+/** Node options as in the comparison users make: O_DIRECT and io_uring on both ends. */
+function node(name: string, filename: string): object {
+  const file = { driver: 'file', filename, aio: 'io_uring', cache: { direct: true } }
+  return { driver: 'raw', 'node-name': name, discard: 'unmap', file: { ...file, discard: 'unmap' } }
+}
+
+export function daemonContender(name: string, program: Program, env: NodeJS.ProcessEnv = {}): Contender {
+  return {
+    name,
+    async copy(copy) {
+      makeTarget(copy.target, copy.size)
+      await using daemon = await Daemon.start({ directory: copy.directory, program, env })
+      const { client } = daemon
+      const probe = await Probe.start(`${daemon.socket}1`)
+      const before = daemon.cpu()
+      await client.execute('blockdev-add', node('source', copy.source))
+      await client.execute('blockdev-add', node('target', copy.target))
+      const start = performance.now()
+      const mirror = { 'job-id': 'copy', device: 'source', target: 'target', sync: 'full' }
+      await client.execute('blockdev-mirror', mirror)
+      await client.event('BLOCK_JOB_READY', () => true, 600_000)
+      await client.execute('job-complete', { id: 'copy' })
+      const end = await client.event('BLOCK_JOB_COMPLETED', () => true, 600_000)
+      const seconds = (performance.now() - start) / 1000
+      if (end.data.error !== undefined) throw new Error(`${name}: ${String(end.data.error)}`)
+      await client.status('copy', 'null')
+      for (const each of ['source', 'target']) await client.execute('blockdev-del', { 'node-name': each })
+      const after = daemon.cpu()
+      const { longest } = await probe.stop()
+      const cpuSeconds = after.user + after.system - before.user - before.system
+      return { seconds, cpuSeconds, peak: daemon.memory().peak, longestAnswer: longest }
+    },
+  }
+}
+
+/** A program that copies and ends. */
+function commandContender(
+  name: string,
+  command: (copy: Copy) => string[],
+  prepare: (copy: Copy) => void,
+): Contender {
+  return {
+    name,
+    async copy(copy) {
+      prepare(copy)
+      return await timed(command(copy))
+    },
+  }
+}
+
+/** Runs under bash's `time`, which knows the CPU seconds of ended children. */
+async function timed(command: readonly string[]): Promise<Cost> {
+  const script = 'TIMEFORMAT="cost %R %U %S"; time "$@"'
+  const child = spawn('bash', ['-c', script, 'bash', ...command], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let text = ''
+  child.stderr.setEncoding('utf8').on('data', (part: string) => {
+    text += part
+  })
+  let peak = 0
+  const watch = setInterval(() => {
+    peak = Math.max(peak, peakOfChildren(child.pid ?? 0))
+  }, 20)
+  const status = await new Promise<number | null>((resolve) => child.once('close', resolve))
+  clearInterval(watch)
+  const cost = /cost ([\d.]+) ([\d.]+) ([\d.]+)/.exec(text)
+  if (status !== 0 || !cost) throw new Error(`${command.join(' ')}: ${text}`)
+  return { seconds: Number(cost[1]), cpuSeconds: Number(cost[2]) + Number(cost[3]), peak }
+}
+
+function peakOfChildren(pid: number): number {
+  try {
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')
+    const peaks = children.map((child) => {
+      const status = readFileSync(`/proc/${child}/status`, 'utf8')
+      return Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) * 1024
+    })
+    return Math.max(0, ...peaks)
+  } catch {
+    return 0
+  }
+}
+
+const removeTarget = (copy: Copy): void => rmSync(copy.target, { force: true })
+
+/** Everybody who is installed; ours first. `qemu10` names a Debian folder with the newer peer. */
+export function contenders(qemu10: string | undefined): Contender[] {
+  const all: Contender[] = [daemonContender('blockferryd', blockferryd)]
+  all.push(
+    commandContender(
+      'blockferry mirror',
+      (copy) => [
+        process.execPath,
+        `${buildFolder}daemon/cli/main.js`,
+        'mirror',
+        '--direct',
+        copy.source,
+        copy.target,
+      ],
+      removeTarget,
+    ),
+  )
+  if (qemu10 !== undefined || installed('qemu-storage-daemon')) {
+    const root = qemu10 ?? ''
+    all.push(
+      daemonContender(`qemu-storage-daemon ${version(root, 'qemu-storage-daemon')}`, storageDaemon(qemu10)),
+    )
+  }
+  if (installed('qemu-img')) {
+    all.push(
+      commandContender(
+        `qemu-img convert ${version('', 'qemu-img')}`,
+        ({ source, target }) => [
+          'qemu-img',
+          'convert',
+          '-f',
+          'raw',
+          '-O',
+          'raw',
+          '-t',
+          'none',
+          '-T',
+          'none',
+          '-W',
+          '-m',
+          '16',
+          source,
+          target,
+        ],
+        removeTarget,
+      ),
+    )
+  }
+  if (installed('dd')) {
+    all.push(
+      commandContender(
+        'dd',
+        ({ source, target }) => [
+          ...[
+            'dd',
+            `if=${source}`,
+            `of=${target}`,
+            'bs=1M',
+            'iflag=direct',
+            'oflag=direct',
+            'conv=sparse,fsync',
+          ],
+          'status=none',
+        ],
+        removeTarget,
+      ),
+    )
+  }
+  return all
+}
+
+function version(root: string, program: string): string {
+  const { stdout } = spawnSync(`${root}/usr/bin/${program}`, ['--version'], { encoding: 'utf8' })
+  const own = /version (\d[\d.]*)/.exec(stdout ?? '')?.[1]
+  if (own !== undefined) return own
+  const inside = spawnSync('chroot', [root === '' ? '/' : root, program, '--version'], { encoding: 'utf8' })
+  return /version (\d[\d.]*)/.exec(inside.stdout ?? '')?.[1] ?? ''
+}
