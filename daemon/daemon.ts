@@ -55,7 +55,9 @@ export class Daemon {
     this.#options = options
     this.#deps = deps
     this.control = new ControlPlane({ version: PROTOCOL_VERSION, log: deps.log })
-    this.#endpoints = new Endpoints(this.control, deps.log)
+    this.#endpoints = new Endpoints(this.control, deps.log, () => {
+      if (options.settings.exitWithMonitor) this.stop('monitor closed')
+    })
     this.#disks = makeDisks(this.control)
     this.control.addHandlers(this.#disks.handlers)
     this.control.addHandlers(

@@ -29,11 +29,16 @@ export class Endpoints {
   /** By label, in the order they were made. */
   readonly #endpoints = new Map<string, Endpoint>()
   readonly #bound: Bound[] = []
+  readonly #abandoned: () => void
+  /** Connections the daemon was started with and that are open: passed descriptors and those it made itself. */
+  #given = 0
   #stdio = false
 
-  constructor(control: ControlPlane, log: Logger) {
+  /** @param abandoned  called when the last connection the daemon was started with has closed */
+  constructor(control: ControlPlane, log: Logger, abandoned: () => void) {
     this.#control = control
     this.#log = log
+    this.#abandoned = abandoned
   }
 
   get empty(): boolean {
@@ -104,6 +109,10 @@ export class Endpoints {
     const { address } = spec
     const socket = 'fd' in address ? adopt(address.fd) : await connectTo(address)
     socket.pause()
+    this.#given++
+    socket.once('close', () => {
+      if (--this.#given === 0) this.#abandoned()
+    })
     this.#endpoints.set(spec.id, {
       label: spec.id,
       filename: addressText(address),

@@ -25,6 +25,8 @@ export interface Settings {
   readonly aio: 'auto' | 'threads' | 'io_uring'
   readonly pidfile: string | undefined
   readonly daemonize: boolean
+  /** End when the last connection the daemon was started with has closed: the life of a child process. */
+  readonly exitWithMonitor: boolean
   readonly config: string | undefined
 }
 
@@ -46,7 +48,7 @@ export interface Given {
 
 const STEPS: readonly StepKind[] = ['socket', 'chardev', 'monitor', 'blockdev', 'object']
 const VALUES: readonly string[] = [...STEPS, 'config', 'log-level', 'aio', 'pidfile']
-const FLAGS: readonly string[] = ['daemonize', 'help', 'version']
+const FLAGS: readonly string[] = ['daemonize', 'exit-with-monitor', 'help', 'version']
 const NOT_YET: readonly string[] = ['nbd-server', 'export']
 const AIO = ['auto', 'threads', 'io_uring'] as const
 
@@ -55,6 +57,7 @@ export const DEFAULTS: Settings = {
   aio: 'auto',
   pidfile: undefined,
   daemonize: false,
+  exitWithMonitor: false,
   config: undefined,
 }
 
@@ -143,8 +146,9 @@ class Collector implements Given {
   }
 
   flag(name: string): void {
-    if (name !== 'daemonize') throw this.#fail(`unknown option '${this.#prefix}${name}'`)
-    this.settings.daemonize = true
+    if (name === 'daemonize') this.settings.daemonize = true
+    else if (name === 'exit-with-monitor') this.settings.exitWithMonitor = true
+    else throw this.#fail(`unknown option '${this.#prefix}${name}'`)
   }
 
   value(name: string, value: string): void {
@@ -187,6 +191,7 @@ Mirrors VM disks, steered over a socket that speaks QMP and JSON-RPC 2.0.
   --aio KIND                               ${AIO.join(', ')} (default ${DEFAULTS.aio})
   --pidfile FILE                           write the process number there when ready
   --daemonize                              return when ready, go on in the background
+  --exit-with-monitor                      end when the last connection given by --chardev has closed
   --help, --version
 
 As qemu-storage-daemon spells it, in the order of definition:
