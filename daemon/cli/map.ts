@@ -11,7 +11,7 @@ import { type End, lookAtImage, nodeDefinition } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { failed } from './status.js'
 import { table } from './table.js'
-import { asObject, flagOf, numberOf, objectsOf } from './values.js'
+import { flagOf, numberOf, objectsOf } from './values.js'
 
 export interface MapOptions {
   readonly socket?: string
@@ -59,7 +59,7 @@ async function extentsOf(daemon: Daemon, image: End): Promise<MapExtent[]> {
     for (let offset = 0; offset < size; ) {
       const ask = { node: nodeName, offset, length: size - offset, limit: portion }
       const reply = await client.execute('x-node-map', ask)
-      const more = objectsOf(asObject(reply)?.extents ?? reply).map(extentFrom)
+      const more = objectsOf(reply).map(extentFrom)
       append(extents, more)
       const end = more.at(-1)
       if (end === undefined) throw failed(`'${image.name}': the daemon tells no extents from ${offset} on`)
