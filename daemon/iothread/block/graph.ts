@@ -120,7 +120,7 @@ export class Graph {
   /** @throws CommandError when another user of the node does not share resizing */
   async resize(name: string, size: number): Promise<void> {
     const { node } = this.#records.get(name)
-    if (!node.driver.can.resize) {
+    if (this.#records.leaf(node).driver.resize === undefined) {
       throw new CommandError('Image format driver does not support resize')
     }
     const release = await this.#claims.claim('an unnamed block device', node, {
