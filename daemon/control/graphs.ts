@@ -4,11 +4,11 @@
 // first and closed in the old one after, so a failure leaves it where it was. Each method waits only for the storage
 // of the nodes it was given.
 
+import type { Logger } from 'pino'
 import { CommandError } from '../errors.js'
 import type { NodeReport, Report, ThrottleLimits } from '../iothread/messages.js'
 import type { Definition, Directory, Node, Owner } from './directory.js'
 import { type GraphView, planJoin } from './placement.js'
-import type { Log } from './seams.js'
 import type { DiskWorker, DiskWorkers } from './workers.js'
 
 /** Limits of a throttle group, undefined when there is none of that name. */
@@ -18,9 +18,9 @@ export class Graphs {
   readonly directory: Directory
   readonly #workers: DiskWorkers
   readonly #limits: GroupLimits
-  readonly #log: Log
+  readonly #log: Logger
 
-  constructor(directory: Directory, workers: DiskWorkers, limits: GroupLimits, log: Log) {
+  constructor(directory: Directory, workers: DiskWorkers, limits: GroupLimits, log: Logger) {
     this.directory = directory
     this.#workers = workers
     this.#limits = limits

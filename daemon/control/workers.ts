@@ -4,8 +4,9 @@
 // Invariant: a worker lives while somebody holds it (each node, each job, each command under way); the last release
 // ends it.
 
+import type { Logger } from 'pino'
+import type { StartWorker, WorkerHandle } from '../iothread/handle.js'
 import type { NodeReport, Report, RequestName, Requests, ThrottleLimits } from '../iothread/messages.js'
-import type { Log, StartWorker, WorkerHandle } from './seams.js'
 
 /** Time an unused worker gets to end by itself, milliseconds. It has nothing open then. */
 const FAREWELL = 1000
@@ -63,12 +64,12 @@ export interface WorkerEvents {
 
 export class DiskWorkers {
   readonly #start: StartWorker
-  readonly #log: Log
+  readonly #log: Logger
   readonly #events: WorkerEvents
   readonly #alive = new Set<DiskWorker>()
   #count = 0
 
-  constructor(start: StartWorker, log: Log, events: WorkerEvents) {
+  constructor(start: StartWorker, log: Logger, events: WorkerEvents) {
     this.#start = start
     this.#log = log
     this.#events = events

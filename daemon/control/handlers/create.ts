@@ -2,9 +2,9 @@
 // blockdev-create: a job of type create in a worker of its own, so that a slow file system holds up nothing else.
 
 import { CommandError } from '../../errors.js'
+import type { Handlers } from '../commands.js'
 import type { Graphs } from '../graphs.js'
 import type { Jobs } from '../jobs/jobs.js'
-import type { Handlers } from '../seams.js'
 
 export function createHandlersFor(graphs: Graphs, jobs: Jobs) {
   return {

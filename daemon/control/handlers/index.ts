@@ -2,12 +2,14 @@
 // All commands about nodes, jobs and objects, joined with what they share. Made once by the composition root, which
 // adds the commands about sessions. Also ends everything in an orderly way.
 
+import type { Logger } from 'pino'
 import { CommandError } from '../../errors.js'
+import type { StartWorker } from '../../iothread/handle.js'
+import type { EventSink, Handlers } from '../commands.js'
 import { Directory } from '../directory.js'
 import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { Objects } from '../objects.js'
-import type { EventSink, Handlers, Log, StartWorker } from '../seams.js'
 import { DiskWorkers } from '../workers.js'
 import { createHandlersFor } from './create.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
@@ -20,7 +22,7 @@ import { reopenHandlers } from './reopen.js'
 export interface HandlerDeps {
   readonly startWorker: StartWorker
   readonly events: EventSink
-  readonly log: Log
+  readonly log: Logger
 }
 
 export interface CommandSet {

@@ -2,9 +2,9 @@
 // The verbs of both job families and the job queries. All but pause, finalize and the cancel of a pending job answer
 // at once; what follows is told by events.
 
+import type { Handlers } from '../commands.js'
 import type { Jobs } from '../jobs/jobs.js'
 import { blockJobInfo, jobInfo } from '../jobs/show.js'
-import type { Handlers } from '../seams.js'
 
 export function jobHandlers(jobs: Jobs) {
   return {

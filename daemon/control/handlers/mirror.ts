@@ -3,14 +3,15 @@
 // fails, the earlier steps are undone. Names, job id and nodes are claimed before the first wait, so two commands
 // cannot start on the same things.
 
+import type { Logger } from 'pino'
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { MirrorSpec } from '../../iothread/messages.js'
+import type { Handlers } from '../commands.js'
 import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 import type { JobPlan } from '../jobs/job.js'
 import type { Jobs, Reservation } from '../jobs/jobs.js'
-import type { Handlers, Log } from '../seams.js'
 import type { DiskWorker } from '../workers.js'
 import {
   checkApart,
@@ -23,7 +24,7 @@ import {
 } from './mirror-checks.js'
 import { busyText, userAbove } from './nodes.js'
 
-export function mirrorHandlers(graphs: Graphs, jobs: Jobs, log: Log) {
+export function mirrorHandlers(graphs: Graphs, jobs: Jobs, log: Logger) {
   const starter = new MirrorStarter(graphs, jobs, log)
   return {
     'blockdev-mirror': (args) => starter.toNode(args),
@@ -42,9 +43,9 @@ interface Claim {
 class MirrorStarter {
   readonly #graphs: Graphs
   readonly #jobs: Jobs
-  readonly #log: Log
+  readonly #log: Logger
 
-  constructor(graphs: Graphs, jobs: Jobs, log: Log) {
+  constructor(graphs: Graphs, jobs: Jobs, log: Logger) {
     this.#graphs = graphs
     this.#jobs = jobs
     this.#log = log

@@ -2,9 +2,9 @@
 // blockdev-add, blockdev-del, block_resize: checks in QEMU's order with its texts, then one call into Graphs.
 
 import { CommandError } from '../../errors.js'
+import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
-import type { Handlers } from '../seams.js'
 
 export function nodeHandlers(graphs: Graphs) {
   const { directory } = graphs

@@ -4,9 +4,11 @@
 // Invariant: the state only moves along life.ts, every move emits one JOB_STATUS_CHANGE, and a job has one end.
 
 import { strict as assert } from 'node:assert'
+import type { Logger } from 'pino'
 import { CommandError } from '../../errors.js'
+import type { WorkerHandle } from '../../iothread/handle.js'
 import type { CopyMode, JobProgress, JobReceipt, Report } from '../../iothread/messages.js'
-import type { EventSink, Log, WorkerHandle } from '../seams.js'
+import type { EventSink } from '../commands.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
 
 export interface JobPlan {
@@ -22,7 +24,7 @@ export interface JobPlan {
 export interface JobSurroundings {
   readonly worker: WorkerHandle
   readonly events: EventSink
-  readonly log: Log
+  readonly log: Logger
   /** The job is over: what it held is free. Called once, before the event says so. */
   readonly concluded: () => void
   /** The job is forgotten. */

@@ -2,9 +2,11 @@
 // All jobs of the daemon by id. Used by the command handlers; routes workers' reports and deaths to the jobs.
 // Invariant: an id is taken from the moment its start is asked for until the job is dismissed or the start failed.
 
+import type { Logger } from 'pino'
 import { CommandError } from '../../errors.js'
+import type { WorkerHandle } from '../../iothread/handle.js'
 import type { JobSpec, Report } from '../../iothread/messages.js'
-import type { EventSink, Log, WorkerHandle } from '../seams.js'
+import type { EventSink } from '../commands.js'
 import { Job, type JobPlan, type JobReport } from './job.js'
 
 /** An id that is taken for a job about to start. */
@@ -20,7 +22,7 @@ export class Reservation {
 
 export class Jobs {
   readonly #events: EventSink
-  readonly #log: Log
+  readonly #log: Logger
   /** In the order they started. */
   readonly #jobs = new Map<string, Job>()
   /** Nobody sees these. */
@@ -29,7 +31,7 @@ export class Jobs {
   /** Jobs are cancelled as soon as they run. */
   #ending = false
 
-  constructor(events: EventSink, log: Log) {
+  constructor(events: EventSink, log: Logger) {
     this.#events = events
     this.#log = log
   }

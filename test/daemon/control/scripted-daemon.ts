@@ -2,13 +2,13 @@
 // The command handlers over scripted workers that open and close nodes as they are told: for orderings between
 // commands, workers and events. What a worker really does is tested with real ones elsewhere.
 
+import { pino } from 'pino'
 import { type CommandSet, createHandlers } from '../../../daemon/control/handlers/index.js'
-import type { Log } from '../../../daemon/control/seams.js'
 import type { NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from './scripted-worker.js'
 
-export const silent: Log = { error() {}, warn() {}, info() {}, debug() {}, trace() {} }
+export const silent = pino({ level: 'silent' })
 
 const noStats = {
   ...{ reads: 0, readBytes: 0, writes: 0, writeBytes: 0, zeroes: 0, zeroBytes: 0, discards: 0 },

@@ -2,7 +2,7 @@
 // A worker that says what the test tells it to, in the order the test wants: for orderings only. What workers really
 // do is tested with real ones elsewhere.
 
-import type { WorkerHandle } from '../../../daemon/control/seams.js'
+import type { WorkerHandle } from '../../../daemon/iothread/handle.js'
 import type {
   JobProgress,
   NodeSpec,

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // One job: order of its events and of replies among them, for every end and every verb, as recorded from QEMU.
 
+import { pino } from 'pino'
 import t from 'tap'
+import type { EventSink } from '../../../../daemon/control/commands.js'
 import { blockJobHandlers, jobHandlers } from '../../../../daemon/control/handlers/jobs.js'
 import { isJobReport, Jobs } from '../../../../daemon/control/jobs/jobs.js'
-import type { EventSink, Log } from '../../../../daemon/control/seams.js'
 import type { JobOutcome, MirrorSpec } from '../../../../daemon/iothread/messages.js'
 import type { EventData } from '../../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from '../scripted-worker.js'
 
-const silent: Log = { error() {}, warn() {}, info() {}, debug() {}, trace() {} }
+const silent = pino({ level: 'silent' })
 const spec = { kind: 'mirror' } as MirrorSpec
 
 interface Options {

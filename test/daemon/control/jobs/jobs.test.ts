@@ -3,17 +3,18 @@
 // most one end, and nothing is told after it.
 
 import fc from 'fast-check'
+import { pino } from 'pino'
 import t from 'tap'
+import type { EventSink } from '../../../../daemon/control/commands.js'
 import { blockJobHandlers, jobHandlers } from '../../../../daemon/control/handlers/jobs.js'
 import { isJobReport, Jobs } from '../../../../daemon/control/jobs/jobs.js'
 import { type JobState, mayFollow } from '../../../../daemon/control/jobs/life.js'
-import type { EventSink, Log } from '../../../../daemon/control/seams.js'
 import { CommandError } from '../../../../daemon/errors.js'
 import type { MirrorSpec, Report } from '../../../../daemon/iothread/messages.js'
 import type { EventData } from '../../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from '../scripted-worker.js'
 
-const silent: Log = { error() {}, warn() {}, info() {}, debug() {}, trace() {} }
+const silent = pino({ level: 'silent' })
 const at = progress(1, 64)
 const reports: readonly Report[] = [
   { kind: 'job-progress', id: 'j', progress: at },
