@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import { LogWriter } from '../native/log-writer.js'
 import { exitNow, sdNotify } from '../native/process.js'
-import { Daemon, type DiskCommands } from './daemon.js'
+import { Daemon } from './daemon.js'
 import { isDetached, reportReady, startDetached } from './daemonize.js'
 import { createLog } from './log.js'
 import { type Given, HELP, merge, type Options, parseArguments, parseConfig } from './options.js'
@@ -45,11 +45,15 @@ function readConfig(file: string | undefined): Given | undefined {
 async function run(options: Options, line: Given): Promise<void> {
   const writer = new LogWriter(2)
   const log = createLog(writer, options.settings.logLevel)
-  const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, () => noDisks)
+  const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile })
   installSignals({
     stop: (signal) => daemon.stop(signal),
     stopNow: () => daemon.stopNow(),
     reload: () => void reload(options.settings.config, line, log),
+  })
+  process.on('uncaughtException', (error) => {
+    log.error({ err: error }, 'ended by a bug')
+    daemon.stopNow(Status.failed)
   })
   try {
     await daemon.start()
@@ -71,13 +75,6 @@ async function reload(file: string | undefined, line: Given, log: Logger): Promi
   } catch (error) {
     log.error({ err: error }, 'configuration not read again')
   }
-}
-
-const noDisks: DiskCommands = {
-  handlers: {},
-  shutdown: async () => undefined,
-  defineNode: () => Promise.reject(new StartError('no disk drivers in this build')),
-  defineObject: () => Promise.reject(new StartError('no objects in this build')),
 }
 
 function versionText(): string {

@@ -11,6 +11,9 @@ import { StartError } from './start-error.js'
 /** Clients that may wait to be accepted; the kernel's own limit is 4096 where it was not changed. */
 const BACKLOG = 4096
 
+/** Bytes of a Unix socket's path at most, with its end; libuv would cut a longer one silently. */
+const PATH_ROOM = 108
+
 export interface Bound {
   readonly server: Server
   /** Takes the socket's file away if it is still the one made here, and stops listening. */
@@ -29,6 +32,7 @@ export interface UnixSocketOptions {
 export async function listenUnix(options: UnixSocketOptions): Promise<Bound> {
   const { path } = options
   const gid = options.group === undefined ? undefined : groupId(options.group)
+  checkLength(path)
   // libuv reports a missing folder as EACCES.
   if (!existsSync(dirname(path)))
     throw new StartError(`Failed to bind socket to ${path}: ${errnoText(ENOENT)}`)
@@ -72,8 +76,9 @@ export async function listenFd(fd: number): Promise<Bound> {
 }
 
 /** Connects to somebody who listens. Reads nothing until the stream is resumed. */
-export function connectTo(where: { path: string } | { host: string; port: number }): Promise<Socket> {
+export async function connectTo(where: { path: string } | { host: string; port: number }): Promise<Socket> {
   const name = 'path' in where ? where.path : `${where.host}:${where.port}`
+  if ('path' in where) checkLength(name)
   return new Promise((resolve, reject) => {
     const socket = connect({ ...where, allowHalfOpen: true })
     const refuse = (error: Error) => reject(failure(`Failed to connect to '${name}'`, error))
@@ -134,6 +139,10 @@ function listen(where: ListenOptions | { fd: number }, what: string): Promise<Se
       resolve(server)
     })
   })
+}
+
+function checkLength(path: string): void {
+  if (Buffer.byteLength(path) >= PATH_ROOM) throw new StartError(`UNIX socket path '${path}' is too long`)
 }
 
 function checkSocket(fd: number): void {

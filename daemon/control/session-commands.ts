@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Commands about the daemon and its connections: query-version, query-commands, query-chardev, quit.
+// Commands about the daemon and its connections: query-version, query-commands, query-qmp-schema, query-chardev, quit.
 // All but quit answer at once. qmp_capabilities belongs to the dialect.
 
 import type { Version } from '../../protocol/qmp.js'
+import { querySchema } from '../../protocol/schema/introspect.js'
 import type { Handlers } from './commands.js'
 import type { Dispatcher } from './dispatch.js'
 
@@ -25,6 +26,7 @@ export function sessionCommands(deps: SessionCommandDeps): Handlers {
   return {
     'query-version': () => deps.version,
     'query-commands': () => ['qmp_capabilities', ...deps.dispatcher.names()].map((name) => ({ name })),
+    'query-qmp-schema': () => querySchema(),
     'query-chardev': () => deps.chardevs(),
     quit: () => deps.quit(),
   }

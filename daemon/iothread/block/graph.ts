@@ -33,7 +33,11 @@ export interface GraphEnv {
 
 const everything = ['consistent read', 'write', 'write unchanged', 'resize'] as const
 /** The engine's verbs that have another name above. */
-const verbs: Readonly<Record<string, string>> = { extents: 'status', truncate: 'resize' }
+const verbs: Readonly<Record<string, string>> = {
+  extents: 'status',
+  truncate: 'resize',
+  lockedByOthers: 'lock',
+}
 
 export class Graph {
   readonly #env: GraphEnv
