@@ -102,7 +102,7 @@ t.test('--json is one JSON value per line, the receipt last, and its bytes add u
     .map((line) => JSON.parse(line))
   const told = lines.slice(0, -1).map((line) => line.data.status ?? line.event)
   t.same(told.slice(0, 2), ['created', 'running'])
-  t.same(told.slice(-4), ['waiting', 'pending', 'BLOCK_JOB_COMPLETED', 'concluded'])
+  t.same(told.slice(-5), ['waiting', 'pending', 'BLOCK_JOB_COMPLETED', 'concluded', 'null'])
   const { result, receipt } = lines.at(-1)
   t.equal(result, 'completed')
   t.equal(receipt.flush, 'ok')
