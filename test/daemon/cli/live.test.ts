@@ -167,7 +167,10 @@ t.test('the daemon inside ends when the command is killed', async (t) => {
     Array.from({ length: 128 }, (_, n) => n * 65536),
   )
   let daemons: number[] = []
+  // The private folder stays behind when nobody is left to remove it.
+  const env = { XDG_RUNTIME_DIR: shortFolder(t) }
   await run(['mirror', source, target, '--speed', '64k', '--json'], {
+    env,
     onStart: (child) => {
       child.stdout?.on('data', (text: string) => {
         if (!text.includes('"running"') || child.pid === undefined) return
