@@ -4,9 +4,9 @@
 
 import type { Logger } from 'pino'
 import { parseChardev, parseMonitor, parseSocket } from './chardev-options.js'
+import type { Handlers } from './control/commands.js'
 import { ControlPlane } from './control/control.js'
 import { sessionCommands } from './control/session-commands.js'
-import { createDisks, type Disks } from './disks.js'
 import { Endpoints } from './endpoints.js'
 import type { LogWriter } from './log.js'
 import type { Options, Step } from './options.js'
@@ -33,23 +33,32 @@ export interface DaemonDeps {
   exitNow(status: number): never
 }
 
+/** Commands that work on disks, and their end. */
+export interface DiskCommands {
+  readonly handlers: Handlers
+  shutdown(deadlineMs: number): Promise<void>
+  /** `--blockdev` and `--object` of the command line. */
+  defineNode(text: string): Promise<void>
+  defineObject(text: string): Promise<void>
+}
+
 export class Daemon {
   readonly control: ControlPlane
   readonly #options: Options
   readonly #deps: DaemonDeps
-  readonly #disks: Disks
+  readonly #disks: DiskCommands
   readonly #endpoints: Endpoints
   #pidFile: PidFile | undefined
   #ending: Promise<void> | undefined
 
-  constructor(options: Options, deps: DaemonDeps) {
+  constructor(options: Options, deps: DaemonDeps, makeDisks: (control: ControlPlane) => DiskCommands) {
     this.#options = options
     this.#deps = deps
     this.control = new ControlPlane({ version: PROTOCOL_VERSION, log: deps.log })
     this.#endpoints = new Endpoints(this.control, deps.log, () => {
       if (options.settings.exitWithMonitor) this.stop('monitor closed')
     })
-    this.#disks = createDisks(options.settings, this.control.events, deps.log)
+    this.#disks = makeDisks(this.control)
     this.control.addHandlers(this.#disks.handlers)
     this.control.addHandlers(
       sessionCommands({
@@ -146,9 +155,9 @@ export class Daemon {
           return () => endpoints.addMonitor(spec)
         }
         case 'blockdev':
-          return () => this.#disks.define('blockdev-add', step.value)
+          return () => this.#disks.defineNode(step.value)
         case 'object':
-          return () => this.#disks.define('object-add', step.value)
+          return () => this.#disks.defineObject(step.value)
         default:
           return step.kind satisfies never
       }

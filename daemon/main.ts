@@ -10,6 +10,7 @@ import { LogWriter } from '../native/log-writer.js'
 import { exitNow, sdNotify } from '../native/process.js'
 import { Daemon } from './daemon.js'
 import { isDetached, reportReady, startDetached } from './daemonize.js'
+import { makeDisks } from './disks.js'
 import { createLog } from './log.js'
 import { type Given, HELP, merge, type Options, parseArguments, parseConfig } from './options.js'
 import { writePidFile } from './pidfile.js'
@@ -45,7 +46,9 @@ function readConfig(file: string | undefined): Given | undefined {
 async function run(options: Options, line: Given): Promise<void> {
   const writer = new LogWriter(2)
   const log = createLog(writer, options.settings.logLevel)
-  const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile })
+  const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, (control) =>
+    makeDisks(control.events, options.settings, log),
+  )
   installSignals({
     stop: (signal) => daemon.stop(signal),
     stopNow: () => daemon.stopNow(),

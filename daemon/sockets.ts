@@ -2,9 +2,18 @@
 // Makes the sockets the daemon is steered over. Used at start-up and at the end only: this is where file-system calls for
 // sockets happen. Rules: a path is taken over only from a socket nobody listens on, and removed only while it is ours.
 
-import { chmodSync, chownSync, existsSync, fstatSync, lstatSync, readFileSync, unlinkSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  fstatSync,
+  linkSync,
+  lstatSync,
+  readFileSync,
+  unlinkSync,
+} from 'node:fs'
 import { connect, createServer, type ListenOptions, type Server, Socket } from 'node:net'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { ENOENT, errnoText } from './common/errno.js'
 import { StartError } from './start-error.js'
 
@@ -13,6 +22,8 @@ const BACKLOG = 4096
 
 /** Bytes of a Unix socket's path at most, with its end; libuv would cut a longer one silently. */
 const PATH_ROOM = 108
+/** For chown: leaves the owner as it is. */
+const SAME_USER = 2 ** 32 - 1
 
 export interface Bound {
   readonly server: Server
@@ -28,7 +39,10 @@ export interface UnixSocketOptions {
   readonly group: string | undefined
 }
 
-/** Listens on a Unix socket at `path`. The file never has more permissions than asked for, not even for a moment. */
+/**
+ * Listens on a Unix socket at `path`. It appears there when it can be connected to, with the permissions asked for: it is
+ * bound under another name of the folder first.
+ */
 export async function listenUnix(options: UnixSocketOptions): Promise<Bound> {
   const { path } = options
   const gid = options.group === undefined ? undefined : groupId(options.group)
@@ -37,29 +51,39 @@ export async function listenUnix(options: UnixSocketOptions): Promise<Bound> {
   if (!existsSync(dirname(path)))
     throw new StartError(`Failed to bind socket to ${path}: ${errnoText(ENOENT)}`)
   await claim(path)
-  const mask = process.umask(0o177)
-  let listening: Promise<Server>
+  const draft = join(dirname(path), `.${process.pid.toString(36)}${(drafts++).toString(36)}`)
+  checkLength(draft)
+  const server = await listenPrivately(draft, path)
   try {
-    listening = listen({ path }, `Failed to bind socket to ${path}`)
-  } finally {
-    process.umask(mask)
+    if (gid !== undefined) chownSync(draft, SAME_USER, gid)
+    chmodSync(draft, options.mode)
+    linkSync(draft, path)
+  } catch (error) {
+    server.close()
+    throw failure(`Failed to bind socket to ${path}`, error)
   }
-  const server = await listening
+  unlinkSync(draft)
   const made = lstatSync(path)
   const remove = () => {
     const there = lstatSync(path, { throwIfNoEntry: false })
-    // Closing a server makes libuv remove whatever is at its path, so one whose path was taken stays open.
-    if (there === undefined || (there.ino === made.ino && there.dev === made.dev)) server.close()
-    else server.unref()
-  }
-  try {
-    if (gid !== undefined) chownSync(path, -1 >>> 0, gid)
-    chmodSync(path, options.mode)
-  } catch (error) {
-    remove()
-    throw failure(`Failed to set the permissions of ${path}`, error)
+    if (there?.ino === made.ino && there.dev === made.dev) unlinkSync(path)
+    server.close()
   }
   return { server, remove }
+}
+
+/** Number of sockets bound under a passing name so far. */
+let drafts = 0
+
+/** Binds `draft` so that only its owner may connect. */
+function listenPrivately(draft: string, path: string): Promise<Server> {
+  const mask = process.umask(0o177)
+  try {
+    // Not awaited here: Node binds before this returns, so the mask holds for this file only.
+    return listen({ path: draft }, `Failed to bind socket to ${path}`)
+  } finally {
+    process.umask(mask)
+  }
 }
 
 /** Listens on TCP. Names are looked up here, once. */

@@ -21,7 +21,8 @@ const layers: readonly Layer[] = [
   { name: 'protocol', files: /^protocol\//, may: [] },
   { name: 'common', files: /^daemon\/(common\/|errors\.ts$)/, may: [] },
   { name: 'native', files: /^native\//, may: [] },
-  { name: 'messages', files: /^daemon\/(iothread|memory)\/messages\.ts$/, may: leaves },
+  // Types only: what crosses threads, and what a job body is given.
+  { name: 'messages', files: /^daemon\/(iothread|memory)\/(messages|jobs\/body)\.ts$/, may: leaves },
   { name: 'handle', files: /^daemon\/(iothread|memory)\/handle\.ts$/, may: [...leaves, 'messages'] },
   { name: 'block', files: /^daemon\/iothread\/block\//, may: [...leaves, 'messages'] },
   { name: 'copy', files: /^daemon\/iothread\/copy\//, may: [...leaves, 'messages', 'block'] },

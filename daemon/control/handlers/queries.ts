@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // query-named-block-nodes, query-blockstats, query-block: answered at once from what the workers last reported.
+// x-node-map asks the node's storage, and waits for it.
 
 import type { Returns } from '../../../protocol/schema/index.js'
+import { CommandError } from '../../errors.js'
 import type { NodeReport, OldestRequest } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
@@ -9,6 +11,10 @@ import type { Jobs } from '../jobs/jobs.js'
 
 type NodeInfo = Returns<'query-named-block-nodes'>[number]
 type NodeCounters = Returns<'query-blockstats'>[number]
+/** Extents in one answer: by default, and however many are asked for. */
+const MAP_DEFAULT = 4096
+const MAP_MOST = 65536
+
 type OldestOf = (node: string) => OldestRequest | undefined
 
 export function queryHandlers(directory: Directory, jobs: Jobs) {
@@ -29,9 +35,29 @@ export function queryHandlers(directory: Directory, jobs: Jobs) {
       shown()
         .reverse()
         .map(({ report }) => nodeInfo(report)),
+    'x-node-map': async ({ node: name, offset, length, limit }) => {
+      const node = directory.find(name)
+      if (node?.worker === undefined) throw new CommandError(`Cannot find device='' nor node-name='${name}'`)
+      const size = directory.report(node)?.size ?? 0
+      const from = offset ?? 0
+      const extents = await node.worker.request('node-map', {
+        node: name,
+        offset: inside(from, size, 'offset'),
+        length: inside(length ?? size - from, size - from, 'length'),
+        limit: Math.min(limit ?? MAP_DEFAULT, MAP_MOST),
+      })
+      return [...extents]
+    },
     'query-blockstats': ({ 'query-nodes': nodes }) =>
       nodes === true ? shown().map(({ node, report }) => counters(directory, node, report, oldest)) : [],
   } satisfies Handlers
+}
+
+/** @throws CommandError unless 0 <= value <= most */
+function inside(value: number, most: number, name: string): number {
+  if (value < 0 || value > most)
+    throw new CommandError(`Parameter '${name}' expects a value in range [0, ${most}]`)
+  return value
 }
 
 function nodeInfo(report: NodeReport): NodeInfo {
