@@ -306,7 +306,7 @@ t.test(
     t.same(ours.map(named), theirs.map(named))
     t.match(
       (await run(['map', source])).stdout,
-      /^START +LENGTH +KIND +DEPTH +OFFSET\n +0 +65536 +data +0 +0\n/,
+      /^ *START +LENGTH +KIND +DEPTH +OFFSET\n +0 +65536 +data +0 +0\n/,
     )
   },
 )
