@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What goes back to JavaScript: finished requests in batches, and the engine's own state.
 #include <algorithm>
+#include <iterator>
 
 #include "engine-object.h"
 
@@ -75,10 +76,13 @@ void EngineObject::deliverSome(const std::vector<std::unique_ptr<Request>>& done
     extras.Set(extraCount++, request.id);
     extras.Set(extraCount++, extraOf(env, request));
   }
-  onFinished_.MakeCallback(env.Global(), {pairs, Napi::Number::New(env, static_cast<double>(count)), extras},
-                           *context_);
-  // Nothing can be thrown into the loop; where JavaScript may not run any more, nobody is there to be told.
-  if (env.IsExceptionPending()) napi_fatal_exception(env, env.GetAndClearPendingException().Value());
+  const napi_value arguments[] = {pairs, Napi::Number::New(env, static_cast<double>(count)), extras};
+  napi_make_callback(env, *context_, env.Global(), onFinished_.Value(), std::size(arguments), arguments, nullptr);
+  // Nothing can be thrown into the loop. In a worker that is being ended the exception is its end: nobody to tell.
+  bool thrown = false;
+  napi_value exception = nullptr;
+  if (napi_is_exception_pending(env, &thrown) != napi_ok || !thrown) return;
+  if (napi_get_and_clear_last_exception(env, &exception) == napi_ok) napi_fatal_exception(env, exception);
 }
 
 Napi::Value EngineObject::oldest(const Napi::CallbackInfo& info) {

@@ -17,8 +17,10 @@ import {
   optional,
   required,
   type StructType,
+  size,
   str,
   struct,
+  uint32,
   union,
 } from './types.js'
 
@@ -109,6 +111,13 @@ export const blockDeviceInfo = struct('BlockDeviceInfo', {
   cache: required(cacheInfo, 'Caching.'),
   write_threshold: required(int, 'Always 0.'),
   'dirty-bitmaps': optional(arrayOf(dirtyBitmap), 'Bitmaps of the node.'),
+})
+
+const mapExtent = struct('x-MapExtent', {
+  offset: required(int, 'Where it begins, bytes.'),
+  length: required(int, 'Bytes.'),
+  zero: required(bool, 'Proved to read as zeroes.'),
+  allocated: required(bool, 'Stored in this layer.'),
 })
 
 const blockInfo = struct('BlockInfo', {
@@ -214,6 +223,16 @@ export const nodeCommands = {
       flat: optional(bool, 'Without images nested in each other.', { default: false }),
     }),
     returns: arrayOf(blockDeviceInfo),
+  }),
+  'x-node-map': command({
+    doc: 'Extents of a node in ascending order, neighbours that are alike merged.',
+    arguments: struct('x-node-map-arg', {
+      node: required(str, 'Name of the node.'),
+      offset: optional(size, 'Where to begin, bytes.', { default: 0 }),
+      length: optional(size, 'How far to look, bytes; default to the end.'),
+      limit: optional(uint32, 'Extents at most.', { default: 4096 }),
+    }),
+    returns: arrayOf(mapExtent),
   }),
   'query-block': command({ doc: 'Drives: there are none.', returns: arrayOf(blockInfo) }),
   'query-blockstats': command({

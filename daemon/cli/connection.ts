@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a command finds its daemon: on a socket that is named, on the default one, or inside (embedded.ts).
+// Whatever cannot be reached ends the command with exit status 3.
+
+import { createConnection } from 'node:net'
+import { Client } from './client.js'
+import { type EmbeddedOptions, embeddedDaemon } from './embedded.js'
+import { noConnection } from './status.js'
+
+export const defaultSocket = '/run/blockferry.sock'
+
+/** A daemon to talk to, for the length of one command. */
+export interface Daemon {
+  readonly client: Client
+  /** Path of a socket on which others can reach the same daemon. */
+  readonly socket: string
+  /** Started by this command and gone with it. */
+  readonly embedded: boolean
+  /** What the daemon said last on stderr, when it is embedded. */
+  lastWords(): string | undefined
+  /** Says good-bye; an embedded daemon is ended and waited for. */
+  close(): Promise<void>
+  /** Ends an embedded daemon without waiting for its storage. */
+  kill(): void
+}
+
+/** What `--socket` says, else $BLOCKFERRY_SOCKET, else the default. */
+export function socketPath(option: string | undefined): string {
+  return option ?? process.env.BLOCKFERRY_SOCKET ?? defaultSocket
+}
+
+/** @throws CliError with status 3 */
+export async function connectTo(path: string): Promise<Daemon> {
+  const stream = createConnection({ path })
+  await new Promise<void>((resolve, reject) => {
+    stream.once('connect', resolve)
+    stream.once('error', (cause) => reject(noConnection(connectText(path, cause), { cause })))
+  })
+  stream.removeAllListeners('error')
+  const client = await Client.open(stream).catch((cause: Error) => {
+    throw noConnection(`cannot talk to the daemon at '${path}': ${cause.message}`, { cause })
+  })
+  return {
+    client,
+    socket: path,
+    embedded: false,
+    lastWords: () => undefined,
+    close: async () => client.close(),
+    kill: () => client.close(),
+  }
+}
+
+/** `--socket embedded`, or no `--socket` at all, runs a daemon inside. */
+export function connectOrEmbed(options: EmbeddedOptions & { readonly socket?: string }): Promise<Daemon> {
+  const { socket } = options
+  return socket === undefined || socket === 'embedded' ? embeddedDaemon(options) : connectTo(socket)
+}
+
+function connectText(path: string, cause: NodeJS.ErrnoException): string {
+  const reasons: Record<string, string> = {
+    ENOENT: 'no such socket; is blockferryd running?',
+    ECONNREFUSED: 'nobody listens on it; is blockferryd running?',
+    EACCES: 'permission denied',
+    ENOTSOCK: 'it is not a socket',
+  }
+  return `cannot connect to '${path}': ${reasons[cause.code ?? ''] ?? cause.message}`
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `blockferry mirror` was asked: options turned into values, and what the two paths are. Decides which driver
+// and which command the job needs; talks to no daemon.
+
+import type { Stats } from 'node:fs'
+import { stat } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { EIO, ENOENT, errnoNumber, errnoText } from '../common/errno.js'
+import type { CommandArguments } from './client.js'
+import { failed } from './status.js'
+
+export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop'
+
+/** Options of the command line, parsed. Sizes in bytes. */
+export interface MirrorOptions {
+  readonly speed?: number
+  /** true: O_DIRECT or fail; false: cached; undefined: O_DIRECT where it works. */
+  readonly direct?: boolean
+  readonly socket?: string
+  readonly jobId?: string
+  readonly granularity?: number
+  readonly bufSize?: number
+  readonly unmap: boolean
+  readonly targetIsZero: boolean
+  readonly existing: boolean
+  readonly aio?: 'auto' | 'threads' | 'io_uring'
+  readonly onSourceError: ErrorPolicy
+  readonly onTargetError: ErrorPolicy
+  readonly json: boolean
+  readonly progress: boolean
+  readonly logLevel?: string
+}
+
+/** One end of the copy. */
+export interface End {
+  /** As the user wrote it, for messages. */
+  readonly name: string
+  /** Absolute: the daemon's working directory is another. */
+  readonly path: string
+  readonly kind: 'file' | 'block' | 'missing'
+}
+
+export interface Ends {
+  readonly source: End
+  readonly target: End
+}
+
+/**
+ * Looks at both paths.
+ * @throws CliError when they cannot be mirrored: missing, not an image, or one and the same
+ */
+export async function lookAt(sourceName: string, targetName: string, existing: boolean): Promise<Ends> {
+  const [sourceStats, targetStats] = await Promise.all([statOf(sourceName), statOf(targetName)])
+  const source = endOf(sourceName, sourceStats)
+  const target = endOf(targetName, targetStats)
+  if (sourceStats === 'missing') throw missing(sourceName)
+  if (targetStats === 'missing' && existing) throw missing(targetName)
+  if (sameStorage(sourceStats, targetStats)) {
+    const what = source.kind === 'block' ? 'device' : 'file'
+    throw failed(`cannot mirror '${sourceName}' onto itself: '${targetName}' is the same ${what}`)
+  }
+  return { source, target }
+}
+
+/** One image that is to be read. @throws CliError when it is missing or no image */
+export async function lookAtImage(name: string): Promise<End> {
+  const stats = await statOf(name)
+  if (stats === 'missing') throw missing(name)
+  return endOf(name, stats)
+}
+
+/** Definition of a raw node above the file or device of one end. */
+export function nodeDefinition(
+  end: End,
+  nodeName: string,
+  how: {
+    readonly readOnly: boolean
+    readonly direct: boolean
+    readonly unmap?: boolean
+    readonly size?: number
+  },
+): CommandArguments {
+  const common = { 'read-only': how.readOnly, cache: { direct: how.direct } }
+  return {
+    driver: 'raw',
+    'node-name': nodeName,
+    ...common,
+    size: how.size,
+    file: {
+      driver: end.kind === 'block' ? 'host_device' : 'file',
+      filename: end.path,
+      ...common,
+      discard: how.unmap ? 'unmap' : undefined,
+    },
+  }
+}
+
+/** The arguments that blockdev-mirror and drive-mirror share. */
+export function jobArguments(options: MirrorOptions, jobId: string, source: string): CommandArguments {
+  return {
+    'job-id': jobId,
+    device: source,
+    sync: 'full',
+    speed: options.speed,
+    granularity: options.granularity,
+    'buf-size': options.bufSize,
+    'on-source-error': options.onSourceError,
+    'on-target-error': options.onTargetError,
+    'target-is-zero': options.targetIsZero ? true : undefined,
+    // The receipt is asked for after the end, so the job must still be known then.
+    'auto-dismiss': false,
+    'x-auto-complete': true,
+  }
+}
+
+async function statOf(name: string): Promise<Stats | 'missing'> {
+  try {
+    return await stat(name)
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code ?? ''
+    if (code === 'ENOENT') return 'missing'
+    throw failed(`cannot open '${name}': ${errnoText(errnoNumber(code) ?? EIO)}`, { cause })
+  }
+}
+
+function missing(name: string) {
+  return failed(`cannot open '${name}': ${errnoText(ENOENT)}`)
+}
+
+function endOf(name: string, stats: Stats | 'missing'): End {
+  return { name, path: resolve(name), kind: kindOf(name, stats) }
+}
+
+function kindOf(name: string, stats: Stats | 'missing'): End['kind'] {
+  if (stats === 'missing') return 'missing'
+  if (stats.isFile()) return 'file'
+  if (stats.isBlockDevice()) return 'block'
+  const what = stats.isDirectory()
+    ? 'a directory'
+    : stats.isFIFO()
+      ? 'a pipe'
+      : 'neither a file nor a block device'
+  throw failed(`cannot open '${name}' as an image: it is ${what}`)
+}
+
+function sameStorage(source: Stats, target: Stats | 'missing'): boolean {
+  if (target === 'missing') return false
+  if (source.isBlockDevice() && target.isBlockDevice()) return source.rdev === target.rdev
+  return source.dev === target.dev && source.ino === target.ino
+}

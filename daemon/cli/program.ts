@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line of `blockferry`: names, options and their help. Values are checked here; the work is elsewhere.
+
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { parseSize } from '../common/units.js'
+import { defaultSocket } from './connection.js'
+import { jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
+import { map } from './map.js'
+import { mirror } from './mirror.js'
+import type { MirrorOptions } from './mirror-request.js'
+import { qmp } from './qmp.js'
+import { CliError, exitStatus } from './status.js'
+import { version } from './version.js'
+
+interface SteerOptions {
+  readonly socket?: string
+  readonly soft?: boolean
+}
+
+/**
+ * @param args  what follows the program's name
+ * @throws CliError for everything that does not end with status 0
+ */
+export async function runProgram(args: readonly string[]): Promise<void> {
+  try {
+    await createProgram().parseAsync(args, { from: 'user' })
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    // Help and version were asked for; anything else is a usage error that commander has already told.
+    if (error.exitCode !== 0) throw new CliError(exitStatus.usage)
+  }
+}
+
+function createProgram(): Command {
+  const program = new Command('blockferry')
+    .description('mirror VM disks, watch and steer the jobs of a blockferry daemon')
+    .version(`blockferry ${version}`, '-V, --version')
+    .exitOverride()
+    .showSuggestionAfterError(false)
+    .configureHelp({ helpWidth: 100 })
+    .configureOutput({ outputError: (text, write) => write(oneLine(text)) })
+    .addHelpText('after', footer)
+    .action((unknown: string | undefined, _, command: Command) => {
+      command.error(unknown === undefined ? 'which command? See --help' : `unknown command '${unknown}'`)
+    })
+    .argument('[command]')
+    .usage('COMMAND [options]')
+  addMirror(program)
+  addJobs(program)
+  addOthers(program)
+  return program
+}
+
+const footer = `
+Sizes are bytes or have a binary suffix: 512k, 100M, 1.5G.
+SOCKET is $BLOCKFERRY_SOCKET or ${defaultSocket} where it is not given.
+Exit status: 0 done, 1 failed, 2 usage, 3 cannot connect, 130 interrupted.`
+
+const embedded = 'socket of a running daemon; without it the command runs a daemon of its own'
+const policies = ['report', 'ignore', 'enospc', 'stop']
+
+function addMirror(program: Command): void {
+  program
+    .command('mirror')
+    .description('copy a disk image or device; done means equal and durable')
+    .argument('<source>', 'file or block device; opened read-only')
+    .argument('<target>', 'file (made, or overwritten) or block device')
+    .addOption(
+      new Option('-f, --source-format <format>', 'format of the source').choices(['raw']).default('raw'),
+    )
+    .addOption(
+      new Option('-O, --target-format <format>', 'format of the target').choices(['raw']).default('raw'),
+    )
+    .option('--speed <size>', 'bytes per second at most', size)
+    .option('--direct', 'O_DIRECT at both ends, or fail (default: O_DIRECT where both ends allow it)')
+    .option('--no-direct', 'through the page cache')
+    .option('--socket <socket>', embedded)
+    .option('--job-id <id>', 'name of the job')
+    .option('--granularity <size>', 'bytes per dirty bit, a power of two', size)
+    .option('--buf-size <size>', 'bytes in flight at most', size)
+    .option('--unmap', 'zeroes may become holes in the target', true)
+    .option('--no-unmap', 'zeroes take up storage in the target')
+    .option('--target-is-zero', 'the target is known to read as zeroes everywhere', false)
+    .option('--existing', 'the target is there and has the right size; do not make or empty it', false)
+    .addOption(
+      new Option('--on-source-error <policy>', 'after a read error').choices(policies).default('report'),
+    )
+    .addOption(
+      new Option('--on-target-error <policy>', 'after a write error').choices(policies).default('report'),
+    )
+    .addOption(
+      new Option('--aio <engine>', 'I/O engine of the own daemon').choices(['auto', 'threads', 'io_uring']),
+    )
+    .option('--json', 'events as JSON lines on stdout, the result last', false)
+    .option('--no-progress', 'no progress, only the result')
+    .addOption(logLevel())
+    .action((source: string, target: string, options: MirrorOptions, command: Command) => {
+      if (options.aio !== undefined && options.socket !== undefined && options.socket !== 'embedded') {
+        command.error(`--aio is for the command's own daemon, not for the one at '${options.socket}'`)
+      }
+      return mirror(source, target, options)
+    })
+}
+
+function addJobs(program: Command): void {
+  program
+    .command('jobs')
+    .description("list a daemon's jobs")
+    .option('--watch', 'go on showing them as they change', false)
+    .option('--json', 'one list of objects per look', false)
+    .option('--socket <socket>', 'socket of the daemon')
+    .action(listJobs)
+  const job = program
+    .command('job')
+    .description('steer a job')
+    .usage('VERB ID [options]')
+    .argument('[verb]')
+    .action((verb: string | undefined, _, command: Command) => {
+      command.error(verb === undefined ? 'which verb? See job --help' : `unknown verb '${verb}'`)
+    })
+  for (const verb of jobVerbs) {
+    const command = job.command(verb).argument('<id>').option('--socket <socket>', 'socket of the daemon')
+    if (verb === 'cancel') command.option('--soft', 'a ready mirror ends with a consistent target', false)
+    command.action((id: string, options: SteerOptions) => steerJob(verb, id, options.socket, options.soft))
+  }
+  job
+    .command('set-speed')
+    .argument('<id>')
+    .argument('<size>', 'bytes per second, 0 for no limit', size)
+    .option('--socket <socket>', 'socket of the daemon')
+    .action((id: string, speed: number, options: SteerOptions) => setJobSpeed(id, speed, options.socket))
+}
+
+function addOthers(program: Command): void {
+  program
+    .command('map')
+    .description('show which ranges of an image are data and which read as zeroes')
+    .argument('<image>', 'file or block device')
+    .option('--json', 'as qemu-img map --output=json', false)
+    .option('--socket <socket>', embedded)
+    .addOption(logLevel())
+    .action(map)
+  program
+    .command('qmp')
+    .description('send one command to a daemon, or talk to it in a shell')
+    .argument('[command...]', 'NAME, then a JSON object or key=value pairs')
+    .option('--socket <socket>', 'socket of the daemon')
+    .action((words: string[], options: SteerOptions) => qmp(words, options.socket))
+  program
+    .command('version')
+    .description('print the version')
+    .action(() => {
+      process.stdout.write(`blockferry ${version}\n`)
+    })
+}
+
+function logLevel(): Option {
+  return new Option('--log-level <level>', "show the own daemon's log on stderr").choices([
+    'error',
+    'warn',
+    'info',
+    'debug',
+    'trace',
+  ])
+}
+
+function size(text: string): number {
+  const bytes = parseSize(text)
+  if (bytes === undefined) throw new InvalidArgumentError('Expected a size such as 4096, 512k, 100M or 1.5G.')
+  return bytes
+}
+
+/** commander's "error: text." and what follows it as one line in our style. */
+function oneLine(text: string): string {
+  const line = text.trim().replace(/\s*\n\s*/g, ' ')
+  return `blockferry: ${line.replace(/^error: /, '').replace(/\.$/, '')}\n`
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and durations as people write and read them. Used by the command line and by option parsing; pure.
+// Suffixes are binary, as qemu-img has them: 1k is 1024 bytes.
+
+const suffixes = ['', 'k', 'm', 'g', 't', 'p', 'e']
+const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'] as const
+
+/**
+ * Bytes of '4096', '512k', '100M', '1.5G' (also 'MiB', 'MB': all binary); case does not matter.
+ * @returns whole bytes up to Number.MAX_SAFE_INTEGER, undefined for anything else
+ */
+export function parseSize(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)\s*(?:([kmgtpe])(?:i?b)?|b)?$/i.exec(text.trim())
+  if (match === null) return undefined
+  const [, digits = '', suffix = ''] = match
+  const power = suffixes.indexOf(suffix.toLowerCase())
+  const bytes = Number(digits) * 1024 ** power
+  return Number.isSafeInteger(bytes) ? bytes : undefined
+}
+
+/** 1610612736 → '1.50 GiB'; below 1 KiB whole bytes. Three digits that count. */
+export function formatSize(bytes: number): string {
+  let power = 0
+  let value = bytes
+  while (value >= 1023.5 && power < units.length - 1) {
+    value /= 1024
+    power++
+  }
+  return `${power === 0 ? value.toFixed(0) : threeDigits(value)} ${units[power]}`
+}
+
+/** Bytes per second: '1.20 GiB/s'. */
+export function formatRate(bytesPerSecond: number): string {
+  return `${formatSize(bytesPerSecond)}/s`
+}
+
+/** 850 → '0.85 s', 61500 → '1:02', 3723000 → '1:02:03'. Rounded; never negative. */
+export function formatDuration(ms: number): string {
+  const seconds = Math.max(0, ms) / 1000
+  if (seconds < 59.5) return `${threeDigits(seconds)} s`
+  const whole = Math.round(seconds)
+  const hours = Math.floor(whole / 3600)
+  const minutes = Math.floor(whole / 60) % 60
+  const two = (n: number) => String(n).padStart(2, '0')
+  return hours === 0 ? `${minutes}:${two(whole % 60)}` : `${hours}:${two(minutes)}:${two(whole % 60)}`
+}
+
+function threeDigits(value: number): string {
+  if (value >= 99.95) return value.toFixed(0)
+  return value.toFixed(value >= 9.995 ? 1 : 2)
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// Control plane: every session, their dispatcher and their events. Made by the composition root, which also hands it
+// the connections; nothing here opens a socket or a file.
+
+import type { Socket } from 'node:net'
+import type { Logger } from 'pino'
+import { toText } from '../../protocol/json-text.js'
+import { greeting, timestamp, type Version } from '../../protocol/qmp.js'
+import { Broadcast, type EventText, type Listener } from './broadcast.js'
+import type { EventSink, Handlers } from './commands.js'
+import { EOL } from './dialect.js'
+import { Dispatcher } from './dispatch.js'
+import { DEFAULT_OUTBOX_LIMITS, type OutboxLimits } from './outbox.js'
+import { Session, type SessionOwner, type SessionStreams } from './session.js'
+
+export interface ControlOptions {
+  readonly version: Version
+  readonly log: Logger
+  readonly limits?: OutboxLimits
+}
+
+export class ControlPlane implements SessionOwner {
+  readonly dispatcher: Dispatcher
+  readonly greeting: string
+  readonly #log: Logger
+  readonly #limits: OutboxLimits
+  readonly #broadcast = new Broadcast()
+  readonly #sessions = new Set<Session>()
+  #lastId = 0
+
+  constructor(options: ControlOptions) {
+    this.#log = options.log
+    this.#limits = options.limits ?? DEFAULT_OUTBOX_LIMITS
+    this.dispatcher = new Dispatcher(options.log)
+    this.greeting = toText(greeting(options.version, ['oob'])) + EOL
+  }
+
+  /** Where handlers send events. */
+  get events(): EventSink {
+    return this.#broadcast
+  }
+
+  addHandlers(handlers: Handlers): void {
+    this.dispatcher.add(handlers)
+  }
+
+  /** Number of clients now connected through `label`. */
+  clients(label: string): number {
+    let count = 0
+    for (const session of this.#sessions) if (session.session.label === label) count++
+    return count
+  }
+
+  /** Serves one connection until it ends. */
+  serve(socket: Socket, label: string): void {
+    const peer = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`
+    if (socket.remoteAddress !== undefined) socket.setNoDelay(true)
+    this.serveStreams({ input: socket, output: socket, closes: true }, label, peer)
+  }
+
+  /** Serves a pair of streams, such as standard input and output. */
+  serveStreams(streams: SessionStreams, label: string, peer: string): void {
+    const info = { id: ++this.#lastId, label, peer }
+    this.#sessions.add(new Session(this, streams, info, this.#limits))
+    this.#log.info({ conn: info.id, label, peer }, 'client connected')
+  }
+
+  lostText(eventText: EventText, count: number): string {
+    return eventText('x-events-lost', { count }, timestamp(Date.now()))
+  }
+
+  subscribe(listener: Listener): void {
+    this.#broadcast.add(listener)
+  }
+
+  gone(session: Session, reason: string): void {
+    this.#sessions.delete(session)
+    this.#broadcast.delete(session)
+    this.#log.info({ conn: session.session.id, reason }, 'client gone')
+  }
+
+  /** Writes out what is queued, then drops every client; those that do not read within `deadlineMs` lose the rest. */
+  async closeAll(deadlineMs: number): Promise<void> {
+    const flushed = [...this.#sessions].map(
+      (session) => new Promise<void>((resolve) => session.whenFlushed(resolve)),
+    )
+    let timer: NodeJS.Timeout | undefined
+    const deadline = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, deadlineMs)
+    })
+    await Promise.race([Promise.all(flushed), deadline])
+    clearTimeout(timer)
+    for (const session of this.#sessions) session.close('the daemon ends')
+  }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// Directory of nodes: names, edges, which worker holds what, and who uses it. Only what main-thread commands decide
+// on; sizes and states of images are the workers' reports. Changed by Graphs and by the job starters.
+// Invariant: a name is in the directory from before its node is opened until after it is closed, so two commands can
+// never work on one name at once.
+
+import { CommandError } from '../errors.js'
+import type { NodeReport, NodeSpec } from '../iothread/messages.js'
+import type { DiskWorker } from './workers.js'
+
+/** A node as users define it: children are names of nodes or definitions. */
+export interface Definition {
+  readonly driver: string
+  readonly 'node-name'?: string | undefined
+  readonly [option: string]: unknown
+}
+
+/** Children of all drivers, in the order they are opened. */
+const ROLES = ['file', 'image'] as const
+
+export interface NodeUse {
+  readonly job: string
+  readonly role: 'source' | 'target' | 'filter'
+}
+
+export interface Node {
+  readonly name: string
+  /** Options with children as names. Replaced by reopen. */
+  spec: NodeSpec
+  /** Set when it is placed, changed when it moves. */
+  worker: DiskWorker | undefined
+  /** 'changing': a command moves, reopens or resizes it. */
+  state: 'opening' | 'open' | 'changing' | 'closing'
+  readonly children: ReadonlyMap<string, string>
+  readonly parents: Set<string>
+  /** Who decides over its end: a user, the parent it was defined in, or the job it was made for. */
+  readonly owner: { readonly kind: 'user' } | { readonly kind: 'parent' | 'job'; readonly name: string }
+  /** Changed between awaits only, by job starters. */
+  use: NodeUse | undefined
+  /** Children before parents, later commands higher. */
+  order: number
+}
+
+export type Owner = Node['owner']
+
+export class Directory {
+  readonly #nodes = new Map<string, Node>()
+  #order = 0
+  #generated = 0
+
+  /**
+   * Enters a definition with everything defined inside it; edges to named children are there at once.
+   * @returns the root; nodes are in state 'opening' and have no worker
+   * @throws CommandError for names that are bad or taken, or unknown children; nothing is entered then
+   */
+  enter(definition: Definition, owner: Owner): Node {
+    const names = new Set<string>()
+    this.#checkDefinition(definition, names)
+    return this.#enter(definition, owner, names)
+  }
+
+  /** A name nobody uses or ever used. */
+  generateName(taken: ReadonlySet<string> = new Set()): string {
+    let name: string
+    do name = `#block${++this.#generated}`
+    while (this.#nodes.has(name) || taken.has(name))
+    return name
+  }
+
+  /** @throws CommandError when no new node may have this name */
+  checkNewName(name: string): void {
+    if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(name)) throw new CommandError(`Invalid node-name: '${name}'`)
+    if (this.#nodes.has(name)) throw new CommandError(`Duplicate nodes with node-name='${name}'`)
+    if (name.length > 31) throw new CommandError('Node name too long')
+  }
+
+  /** Removes a node and what was defined inside it. Does nothing when it is gone already. */
+  remove(node: Node): void {
+    if (this.#nodes.get(node.name) !== node) return
+    this.#nodes.delete(node.name)
+    node.worker?.release()
+    for (const name of node.children.values()) {
+      const child = this.#nodes.get(name)
+      child?.parents.delete(node.name)
+      if (child?.owner.kind === 'parent' && child.owner.name === node.name) this.remove(child)
+    }
+  }
+
+  /** Puts entered nodes into a worker, which each of them then holds. */
+  place(nodes: readonly Node[], worker: DiskWorker): void {
+    for (const node of nodes) {
+      worker.hold()
+      node.worker?.release()
+      node.worker = worker
+    }
+  }
+
+  /** Makes a node the newest. */
+  renew(node: Node): void {
+    node.order = this.#order++
+  }
+
+  has(node: Node): boolean {
+    return this.#nodes.get(node.name) === node
+  }
+
+  /** A node that commands may name. */
+  find(name: string): Node | undefined {
+    const node = this.#nodes.get(name)
+    return node?.state === 'opening' || node?.state === 'closing' ? undefined : node
+  }
+
+  all(): Iterable<Node> {
+    return this.#nodes.values()
+  }
+
+  report(node: Node): NodeReport | undefined {
+    return node.worker?.reports.get(node.name)
+  }
+
+  children(node: Node): Node[] {
+    return [...node.children.values()].flatMap((name) => this.#nodes.get(name) ?? [])
+  }
+
+  /** The node and everything below it, parents before children. */
+  tree(node: Node): Node[] {
+    const seen = new Set<Node>()
+    const visit = (node: Node) => {
+      if (seen.has(node)) return
+      seen.add(node)
+      this.children(node).forEach(visit)
+    }
+    visit(node)
+    return [...seen]
+  }
+
+  /** The node with all that was defined inside it. */
+  own(node: Node): Node[] {
+    const inline = this.children(node).filter(
+      (child) => child.owner.kind === 'parent' && child.owner.name === node.name,
+    )
+    return [node, ...inline.flatMap((child) => this.own(child))]
+  }
+
+  /** Options of a node with those of its inline children in their places, as workers open them. */
+  nested(node: Node): NodeSpec {
+    const inline: Record<string, NodeSpec> = {}
+    for (const [role, name] of node.children) {
+      const child = this.#nodes.get(name)
+      if (child?.owner.kind === 'parent' && child.owner.name === node.name) inline[role] = this.nested(child)
+    }
+    return { ...node.spec, ...inline }
+  }
+
+  /**
+   * The connected graph around a node: edges, nodes of one job, nodes of one throttle group.
+   * @param without  nodes that do not count, nor connect
+   * @param job      a job that does not connect (yet)
+   */
+  graph(node: Node, without: ReadonlySet<Node> = new Set(), job?: string): Set<Node> {
+    const seen = new Set<Node>()
+    const visit = (node: Node | undefined) => {
+      if (node === undefined || seen.has(node) || without.has(node)) return
+      seen.add(node)
+      for (const name of node.children.values()) visit(this.#nodes.get(name))
+      for (const name of node.parents) visit(this.#nodes.get(name))
+      const use = node.use?.job === job ? undefined : node.use?.job
+      const group = node.spec['throttle-group']
+      if (use === undefined && group === undefined) return
+      for (const other of this.#nodes.values())
+        if (
+          (use !== undefined && other.use?.job === use) ||
+          (group && other.spec['throttle-group'] === group)
+        )
+          visit(other)
+    }
+    visit(node)
+    return seen
+  }
+
+  #checkDefinition(definition: Definition, names: Set<string>): void {
+    for (const [, child] of childrenOf(definition)) {
+      if (typeof child !== 'string') this.#checkDefinition(child, names)
+      else if (this.find(child) === undefined)
+        throw new CommandError(`Cannot find device='${child}' nor node-name='${child}'`)
+    }
+    const name = definition['node-name']
+    if (name === undefined) return
+    this.checkNewName(name)
+    if (names.has(name)) throw new CommandError(`Duplicate nodes with node-name='${name}'`)
+    names.add(name)
+  }
+
+  #enter(definition: Definition, owner: Owner, taken: ReadonlySet<string>): Node {
+    const name = definition['node-name'] ?? this.generateName(taken)
+    const children = new Map<string, string>()
+    for (const [role, child] of childrenOf(definition)) {
+      const node =
+        typeof child === 'string'
+          ? this.#nodes.get(child)
+          : this.#enter(child, { kind: 'parent', name }, taken)
+      node?.parents.add(name)
+      if (node !== undefined) children.set(role, node.name)
+    }
+    const spec: NodeSpec = { ...definition, 'node-name': name, ...Object.fromEntries(children) }
+    const order = this.#order++
+    const parents = new Set<string>()
+    const node: Node = {
+      ...{ name, spec, children, parents, owner, order },
+      ...{ worker: undefined, state: 'opening', use: undefined },
+    }
+    this.#nodes.set(name, node)
+    return node
+  }
+}
+
+/** Children of a definition by role: names of nodes, or definitions. */
+export function childrenOf(definition: Definition): [string, string | Definition][] {
+  return ROLES.flatMap((role) => {
+    const child = definition[role]
+    return child === undefined || child === null ? [] : [[role, child as string | Definition]]
+  })
+}

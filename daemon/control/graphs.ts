@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+// Graphs: opens, closes and moves nodes, keeping directory and workers in step. Used by the command handlers.
+// Rules: one worker per connected graph; a new disk gets its own. A graph moves by being opened in the new worker
+// first and closed in the old one after, so a failure leaves it where it was. Each method waits only for the storage
+// of the nodes it was given.
+
+import type { Logger } from 'pino'
+import { CommandError } from '../errors.js'
+import type { NodeReport, Report, ThrottleLimits } from '../iothread/messages.js'
+import type { Definition, Directory, Node, Owner } from './directory.js'
+import { type GraphView, planJoin } from './placement.js'
+import type { DiskWorker, DiskWorkers } from './workers.js'
+
+/** Limits of a throttle group, undefined when there is none of that name. */
+export type GroupLimits = (id: string) => ThrottleLimits | undefined
+
+export class Graphs {
+  readonly directory: Directory
+  readonly #workers: DiskWorkers
+  readonly #limits: GroupLimits
+  readonly #log: Logger
+
+  constructor(directory: Directory, workers: DiskWorkers, limits: GroupLimits, log: Logger) {
+    this.directory = directory
+    this.#workers = workers
+    this.#limits = limits
+    this.#log = log
+  }
+
+  /**
+   * Opens a definition; on failure nothing is left of it.
+   * @param into  worker to open it in; default: where its parts are, or a new one
+   */
+  async open(definition: Definition, owner: Owner, into?: DiskWorker): Promise<Node> {
+    const root = this.directory.enter(definition, owner)
+    const fresh = this.directory.own(root)
+    let worker: DiskWorker | undefined
+    try {
+      for (const group of this.#groupsOf(fresh)) this.#groupLimits(group)
+      worker = await this.#workerFor(fresh, into)
+      this.directory.place(fresh, worker)
+      await this.#openIn(worker, root)
+    } catch (error) {
+      this.directory.remove(root)
+      throw error
+    } finally {
+      worker?.release()
+    }
+    for (const node of fresh) node.state = 'open'
+    this.#log.info({ node: root.name, iothread: worker.name }, 'node opened')
+    return root
+  }
+
+  /** Closes a node and what was defined inside it. When that fails and the node is still there, it stays usable. */
+  async close(node: Node): Promise<void> {
+    const own = this.directory.own(node)
+    for (const each of own) each.state = 'closing'
+    try {
+      await node.worker?.request('node-del', { node: node.name })
+    } catch (error) {
+      if (this.directory.report(node) !== undefined) {
+        for (const each of own) each.state = 'open'
+        throw error
+      }
+      this.directory.remove(node)
+      throw error
+    }
+    this.directory.remove(node)
+    this.#log.info({ node: node.name }, 'node closed')
+  }
+
+  /** Runs one change of open nodes; other changes of them are refused meanwhile. */
+  async change(nodes: readonly Node[], work: () => Promise<void>): Promise<void> {
+    for (const node of nodes) this.checkUnchanging(node)
+    for (const node of nodes) node.state = 'changing'
+    try {
+      await work()
+    } finally {
+      for (const node of nodes) if (node.state === 'changing') node.state = 'open'
+    }
+  }
+
+  /** @throws CommandError while another command changes the node */
+  checkUnchanging(node: Node): void {
+    if (node.state !== 'open')
+      throw new CommandError(`Node '${node.name}' is busy: another command is changing it`)
+  }
+
+  /**
+   * Brings the graphs of some nodes into one worker.
+   * @param job  the job that joins them: nodes it claimed do not count as busy, nor as connected
+   * @returns the worker, held for the caller
+   */
+  async join(
+    nodes: readonly Node[],
+    job?: string,
+    without: ReadonlySet<Node> = new Set(),
+  ): Promise<DiskWorker> {
+    const graphs: { readonly node: Node; readonly members: Set<Node> }[] = []
+    for (const node of nodes)
+      if (!graphs.some(({ members }) => members.has(node)))
+        graphs.push({ node, members: this.directory.graph(node, without, job) })
+    const joined = new Set(graphs.flatMap(({ members }) => [...members]))
+    const plan = planJoin(graphs.map(({ node, members }) => this.#view(node, members, joined, job)))
+    if (plan.kind === 'refused')
+      throw new CommandError(
+        `Nodes '${plan.first}' and '${plan.second}' are both busy in different iothreads and cannot be joined`,
+      )
+    const worker = graphs.find(({ node }) => node.worker?.name === plan.worker)?.node.worker
+    if (worker !== undefined) worker.hold()
+    const home = worker ?? this.#workers.start()
+    try {
+      for (const index of plan.moves) await this.#move([...(graphs[index]?.members ?? [])], home)
+    } catch (error) {
+      home.release()
+      throw error
+    }
+    return home
+  }
+
+  /** A worker of its own, held for the caller. */
+  startWorker(): DiskWorker {
+    return this.#workers.start()
+  }
+
+  /** Forgets what a lost worker had open. */
+  lost(worker: DiskWorker): void {
+    for (const node of [...this.directory.all()])
+      if (node.worker === worker && node.state !== 'opening') this.directory.remove(node)
+  }
+
+  /** Nodes that a job had to itself vanish with it: the worker says so. */
+  report(worker: DiskWorker, report: Extract<Report, { kind: 'nodes' }>): void {
+    if (report.gone.length === 0) return
+    for (const node of [...this.directory.all()])
+      if (node.owner.kind === 'job' && node.state === 'open' && node.worker === worker)
+        if (report.gone.includes(node.name)) this.directory.remove(node)
+  }
+
+  /** Identities of the files at the leaves of a tree. */
+  identities(node: Node): Set<string> {
+    const reports = this.directory.tree(node).flatMap((each): readonly NodeReport[] => {
+      const report = this.directory.report(each)
+      return report === undefined ? [] : [report]
+    })
+    return new Set(reports.flatMap(({ identity }) => (identity === undefined ? [] : [identity])))
+  }
+
+  /** Where new nodes go: to the nodes they name, to others of their throttle group, else to a worker of their own. */
+  async #workerFor(fresh: readonly Node[], into: DiskWorker | undefined): Promise<DiskWorker> {
+    if (into !== undefined) {
+      into.hold()
+      return into
+    }
+    const own = new Set(fresh)
+    const groups = new Set(this.#groupsOf(fresh))
+    const existing = fresh.flatMap((node) => this.directory.children(node)).filter((node) => !own.has(node))
+    for (const node of this.directory.all())
+      if (!own.has(node) && node.worker !== undefined && groups.has(String(node.spec['throttle-group'])))
+        existing.push(node)
+    // Memory disks share a worker: their contents cannot move, so this is how two of them can be joined.
+    if (existing.length === 0 && fresh.some((node) => node.spec.driver === 'x-memory'))
+      for (const node of this.directory.all())
+        if (node.spec.driver === 'x-memory' && node.worker !== undefined) existing.push(node)
+    return existing.length === 0 ? this.#workers.start() : this.join(existing, undefined, own)
+  }
+
+  #view(node: Node, graph: Set<Node>, joined: Set<Node>, job: string | undefined): GraphView {
+    const busy = (node: Node) => node.state !== 'open' || (node.use !== undefined && node.use.job !== job)
+    const crowded = [...this.directory.all()].some(
+      (other) => other.worker === node.worker && busy(other) && !joined.has(other),
+    )
+    const fixed = [...graph].some((each) => busy(each) || each.spec.driver === 'x-memory')
+    return { name: node.name, worker: node.worker?.name ?? '', fixed, crowded }
+  }
+
+  async #move(graph: readonly Node[], to: DiskWorker): Promise<void> {
+    await this.change(graph, async () => {
+      for (const from of new Set(graph.map((node) => node.worker)))
+        if (from !== undefined && from !== to) await this.#moveBetween(from, to, graph)
+    })
+    this.#log.debug({ nodes: graph.map((node) => node.name), iothread: to.name }, 'graph moved')
+  }
+
+  async #moveBetween(from: DiskWorker, to: DiskWorker, graph: readonly Node[]): Promise<void> {
+    const nodes = graph.filter((node) => node.worker === from)
+    const roots = nodes.filter((node) => node.owner.kind !== 'parent').sort((a, b) => a.order - b.order)
+    const opened: Node[] = []
+    try {
+      for (const root of roots) {
+        await this.#openIn(to, root)
+        opened.unshift(root)
+      }
+      if (!nodes.every((node) => this.directory.has(node)))
+        throw new CommandError(`Node '${nodes[0]?.name}' was lost while it was moved`)
+    } catch (error) {
+      for (const root of opened) await this.#closeIn(to, root).catch((late) => this.#unclosed(root, late))
+      throw error
+    }
+    from.hold()
+    this.directory.place(nodes, to)
+    try {
+      for (const root of opened) await this.#closeIn(from, root)
+    } finally {
+      from.release()
+    }
+  }
+
+  async #openIn(worker: DiskWorker, root: Node): Promise<void> {
+    for (const id of this.#groupsOf(this.directory.own(root)))
+      await worker.tellGroup(id, this.#groupLimits(id))
+    await worker.request('node-add', { spec: this.directory.nested(root) })
+  }
+
+  async #closeIn(worker: DiskWorker, root: Node): Promise<void> {
+    await worker.request('node-del', { node: root.name })
+  }
+
+  #unclosed(node: Node, error: unknown): void {
+    this.#log.warn({ node: node.name, err: error }, 'node could not be closed after a failed move')
+  }
+
+  #groupsOf(nodes: readonly Node[]): string[] {
+    return nodes.flatMap(({ spec }) => (spec.driver === 'throttle' ? [String(spec['throttle-group'])] : []))
+  }
+
+  #groupLimits(id: string): ThrottleLimits {
+    const limits = this.#limits(id)
+    if (limits === undefined) throw new CommandError(`Throttle group '${id}' does not exist`)
+    return limits
+  }
+}

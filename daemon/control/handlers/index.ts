@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// All commands about nodes, jobs and objects, joined with what they share. Made once by the composition root, which
+// adds the commands about sessions. Also ends everything in an orderly way.
+
+import type { Logger } from 'pino'
+import { CommandError } from '../../errors.js'
+import type { StartWorker } from '../../iothread/handle.js'
+import type { EventSink, Handlers } from '../commands.js'
+import { Directory } from '../directory.js'
+import { Graphs } from '../graphs.js'
+import { isJobReport, Jobs } from '../jobs/jobs.js'
+import { Objects } from '../objects.js'
+import { DiskWorkers } from '../workers.js'
+import { createHandlersFor } from './create.js'
+import { blockJobHandlers, jobHandlers } from './jobs.js'
+import { mirrorHandlers } from './mirror.js'
+import { nodeHandlers } from './nodes.js'
+import { objectHandlers } from './objects.js'
+import { queryHandlers } from './queries.js'
+import { reopenHandlers } from './reopen.js'
+
+export interface HandlerDeps {
+  readonly startWorker: StartWorker
+  readonly events: EventSink
+  readonly log: Logger
+}
+
+export interface CommandSet {
+  readonly handlers: Handlers
+  /**
+   * Refuses new work, cancels the jobs (their events are sent), closes the nodes, ends the workers.
+   * @param deadlineMs  by when it answers, whatever is stuck
+   */
+  shutdown(deadlineMs: number): Promise<void>
+}
+
+/** The share of the time that jobs get to end; the rest is for closing nodes. */
+const JOBS_SHARE = 0.5
+
+export function createHandlers({ startWorker, events, log }: HandlerDeps): CommandSet {
+  const directory = new Directory()
+  const objects = new Objects()
+  const jobs = new Jobs(events, log)
+  const workers = new DiskWorkers(startWorker, log, {
+    report: (worker, report) => {
+      if (isJobReport(report)) jobs.report(worker.handle, report)
+      else if (report.kind === 'nodes') graphs.report(worker, report)
+    },
+    lost: (worker, reason) => {
+      jobs.workerEnded(worker.handle, reason)
+      graphs.lost(worker)
+    },
+  })
+  const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
+
+  const starting = {
+    ...nodeHandlers(graphs),
+    ...reopenHandlers(graphs, log),
+    ...createHandlersFor(graphs, jobs),
+    ...mirrorHandlers(graphs, jobs, log),
+    ...objectHandlers(objects, directory, workers),
+  }
+  const lasting = { ...jobHandlers(jobs), ...blockJobHandlers(jobs), ...queryHandlers(directory, jobs) }
+
+  let ending = false
+  const refuseWhenEnding = () => {
+    if (ending) throw new CommandError('the daemon is shutting down')
+  }
+  return {
+    handlers: { ...guarded(starting, refuseWhenEnding), ...lasting },
+    async shutdown(deadlineMs) {
+      ending = true
+      const started = performance.now()
+      await within(jobs.endAll(), deadlineMs * JOBS_SHARE)
+      const rest = Math.max(0, deadlineMs - (performance.now() - started))
+      await within(workers.endAll(rest), rest)
+    },
+  }
+}
+
+/** The same handlers with a check before each. */
+function guarded<H extends Handlers>(handlers: H, check: () => void): H {
+  const wrapped = Object.entries(handlers).map(([name, handler]) => {
+    const run = handler as (...args: readonly unknown[]) => unknown
+    return [
+      name,
+      (...args: readonly unknown[]) => {
+        check()
+        return run(...args)
+      },
+    ]
+  })
+  return Object.fromEntries(wrapped) as H
+}
+
+/** Waits for the work, but not longer. The work must not reject. */
+async function within(work: Promise<unknown>, deadlineMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const deadline = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, deadlineMs)
+  })
+  await Promise.race([work, deadline])
+  clearTimeout(timer)
+}

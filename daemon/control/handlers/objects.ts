@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// object-add, object-del and the object tree's three commands: `/objects/ID` is all there is of the tree.
+
+import type { JsonValue } from '../../../protocol/json-value.js'
+import { throttleLimits } from '../../../protocol/schema/objects.js'
+import { ArgumentError, validate } from '../../../protocol/schema/validate.js'
+import { CommandError } from '../../errors.js'
+import type { ThrottleLimits } from '../../iothread/messages.js'
+import type { Handlers } from '../commands.js'
+import type { Directory } from '../directory.js'
+import { type ObjectDefinition, type Objects, propertiesOf } from '../objects.js'
+import type { DiskWorkers } from '../workers.js'
+
+const ROOT = '/objects'
+
+export function objectHandlers(objects: Objects, directory: Directory, workers: DiskWorkers) {
+  const tell = async (id: string, limits: ThrottleLimits | null) => {
+    await Promise.all([...workers.all()].map((worker) => worker.changeGroup(id, limits)))
+  }
+  return {
+    'object-add': (definition) => objects.add(definition),
+
+    'object-del': async ({ id }) => {
+      if (objects.get(id) === undefined) throw new CommandError(`object '${id}' not found`)
+      for (const node of directory.all())
+        if (node.spec['throttle-group'] === id)
+          throw new CommandError(`object '${id}' is in use, can not be deleted`)
+      objects.remove(id)
+      await tell(id, null)
+    },
+
+    'qom-list': ({ path }) => {
+      if (path === '/') return [TYPE, { name: 'objects', type: 'child<container>' }]
+      if (path === ROOT)
+        return [TYPE, ...objects.list().map((object) => ({ name: object.id, type: childType(object) }))]
+      return [...propertiesOf(find(objects, path))].map(([name, value]) => ({ name, type: typeName(value) }))
+    },
+
+    'qom-get': ({ path, property }) => {
+      if ((path === '/' || path === ROOT) && property === 'type') return 'container'
+      const object = find(objects, path)
+      const value = propertiesOf(object).get(property)
+      if (value === undefined) throw noProperty(object, property)
+      return value
+    },
+
+    'qom-set': async ({ path, property, value }) => {
+      const object = find(objects, path)
+      if (!propertiesOf(object).has(property)) throw noProperty(object, property)
+      if (property !== 'limits') throw new CommandError('Insufficient permission to perform this operation')
+      objects.setLimits(object.id, limitsOf(value))
+      await tell(object.id, objects.limits(object.id) ?? null)
+    },
+  } satisfies Handlers
+}
+
+const TYPE = { name: 'type', type: 'string' }
+
+function find(objects: Objects, path: string): ObjectDefinition {
+  const id = path.startsWith(`${ROOT}/`) ? path.slice(ROOT.length + 1) : path
+  const object = objects.get(id)
+  if (object === undefined) throw new CommandError(`Device '${path}' not found`, 'DeviceNotFound')
+  return object
+}
+
+function limitsOf(value: JsonValue) {
+  try {
+    return validate(throttleLimits, value)
+  } catch (error) {
+    if (error instanceof ArgumentError)
+      throw new CommandError(error.message, 'GenericError', { cause: error })
+    throw error
+  }
+}
+
+function childType(object: ObjectDefinition): string {
+  return `child<${object['qom-type']}>`
+}
+
+function typeName(value: unknown): string {
+  return typeof value === 'string' ? 'string' : typeof value === 'number' ? 'int' : 'ThrottleLimits'
+}
+
+function noProperty(object: ObjectDefinition, property: string): CommandError {
+  return new CommandError(`Property '${object['qom-type']}.${property}' not found`)
+}

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+// One job as the main thread knows it: takes the worker's reports and the users' verbs, keeps the state, emits the
+// events. The work itself is done in the worker.
+// Invariant: the state only moves along life.ts, every move emits one JOB_STATUS_CHANGE, and a job has one end.
+
+import { strict as assert } from 'node:assert'
+import type { Logger } from 'pino'
+import { CommandError } from '../../errors.js'
+import type { WorkerHandle } from '../../iothread/handle.js'
+import type { CopyMode, JobProgress, JobReceipt, Report } from '../../iothread/messages.js'
+import type { EventSink } from '../commands.js'
+import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
+
+export interface JobPlan {
+  readonly id: string
+  readonly type: 'mirror' | 'create'
+  /** Bytes per second, 0 = no limit. */
+  readonly speed: number
+  readonly copyMode: CopyMode
+  readonly autoFinalize: boolean
+  readonly autoDismiss: boolean
+}
+
+export interface JobSurroundings {
+  readonly worker: WorkerHandle
+  readonly events: EventSink
+  readonly log: Logger
+  /** The job is over: what it held is free. Called once, before the event says so. */
+  readonly concluded: () => void
+  /** The job is forgotten. */
+  readonly dismissed: () => void
+}
+
+export type JobReport = Extract<Report, { readonly id: string }>
+export type IoStatus = 'ok' | 'failed' | 'nospace'
+
+const CANCELLED = 'Operation canceled'
+const NOTHING: JobProgress = {
+  offset: 0,
+  len: 0,
+  busy: false,
+  phase: 'probe',
+  rate: 0,
+  activelySynced: false,
+}
+
+export class Job {
+  readonly plan: JobPlan
+  readonly #around: JobSurroundings
+  #state: JobState = 'created'
+  #progress = NOTHING
+  #speed: number
+  #copyMode: CopyMode
+  /** A user or an error policy paused it; true from the request on, not only when it took effect. */
+  #userPaused = false
+  /** The end a user asked for. 'soft': success without a change of the graph. */
+  #wish: 'none' | 'complete' | 'soft' | 'forced' = 'none'
+  /** A completion was accepted while paused and is told to the worker on resume. */
+  #completeLater = false
+  #finalizing = false
+  #ioStatus: IoStatus = 'ok'
+  #autoDismiss: boolean
+  #error: string | undefined
+  #receipt: JobReceipt | undefined
+
+  constructor(plan: JobPlan, around: JobSurroundings) {
+    this.plan = plan
+    this.#around = around
+    this.#speed = plan.speed
+    this.#copyMode = plan.copyMode
+    this.#autoDismiss = plan.autoDismiss
+  }
+
+  get id(): string {
+    return this.plan.id
+  }
+  get worker(): WorkerHandle {
+    return this.#around.worker
+  }
+  get state(): JobState {
+    return this.#state
+  }
+  get progress(): JobProgress {
+    return this.#progress
+  }
+  get speed(): number {
+    return this.#speed
+  }
+  get ioStatus(): IoStatus {
+    return this.#ioStatus
+  }
+  get error(): string | undefined {
+    return this.#error
+  }
+  get receipt(): JobReceipt | undefined {
+    return this.#receipt
+  }
+  /** As `query-block-jobs` has it: a pending mirror keeps its nodes quiet and so counts as paused. */
+  get paused(): boolean {
+    return this.#userPaused || (this.plan.type === 'mirror' && this.#state === 'pending')
+  }
+
+  /** Takes a report of the worker; what comes after the end is ignored. */
+  report(report: JobReport): void {
+    if (isOver(this.#state) || this.#state === 'pending') return
+    switch (report.kind) {
+      case 'job-running':
+        this.#progress = report.progress
+        this.#emitStatus()
+        this.#to('running')
+        return
+      case 'job-progress':
+        this.#progress = report.progress
+        return
+      case 'job-ready':
+        this.#progress = report.progress
+        this.#becomeReady()
+        return
+      case 'job-paused':
+        this.#progress = { ...report.progress, busy: false }
+        this.#enterPause()
+        return
+      case 'job-error':
+        this.#onIoError(report)
+        return
+      case 'job-ended':
+        this.#receipt = report.receipt
+        this.#progress = { ...report.progress, busy: false }
+        this.#onEnded(report.outcome)
+        return
+      default:
+        report satisfies never
+    }
+  }
+
+  /** The worker is gone, and the job's work with it. */
+  workerEnded(reason: string): void {
+    if (isOver(this.#state)) return
+    this.#userPaused = false
+    this.#leavePause()
+    this.#progress = { ...this.#progress, busy: false }
+    const forced = this.#wish === 'forced'
+    this.#abort(forced ? CANCELLED : reason, forced)
+  }
+
+  /** @param force  false: a ready mirror ends with success; everything else is cancelled either way */
+  async cancel(force: boolean): Promise<void> {
+    this.#check('cancel')
+    if (!force && this.#userPaused)
+      throw new CommandError(`The block job for device '${this.id}' is currently paused`)
+    if (this.#state === 'pending') return this.#cancelPending()
+    if (!force && this.#state === 'ready') {
+      if (this.#wish !== 'none') return
+      this.#wish = 'soft'
+      this.#tell('job-complete', { id: this.id, pivot: false })
+      return
+    }
+    if (this.#wish === 'forced') return
+    this.#wish = 'forced'
+    if (this.#userPaused) this.#forgetPause()
+    this.#tell('job-cancel', { id: this.id })
+  }
+
+  /** Answers when the worker took notice; the pause has its effect when requests in flight have ended. */
+  async pause(): Promise<void> {
+    this.#check('pause')
+    if (this.#userPaused) throw new CommandError('Job is already paused')
+    this.#userPaused = true
+    if (this.#wish === 'forced') return
+    await this.worker
+      .request('job-pause', { id: this.id })
+      .catch((error) => this.#unheard('job-pause', error))
+  }
+
+  resume(): void {
+    if (!this.#userPaused) throw new CommandError("Can't resume a job that was not paused")
+    this.#check('resume')
+    this.#forgetPause()
+    if (this.#wish === 'forced') return
+    this.#tell('job-resume', { id: this.id })
+    if (this.#completeLater) this.#tell('job-complete', { id: this.id, pivot: true })
+    this.#completeLater = false
+  }
+
+  complete(): void {
+    this.#check('complete')
+    if (this.#wish === 'soft' || this.#wish === 'forced')
+      throw new CommandError(`The active block job '${this.id}' cannot be completed`)
+    if (this.#wish === 'complete') return
+    this.#wish = 'complete'
+    if (this.#userPaused) this.#completeLater = true
+    else this.#tell('job-complete', { id: this.id, pivot: true })
+  }
+
+  /** @param speed  bytes per second, 0 = no limit */
+  setSpeed(speed: number): void {
+    this.#check('set-speed')
+    if (speed < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
+    this.#speed = speed
+    this.#tell('job-set-speed', { id: this.id, speed })
+  }
+
+  change(copyMode: CopyMode): void {
+    this.#check('change')
+    if (copyMode === this.#copyMode) return
+    if (copyMode === 'background')
+      throw new CommandError("Change to copy mode 'background' is not implemented")
+    this.#copyMode = copyMode
+    this.#tell('job-change', { id: this.id, copyMode })
+  }
+
+  /** Answers when the job is concluded. */
+  async finalize(): Promise<void> {
+    this.#check('finalize')
+    await this.#commit()
+  }
+
+  dismiss(): void {
+    this.#check('dismiss')
+    this.#to('null')
+    this.#around.dismissed()
+  }
+
+  /** Cancels the job in whatever state it is, and forgets it once it is concluded. */
+  async end(): Promise<void> {
+    this.#autoDismiss = true
+    if (this.#state === 'concluded') this.dismiss()
+    else if (accepts(this.#state, 'cancel') && !this.#finalizing) await this.cancel(true)
+  }
+
+  #check(verb: JobVerb): void {
+    if (!accepts(this.#state, verb) || this.#finalizing)
+      throw new CommandError(refusal(this.id, this.#state, verb))
+  }
+
+  #onIoError(report: Extract<JobReport, { kind: 'job-error' }>): void {
+    this.#around.events.emit('BLOCK_JOB_ERROR', {
+      device: this.id,
+      operation: report.operation,
+      action: report.action,
+    })
+    if (report.action !== 'stop' || this.#wish === 'forced') return
+    this.#userPaused = true
+    if (this.#ioStatus === 'ok') this.#ioStatus = report.nospace ? 'nospace' : 'failed'
+  }
+
+  #onEnded(outcome: Extract<JobReport, { kind: 'job-ended' }>['outcome']): void {
+    this.#userPaused = false
+    this.#leavePause()
+    const forced = this.#wish === 'forced'
+    switch (outcome.kind) {
+      case 'success':
+        // A forced cancel that came too late for the worker still counts: nothing was applied yet.
+        if (forced) void this.#undo()
+        else this.#succeed()
+        return
+      case 'cancelled':
+        this.#abort(CANCELLED, true)
+        return
+      case 'failed':
+        this.#abort(outcome.error, forced)
+        return
+      default:
+        outcome satisfies never
+    }
+  }
+
+  #succeed(): void {
+    this.#to('waiting')
+    this.#to('pending')
+    if (this.plan.autoFinalize) void this.#commit()
+    else if (this.plan.type === 'mirror')
+      this.#around.events.emit('BLOCK_JOB_PENDING', { type: 'mirror', id: this.id })
+  }
+
+  /** Applies a pending job's result; never rejects: a failure is the job's. */
+  async #commit(): Promise<void> {
+    this.#finalizing = true
+    const failure = await this.#ask(true)
+    this.#finalizing = false
+    if (this.#state !== 'pending') return
+    if (failure !== undefined) this.#abort(failure, false)
+    else this.#conclude('BLOCK_JOB_COMPLETED')
+  }
+
+  async #cancelPending(): Promise<void> {
+    this.#wish = 'forced'
+    await this.#undo()
+  }
+
+  async #undo(): Promise<void> {
+    this.#error = CANCELLED
+    this.#to('aborting')
+    await this.#ask(false)
+    if (this.#state === 'aborting') this.#conclude('BLOCK_JOB_CANCELLED')
+  }
+
+  /** @returns the reason when the worker could not do it */
+  async #ask(commit: boolean): Promise<string | undefined> {
+    try {
+      await this.worker.request('job-finalize', { id: this.id, commit })
+      return undefined
+    } catch (error) {
+      this.#unheard('job-finalize', error)
+      return error instanceof Error ? error.message : String(error)
+    }
+  }
+
+  #abort(error: string, cancelled: boolean): void {
+    this.#error = error
+    this.#to('aborting')
+    this.#conclude(cancelled ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED')
+  }
+
+  #conclude(event: 'BLOCK_JOB_COMPLETED' | 'BLOCK_JOB_CANCELLED'): void {
+    if (this.plan.type === 'mirror') {
+      const failed = event === 'BLOCK_JOB_COMPLETED' && this.#error !== undefined
+      if (failed)
+        this.#around.events.emit('BLOCK_JOB_COMPLETED', { ...this.#numbers(), error: this.#error ?? '' })
+      else this.#around.events.emit(event, this.#numbers())
+    }
+    this.#around.concluded()
+    this.#to('concluded')
+    if (!this.#autoDismiss) return
+    this.#to('null')
+    this.#around.dismissed()
+  }
+
+  #becomeReady(): void {
+    const wasPaused = this.#state === 'paused'
+    this.#leavePause()
+    if (this.#state !== 'running') return
+    this.#to('ready')
+    this.#around.events.emit('BLOCK_JOB_READY', this.#numbers())
+    if (wasPaused) this.#to('standby')
+  }
+
+  /** A pause took effect. It may have been taken back meanwhile: then the worker has the resume already. */
+  #enterPause(): void {
+    if (!this.#userPaused || this.#wish === 'forced') return
+    if (this.#state === 'running') this.#to('paused')
+    else if (this.#state === 'ready') this.#to('standby')
+  }
+
+  #leavePause(): void {
+    if (this.#state === 'paused') this.#to('running')
+    else if (this.#state === 'standby') this.#to('ready')
+  }
+
+  #forgetPause(): void {
+    this.#userPaused = false
+    this.#ioStatus = 'ok'
+    this.#leavePause()
+  }
+
+  #numbers() {
+    const { len, offset } = this.#progress
+    return { device: this.id, type: 'mirror' as const, len, offset, speed: this.#speed }
+  }
+
+  #to(state: JobState): void {
+    assert(mayFollow(this.#state, state), `job ${this.id}: ${this.#state} cannot become ${state}`)
+    this.#state = state
+    this.#emitStatus()
+  }
+
+  #emitStatus(): void {
+    this.#around.events.emit('JOB_STATUS_CHANGE', { id: this.id, status: this.#state })
+  }
+
+  /** Sends a verb that is answered by reports. A worker that cannot hear ends, and its end ends the job. */
+  #tell(...[name, args]: Told): void {
+    this.worker.request(name, args).catch((error) => this.#unheard(name, error))
+  }
+
+  #unheard(verb: string, error: unknown): void {
+    this.#around.log.debug({ job: this.id, verb, err: error }, 'the worker refused a verb')
+  }
+}
+
+type Told =
+  | ['job-cancel' | 'job-resume', { id: string }]
+  | ['job-complete', { id: string; pivot: boolean }]
+  | ['job-set-speed', { id: string; speed: number }]
+  | ['job-change', { id: string; copyMode: CopyMode }]

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// All jobs of the daemon by id. Used by the command handlers; routes workers' reports and deaths to the jobs.
+// Invariant: an id is taken from the moment its start is asked for until the job is dismissed or the start failed.
+
+import type { Logger } from 'pino'
+import { CommandError } from '../../errors.js'
+import type { WorkerHandle } from '../../iothread/handle.js'
+import type { JobSpec, Report } from '../../iothread/messages.js'
+import type { EventSink } from '../commands.js'
+import { Job, type JobPlan, type JobReport } from './job.js'
+
+/** An id that is taken for a job about to start. */
+export class Reservation {
+  readonly id: string
+  /** Set once the worker was asked. */
+  job: Job | undefined
+
+  constructor(id: string) {
+    this.id = id
+  }
+}
+
+export class Jobs {
+  readonly #events: EventSink
+  readonly #log: Logger
+  /** In the order they started. */
+  readonly #jobs = new Map<string, Job>()
+  /** Nobody sees these. */
+  readonly #starting = new Map<string, Reservation>()
+  #idle: (() => void)[] = []
+  /** Jobs are cancelled as soon as they run. */
+  #ending = false
+
+  constructor(events: EventSink, log: Logger) {
+    this.#events = events
+    this.#log = log
+  }
+
+  /** Takes the id for a job; whoever has the reservation starts the job with it or gives it back. */
+  reserve(id: string): Reservation {
+    if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(id)) throw new CommandError(`Invalid job ID '${id}'`)
+    if (this.#jobs.has(id) || this.#starting.has(id)) throw new CommandError(`Job ID '${id}' already in use`)
+    const reservation = new Reservation(id)
+    this.#starting.set(id, reservation)
+    return reservation
+  }
+
+  /** Frees the id again, unless the job runs. */
+  giveBack(reservation: Reservation): void {
+    if (this.#starting.get(reservation.id) !== reservation) return
+    this.#starting.delete(reservation.id)
+    this.#tellIdle()
+  }
+
+  /**
+   * Starts a job. Answers when it runs; rejects when there never was a job, and the reservation is still the caller's.
+   * @param concluded  the job is over and released what it held; not called when the start is refused
+   */
+  async start(
+    reservation: Reservation,
+    plan: Omit<JobPlan, 'id'>,
+    spec: JobSpec,
+    worker: WorkerHandle,
+    concluded: () => void,
+  ): Promise<void> {
+    const { id } = reservation
+    const job = this.#makeJob({ ...plan, id }, worker, concluded)
+    reservation.job = job
+    try {
+      await worker.request('job-start', { id, spec })
+    } catch (error) {
+      // Once it ran there was a job, and its end (of a lost worker) is told by its events.
+      if (this.#starting.get(id) === reservation) throw error
+    }
+  }
+
+  report(worker: WorkerHandle, report: JobReport): void {
+    const starting = this.#starting.get(report.id)?.job
+    if (starting !== undefined && starting.worker === worker && report.kind === 'job-running') {
+      this.#starting.delete(report.id)
+      this.#jobs.set(report.id, starting)
+      this.#log.info({ job: report.id, type: starting.plan.type, iothread: worker.name }, 'job started')
+    }
+    const job = this.#jobs.get(report.id)
+    if (job?.worker !== worker) return
+    job.report(report)
+    if (this.#ending && report.kind === 'job-running') void job.end()
+  }
+
+  /** Concludes the jobs of a worker that is gone. Starts under way are refused by their requests. */
+  workerEnded(worker: WorkerHandle, reason: string): void {
+    for (const job of [...this.#jobs.values()]) if (job.worker === worker) job.workerEnded(reason)
+  }
+
+  /** For the `job-*` verbs. */
+  find(id: string): Job {
+    const job = this.#jobs.get(id)
+    if (job === undefined) throw new CommandError('Job not found')
+    return job
+  }
+
+  /** For the `block-job-*` verbs, which do not see jobs of type create. */
+  findBlock(id: string): Job {
+    const job = this.#jobs.get(id)
+    if (job === undefined || job.plan.type === 'create')
+      throw new CommandError(`Block job '${id}' not found`, 'DeviceNotActive')
+    return job
+  }
+
+  /** Newest first. */
+  list(): Job[] {
+    return [...this.#jobs.values()].reverse()
+  }
+
+  /** Cancels and forgets all jobs, also those about to start. Answers when there is none any more. */
+  async endAll(): Promise<void> {
+    this.#ending = true
+    const empty = new Promise<void>((resolve) => this.#idle.push(resolve))
+    for (const job of this.list()) void job.end()
+    this.#tellIdle()
+    await empty
+  }
+
+  #makeJob(plan: JobPlan, worker: WorkerHandle, concluded: () => void): Job {
+    return new Job(plan, {
+      worker,
+      events: this.#events,
+      log: this.#log,
+      concluded: () => {
+        const job = this.#jobs.get(plan.id)
+        this.#log.info({ job: plan.id, error: job?.error, ...job?.receipt }, 'job over')
+        concluded()
+      },
+      dismissed: () => {
+        this.#jobs.delete(plan.id)
+        this.#tellIdle()
+      },
+    })
+  }
+
+  #tellIdle(): void {
+    if (this.#jobs.size > 0 || this.#starting.size > 0) return
+    for (const resolve of this.#idle.splice(0)) resolve()
+  }
+}
+
+/** Whether a report is about a job. */
+export function isJobReport(report: Report): report is JobReport {
+  return report.kind !== 'nodes' && report.kind !== 'log'
+}

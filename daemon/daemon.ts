@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Composition root of blockferryd: makes the parts in order, says when they are ready, takes them down in order.
+// Called by main.ts only. The end is bounded: whatever hangs, the process is gone `END_MS` after it was asked to end.
+
+import type { Logger } from 'pino'
+import { parseChardev, parseMonitor, parseSocket } from './chardev-options.js'
+import type { Handlers } from './control/commands.js'
+import { ControlPlane } from './control/control.js'
+import { sessionCommands } from './control/session-commands.js'
+import { Endpoints } from './endpoints.js'
+import type { LogWriter } from './log.js'
+import type { Options, Step } from './options.js'
+import type { PidFile } from './pidfile.js'
+import { passedDescriptors } from './sockets.js'
+import { StartError } from './start-error.js'
+import { PROTOCOL_VERSION } from './version.js'
+
+/** From the first signal to the end of the process, milliseconds, at most. */
+const END_MS = 4500
+/** Of these: for jobs and nodes, and for clients that still read. */
+const SHUTDOWN_MS = 3500
+const FLUSH_MS = 500
+
+/** What the daemon needs of the process it lives in. */
+export interface DaemonDeps {
+  readonly log: Logger
+  readonly writer: LogWriter
+  /** Locks and writes the pid file. */
+  writePidFile(path: string): Promise<PidFile>
+  /** Tells the service manager; does nothing without one. */
+  notify(state: string): unknown
+  /** Ends the process now, whatever its threads do. */
+  exitNow(status: number): never
+}
+
+/** Commands that work on disks, and their end. */
+export interface DiskCommands {
+  readonly handlers: Handlers
+  shutdown(deadlineMs: number): Promise<void>
+  /** `--blockdev` and `--object` of the command line. */
+  defineNode(text: string): Promise<void>
+  defineObject(text: string): Promise<void>
+}
+
+export class Daemon {
+  readonly control: ControlPlane
+  readonly #options: Options
+  readonly #deps: DaemonDeps
+  readonly #disks: DiskCommands
+  readonly #endpoints: Endpoints
+  #pidFile: PidFile | undefined
+  #ending: Promise<void> | undefined
+
+  constructor(options: Options, deps: DaemonDeps, makeDisks: (control: ControlPlane) => DiskCommands) {
+    this.#options = options
+    this.#deps = deps
+    this.control = new ControlPlane({ version: PROTOCOL_VERSION, log: deps.log })
+    this.#endpoints = new Endpoints(this.control, deps.log, () => {
+      if (options.settings.exitWithMonitor) this.stop('monitor closed')
+    })
+    this.#disks = makeDisks(this.control)
+    this.control.addHandlers(this.#disks.handlers)
+    this.control.addHandlers(
+      sessionCommands({
+        version: PROTOCOL_VERSION,
+        dispatcher: this.control.dispatcher,
+        chardevs: () => this.#endpoints.info(),
+        quit: () => this.#stopWork('quit'),
+      }),
+    )
+  }
+
+  /** Makes everything the options ask for; serves clients when all of it succeeded. Throws StartError. */
+  async start(): Promise<void> {
+    for (const fd of passedDescriptors(process.env, process.pid)) await this.#endpoints.addPassed(fd)
+    for (const step of this.#options.steps) await this.#run(step)
+    const { pidfile } = this.#options.settings
+    if (pidfile !== undefined) this.#pidFile = await this.#deps.writePidFile(pidfile)
+    this.#endpoints.serve()
+    this.#deps.notify('READY=1')
+    this.#deps.log.info({ pid: process.pid }, 'ready')
+  }
+
+  /** Ends in order: refuses work, ends jobs, closes clients, removes files, exits. */
+  stop(why: string): void {
+    void this.#stopWork(why)
+  }
+
+  /** Ends at once; only files of ours are removed first. */
+  stopNow(status = 0): never {
+    try {
+      this.#endpoints.remove()
+      this.#pidFile?.remove()
+      this.#deps.writer.flushSync(200)
+    } finally {
+      this.#deps.exitNow(status)
+    }
+  }
+
+  /** Resolves when jobs and nodes are down and their events queued; the process ends right after. Never rejects. */
+  #stopWork(why: string): Promise<void> {
+    this.#ending ??= this.#stopDisks(why).then(() => {
+      // A turn later, so that the reply to `quit` is queued behind the events.
+      setImmediate(() => void this.#finish())
+    })
+    return this.#ending
+  }
+
+  async #stopDisks(why: string): Promise<void> {
+    this.#deps.log.info({ why }, 'ending')
+    setTimeout(() => this.stopNow(), END_MS)
+    this.#deps.notify('STOPPING=1')
+    this.#endpoints.stop()
+    let timer: NodeJS.Timeout | undefined
+    const deadline = new Promise<void>((done) => {
+      timer = setTimeout(done, SHUTDOWN_MS)
+    })
+    try {
+      await Promise.race([this.#disks.shutdown(SHUTDOWN_MS), deadline])
+    } catch (error) {
+      this.#deps.log.error({ err: error }, 'disks were not closed in order')
+    }
+    clearTimeout(timer)
+  }
+
+  async #finish(): Promise<void> {
+    await this.control.closeAll(FLUSH_MS)
+    this.stopNow()
+  }
+
+  async #run(step: Step): Promise<void> {
+    const make = this.#parse(step)
+    try {
+      await make()
+    } catch (error) {
+      throw named(step, error, undefined)
+    }
+  }
+
+  /** Reads the value of a step; the result makes it. */
+  #parse(step: Step): () => Promise<void> | void {
+    const endpoints = this.#endpoints
+    try {
+      switch (step.kind) {
+        case 'socket': {
+          const spec = parseSocket(step.value)
+          return () => endpoints.addSocket(spec)
+        }
+        case 'chardev': {
+          const spec = parseChardev(step.value)
+          return () => endpoints.addChardev(spec)
+        }
+        case 'monitor': {
+          const spec = parseMonitor(step.value)
+          return () => endpoints.addMonitor(spec)
+        }
+        case 'blockdev':
+          return () => this.#disks.defineNode(step.value)
+        case 'object':
+          return () => this.#disks.defineObject(step.value)
+        default:
+          return step.kind satisfies never
+      }
+    } catch (error) {
+      throw named(step, error, step.malformed)
+    }
+  }
+}
+
+/** An error line that names the option. */
+function named(step: Step, error: unknown, status: number | undefined): StartError {
+  return new StartError(`${step.origin}: ${(error as Error).message}`, status, { cause: error })
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Joins the commands about disks to real workers, and lets the command line use them. Made by main.ts for Daemon.
+
+import type { Logger } from 'pino'
+import { optionValue } from '../protocol/keyval.js'
+import { blockdevOptions } from '../protocol/schema/nodes.js'
+import { objectOptions } from '../protocol/schema/objects.js'
+import type { CommandCall, EventSink } from './control/commands.js'
+import { createHandlers } from './control/handlers/index.js'
+import type { DiskCommands } from './daemon.js'
+import { workerStarter } from './iothread/handle.js'
+
+export interface DiskSettings {
+  readonly aio: 'auto' | 'threads' | 'io_uring'
+  readonly logLevel: string
+}
+
+/** Who asks for what stands on the command line. */
+const COMMAND_LINE: CommandCall = { session: { id: 0, label: 'command line', peer: '' } }
+
+export function makeDisks(events: EventSink, settings: DiskSettings, log: Logger): DiskCommands {
+  const { aio, logLevel } = settings
+  const { handlers, shutdown } = createHandlers({
+    startWorker: workerStarter({ aio, logLevel }),
+    events,
+    log,
+  })
+  return {
+    handlers,
+    shutdown,
+    async defineNode(text) {
+      await handlers['blockdev-add']?.(optionValue(blockdevOptions, text, 'driver'), COMMAND_LINE)
+    },
+    async defineObject(text) {
+      await handlers['object-add']?.(optionValue(objectOptions, text, 'qom-type'), COMMAND_LINE)
+    },
+  }
+}

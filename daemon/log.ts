@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// The daemon's log: pino's lines into a writer that never makes the main thread wait. Made by the composition root;
+// everybody else gets a Logger or a child of it.
+
+import { type Logger, pino, stdTimeFunctions } from 'pino'
+
+export const LOG_LEVELS = ['error', 'warn', 'info', 'debug', 'trace'] as const
+export type LogLevel = (typeof LOG_LEVELS)[number]
+
+/** Where lines go: bounded, never blocking; what does not fit is dropped and counted. */
+export interface LogWriter {
+  write(text: string): void
+  /** Lines dropped so far. */
+  dropped(): number
+  /** Waits at most `ms` milliseconds for what is queued; for the end of the process only. */
+  flushSync(ms: number): void
+}
+
+export function createLog(writer: LogWriter, level: LogLevel): Logger {
+  return pino({ level, base: null, timestamp: stdTimeFunctions.isoTime }, writer)
+}
+
+export function isLogLevel(text: string): text is LogLevel {
+  return (LOG_LEVELS as readonly string[]).includes(text)
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is refused before anything is touched: one line on stderr, nothing on stdout, and the documented exit status.
+
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import t from 'tap'
+import { run } from './run.js'
+import { shortFolder } from './scripted-server.js'
+
+const refusals: { name: string; args: string[]; status: number; text: string }[] = [
+  { name: 'no command', args: [], status: 2, text: 'which command? See --help' },
+  { name: 'unknown command', args: ['frob'], status: 2, text: "unknown command 'frob'" },
+  { name: 'unknown option', args: ['--frob'], status: 2, text: "unknown option '--frob'" },
+  {
+    name: 'mirror without target',
+    args: ['mirror', 'a'],
+    status: 2,
+    text: "missing required argument 'target'",
+  },
+  {
+    name: 'mirror with three paths',
+    args: ['mirror', 'a', 'b', 'c'],
+    status: 2,
+    text: "too many arguments for 'mirror'. Expected 2 arguments but got 3",
+  },
+  {
+    name: 'bad size',
+    args: ['mirror', 'a', 'b', '--speed', 'fast'],
+    status: 2,
+    text: "option '--speed <size>' argument 'fast' is invalid. Expected a size such as 4096, 512k, 100M or 1.5G",
+  },
+  {
+    name: 'a format that is not there',
+    args: ['mirror', 'a', 'b', '-O', 'vmdk'],
+    status: 2,
+    text: "option '-O, --target-format <format>' argument 'vmdk' is invalid. Allowed choices are raw",
+  },
+  {
+    name: 'engine of a foreign daemon',
+    args: ['mirror', 'a', 'b', '--aio', 'threads', '--socket', '/s'],
+    status: 2,
+    text: "--aio is for the command's own daemon, not for the one at '/s'",
+  },
+  { name: 'job without verb', args: ['job'], status: 2, text: 'which verb? See job --help' },
+  { name: 'job with an unknown verb', args: ['job', 'stop'], status: 2, text: "unknown verb 'stop'" },
+  { name: 'job verb without id', args: ['job', 'pause'], status: 2, text: "missing required argument 'id'" },
+  {
+    name: 'qmp with bad JSON',
+    args: ['qmp', 'x', '{"a" 1}'],
+    status: 2,
+    text: 'JSON parse error, missing : in object pair: {"a" 1}',
+  },
+  {
+    name: 'qmp with a word that is no pair',
+    args: ['qmp', 'x', 'y'],
+    status: 2,
+    text: "expected a JSON object or key=value, found 'y'",
+  },
+  {
+    name: 'missing source',
+    args: ['mirror', '/nonexistent/a', 'b'],
+    status: 1,
+    text: "cannot open '/nonexistent/a': No such file or directory",
+  },
+  {
+    name: 'missing image',
+    args: ['map', '/nonexistent/a'],
+    status: 1,
+    text: "cannot open '/nonexistent/a': No such file or directory",
+  },
+  {
+    name: 'a folder as source',
+    args: ['mirror', '/tmp', 'b'],
+    status: 1,
+    text: "cannot open '/tmp' as an image: it is a directory",
+  },
+  {
+    name: 'a device that is no disk',
+    args: ['mirror', '/dev/zero', 'b'],
+    status: 1,
+    text: "cannot open '/dev/zero' as an image: it is neither a file nor a block device",
+  },
+  {
+    name: 'no socket',
+    args: ['jobs', '--socket', '/nonexistent/s'],
+    status: 3,
+    text: "cannot connect to '/nonexistent/s': no such socket; is blockferryd running?",
+  },
+]
+
+for (const { name, args, status, text } of refusals) {
+  t.test(`refused: ${name}`, async (t) => {
+    t.same(await run(args), { status, stdout: '', stderr: `blockferry: ${text}\n` })
+  })
+}
+
+t.test('source and target that are one file are refused, through links too', async (t) => {
+  const folder = t.testdir({ a: 'data', link: t.fixture('symlink', 'a') })
+  const [a, link] = [join(folder, 'a'), join(folder, 'link')]
+  t.same(await run(['mirror', a, link]), {
+    status: 1,
+    stdout: '',
+    stderr: `blockferry: cannot mirror '${a}' onto itself: '${link}' is the same file\n`,
+  })
+})
+
+t.test('--existing asks for a target that is there', async (t) => {
+  const folder = t.testdir({ a: 'data' })
+  const target = join(folder, 'b')
+  t.same(await run(['mirror', join(folder, 'a'), target, '--existing']), {
+    status: 1,
+    stdout: '',
+    stderr: `blockferry: cannot open '${target}': No such file or directory\n`,
+  })
+})
+
+t.test('a socket that nobody listens on is named', async (t) => {
+  const path = join(shortFolder(t), 's')
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(path, resolve))
+  // A killed server leaves its socket file behind; so does one that is closed after the file was moved away.
+  renameSync(path, `${path}2`)
+  await new Promise((resolve) => server.close(resolve))
+  t.same(await run(['jobs'], { env: { BLOCKFERRY_SOCKET: `${path}2` } }), {
+    status: 3,
+    stdout: '',
+    stderr: `blockferry: cannot connect to '${path}2': nobody listens on it; is blockferryd running?\n`,
+  })
+})
+
+t.test('a file that is no socket is named', async (t) => {
+  const path = join(shortFolder(t), 's')
+  writeFileSync(path, '')
+  const { status, stderr } = await run(['qmp', 'query-jobs', '--socket', path])
+  t.equal(status, 3)
+  t.match(stderr, `blockferry: cannot connect to '${path}': `)
+})
+
+t.test('help and version are no failures', async (t) => {
+  const help = await run(['mirror', '--help'])
+  t.equal(help.status, 0)
+  t.match(help.stdout, /--on-target-error/)
+  const manifest = readFileSync(new URL('../../../../package.json', import.meta.url), 'utf8')
+  const { version } = JSON.parse(manifest)
+  t.same(await run(['version']), { status: 0, stdout: `blockferry ${version}\n`, stderr: '' })
+  t.same(await run(['--version']), { status: 0, stdout: `blockferry ${version}\n`, stderr: '' })
+})

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// A worker that says what the test tells it to, in the order the test wants: for orderings only. What workers really
+// do is tested with real ones elsewhere.
+
+import type { WorkerHandle } from '../../../daemon/iothread/handle.js'
+import type {
+  JobProgress,
+  NodeSpec,
+  Report,
+  RequestName,
+  Requests,
+} from '../../../daemon/iothread/messages.js'
+
+export interface Asked {
+  readonly name: RequestName
+  readonly args: unknown
+  readonly answer: () => void
+  readonly refuse: (error: Error) => void
+}
+
+export class ScriptedWorker implements WorkerHandle {
+  readonly name: string
+  /** Every request so far. */
+  readonly asked: Asked[] = []
+  /** Requests the test answers itself; all others are answered at once. */
+  held: (name: RequestName, args: unknown) => boolean = () => false
+  /** Called before a request is answered, for reports that come first; what it throws is the answer. */
+  before: (name: RequestName, args: unknown) => void = () => {}
+  terminated = false
+  /** Nodes it has open; kept by the script. */
+  readonly nodes = new Map<string, NodeSpec>()
+  #report: ((report: Report) => void) | undefined
+  #exit: ((error: Error | undefined) => void) | undefined
+
+  constructor(name: string) {
+    this.name = name
+  }
+
+  request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']> {
+    return new Promise((resolve, reject) => {
+      const answer = () => {
+        try {
+          this.before(name, args)
+          resolve((name === 'shutdown' ? { left: 0 } : null) as Requests[N]['reply'])
+        } catch (error) {
+          reject(error)
+        }
+      }
+      this.asked.push({ name, args, answer, refuse: reject })
+      if (!this.held(name, args)) answer()
+    })
+  }
+
+  onReport(listener: (report: Report) => void): void {
+    this.#report = listener
+  }
+
+  onExit(listener: (error: Error | undefined) => void): void {
+    this.#exit = listener
+  }
+
+  async terminate(): Promise<void> {
+    this.terminated = true
+  }
+
+  say(report: Report): void {
+    this.#report?.(report)
+  }
+
+  die(error: Error): void {
+    this.#exit?.(error)
+    for (const request of this.asked) request.refuse(error)
+  }
+
+  names(): RequestName[] {
+    return this.asked.map((request) => request.name)
+  }
+}
+
+export function progress(offset: number, len: number, busy = false): JobProgress {
+  return { offset, len, busy, phase: 'bulk', rate: 0, activelySynced: false }
+}

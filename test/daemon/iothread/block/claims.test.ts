@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+import t from 'tap'
+import type { Permissions } from '../../../../daemon/iothread/block/driver.js'
+import { testGraph } from '../../../helpers/graph.js'
+
+const MiB = 1 << 20
+const reader: Permissions = {
+  use: ['consistent read'],
+  share: ['consistent read', 'write', 'write unchanged'],
+}
+const target: Permissions = { use: ['write'], share: ['write unchanged'] }
+const writer: Permissions = {
+  use: ['consistent read', 'write'],
+  share: ['consistent read', 'write', 'write unchanged'],
+}
+
+t.test('a second user whom the first does not allow is refused with both named', async (t) => {
+  const g = testGraph(t)
+  const node = await g.add({ driver: 'x-memory', 'node-name': 'dst', size: MiB })
+  const first = await g.graph.claim('an unnamed block device', node, writer)
+  await t.rejects(g.graph.claim('an unnamed block device', node, target), {
+    message:
+      "Permission conflict on node 'dst': permissions 'consistent read, write' are both required by " +
+      "an unnamed block device (uses node 'dst' as 'root' child) and unshared by " +
+      "an unnamed block device (uses node 'dst' as 'root' child).",
+  })
+  await first.release()
+  await first.release()
+  await (await g.graph.claim('a job', node, target)).release()
+})
+
+t.test('users of two parents meet at their common child', async (t) => {
+  const g = testGraph(t)
+  await g.add({ driver: 'x-memory', 'node-name': 'm', size: MiB })
+  const a = await g.add({ driver: 'raw', 'node-name': 'a', file: 'm' })
+  const b = await g.add({ driver: 'raw', 'node-name': 'b', file: 'm' })
+  await g.graph.claim('job one', a, target)
+  await t.rejects(g.graph.claim('job two', b, reader), {
+    message: /^Permission conflict on node 'm': .* node 'b' \(uses node 'm' as 'file' child\)/,
+  })
+})
+
+t.test('readers share a node', async (t) => {
+  const g = testGraph(t)
+  const node = await g.add({ driver: 'x-memory', 'node-name': 'm', size: MiB })
+  await g.graph.claim('one', node, reader)
+  await g.graph.claim('two', node, reader)
+  await g.graph.claim('three', node, writer)
+})
+
+t.test('writing through a read-only child is refused', async (t) => {
+  const g = testGraph(t)
+  const node = await g.add({
+    driver: 'raw',
+    'node-name': 'r',
+    file: { driver: 'x-memory', 'node-name': 'm', size: MiB, 'read-only': true },
+  })
+  await t.rejects(g.graph.claim('a job', node, target), { message: 'Block node is read-only' })
+  await g.graph.claim('a job', node, reader)
+})
+
+t.test('a claimed node is neither removed nor resized against its user', async (t) => {
+  const g = testGraph(t)
+  const node = await g.add({ driver: 'x-memory', 'node-name': 'm', size: MiB })
+  const claim = await g.graph.claim('a job', node, reader)
+  await t.rejects(g.graph.remove('m'), { message: 'Node m is in use' })
+  await t.rejects(g.graph.resize('m', 2 * MiB), {
+    message: /^Permission conflict on node 'm': permissions 'resize'/,
+  })
+  await claim.release()
+  await g.graph.resize('m', 2 * MiB)
+  t.equal(g.reports.get('m')?.size, 2 * MiB)
+})
