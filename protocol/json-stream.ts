@@ -4,6 +4,7 @@
 // session, the command line client and the tests.
 // Invariant: how the bytes are split over push() calls changes nothing but the time items come out.
 
+import { fromUnits } from './code-units.js'
 import { lexerTable, State, Token } from './json-lexer.js'
 import { decodeString, showBytes } from './json-string.js'
 import { JsonDouble, type JsonObject, type JsonValue, jsonObject } from './json-value.js'
@@ -286,7 +287,8 @@ export class JsonStream {
       }
       default: {
         const number = code === Token.integer ? parseInteger(bytes, from, to) : parseDouble(bytes, from, to)
-        // 1e400: there is no number to echo, and no digits that would be JSON.
+        // 1e400: there is no number to echo, and no digits that would be JSON. Nor is anybody served by numbers that
+        // take seconds to read.
         if (number === undefined) this.#error = 'number out of range'
         else this.#value(number)
       }
@@ -308,7 +310,7 @@ export class JsonStream {
       while (same < seen.length && seen.charCodeAt(same) === bytes[from + same]) same++
       if (same === seen.length) return seen
     }
-    const text = String.fromCharCode(...bytes.subarray(from, to))
+    const text = fromUnits(bytes.subarray(from, to))
     this.#seen[slot] = text
     return text
   }
@@ -326,15 +328,11 @@ function parseInteger(bytes: Uint8Array, from: number, to: number): JsonValue | 
   return fits ? exact : parseDouble(bytes, from, to)
 }
 
-function parseDouble(bytes: Uint8Array, from: number, to: number): JsonDouble | undefined {
-  const value = Number(ascii(bytes, from, to))
-  return Number.isFinite(value) ? new JsonDouble(value) : undefined
-}
+/** Longest number with a fraction, an exponent or many digits that is read, bytes. */
+const numberLimit = 4096
 
-/** ASCII of any length; showBytes cuts. */
-function ascii(bytes: Uint8Array, from: number, to: number): string {
-  let text = ''
-  for (let at = from; at < to; at += 4096)
-    text += String.fromCharCode(...bytes.subarray(at, Math.min(to, at + 4096)))
-  return text
+function parseDouble(bytes: Uint8Array, from: number, to: number): JsonDouble | undefined {
+  if (to - from > numberLimit) return undefined
+  const value = Number(fromUnits(bytes.subarray(from, to)))
+  return Number.isFinite(value) ? new JsonDouble(value) : undefined
 }

@@ -2,6 +2,8 @@
 // What the bytes of a token mean: strings with escapes and checked UTF-8, and bad bytes made showable.
 // Used by JsonStream only. Strings may hold U+0000, never surrogates or noncharacters.
 
+import { fromUnits } from './code-units.js'
+
 const backslash = 0x5c
 const replacement = 0xfffd
 
@@ -68,7 +70,7 @@ class Units {
   }
 
   #spill(): void {
-    this.#text += String.fromCharCode(...this.#chunk.subarray(0, this.#length))
+    this.#text += fromUnits(this.#chunk.subarray(0, this.#length))
     this.#length = 0
   }
 }
@@ -109,36 +111,91 @@ function unicodeEscape(bytes: Uint8Array, at: number): { code: number; length: n
  * @param from  first byte after the opening quote
  * @param to    the closing quote
  * @returns the string, or what is wrong with it
+ * Runs without escapes go through TextDecoder, because a string may be 64 MiB long and everybody waits meanwhile.
  */
 export function decodeString(bytes: Uint8Array, from: number, to: number): string | { error: string } {
-  const units = new Units(to - from)
+  let text = ''
   let at = from
   while (at < to) {
-    const byte = bytes[at]!
-    if (byte === backslash) {
-      const plain = escapes.get(bytes[at + 1]!)
-      if (plain !== undefined) {
-        units.add(plain)
-        at += 2
-        continue
-      }
-      if (bytes[at + 1] !== 0x75) return { error: 'invalid escape sequence in string' }
-      const { code, length } = unicodeEscape(bytes, at)
-      if (code < 0) {
-        return {
-          error: `${showBytes(bytes, at, Math.min(at + length, to + 1))} is not a valid Unicode character`,
-        }
-      }
-      units.add(code)
-      at += length
+    const plain = plainEnd(bytes, at, to)
+    const run = plain - at < longRun ? undefined : decodeLongRun(bytes, at, plain)
+    if (run !== undefined) {
+      text += run
+      at = plain
       continue
     }
-    const sequence = decodeSequence(bytes, at, to)
-    if (sequence < 0) return { error: 'invalid UTF-8 sequence in string' }
-    units.add(sequence >> 3)
-    at += sequence & 7
+    const part = decodeSlowly(bytes, at, Math.max(plain, Math.min(to, at + longRun)), to)
+    if (part.error !== undefined) return { error: part.error }
+    text += part.text
+    at = part.next
   }
-  return units.take()
+  return text
+}
+
+/** Bytes from which on TextDecoder pays. */
+const longRun = 4096
+/** What is tried at once. A piece that fails is decoded a second time, so that time stays linear. */
+const longestRun = 65536
+
+/** End of the bytes from `at` on that hold no escape and no part of a character; at most 64 KiB later. */
+function plainEnd(bytes: Uint8Array, at: number, to: number): number {
+  if (to - at < longRun) return at
+  const piece = bytes.subarray(at, Math.min(to, at + longestRun))
+  const found = piece.indexOf(backslash)
+  if (found >= 0) return at + found
+  let end = at + piece.length
+  while (end < to && end > at && (bytes[end]! & 0xc0) === 0x80) end--
+  return end
+}
+
+const noncharacter =
+  /[\ufdd0-\ufdef\ufffe\uffff]|[\ud83f\ud87f\ud8bf\ud8ff\ud93f\ud97f\ud9bf\ud9ff\uda3f\uda7f\udabf\udaff\udb3f\udb7f\udbbf\udbff][\udffe\udfff]/
+
+/** Undefined when there is something in it that needs a closer look: an error, or C0 80. */
+function decodeLongRun(bytes: Uint8Array, from: number, to: number): string | undefined {
+  try {
+    const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes.subarray(from, to))
+    return noncharacter.test(text) ? undefined : text
+  } catch {
+    return undefined
+  }
+}
+
+interface Part {
+  readonly text: string
+  /** Where to go on: at `stop` or a few bytes later. */
+  readonly next: number
+  readonly error?: string
+}
+
+/** Character by character, from `from` to the first one that begins at or after `stop`. @param to  the closing quote */
+function decodeSlowly(bytes: Uint8Array, from: number, stop: number, to: number): Part {
+  const units = new Units(stop - from)
+  let at = from
+  while (at < stop) {
+    if (bytes[at] !== backslash) {
+      const sequence = decodeSequence(bytes, at, to)
+      if (sequence < 0) return { text: '', next: at, error: 'invalid UTF-8 sequence in string' }
+      units.add(sequence >> 3)
+      at += sequence & 7
+      continue
+    }
+    const plain = escapes.get(bytes[at + 1]!)
+    if (plain !== undefined) {
+      units.add(plain)
+      at += 2
+      continue
+    }
+    if (bytes[at + 1] !== 0x75) return { text: '', next: at, error: 'invalid escape sequence in string' }
+    const { code, length } = unicodeEscape(bytes, at)
+    if (code < 0) {
+      const shown = showBytes(bytes, at, Math.min(at + length, to + 1))
+      return { text: '', next: at, error: `${shown} is not a valid Unicode character` }
+    }
+    units.add(code)
+    at += length
+  }
+  return { text: units.take(), next: at }
 }
 
 /** Longest text of the peer that an error message repeats, bytes. */

@@ -3,20 +3,19 @@
 // ASCII only, upper-case \uXXXX. Used for every reply, event and greeting; no line end is added.
 // Rule: what comes out is valid JSON, whatever went in.
 
+import { fromUnits } from './code-units.js'
 import { JsonDouble } from './json-value.js'
 
 /** Printable ASCII without `"` and `\`: needs no escape. */
 const plain = /^[ !#-[\]-~]*$/
 
-const shortEscapes: Readonly<Record<number, string>> = {
-  8: '\\b',
-  9: '\\t',
-  10: '\\n',
-  12: '\\f',
-  13: '\\r',
-  34: '\\"',
-  92: '\\\\',
-}
+/** What stands after a backslash, by code. */
+const shortEscapes: ReadonlyMap<number, number> = new Map(
+  [...'\bb\ff\nn\rr\tt""\\\\'.matchAll(/(.)(.)/gs)].map(([, from, to]) => [
+    from!.charCodeAt(0),
+    to!.charCodeAt(0),
+  ]),
+)
 
 /**
  * @param value  JsonValue, or plain objects, arrays and numbers; members that are undefined are left out
@@ -64,27 +63,46 @@ function objectText(members: Readonly<Record<string, unknown>>): string {
   return `${text}}`
 }
 
+/** Units that are escaped at once: all of them may become `\uXXXX`. */
+const slice = 1024
+
 function stringText(text: string): string {
   if (plain.test(text)) return `"${text}"`
   let out = '"'
-  let from = 0
-  for (let at = 0; at < text.length; at++) {
-    const unit = text.charCodeAt(at)
-    if (unit >= 0x20 && unit < 0x7f && unit !== 0x22 && unit !== 0x5c) continue
-    out += text.slice(from, at) + (shortEscapes[unit] ?? unicodeText(text, at, unit))
-    from = at + 1
-  }
-  return `${out}${text.slice(from)}"`
+  for (let at = 0; at < text.length; at += slice) out += escaped(text, at, Math.min(at + slice, text.length))
+  return `${out}"`
 }
 
-/** `\uXXXX`; half a surrogate pair, which strict readers refuse, becomes U+FFFD. */
-function unicodeText(text: string, at: number, unit: number): string {
-  const high = unit >= 0xd800 && unit <= 0xdbff
-  const low = unit >= 0xdc00 && unit <= 0xdfff
-  const other = high ? text.charCodeAt(at + 1) : low ? text.charCodeAt(at - 1) : 0
-  const paired = high ? other >= 0xdc00 && other <= 0xdfff : other >= 0xd800 && other <= 0xdbff
-  const shown = (high || low) && !paired ? 0xfffd : unit
-  return `\\u${shown.toString(16).toUpperCase().padStart(4, '0')}`
+function escaped(text: string, from: number, to: number): string {
+  const ascii = new Uint8Array(6 * (to - from))
+  let length = 0
+  for (let at = from; at < to; at++) {
+    const unit = text.charCodeAt(at)
+    if (unit >= 0x20 && unit < 0x7f && unit !== 0x22 && unit !== 0x5c) {
+      ascii[length++] = unit
+      continue
+    }
+    ascii[length++] = 0x5c
+    const short = unit < 0x80 ? shortEscapes.get(unit) : undefined
+    if (short !== undefined) {
+      ascii[length++] = short
+      continue
+    }
+    const shown = isHalfPair(text, at, unit) ? 0xfffd : unit
+    ascii[length++] = 0x75
+    for (let shift = 12; shift >= 0; shift -= 4) ascii[length++] = hexDigits.charCodeAt((shown >> shift) & 15)
+  }
+  return fromUnits(ascii.subarray(0, length))
+}
+
+const hexDigits = '0123456789ABCDEF'
+
+/** Half a surrogate pair: strict readers refuse it. */
+function isHalfPair(text: string, at: number, unit: number): boolean {
+  if (unit < 0xd800 || unit > 0xdfff) return false
+  const high = unit <= 0xdbff
+  const other = text.charCodeAt(high ? at + 1 : at - 1)
+  return high ? !(other >= 0xdc00 && other <= 0xdfff) : !(other >= 0xd800 && other <= 0xdbff)
 }
 
 /**

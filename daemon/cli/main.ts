@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Entry of the blockferry command: runs it and turns how it ended into a line on stderr and an exit status.
 
-import { ConnectionLost } from './client.js'
+import { ConnectionLost, QmpError } from './client.js'
 import { runProgram } from './program.js'
 import { CliError, exitStatus } from './status.js'
 
@@ -17,7 +17,8 @@ process.stderr.on('error', () => undefined)
 try {
   await runProgram(process.argv.slice(2))
 } catch (error) {
-  if (!(error instanceof CliError) && !(error instanceof ConnectionLost)) throw error
+  const known = error instanceof CliError || error instanceof ConnectionLost || error instanceof QmpError
+  if (!known) throw error
   if (error.message !== '') process.stderr.write(`blockferry: ${error.message}\n`)
   process.exitCode = error instanceof CliError ? error.status : exitStatus.failed
 }

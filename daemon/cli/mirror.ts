@@ -253,5 +253,5 @@ class MirrorRun {
 
 /** File systems without O_DIRECT refuse the open with EINVAL. */
 function mayBeDirect(error: QmpError): boolean {
-  return /O_DIRECT|direct|Invalid argument/.test(error.message)
+  return /O_DIRECT|Invalid argument/.test(error.message)
 }

@@ -45,8 +45,8 @@ function show(value: JsonValue): string {
 /** Lines are carried out one after the other; the shell ends at the end of input, by 'exit', or with the daemon. */
 async function shell(daemon: Daemon): Promise<void> {
   const { client } = daemon
-  const completion = new Completion(await client.execute('query-qmp-schema'))
   const terminal = process.stdin.isTTY === true && process.stdout.isTTY === true
+  const completion = terminal ? await completionOf(client) : new Completion(null)
   const history = terminal ? await readHistory() : []
   const lines = createInterface({
     input: process.stdin,
@@ -78,6 +78,16 @@ async function shell(daemon: Daemon): Promise<void> {
   if (lost !== undefined) throw failed(`the daemon at '${daemon.socket}' is gone: ${lost.message}`)
   // Input from a pipe is a script: its status tells whether all of it worked.
   if (failures > 0 && !terminal) throw new CliError(exitStatus.failed, `${failures} of the commands failed`)
+}
+
+/** A daemon without introspection gets a shell without completion. */
+async function completionOf(client: Client): Promise<Completion> {
+  try {
+    return new Completion(await client.execute('query-qmp-schema'))
+  } catch (error) {
+    if (error instanceof QmpError) return new Completion(null)
+    throw error
+  }
 }
 
 /** @returns whether the line worked; what went wrong has been told */

@@ -55,15 +55,15 @@ const jsonLeaves: Leaves = {
   },
   integer(value, path, type) {
     if (typeof value === 'number') return value
-    if (typeof value === 'bigint') return value
+    if (typeof value === 'bigint' && (type !== 'int' || BigInt.asIntN(64, value) === value)) return value
     throw type === 'int' ? wrongType(path, 'integer') : expects(path, 'uint64')
   },
 }
 
 /**
  * @throws ArgumentError
- * Integers beyond Number.MAX_SAFE_INTEGER (8 PiB) are refused like values of a wrong type, also where 64 bits would
- * hold them. Negative values of unsigned 64-bit types are let through, as the reference daemon wraps them: the command
+ * Integers beyond Number.MAX_SAFE_INTEGER (8 PiB) are refused, also where 64 bits would hold them: the reference
+ * daemon takes them. Negative values of unsigned 64-bit types are let through, as the reference daemon wraps them: the command
  * refuses them.
  */
 export function validate<T extends AnyType>(type: T, value: JsonValue): Infer<T> {
@@ -127,7 +127,8 @@ function visitInteger(type: NumberName, value: JsonValue, at: Place, leaves: Lea
     throw expects(at.name ?? 'null', `uint${bits}_t`)
   }
   if (typeof given === 'number') return given
-  throw type === 'int' ? wrongType(at.path, 'integer') : expects(at.path, 'uint64')
+  const most = Number.MAX_SAFE_INTEGER
+  throw expects(at.path, `a value between ${type === 'int' ? -most : 0} and ${most}`)
 }
 
 function visitEnum(type: EnumType, value: JsonValue, at: Place): string {

@@ -103,13 +103,13 @@ export class SlowFs {
     writeFileSync(join(this.files, '.slowfs'), `${lines.join('\n')}\n`)
   }
 
-  /** Unmounts at once; calls that are under way end when they end. */
+  /** Unmounts at once; calls that are under way fail. */
   async unmount(): Promise<void> {
     this.rules()
     spawnSync('fusermount3', ['-u', '-z', this.mount])
     if (this.#child.exitCode === null) {
       const ended = new Promise<void>((resolve) => this.#child.once('exit', () => resolve()))
-      this.#child.kill('SIGTERM')
+      this.#child.kill('SIGKILL')
       await ended
     }
     rmSync(this.mount, { recursive: true, force: true })

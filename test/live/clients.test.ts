@@ -171,7 +171,7 @@ t.test('a client that vanishes in the middle of a mirror leaves the job running'
   const socket = connect(daemon.socket)
   socket.write(typed(scratch).join(''))
   await daemon.client.event('JOB_STATUS_CHANGE', ({ status }) => status === 'running')
-  socket.resetAndDestroy()
+  socket.destroy()
   await daemon.client.event('BLOCK_JOB_READY')
   await daemon.client.execute('job-complete', { id: 'm' })
   await daemon.client.status('m', 'null')

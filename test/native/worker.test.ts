@@ -42,7 +42,7 @@ for (const { aio, absent } of kinds) {
       const path = join(t.testdir(), 'disk.img')
       writeFileSync(path, Buffer.alloc(1 << 20))
       const round = async () => {
-        const worker = new Worker(module, { workerData: { aio, path } })
+        const worker = new Worker(module, { workerData: { aio, path }, execArgv: [] })
         await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
         await worker.terminate()
       }
@@ -66,7 +66,7 @@ for (const { aio, absent } of kinds) {
       await engine.open('/', { write: false, directory: true })
       engine.takeSlots(1)
     `
-    const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(idle)}`))
+    const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(idle)}`), { execArgv: [] })
     t.equal(await new Promise((resolve) => worker.once('exit', resolve)), 0)
   })
 }

@@ -86,7 +86,8 @@ t.test('text of any value is JSON and reads back as the same value', (t) => {
       fc.maxSafeInteger(),
       fc.bigInt({ min: 2n ** 53n, max: 2n ** 64n - 1n }),
       fc.bigInt({ min: -(2n ** 63n), max: -(2n ** 53n) }),
-      fc.double({ noNaN: true, noDefaultInfinity: true }).map((value) => new JsonDouble(value)),
+      // Not -0.0: its text is -0, an integer.
+      fc.double({ noNaN: true, noDefaultInfinity: true }).map((value) => new JsonDouble(value + 0)),
       fc.string({ unit: 'binary' }).filter((text) => !hasNoncharacter(text)),
       fc.array(tie('value')),
       fc.dictionary(fc.string(), tie('value'), { noNullPrototype: false }),

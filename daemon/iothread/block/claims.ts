@@ -40,11 +40,12 @@ export class Claims {
   /**
    * @param user  as it is named in conflicts: "an unnamed block device", "block job 'job0'"
    * @returns gives the claim back
-   * @throws CommandError when another claim or another program excludes it, or the node cannot be written
+   * @throws CommandError when the node is being removed, another claim or another program excludes it, or the node cannot be written
    */
   async claim(user: string, node: BlockNode, permissions: Permissions): Promise<() => Promise<void>> {
     const leaf = this.#records.leaf(node)
     using _turn = await this.turn(leaf)
+    this.#records.get(node.name)
     const use: Use = { user, role: 'root', permissions }
     this.#direct.set(node, [use, ...(this.#direct.get(node) ?? [])])
     try {

@@ -83,6 +83,9 @@ export class Graph {
     for (const { node } of chain) {
       if (this.#claims.isClaimed(node)) throw new CommandError(`Node ${node.name} is in use`)
     }
+    for (const one of chain) one.closing = true
+    // After claims and reopenings that are under way; later ones find the node gone.
+    using _turn = await this.#claims.turn(this.#records.leaf(record.node))
     for (const one of chain) {
       await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
       await this.#close(one)
@@ -120,7 +123,7 @@ export class Graph {
   /** @throws CommandError when another user of the node does not share resizing */
   async resize(name: string, size: number): Promise<void> {
     const { node } = this.#records.get(name)
-    if (!node.driver.can.resize) {
+    if (this.#records.leaf(node).driver.resize === undefined) {
       throw new CommandError('Image format driver does not support resize')
     }
     const release = await this.#claims.claim('an unnamed block device', node, {
@@ -176,7 +179,15 @@ export class Graph {
     const options: NodeOptions = { ...below.options, discard: 'unmap', detectZeroes: 'off' }
     const node = new BlockNode(name, new MirrorTop(below), options, this.#isZero)
     const child: Child = { role: 'file', node: below, inline: false }
-    const record: NodeRecord = { node, child, spec, facts: undefined, bitmap, sent: undefined }
+    const record: NodeRecord = {
+      node,
+      child,
+      spec,
+      facts: undefined,
+      bitmap,
+      sent: undefined,
+      closing: false,
+    }
     this.#records.add(record)
     this.#filters.set(below, node)
     this.#report([record])
@@ -256,6 +267,7 @@ export class Graph {
         facts: undefined,
         bitmap: undefined,
         sent: undefined,
+        closing: false,
       }
       this.#records.add(record)
       opened.push(record)

@@ -65,3 +65,19 @@ export function inherit(parent: NodeOptions, child: NodeSpec): NodeSpec {
 function flag(spec: NodeSpec, name: string): boolean {
   return (spec[name] as boolean | undefined) ?? false
 }
+
+/**
+ * A number of bytes among the options.
+ * @throws CommandError for a negative one
+ */
+export function sizeOption<D extends number | undefined>(
+  spec: NodeSpec,
+  name: string,
+  missing: D,
+): number | D {
+  const value = spec[name] as number | undefined
+  if (value !== undefined && value < 0) {
+    throw new CommandError(`Value '${value}' is out of range for parameter '${name}'`)
+  }
+  return value ?? missing
+}

@@ -26,6 +26,8 @@ export interface NodeRecord {
   readonly bitmap: (() => { granularity: number; count: number } | undefined) | undefined
   /** The report as it was last sent. */
   sent: NodeReport | undefined
+  /** Being removed: its name is taken still, but nobody new may use it. */
+  closing: boolean
 }
 
 export class Records {
@@ -44,11 +46,17 @@ export class Records {
     return this.#records.get(name)
   }
 
-  /** @throws CommandError when there is no such node */
+  /** @throws CommandError when there is no such node, or it is being removed */
   get(name: string): NodeRecord {
     const record = this.#records.get(name)
-    if (record === undefined) throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`)
+    if (record === undefined || record.closing)
+      throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`)
     return record
+  }
+
+  /** The record's node is there to stay: not removed, nor being removed. */
+  holds(record: NodeRecord): boolean {
+    return this.#records.get(record.node.name) === record && !record.closing
   }
 
   all(): NodeRecord[] {

@@ -29,9 +29,7 @@ export function planReopen(specs: readonly NodeSpec[], records: Records, claims:
   const steps = new Map<string, ReopenStep>()
   for (const spec of specs) {
     const record = records.find(spec['node-name'])
-    if (record === undefined) {
-      throw new CommandError(`Failed to find node with node-name='${spec['node-name']}'`)
-    }
+    if (record === undefined || record.closing) throw unknown(spec['node-name'])
     for (const step of planOne(record, spec, spec, records)) steps.set(step.record.node.name, step)
   }
   for (const { record, options } of steps.values()) {
@@ -82,7 +80,7 @@ export interface Reopened {
 /**
  * Puts the new drivers in place.
  * @returns the old drivers, for the caller to close
- * @throws when locks cannot be taken over; then nothing was swapped
+ * @throws when locks cannot be taken over or a node was removed meanwhile; then nothing was swapped
  */
 export async function commitReopen(
   reopened: readonly Reopened[],
@@ -95,6 +93,9 @@ export async function commitReopen(
     const leaves = new Set(reopened.map(({ step }) => records.leaf(step.record.node)))
     const ordered = [...leaves].sort((a, b) => (a.name < b.name ? -1 : 1))
     for (const leaf of ordered) held.push(await claims.turn(leaf))
+    for (const { step } of reopened) {
+      if (!records.holds(step.record)) throw unknown(step.record.node.name)
+    }
     // Parents first: a drained child would hold up its parent's requests for ever.
     for (const { step } of [...reopened].reverse()) held.push(await step.record.node.drain())
     for (const { step, driver } of reopened) await driver.takeOver?.(step.record.node.driver)
@@ -118,4 +119,8 @@ export function effectiveOptions(
 ): NodeOptions {
   const readOnly = options.readOnly || (record.child === undefined && !driver.can.write)
   return readOnly === options.readOnly ? options : { ...options, readOnly }
+}
+
+function unknown(name: string): CommandError {
+  return new CommandError(`Failed to find node with node-name='${name}'`)
 }

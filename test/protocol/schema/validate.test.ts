@@ -13,6 +13,7 @@ import {
   type AnyType,
   arrayOf,
   enumOf,
+  int,
   type Members,
   membersOf,
   optional,
@@ -161,6 +162,7 @@ const numbers = struct('numbers', {
   b: optional(uint16, ''),
   c: optional(uint64, ''),
   d: optional(size, ''),
+  e: optional(int, ''),
 })
 
 t.test('negative values of 64-bit unsigned types are handed on', (t) => {
@@ -171,8 +173,14 @@ t.test('negative values of 64-bit unsigned types are handed on', (t) => {
 const outOfRange = [
   ['{"a": 256}', "Parameter 'a' expects uint8_t"],
   ['{"b": 65536}', "Parameter 'b' expects uint16_t"],
-  ['{"c": 9007199254740992}', "Parameter 'c' expects uint64"],
-  ['{"d": 18446744073709551615}', "Parameter 'd' expects uint64"],
+  ['{"c": 9007199254740992}', "Parameter 'c' expects a value between 0 and 9007199254740991"],
+  ['{"d": 18446744073709551615}', "Parameter 'd' expects a value between 0 and 9007199254740991"],
+  ['{"d": 18446744073709551616}', "Parameter 'd' expects uint64"],
+  [
+    '{"e": 9223372036854775807}',
+    "Parameter 'e' expects a value between -9007199254740991 and 9007199254740991",
+  ],
+  ['{"e": 9223372036854775808}', "Invalid parameter type for 'e', expected: integer"],
 ] as const
 for (const [text, desc] of outOfRange) {
   t.test(`out of range: ${text}`, (t) => {

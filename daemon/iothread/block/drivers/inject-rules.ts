@@ -2,7 +2,8 @@
 // Rules of the inject driver: which request is to fail, wait or be torn. Pure counting: the same requests in the same
 // order always meet the same fate. Two spellings, x-inject's own and blkdebug's `inject-error`.
 
-import { errnoNumber } from '../../../common/errno.js'
+import { EIO } from '../../../common/errno.js'
+import { CommandError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
 
 export type InjectOp = 'read' | 'write' | 'zero' | 'discard' | 'status' | 'flush' | 'open' | 'close'
@@ -56,41 +57,52 @@ interface OwnRule {
   readonly op: InjectOp
   readonly nth?: number
   readonly count?: number
-  readonly errno?: number | string
+  /** 0 as absent. */
+  readonly errno?: number
   readonly 'delay-ms'?: number
   readonly stall?: boolean
   readonly tear?: number
 }
 
-/** Rules as x-inject spells them: `{op, nth = 1, count = 1 (0: for ever), errno, delay-ms, stall, tear}`. */
+/**
+ * Rules as x-inject spells them: `{op, nth = 1, count = 1 (0: for ever), errno, delay-ms, stall, tear}`.
+ * @throws CommandError for numbers that make no sense
+ */
 export function ownRules(spec: NodeSpec): InjectRules {
   const rules = (spec.rules as readonly OwnRule[] | undefined) ?? []
   return new InjectRules(
-    rules.map((rule) => ({
-      ops: [rule.op],
-      byte: undefined,
-      first: rule.nth ?? 1,
-      count: rule.count === 0 ? Number.POSITIVE_INFINITY : (rule.count ?? 1),
-      fate: {
-        delayMs: rule['delay-ms'] ?? 0,
-        stall: rule.stall ?? false,
-        tear: rule.tear,
-        errno: typeof rule.errno === 'string' ? errnoNumber(rule.errno) : rule.errno,
-      },
-      seen: 0,
-    })),
+    rules.map((rule, index) => {
+      const at = `rules[${index}]`
+      const count = atLeast(`${at}.count`, 0, rule.count ?? 1)
+      return {
+        ops: [rule.op],
+        byte: undefined,
+        first: atLeast(`${at}.nth`, 1, rule.nth ?? 1),
+        count: count === 0 ? Number.POSITIVE_INFINITY : count,
+        fate: {
+          delayMs: atLeast(`${at}.delay-ms`, 0, rule['delay-ms'] ?? 0),
+          stall: rule.stall ?? false,
+          tear: rule.tear,
+          errno: atLeast(`${at}.errno`, 0, rule.errno ?? 0) || undefined,
+        },
+        seen: 0,
+      }
+    }),
   )
 }
 
+function atLeast(name: string, least: number, value: number): number {
+  if (value < least) throw new CommandError(`Parameter '${name}' expects a number not below ${least}`)
+  return value
+}
+
 interface BlkdebugRule {
-  readonly event: string
   readonly iotype?: string
   readonly errno?: number
   readonly sector?: number
   readonly once?: boolean
 }
 
-const EIO = 5
 const blkdebugOps: Readonly<Record<string, InjectOp>> = {
   read: 'read',
   write: 'write',
@@ -99,25 +111,17 @@ const blkdebugOps: Readonly<Record<string, InjectOp>> = {
   flush: 'flush',
   'block-status': 'status',
 }
-/** Events that requests through raw cause. All others belong to formats: such a rule never hits. */
-const eventOps: Readonly<Record<string, readonly InjectOp[]>> = {
-  none: ['read', 'write', 'zero', 'discard', 'flush', 'status'],
-  read_aio: ['read'],
-  write_aio: ['write'],
-  flush_to_os: ['flush'],
-  flush_to_disk: ['flush'],
-}
+/** Without iotype block status goes through, as in the peer. */
+const usual: readonly InjectOp[] = ['read', 'write', 'zero', 'discard', 'flush']
 
 /** `inject-error` as blkdebug spells it: every matching request fails, with `once` only the first. */
 export function blkdebugRules(spec: NodeSpec): InjectRules {
   const rules = (spec['inject-error'] as readonly BlkdebugRule[] | undefined) ?? []
   return new InjectRules(
     rules.map((rule) => {
-      const events = eventOps[rule.event] ?? []
       const op = rule.iotype === undefined ? undefined : blkdebugOps[rule.iotype]
       return {
-        // Without iotype block status goes through, as it does in the peer.
-        ops: events.filter((event) => (op === undefined ? event !== 'status' : event === op)),
+        ops: op === undefined ? usual : [op],
         byte: rule.sector === undefined || rule.sector < 0 ? undefined : rule.sector * 512,
         first: 1,
         count: rule.once === true ? 1 : Number.POSITIVE_INFINITY,

@@ -24,6 +24,8 @@ export class InjectDriver extends Filter implements BlockDriver {
   readonly type: 'x-inject' | 'blkdebug'
   readonly #options: InjectOptions
   #stalled: (() => void)[] = []
+  /** Set by release(), for good: a request that comes to its stall later must not wait for a release that was. */
+  #released = false
 
   constructor(child: BlockNode, options: InjectOptions) {
     super(child)
@@ -88,6 +90,7 @@ export class InjectDriver extends Filter implements BlockDriver {
   }
 
   release(): void {
+    this.#released = true
     const stalled = this.#stalled
     this.#stalled = []
     for (const resolve of stalled) resolve()
@@ -107,7 +110,7 @@ export class InjectDriver extends Filter implements BlockDriver {
     using _held = this.#options.held.hold(op, this.#options.name)
     // Storage never answers in the same turn of the loop: what was asked beside this request gets started.
     await delay(fate.delayMs)
-    if (fate.stall) await new Promise<void>((resolve) => this.#stalled.push(resolve))
+    if (fate.stall && !this.#released) await new Promise<void>((resolve) => this.#stalled.push(resolve))
   }
 
   #fail(fate: Fate, op: InjectOp, offset: number, length: number): void {

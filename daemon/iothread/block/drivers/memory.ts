@@ -4,6 +4,7 @@
 import type { IoEngine } from '../../../../native/types.js'
 import type { NodeSpec } from '../../messages.js'
 import type { BlockDriver, Can, Extent, Limits, ReadHow, Slice } from '../driver.js'
+import { sizeOption } from '../options.js'
 
 /** Bytes per piece; a piece that was never written, or was zeroed whole, takes no memory. */
 const PIECE = 65536
@@ -97,7 +98,7 @@ export function openMemory(
   engine: IoEngine,
   previous: MemoryDriver | undefined,
 ): MemoryDriver {
-  const size = (spec.size as number | undefined) ?? 2 ** 30
+  const size = sizeOption(spec, 'size', 2 ** 30)
   return new MemoryDriver(engine, previous?.storage ?? { pieces: new Map(), size })
 }
 

@@ -7,6 +7,7 @@ import type { IoEngine } from '../../../../native/types.js'
 import { CommandError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
 import type { BlockDriver, Can, Extent, Limits, ReadHow, Slice } from '../driver.js'
+import { sizeOption } from '../options.js'
 
 export class NullDriver implements BlockDriver {
   readonly can: Can = { write: true, resize: false, fastZero: true, unmap: true }
@@ -68,7 +69,7 @@ export function openNull(spec: NodeSpec, engine: IoEngine): NullDriver {
   return new NullDriver(
     spec.driver === 'null-aio' ? 'null-aio' : 'null-co',
     engine,
-    (spec.size as number | undefined) ?? 2 ** 30,
+    sizeOption(spec, 'size', 2 ** 30),
     // Timers count in milliseconds; a shorter latency becomes one.
     Math.ceil(latencyNs / 1e6),
     (spec['read-zeroes'] as boolean | undefined) ?? false,

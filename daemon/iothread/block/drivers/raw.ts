@@ -6,6 +6,7 @@ import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
 import type { Extent, ReadHow, Slice, WriteHow, ZeroHow } from '../driver.js'
 import type { BlockNode } from '../node.js'
+import { sizeOption } from '../options.js'
 import { Filter } from './filter.js'
 
 export class RawDriver extends Filter {
@@ -53,8 +54,8 @@ export class RawDriver extends Filter {
  * @throws CommandError when the window does not fit the child or is not in sectors
  */
 export function openRaw(spec: NodeSpec, child: BlockNode): RawDriver {
-  const offset = (spec.offset as number | undefined) ?? 0
-  const size = spec.size as number | undefined
+  const offset = sizeOption(spec, 'offset', 0)
+  const size = sizeOption(spec, 'size', undefined)
   const whole = Math.ceil(child.length() / 512) * 512
   if (offset > whole) {
     throw new CommandError(`Offset (${offset}) cannot be greater than size of the containing file (${whole})`)

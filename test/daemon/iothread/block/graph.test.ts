@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { writeFileSync } from 'node:fs'
+import { readdirSync, readlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { testGraph } from '../../../helpers/graph.js'
@@ -172,4 +172,45 @@ t.test('a failed flush on removal is logged and the node goes', async (t) => {
   await g.graph.remove('i')
   t.same(g.log, ['error i: flush failed: Input/output error'])
   t.same(g.graph.nodes(), [])
+})
+
+t.test(
+  'a node that is being removed can neither be used nor removed again, and its name is free after',
+  async (t) => {
+    const g = testGraph(t)
+    const spec = { driver: 'x-memory', 'node-name': 'm', size: MiB }
+    const node = await g.add(spec)
+    const removal = g.graph.remove('m')
+    const message = "Cannot find device='m' nor node-name='m'"
+    await t.rejects(g.graph.remove('m'), { message })
+    await t.rejects(g.graph.claim('a job', node, { use: [], share: [] }), { message })
+    await t.rejects(g.graph.add({ driver: 'raw', 'node-name': 'r', file: 'm' }), { message })
+    await removal
+    await g.add(spec)
+  },
+)
+
+t.test('a node removed while it is being reopened is closed once, with its new handle', async (t) => {
+  const g = testGraph(t)
+  const filename = path.join(t.testdir({}), 'a.img')
+  writeFileSync(filename, Buffer.alloc(4096))
+  const spec = { driver: 'file', 'node-name': 'f', filename }
+  for (let i = 0; i < 20; i++) {
+    await g.add(spec)
+    const [reopened, removed] = await Promise.allSettled([
+      g.graph.reopen([{ ...spec, 'read-only': true }]),
+      g.graph.remove('f'),
+    ])
+    t.equal(removed.status, 'fulfilled')
+    if (reopened.status === 'rejected') t.match(reopened.reason, { message: /^Failed to find node/ })
+  }
+  const open = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`)
+    } catch {
+      return ''
+    }
+  })
+  t.notOk(open.includes(filename))
+  t.same(g.log, [])
 })

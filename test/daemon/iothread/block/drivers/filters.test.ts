@@ -144,6 +144,35 @@ t.test('inject can refuse to open, and delays without failing', async (t) => {
   t.equal((await node.status(0, 512)).kind, 'zero')
 })
 
+t.test('numbers that make no sense are refused by name', async (t) => {
+  const g = testGraph(t)
+  await g.add(memory())
+  for (const [spec, message] of [
+    [{ driver: 'raw', file: 'm', offset: -512 }, "Value '-512' is out of range for parameter 'offset'"],
+    [{ driver: 'null-co', size: -1 }, "Value '-1' is out of range for parameter 'size'"],
+    [
+      { driver: 'x-inject', file: 'm', rules: [{ op: 'read', nth: 0 }] },
+      "Parameter 'rules[0].nth' expects a number not below 1",
+    ],
+  ] as const) {
+    await t.rejects(g.graph.add({ 'node-name': 'x', ...spec }), { message })
+  }
+})
+
+t.test('a request that reaches its stall after the release goes on', async (t) => {
+  const g = testGraph(t)
+  const node = await g.add({
+    driver: 'x-inject',
+    'node-name': 'i',
+    file: memory(),
+    rules: [{ op: 'flush', 'delay-ms': 5, stall: true }],
+  })
+  const flush = node.flush()
+  node.driver.release?.()
+  await flush
+  t.pass()
+})
+
 t.test('a stalled request goes on when the node is reopened', async (t) => {
   const g = testGraph(t)
   const node = await g.add({
@@ -167,8 +196,7 @@ t.test('blkdebug rules: by kind, by sector, once or always', async (t) => {
     image: memory(),
     'inject-error': [
       { event: 'none', iotype: 'write', errno: 28, once: true },
-      { event: 'read_aio', sector: 8 },
-      { event: 'cluster_alloc', errno: 5 },
+      { event: 'none', iotype: 'read', sector: 8 },
     ],
   })
   await t.rejects(g.write(node, 0, Uint8Array.of(1)), { code: 'ENOSPC' })
