@@ -148,6 +148,8 @@ export class Daemon {
         }
         case 'chardev': {
           const spec = parseChardev(step.value)
+          if (spec.kind === 'stdio' && this.#options.settings.daemonize)
+            throw new StartError('cannot use stdio with --daemonize')
           return () => endpoints.addChardev(spec)
         }
         case 'monitor': {

@@ -12,16 +12,15 @@ import { workerStarter } from './iothread/handle.js'
 
 export interface DiskSettings {
   readonly aio: 'auto' | 'threads' | 'io_uring'
-  readonly logLevel: string
 }
 
 /** Who asks for what stands on the command line. */
 const COMMAND_LINE: CommandCall = { session: { id: 0, label: 'command line', peer: '' } }
 
 export function makeDisks(events: EventSink, settings: DiskSettings, log: Logger): DiskCommands {
-  const { aio, logLevel } = settings
   const { handlers, shutdown } = createHandlers({
-    startWorker: workerStarter({ aio, logLevel }),
+    // A worker starts with the level of its time: the configuration may have been read again.
+    startWorker: (name) => workerStarter({ aio: settings.aio, logLevel: log.level })(name),
     events,
     log,
   })

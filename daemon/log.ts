@@ -9,15 +9,27 @@ export type LogLevel = (typeof LOG_LEVELS)[number]
 
 /** Where lines go: bounded, never blocking; what does not fit is dropped and counted. */
 export interface LogWriter {
-  write(text: string): void
+  /** Whether there was room. */
+  write(text: string): boolean
   /** Lines dropped so far. */
   dropped(): number
   /** Waits at most `ms` milliseconds for what is queued; for the end of the process only. */
-  flushSync(ms: number): void
+  flushSync(ms: number): unknown
 }
 
 export function createLog(writer: LogWriter, level: LogLevel): Logger {
-  return pino({ level, base: null, timestamp: stdTimeFunctions.isoTime }, writer)
+  const options = { level, base: null, timestamp: stdTimeFunctions.isoTime }
+  const direct = pino(options, { write: (text) => void writer.write(text) })
+  let told = 0
+  return pino(options, {
+    write(text) {
+      const lost = writer.dropped()
+      if (writer.write(text) && lost > told) {
+        direct.warn({ lost: lost - told }, 'log lines were lost before this one')
+        told = lost
+      }
+    },
+  })
 }
 
 export function isLogLevel(text: string): text is LogLevel {

@@ -13,6 +13,9 @@ import { Dispatcher } from './dispatch.js'
 import { DEFAULT_OUTBOX_LIMITS, type OutboxLimits } from './outbox.js'
 import { Session, type SessionOwner, type SessionStreams } from './session.js'
 
+/** Idle time after which the kernel asks a network client whether it is still there. */
+const KEEP_ALIVE_MS = 60_000
+
 export interface ControlOptions {
   readonly version: Version
   readonly log: Logger
@@ -54,7 +57,10 @@ export class ControlPlane implements SessionOwner {
   /** Serves one connection until it ends. */
   serve(socket: Socket, label: string): void {
     const peer = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`
-    if (socket.remoteAddress !== undefined) socket.setNoDelay(true)
+    if (socket.remoteAddress !== undefined) {
+      socket.setNoDelay(true)
+      socket.setKeepAlive(true, KEEP_ALIVE_MS)
+    }
     this.serveStreams({ input: socket, output: socket, closes: true }, label, peer)
   }
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // blockferryd as a process: start, ways in, signals, end.
 
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { existsSync, linkSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../helpers/control-client.js'
 import {
   appears,
   type DaemonProcess,
+  PROGRAM,
   runDaemon,
   type SpawnOptions,
   startDaemon,
@@ -170,6 +172,26 @@ t.test('an inherited connected descriptor serves as a monitor', async (t) => {
   socket.write('{"execute":"qmp_capabilities"}{"execute":"quit"}')
   socket.resume()
   t.equal((await daemon.ended).status, 0)
+})
+
+t.test('a listening socket of the service manager is served', async (t) => {
+  const folder = shortFolder(t)
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(`${folder}/made`, resolve))
+  linkSync(`${folder}/made`, `${folder}/s`)
+  const { fd } = (server as unknown as { _handle: { fd: number } })._handle
+  // The number of the process is known only inside it.
+  const child = spawn('sh', ['-c', 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"', process.execPath, PROGRAM], {
+    stdio: ['ignore', 'ignore', 'inherit', fd],
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  // Only the child accepts from now on; this also removes the first name.
+  server.close()
+  const ended = new Promise((resolve) => child.on('exit', resolve))
+  const client = await ControlClient.ready(`${folder}/s`)
+  await client.call('quit')
+  t.equal(await ended, 0)
+  t.ok(existsSync(`${folder}/s`), 'its file is not ours to remove')
 })
 
 t.test('a server chardev that waits is ready when its first client came', async (t) => {
