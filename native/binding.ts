@@ -47,6 +47,8 @@ interface Addon {
     onFinished: OnFinished,
   ) => NativeEngine
   readonly Log: new (fd: number, room: number) => NativeLog
+  /** False in sanitizer builds: tasks are ordinary threads, and a stuck one holds up the end of the process. */
+  readonly ownGroups: boolean
   exitNow(code: number): never
   notify(address: string, text: string): number
 }

@@ -117,25 +117,37 @@ export function decodeString(bytes: Uint8Array, from: number, to: number): strin
   let text = ''
   let at = from
   while (at < to) {
-    const found = bytes.indexOf(backslash, at)
-    const end = found < 0 || found > to ? to : found
-    const run = end - at >= longRun ? decodeLongRun(bytes, at, end) : undefined
+    const plain = plainEnd(bytes, at, to)
+    const run = plain - at < longRun ? undefined : decodeLongRun(bytes, at, plain)
     if (run !== undefined) {
       text += run
-      at = end
-    } else {
-      const stop = end - at >= longRun ? end : Math.min(to, at + longRun)
-      const part = decodeSlowly(bytes, at, stop, to)
-      if (part.error !== undefined) return { error: part.error }
-      text += part.text
-      at = part.next
+      at = plain
+      continue
     }
+    const part = decodeSlowly(bytes, at, Math.max(plain, Math.min(to, at + longRun)), to)
+    if (part.error !== undefined) return { error: part.error }
+    text += part.text
+    at = part.next
   }
   return text
 }
 
 /** Bytes from which on TextDecoder pays. */
 const longRun = 4096
+/** What is tried at once. A piece that fails is decoded a second time, so that time stays linear. */
+const longestRun = 65536
+
+/** End of the bytes from `at` on that hold no escape and no part of a character; at most 64 KiB later. */
+function plainEnd(bytes: Uint8Array, at: number, to: number): number {
+  if (to - at < longRun) return at
+  const piece = bytes.subarray(at, Math.min(to, at + longestRun))
+  const found = piece.indexOf(backslash)
+  if (found >= 0) return at + found
+  let end = at + piece.length
+  while (end < to && end > at && (bytes[end]! & 0xc0) === 0x80) end--
+  return end
+}
+
 const noncharacter =
   /[\ufdd0-\ufdef\ufffe\uffff]|[\ud83f\ud87f\ud8bf\ud8ff\ud93f\ud97f\ud9bf\ud9ff\uda3f\uda7f\udabf\udaff\udb3f\udb7f\udbbf\udbff][\udffe\udfff]/
 

@@ -31,7 +31,7 @@ export interface EmbeddedOptions {
  * @throws CliError with status 3 when it does not come up
  */
 export async function embeddedDaemon(options: EmbeddedOptions): Promise<Daemon> {
-  const folder = await mkdtemp(join(process.env.XDG_RUNTIME_DIR ?? tmpdir(), 'blockferry-'))
+  const folder = await privateFolder()
   const socket = join(folder, 'control.sock')
   const child = start(socket, options)
   const ended = new Promise<void>((resolve) => child.once('close', () => resolve()))
@@ -65,6 +65,20 @@ export async function embeddedDaemon(options: EmbeddedOptions): Promise<Daemon> 
     const reason = words.text() ?? (cause as Error).message
     throw noConnection(`the embedded daemon did not start: ${reason}`, { cause })
   }
+}
+
+/** Mode 0700, where the user's sockets belong, else among the temporary files. */
+async function privateFolder(): Promise<string> {
+  const parents = [process.env.XDG_RUNTIME_DIR || tmpdir(), tmpdir()]
+  let cause: unknown
+  for (const parent of parents) {
+    try {
+      return await mkdtemp(join(parent, 'blockferry-'))
+    } catch (error) {
+      cause = error
+    }
+  }
+  throw noConnection(`no folder for the embedded daemon's socket: ${(cause as Error).message}`, { cause })
 }
 
 function start(socket: string, { logLevel, aio }: EmbeddedOptions): ChildProcess {

@@ -3,7 +3,7 @@
 
 import { toText } from '../../protocol/json-text.js'
 import type { JsonObject } from '../../protocol/json-value.js'
-import { formatDuration, formatRate, formatSize } from '../common/units.js'
+import { formatDuration, formatEta, formatRate, formatSize } from '../common/units.js'
 import { type Client, type CommandArguments, QmpError } from './client.js'
 import { connectTo, type Daemon, socketPath } from './connection.js'
 import { Interrupt } from './interrupt.js'
@@ -110,7 +110,7 @@ function rowOf({ job, block }: JobView): string[] {
     formatSize(progress.length),
     percentText(progress),
     formatRate(progress.rate),
-    progress.etaSeconds === undefined ? '-' : formatDuration(progress.etaSeconds * 1000),
+    progress.etaSeconds === undefined ? '-' : formatEta(progress.etaSeconds),
     note || status || waiting,
   ]
 }

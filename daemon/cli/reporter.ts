@@ -4,7 +4,7 @@
 
 import { SingleBar } from 'cli-progress'
 import { toText } from '../../protocol/json-text.js'
-import { formatDuration, formatRate, formatSize } from '../common/units.js'
+import { formatDuration, formatEta, formatRate, formatSize } from '../common/units.js'
 import type { QmpEvent } from './client.js'
 import type { Progress } from './job-follower.js'
 
@@ -36,7 +36,7 @@ export function progressText(progress: Progress, separator: string): string {
     `${formatSize(progress.offset)} of ${formatSize(progress.length)}`,
     formatRate(progress.rate),
   ]
-  if (progress.etaSeconds !== undefined) parts.push(`ETA ${formatDuration(progress.etaSeconds * 1000)}`)
+  if (progress.etaSeconds !== undefined) parts.push(`ETA ${formatEta(progress.etaSeconds)}`)
   if (progress.oldest !== undefined && progress.oldest.ageMs >= waitingMs) {
     parts.push(`${progress.oldest.operation} waits ${formatDuration(progress.oldest.ageMs)}`)
   }

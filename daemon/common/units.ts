@@ -45,6 +45,11 @@ export function formatDuration(ms: number): string {
   return hours === 0 ? `${minutes}:${two(whole % 60)}` : `${hours}:${two(minutes)}:${two(whole % 60)}`
 }
 
+/** Whole seconds to go: 3 → '3 s', 62 → '1:02'. */
+export function formatEta(seconds: number): string {
+  return seconds < 60 ? `${Math.max(0, Math.round(seconds))} s` : formatDuration(seconds * 1000)
+}
+
 function threeDigits(value: number): string {
   if (value >= 99.95) return value.toFixed(0)
   return value.toFixed(value >= 9.995 ? 1 : 2)

@@ -23,6 +23,11 @@ Napi::Value notify(const Napi::CallbackInfo& info) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("Engine", EngineObject::define(env));
   exports.Set("Log", LogObject::define(env));
+#ifdef BLOCKFERRY_PLAIN_THREADS
+  exports.Set("ownGroups", false);
+#else
+  exports.Set("ownGroups", true);
+#endif
   exports.Set("exitNow", Napi::Function::New<exitNow>(env));
   exports.Set("notify", Napi::Function::New<notify>(env));
   return exports;

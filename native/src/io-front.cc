@@ -83,9 +83,10 @@ void IoFront::settle(Request& request) {
     request.result = static_cast<int64_t>(nextFileId_);
     files_.emplace(nextFileId_++, std::move(request.opened));
   }
-  if (request.op == Op::close) return;
-  for (const auto& file : {request.file, request.to}) {
-    if (!file || --file->requests > 0) continue;
+  for (std::shared_ptr<File>* held : {&request.file, &request.to}) {
+    // From here on only the table or a waiting close holds the file: its descriptor is never closed on this thread.
+    const std::shared_ptr<File> file = std::move(*held);
+    if (!file || request.op == Op::close || --file->requests > 0) continue;
     const auto closing = closing_.find(file.get());
     if (closing == closing_.end()) continue;
     waiting_.push_back(std::move(closing->second));

@@ -35,7 +35,9 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   int submit(std::unique_ptr<Request> request);
   // What has finished; starts what waited for it.
   std::vector<std::unique_ptr<Request>> reap();
-  void forget(uint32_t group) { engine_->forget(group); }
+  void forget(uint32_t group) {
+    if (!stopped_) engine_->forget(group);
+  }
   void stop();
 
   std::optional<Oldest> oldest() const;

@@ -44,6 +44,7 @@ struct Launch {
   }
 };
 
+#ifndef BLOCKFERRY_PLAIN_THREADS
 void closeRange(unsigned first, unsigned last) {
   if (first > last || syscall(SYS_close_range, first, last, 0) == 0) return;
   rlimit limit{};
@@ -66,7 +67,6 @@ void keepOnly(std::vector<int> keep) {
   }
 }
 
-#ifndef BLOCKFERRY_PLAIN_THREADS
 class Stack {
  public:
   Stack() {

@@ -34,7 +34,12 @@ int RingEngine::start(int signalFd, std::function<void()> last) {
   if (!wakened_.valid()) return -EMFILE;
   const int ringFd = ring_.fd();
   const int wakeFd = wakened_.get();
-  const GroupKind kind = pool_.startWith(signalFd, {ringFd, wakeFd}, std::move(last));
+  // The descriptors are closed on the leader, in the table they live in; who destroys this object is not known.
+  const GroupKind kind = pool_.startWith(signalFd, {ringFd, wakeFd}, [this, last = std::move(last)] {
+    ring_.close();
+    wakened_.reset();
+    last();
+  });
   if (kind == GroupKind::failed) return -EAGAIN;
   if (kind == GroupKind::own) {
     // The group has copies under the same numbers, which its objects now stand for.

@@ -34,6 +34,8 @@ class Ring {
   // Starter. 0, or -errno when the kernel, a container or a limit refuses. The ring is disabled.
   int setUp(uint32_t entries);
   int fd() const { return fd_.get(); }
+  // In the table of descriptors the ring is used from, after its last use.
+  void close() { fd_.reset(); }
 
   // The rest: the task that uses the ring. 0 or -errno.
   int enable();

@@ -25,7 +25,6 @@ int64_t flushFile(File& file, bool dataOnly) {
 }
 
 int64_t truncateFile(File& file, int64_t size, bool allocate) {
-  AlonePass pass(file.gate);
   if (allocate && size > 0) {
     if (!file.can(Can::fallocate)) return -EOPNOTSUPP;
     const int64_t result = retry([&] { return fallocate(file.fd.get(), 0, 0, size); });

@@ -57,6 +57,8 @@ int64_t fileSize(File& file) {
 // Makes the file reach `end`. Alone: ftruncate after a concurrent write beyond `end` would cut that off again.
 // Returns the size before.
 int64_t growTo(File& file, int64_t end) {
+  const int64_t first = fileSize(file);
+  if (first < 0 || first >= end) return first;
   AlonePass pass(file.gate);
   const int64_t size = fileSize(file);
   if (size < 0 || size >= end) return size;

@@ -2,7 +2,7 @@
 // The verbs of both engines on a real file system.
 
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { createEngine } from '../../native/engine.js'
@@ -113,6 +113,15 @@ for (const { aio, absent } of kinds) {
       spawnSync('mkfifo', [path])
       const file = await engine.open(path, { write: false, direct: true })
       t.equal((await factsOf(engine, file)).kind, 'fifo')
+    })
+
+    t.test('a descriptor of this process can be opened by name', async (t) => {
+      const engine = engineFor(t, { aio })
+      const fd = openSync(join(t.testdir({ disk: 'abc' }), 'disk'), 'r')
+      for (const name of [`/dev/fd/${fd}`, `/proc/self/fd/${fd}`]) {
+        t.equal((await factsOf(engine, await engine.open(name, { write: false }))).size, 3, name)
+      }
+      closeSync(fd)
     })
 
     t.test('facts name the file, whatever path led to it', async (t) => {

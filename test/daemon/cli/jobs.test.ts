@@ -62,9 +62,9 @@ t.test('jobs are a table, with what they wait for and why they failed', async (t
     status: 0,
     stderr: '',
     stdout: [
-      'ID  TYPE    STATUS     PHASE      DONE        OF      %       RATE     ETA  NOTE',
-      'c0  create  concluded  -             1         1      -          -       -  No space',
-      'm0  mirror  running    bulk   1.20 GiB  4.00 GiB  29.9%  850 MiB/s  3.00 s  read waits 12.0 s',
+      'ID  TYPE    STATUS     PHASE      DONE        OF      %       RATE  ETA  NOTE',
+      'c0  create  concluded  -             1         1      -          -    -  No space',
+      'm0  mirror  running    bulk   1.20 GiB  4.00 GiB  29.9%  850 MiB/s  3 s  read waits 12.0 s',
       '',
     ].join('\n'),
   })

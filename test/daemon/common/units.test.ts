@@ -2,7 +2,7 @@
 // Sizes and durations.
 
 import t from 'tap'
-import { formatDuration, formatRate, formatSize, parseSize } from '../../../daemon/common/units.js'
+import { formatDuration, formatEta, formatRate, formatSize, parseSize } from '../../../daemon/common/units.js'
 
 t.test('sizes are read with binary suffixes', async (t) => {
   const table: [string, number | undefined][] = [
@@ -57,4 +57,8 @@ t.test('durations are seconds below a minute, then a clock', async (t) => {
     [360000000, '100:00:00'],
   ]
   for (const [ms, text] of table) t.equal(formatDuration(ms), text)
+})
+
+t.test('what is left is told in whole seconds', async (t) => {
+  t.same([0, 3, 59, 62, 3723].map(formatEta), ['0 s', '3 s', '59 s', '1:02', '1:02:03'])
 })
