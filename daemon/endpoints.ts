@@ -99,7 +99,11 @@ export class Endpoints {
     if ('path' in address) bound = await listenUnix({ path: address.path, mode: 0o600, group: undefined })
     else if ('fd' in address) bound = await listenFd(address.fd)
     else bound = await listenTcp(address.host, address.port)
-    const { listener } = this.#listen(spec.id, bound, addressText(address))
+    // Port 0 asks the kernel for a free one: tell which.
+    const given = bound.server.address()
+    const port = typeof given === 'object' && given !== null && 'port' in address ? given.port : undefined
+    const told = port === undefined ? address : { ...address, port }
+    const { listener } = this.#listen(spec.id, bound, addressText(told))
     if (!spec.wait) return
     process.stderr.write(`blockferryd: info: waiting for connection on: ${listener.filename}\n`)
     await listener.firstClient()

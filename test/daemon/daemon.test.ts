@@ -174,6 +174,25 @@ t.test('an inherited connected descriptor serves as a monitor', async (t) => {
   t.equal((await daemon.ended).status, 0)
 })
 
+t.test('a TCP chardev serves network clients and tells its port', async (t) => {
+  const { socket } = await running(t, [
+    '--chardev',
+    'socket,id=net,host=127.0.0.1,port=0,server=on,wait=off',
+    '--monitor',
+    'net',
+  ])
+  const local = await ControlClient.ready(socket)
+  const { return: chardevs } = (await local.call('query-chardev')) as {
+    return: { label: string; filename: string }[]
+  }
+  const filename = chardevs.find(({ label }) => label === 'net')?.filename ?? ''
+  const port = /^disconnected:tcp:127\.0\.0\.1:(\d+),server=on$/.exec(filename)?.[1]
+  const remote = await ControlClient.open({ host: '127.0.0.1', port: Number(port) })
+  t.match(await remote.next(), { QMP: {} })
+  remote.close()
+  local.close()
+})
+
 t.test('a listening socket of the service manager is served', async (t) => {
   const folder = shortFolder(t)
   const server = createServer()

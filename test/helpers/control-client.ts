@@ -22,9 +22,10 @@ export class ControlClient {
   }
 
   /** Connects; the greeting is the first line. */
-  static open(path: string): Promise<ControlClient> {
+  static open(where: string | { host: string; port: number }): Promise<ControlClient> {
     return new Promise((resolve, reject) => {
-      const socket = connect({ path, allowHalfOpen: true })
+      const address = typeof where === 'string' ? { path: where } : where
+      const socket = connect({ ...address, allowHalfOpen: true })
       socket.once('error', reject)
       socket.once('connect', () => {
         socket.off('error', reject)
