@@ -14,7 +14,7 @@ const tuning = {
   speed: optional(int, 'Bytes per second, 0 = no limit.', { default: 0 }),
   granularity: optional(
     uint32,
-    'Bytes per bit of the dirty bitmap: a power of two from 512 to 64 MiB; 0 = chosen by the target.',
+    'Bytes per bit of the dirty bitmap: a power of two from 512 to 64 MiB; 0 = 64 KiB.',
     { default: 0 },
   ),
   'buf-size': optional(int, 'Most bytes in flight; 0 = 16 MiB.', { default: 0 }),
