@@ -128,13 +128,20 @@ class MirrorRun {
 
   /** An error as the user is to read it. */
   describe(error: unknown): unknown {
-    if (error instanceof QmpError) return failed(error.message, { cause: error })
+    if (error instanceof QmpError) return failed(this.#refusalText(error.message), { cause: error })
     if (error instanceof ConnectionLost) {
       const words = this.#daemon.lastWords()
       const whose = this.#daemon.embedded ? 'the embedded daemon' : `the daemon at '${this.#daemon.socket}'`
       return failed(`${whose} is gone: ${words ?? error.message}; ${this.#targetState()}`, { cause: error })
     }
     return error
+  }
+
+  /** A lock's refusal does not say whose file it is about. */
+  #refusalText(message: string): string {
+    if (!/^Failed to get .* lock$/.test(message)) return message
+    const { source, target } = this.#ends
+    return `'${source.name}' or '${target.name}' is in use by another program: ${message}`
   }
 
   #targetState(): string {

@@ -19,6 +19,10 @@ import { Stopwatch } from './stopwatch.js'
 const DEFAULT_GRANULARITY = 65536
 const DEFAULT_BUFFER = 16 * 2 ** 20
 const SECTOR = 512
+/** What the source's other users may do: as QEMU has it, write too. */
+const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
+/** Writes of other programs are not seen here, so a one-shot copy, which is to be equal in the end, excludes them. */
+const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
 
 export class MirrorJob implements JobBody {
   readonly #spec: MirrorSpec
@@ -63,7 +67,7 @@ export class MirrorJob implements JobBody {
   async prepare(): Promise<void> {
     const spec = this.#spec
     try {
-      await this.#claim(this.#source, ['consistent read'], ['consistent read', 'write', 'write unchanged'])
+      await this.#claim(this.#source, ['consistent read'], spec.autoComplete ? SHARED_ONE_SHOT : SHARED)
       await this.#claim(this.#target, ['write'], ['write unchanged'])
       const { granularity } = this.#bitmap
       const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
