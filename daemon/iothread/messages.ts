@@ -118,7 +118,7 @@ export interface JobProgress {
   readonly oldest?: OldestRequest
 }
 
-/** What a job did, told when it ended. Durations in milliseconds. */
+/** What a job did, told when it ended, however it did. Durations in whole milliseconds. */
 export interface JobReceipt {
   readonly copied: number
   readonly zeroed: number
@@ -208,7 +208,7 @@ export type Report =
       readonly id: string
       readonly progress: JobProgress
       readonly outcome: JobOutcome
-      readonly receipt?: JobReceipt
+      readonly receipt: JobReceipt
     }
   /** Level, text and fields of a log line; the main thread writes it. */
   | {

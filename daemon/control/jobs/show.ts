@@ -62,9 +62,7 @@ function details(job: Job): Details {
         'bytes-zeroed': receipt.zeroed,
         'bytes-skipped': receipt.skipped,
         flush: receipt.flush,
-        durations: Object.fromEntries(
-          Object.entries(receipt.durations).map(([phase, ms]) => [phase, Math.round(ms)]),
-        ),
+        durations: receipt.durations,
       },
     }),
   }

@@ -37,7 +37,9 @@ export interface JobBody {
   /** Checks and claims; what it throws means there never was a job, and nothing stays behind. */
   prepare(): Promise<void>
   /** Works until done or, for jobs that get ready, until complete() was asked. */
-  run(): Promise<JobReceipt>
+  run(): Promise<void>
+  /** What was done, asked once when run() has ended, however it did. */
+  receipt(): JobReceipt
   progress(): BodyProgress
   /** A ready job is asked to end with success. */
   complete?(pivot: boolean): void

@@ -38,7 +38,8 @@ export class MirrorJob implements JobBody {
   readonly #engine: CopyEngine
   #copyMode: CopyMode
   #completing = false
-  #flushFailed = false
+  /** How the flush went of what was copied last. */
+  #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Bytes known to be there to do; grows with writes to what was done already. */
   #len = 0
 
@@ -89,7 +90,7 @@ export class MirrorJob implements JobBody {
     return Math.ceil((this.#spec.bufSize || DEFAULT_BUFFER) / granularity) * granularity
   }
 
-  async run(): Promise<JobReceipt> {
+  async run(): Promise<void> {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
     if (this.#spec.sync !== 'none') this.#dirtied(0, this.#source.length())
@@ -98,8 +99,6 @@ export class MirrorJob implements JobBody {
     this.#control.ready()
     await this.#keepSynchronized()
     await this.#quiesce()
-    this.#stopwatch.stop()
-    return this.#receipt()
   }
 
   /** Stops the source's users at a moment when the target is equal and durable; they go on after finalize(). */
@@ -127,6 +126,7 @@ export class MirrorJob implements JobBody {
   async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
     do {
       if (!this.#bitmap.clean) {
+        this.#flushed = 'not-reached'
         this.#phase(phase)
         const slots = await this.#buffers.acquire(
           Math.max(1, Math.floor(this.#bufferSize() / this.#buffers.slotSize)),
@@ -145,9 +145,10 @@ export class MirrorJob implements JobBody {
   async #flush(): Promise<void> {
     try {
       await this.#engine.flush()
+      this.#flushed = 'ok'
     } catch (error) {
       // Not left to the policy: after a failed flush nobody knows what is on the disk.
-      this.#flushFailed = true
+      this.#flushed = 'failed'
       if (error instanceof IoError) this.#control.ioError('write', error, true)
       throw error
     }
@@ -184,9 +185,10 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  #receipt(): JobReceipt {
+  receipt(): JobReceipt {
+    this.#stopwatch.stop()
     const { copied, zeroed, skipped } = this.#engine.counters
-    const flush = this.#flushFailed ? 'failed' : this.#target.options.noFlush ? 'disabled' : 'ok'
+    const flush = this.#flushed === 'ok' && this.#target.options.noFlush ? 'disabled' : this.#flushed
     return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
   }
 

@@ -4,15 +4,7 @@
 // Invariant: exactly one `job-ended` per job that was started, and nothing after it.
 
 import { Cancelled, IoError } from '../../errors.js'
-import type {
-  JobOutcome,
-  JobPhase,
-  JobProgress,
-  JobReceipt,
-  OldestRequest,
-  OnError,
-  Report,
-} from '../messages.js'
+import type { JobOutcome, JobPhase, JobProgress, OldestRequest, OnError, Report } from '../messages.js'
 import type { JobBody, JobControl } from './body.js'
 import { RateMeter } from './rate-meter.js'
 
@@ -65,16 +57,16 @@ export class JobRunner implements JobControl {
     this.report({ kind: 'job-running', id: this.id, progress: this.#progress() })
     this.#timer = setInterval(() => this.tell(), TICK)
     let outcome: JobOutcome = { kind: 'success' }
-    let receipt: JobReceipt | undefined
     try {
-      receipt = await this.body.run()
+      await this.body.run()
       if (this.signal.aborted) throw new Cancelled()
     } catch (error) {
       outcome = this.signal.aborted
         ? { kind: 'cancelled' }
         : { kind: 'failed', error: error instanceof Error ? error.message : String(error) }
-      await this.#undo()
     }
+    const receipt = this.body.receipt()
+    if (outcome.kind !== 'success') await this.#undo()
     this.#over = true
     clearInterval(this.#timer)
     this.report({
@@ -82,7 +74,7 @@ export class JobRunner implements JobControl {
       id: this.id,
       progress: this.#progress(),
       outcome,
-      ...(receipt === undefined ? {} : { receipt }),
+      receipt,
     })
     return outcome.kind === 'success'
   }
