@@ -4,6 +4,7 @@
 // Everything that can wait is awaited, so requests overlap: a job can be cancelled while a node is being opened.
 
 import type { IoEngine } from '../../native/types.js'
+import { atMost } from '../common/deadline.js'
 import { Cancelled, CommandError, IoError } from '../errors.js'
 import { Graph } from './block/graph.js'
 import { Buffers } from './copy/buffers.js'
@@ -180,9 +181,8 @@ export class Iothread {
 
   async #shutdown(deadlineMs: number): Promise<{ left: number }> {
     for (const job of this.#jobs.values()) job.cancel()
-    const deadline = new Promise<void>((resolve) => setTimeout(resolve, deadlineMs).unref())
     const started = performance.now()
-    await Promise.race([this.#conclude(), deadline])
+    await atMost(this.#conclude(), deadlineMs)
     clearInterval(this.#refresh)
     const rest = Math.max(0, deadlineMs - (performance.now() - started))
     return { left: await this.engine.shutdown(rest) }
