@@ -48,7 +48,7 @@ async function run(options: Options, line: Given): Promise<void> {
   const writer = new LogWriter(2)
   const log = createLog(writer, options.settings.logLevel)
   const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, (control) =>
-    makeDisks(control.events, options.settings, log),
+    makeDisks(control.events, options.settings.aio, log),
   )
   installSignals({
     stop: (signal) => daemon.stop(signal),

@@ -7,7 +7,7 @@ import type { Logger } from 'pino'
 import { toText } from '../../protocol/json-text.js'
 import { greeting, timestamp, type Version } from '../../protocol/qmp.js'
 import { atMost } from '../common/deadline.js'
-import { Broadcast, type EventText, type Listener } from './broadcast.js'
+import { Broadcast, type EventText, type Subscriber } from './broadcast.js'
 import type { EventSink, Handlers } from './commands.js'
 import { EOL } from './dialect.js'
 import { Dispatcher } from './dispatch.js'
@@ -76,8 +76,8 @@ export class ControlPlane implements SessionOwner {
     return eventText('x-events-lost', { count }, timestamp(Date.now()))
   }
 
-  subscribe(listener: Listener): void {
-    this.#broadcast.add(listener)
+  subscribe(subscriber: Subscriber): void {
+    this.#broadcast.add(subscriber)
   }
 
   gone(session: Session, reason: string): void {

@@ -12,7 +12,7 @@ import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { Objects } from '../objects.js'
 import { DiskWorkers } from '../workers.js'
-import { createHandlersFor } from './create.js'
+import { imageHandlers } from './create.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
 import { mirrorHandlers } from './mirror.js'
 import { nodeHandlers } from './nodes.js'
@@ -58,7 +58,7 @@ export function createHandlers({ startWorker, events, log }: HandlerDeps): Comma
   const starting = {
     ...nodeHandlers(graphs),
     ...reopenHandlers(graphs, log),
-    ...createHandlersFor(graphs, jobs),
+    ...imageHandlers(graphs, jobs),
     ...mirrorHandlers(graphs, jobs, log),
     ...objectHandlers(objects, directory, workers),
   }

@@ -7,7 +7,7 @@
 import { IoError } from '../../errors.js'
 import type { Permission } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
-import type { BlockNode } from '../block/node.js'
+import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
 import { CopyEngine } from '../copy/engine.js'
@@ -18,7 +18,6 @@ import { Stopwatch } from './stopwatch.js'
 
 const DEFAULT_GRANULARITY = 65536
 const DEFAULT_BUFFER = 16 * 2 ** 20
-const SECTOR = 512
 /** What the source's other users may do: as QEMU has it, write too. */
 const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
 /** Writes of other programs are not seen here, so a one-shot copy, which is to be equal in the end, excludes them. */

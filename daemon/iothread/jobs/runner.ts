@@ -4,7 +4,15 @@
 // Invariant: exactly one `job-ended` per job that was started, and nothing after it.
 
 import { Cancelled, IoError } from '../../errors.js'
-import type { JobOutcome, JobPhase, JobProgress, OldestRequest, OnError, Report } from '../messages.js'
+import type {
+  ErrorAction,
+  JobOutcome,
+  JobPhase,
+  JobProgress,
+  OldestRequest,
+  OnError,
+  Report,
+} from '../messages.js'
 import type { JobBody, JobControl } from './body.js'
 import { RateMeter } from './rate-meter.js'
 
@@ -17,6 +25,10 @@ export interface Policy {
 }
 
 export class JobRunner implements JobControl {
+  readonly body: JobBody
+  readonly #policy: Policy
+  readonly #report: (report: Report) => void
+  readonly #oldest: () => OldestRequest | undefined
   readonly #abort = new AbortController()
   readonly #meter = new RateMeter()
   #pausing = false
@@ -27,15 +39,16 @@ export class JobRunner implements JobControl {
   #lastProgress = ''
   #over = false
 
-  readonly body: JobBody
-
   constructor(
     readonly id: string,
     makeBody: (control: JobControl) => JobBody,
-    private readonly policy: Policy,
-    private readonly report: (report: Report) => void,
-    private readonly oldest: () => OldestRequest | undefined,
+    policy: Policy,
+    report: (report: Report) => void,
+    oldest: () => OldestRequest | undefined,
   ) {
+    this.#policy = policy
+    this.#report = report
+    this.#oldest = oldest
     this.body = makeBody(this)
   }
 
@@ -54,7 +67,7 @@ export class JobRunner implements JobControl {
 
   /** Runs the body to its end and reports it; never rejects. @returns whether it succeeded */
   async run(): Promise<boolean> {
-    this.report({ kind: 'job-running', id: this.id, progress: this.#progress() })
+    this.#report({ kind: 'job-running', id: this.id, progress: this.#progress() })
     this.#timer = setInterval(() => this.tell(), TICK)
     let outcome: JobOutcome = { kind: 'success' }
     try {
@@ -69,7 +82,7 @@ export class JobRunner implements JobControl {
     if (outcome.kind !== 'success') await this.#undo()
     this.#over = true
     clearInterval(this.#timer)
-    this.report({
+    this.#report({
       kind: 'job-ended',
       id: this.id,
       progress: this.#progress(),
@@ -84,7 +97,7 @@ export class JobRunner implements JobControl {
       await this.body.finalize(false)
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error)
-      this.report({
+      this.#report({
         kind: 'log',
         level: 'warn',
         fields: { job: this.id, error: text },
@@ -120,7 +133,7 @@ export class JobRunner implements JobControl {
         this.#resume = resolve
       })
       this.#meter.reset()
-      this.report({ kind: 'job-paused', id: this.id, progress: this.#progress() })
+      this.#report({ kind: 'job-paused', id: this.id, progress: this.#progress() })
       await resumed
     }
     if (this.signal.aborted) throw new Cancelled()
@@ -149,20 +162,20 @@ export class JobRunner implements JobControl {
 
   ready(): void {
     this.#phase = 'ready'
-    this.report({ kind: 'job-ready', id: this.id, progress: this.#progress() })
+    this.#report({ kind: 'job-ready', id: this.id, progress: this.#progress() })
   }
 
-  ioError(operation: 'read' | 'write', error: unknown, fatal = false): 'report' | 'ignore' | 'stop' {
+  ioError(operation: 'read' | 'write', error: unknown, fatal = false): ErrorAction {
     const nospace = error instanceof IoError && error.code === 'ENOSPC'
-    const action = fatal || this.signal.aborted ? 'report' : actionOf(this.policy[operation], nospace)
-    this.report({ kind: 'job-error', id: this.id, operation, action, nospace })
+    const action = fatal || this.signal.aborted ? 'report' : actionOf(this.#policy[operation], nospace)
+    this.#report({ kind: 'job-error', id: this.id, operation, action, nospace })
     if (action === 'stop') this.#pausing = true
     return action
   }
 
   #progress(): JobProgress {
     const { offset, len, busy, activelySynced } = this.body.progress()
-    const oldest = this.oldest()
+    const oldest = this.#oldest()
     return {
       offset,
       len,
@@ -181,11 +194,11 @@ export class JobRunner implements JobControl {
     const text = JSON.stringify(progress)
     if (text === this.#lastProgress) return
     this.#lastProgress = text
-    this.report({ kind: 'job-progress', id: this.id, progress })
+    this.#report({ kind: 'job-progress', id: this.id, progress })
   }
 }
 
-function actionOf(policy: OnError, nospace: boolean): 'report' | 'ignore' | 'stop' {
+function actionOf(policy: OnError, nospace: boolean): ErrorAction {
   switch (policy) {
     case 'report':
     case 'ignore':
