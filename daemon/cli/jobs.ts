@@ -83,7 +83,7 @@ function merged({ job, block }: JobView) {
   return { ...block, ...job }
 }
 
-export function tableOf(views: readonly JobView[]): string {
+function tableOf(views: readonly JobView[]): string {
   if (views.length === 0) return 'no jobs\n'
   const head = ['ID', 'TYPE', 'STATUS', 'PHASE', 'DONE', 'OF', '%', 'RATE', 'ETA', 'NOTE']
   const align = ['left', 'left', 'left', 'left', 'right', 'right', 'right', 'right', 'right', 'left'] as const

@@ -3,9 +3,9 @@
 
 import { bool, command, enumOf, int, type Members, optional, required, str, struct, uint32 } from './types.js'
 
-export const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
+const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
 export const copyMode = enumOf('MirrorCopyMode', ['background', 'write-blocking'])
-export const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
+const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
 const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
 
 const sync = required(mirrorSyncMode, 'What to copy: full, top, or none (only what is written from now on).')

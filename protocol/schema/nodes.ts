@@ -24,7 +24,7 @@ import {
   union,
 } from './types.js'
 
-export const detectZeroes = enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])
+const detectZeroes = enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])
 
 const cacheOptions = struct('BlockdevCacheOptions', {
   direct: optional(bool, 'Bypass the page cache (O_DIRECT).', { default: false }),
@@ -91,7 +91,7 @@ const imageInfo = struct('BlockNodeInfo', {
   'format-specific': optional(imageSpecific, 'More, by driver.'),
 })
 
-export const blockDeviceInfo = struct('BlockDeviceInfo', {
+const blockDeviceInfo = struct('BlockDeviceInfo', {
   file: required(str, 'What the node shows as its file name.'),
   'node-name': optional(str, 'Name of the node.'),
   ro: required(bool, 'Read-only.'),
@@ -186,7 +186,7 @@ export interface BlockStats extends InferMembers<typeof blockStatsMembers> {
   readonly parent?: BlockStats
 }
 
-export const blockStats: StructType<BlockStats> = struct('BlockStats', {
+const blockStats: StructType<BlockStats> = struct('BlockStats', {
   ...blockStatsMembers,
   parent: optional(
     lazy<BlockStats>(() => blockStats),

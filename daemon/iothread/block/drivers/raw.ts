@@ -9,7 +9,7 @@ import { type BlockNode, SECTOR } from '../node.js'
 import { sizeOption } from '../options.js'
 import { Filter } from './filter.js'
 
-export class RawDriver extends Filter {
+class RawDriver extends Filter {
   readonly type = 'raw'
   readonly #offset: number
   /** Bytes of the window; undefined: to the end of the child. */
