@@ -66,7 +66,6 @@ export interface FileFacts {
   /** Identity, to see that two names are one file. Decimal strings: 64-bit inode numbers. */
   readonly device: string
   readonly inode: string
-  readonly rotational: boolean
 }
 
 /** `[offset, length, kind, offset, length, kind, …]`; kind 1 data, 0 hole (reads as zero). Ascending, contiguous. */

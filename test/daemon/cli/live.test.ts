@@ -19,9 +19,9 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { fileSystemAbsent, MountedImage } from '../../helpers/loop.js'
 import { blockferryd, installed, start } from '../../helpers/program.js'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { deadline, pace } from '../../helpers/waiting.js'
 import { run } from './run.js'
-import { shortFolder } from './scripted-server.js'
 
 const MiB = 1048576
 

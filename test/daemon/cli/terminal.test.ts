@@ -6,8 +6,9 @@ import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { command, run } from './run.js'
-import { event, type Script, ScriptedServer, shortFolder } from './scripted-server.js'
+import { event, type Script, ScriptedServer } from './scripted-server.js'
 
 const hasScript = spawnSync('script', ['--version']).status === 0
 const skip = hasScript ? false : 'script(1) of util-linux is not installed'

@@ -5,8 +5,8 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { run } from './run.js'
-import { shortFolder } from './scripted-server.js'
 
 const refusals: { name: string; args: string[]; status: number; text: string }[] = [
   { name: 'no command', args: [], status: 2, text: 'which command? See --help' },
