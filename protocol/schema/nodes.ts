@@ -223,6 +223,7 @@ export const nodeCommands = {
       flat: optional(bool, 'Without images nested in each other.', { default: false }),
     }),
     returns: arrayOf(blockDeviceInfo),
+    oob: true,
   }),
   'x-node-map': command({
     doc: 'Extents of a node in ascending order, neighbours that are alike merged.',
@@ -241,5 +242,6 @@ export const nodeCommands = {
       'query-nodes': optional(bool, 'Of all nodes instead of drives.', { default: false }),
     }),
     returns: arrayOf(blockStats),
+    oob: true,
   }),
 }
