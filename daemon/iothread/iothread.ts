@@ -24,7 +24,7 @@ import type {
 } from './messages.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs. */
-const REFRESH = 1000
+const REFRESH_MS = 1000
 
 type Handlers = {
   [N in RequestName]: (args: Requests[N]['args']) => Promise<Requests[N]['reply']> | Requests[N]['reply']
@@ -160,7 +160,7 @@ export class Iothread {
           text: 'no facts of an image',
         })
       })
-    }, REFRESH)
+    }, REFRESH_MS)
   }
 
   async #map(name: string, offset: number, length: number, limit: number): Promise<readonly MapExtent[]> {

@@ -15,7 +15,7 @@ import { TaskPool } from './task-pool.js'
 /** Longest dirty area taken at once, bytes. Its bits are clear while it is being worked on. */
 const AREA = 2 ** 30
 /** Pauses between rounds of a job that ignores errors, milliseconds: from 1, doubling. */
-const LONGEST_BACKOFF = 1000
+const LONGEST_BACKOFF_MS = 1000
 
 /** What the engine is told and asks while it copies; a job's control is one. */
 export interface CopyControl {
@@ -273,7 +273,7 @@ export class CopyEngine {
     const action = this.#options.control.ioError(operation, error)
     if (action === 'ignore' && !this.#breathe) {
       this.#breathe = true
-      this.#backoff = Math.min(LONGEST_BACKOFF, Math.max(1, this.#backoff * 2))
+      this.#backoff = Math.min(LONGEST_BACKOFF_MS, Math.max(1, this.#backoff * 2))
     }
     return action
   }

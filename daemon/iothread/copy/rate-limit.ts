@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rate limit of a job: a bucket that runs into debt. A piece may start while there is no debt and then adds its own
 // length to it, so the first piece is never held up. Who comes late (timers do, by a millisecond or more) starts with
-// what he missed, up to CREDIT, so that the mean is the speed and not a little less.
+// what he missed, up to CREDIT_MS, so that the mean is the speed and not a little less.
 // Pure apart from the clock handed in: the caller sleeps.
 
 /** Time that may be caught up, milliseconds. */
-const CREDIT = 100
+const CREDIT_MS = 100
 
 export class RateLimit {
   readonly #now: () => number
@@ -43,7 +43,7 @@ export class RateLimit {
   charge(bytes: number): void {
     if (this.#speed === 0) return
     const now = this.#now()
-    this.#paidAt = Math.max(this.#paidAt ?? now, now - CREDIT) + (bytes / this.#speed) * 1000
+    this.#paidAt = Math.max(this.#paidAt ?? now, now - CREDIT_MS) + (bytes / this.#speed) * 1000
   }
 
   /**

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rate meter: bytes per second over the last two seconds, from a counter that is looked at now and then.
 
-/** Milliseconds. */
-const WINDOW = 2000
+/** What is looked back on, milliseconds. */
+const WINDOW_MS = 2000
 
 export class RateMeter {
   readonly #now: () => number
@@ -17,7 +17,7 @@ export class RateMeter {
   rate(bytes: number): number {
     const at = this.#now()
     this.#samples.push({ at, bytes })
-    while (this.#samples.length > 2 && at - (this.#samples[1]?.at ?? at) > WINDOW) this.#samples.shift()
+    while (this.#samples.length > 2 && at - (this.#samples[1]?.at ?? at) > WINDOW_MS) this.#samples.shift()
     const first = this.#samples[0]
     if (first === undefined || at === first.at) return 0
     return Math.max(0, Math.round(((bytes - first.bytes) * 1000) / (at - first.at)))

@@ -17,7 +17,7 @@ import type { JobBody, JobControl } from './body.js'
 import { RateMeter } from './rate-meter.js'
 
 /** Time between two looks at the counters, milliseconds. */
-const TICK = 100
+const TICK_MS = 100
 
 export interface Policy {
   readonly read: OnError
@@ -68,7 +68,7 @@ export class JobRunner implements JobControl {
   /** Runs the body to its end and reports it; never rejects. @returns whether it succeeded */
   async run(): Promise<boolean> {
     this.#report({ kind: 'job-running', id: this.id, progress: this.#progress() })
-    this.#timer = setInterval(() => this.tell(), TICK)
+    this.#timer = setInterval(() => this.tell(), TICK_MS)
     let outcome: JobOutcome = { kind: 'success' }
     try {
       await this.body.run()
