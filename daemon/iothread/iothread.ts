@@ -114,8 +114,9 @@ export class Iothread {
     this.#watch()
     const ended = this.#run(job).finally(() => this.#running.delete(ended))
     this.#running.add(ended)
-    // A job with nothing to copy is ready, and has said so, before its start is answered.
+    // A job with nothing to copy is ready, and has said so, before its start is answered; others know their length.
     await new Promise((resolve) => setImmediate(resolve))
+    job.tell()
     return null
   }
 

@@ -63,7 +63,7 @@ export const mirrorCommands = {
   'drive-mirror': command({
     doc: 'Copies a node to an image file, which it makes or opens itself.',
     arguments: struct('DriveMirror', {
-      'job-id': optional(str, 'Job id; needed here, because a node has none to inherit.'),
+      'job-id': optional(str, 'Job id; default: the name of the device.'),
       device: required(str, 'Source node, a root of its graph.'),
       target: required(str, 'File name of the target.'),
       format: optional(str, 'Format of the target; default: that of the source.'),

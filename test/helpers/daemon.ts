@@ -68,11 +68,25 @@ export class Daemon {
     return client
   }
 
-  /** CPU seconds of the process so far, ended children included. */
+  /** The process and its children: I/O tasks are thread groups of their own. */
+  #groups(): number[] {
+    const children = readdirSync('/proc')
+      .filter((name) => /^[0-9]+$/.test(name))
+      .map(Number)
+      .filter((pid) => Number(statFields(pid)?.[1]) === this.pid)
+    return [this.pid, ...children]
+  }
+
+  /** CPU seconds so far, of children that are there and of those that ended. */
   cpu(): CpuTime {
-    const fields = statFields(this.pid)
-    const ticks = (at: number): number => Number(fields[at - 3]) / 100
-    return { user: ticks(14) + ticks(16), system: ticks(15) + ticks(17) }
+    let [user, system] = [0, 0]
+    for (const pid of this.#groups()) {
+      const fields = statFields(pid)
+      const ticks = (at: number): number => Number(fields?.[at - 3] ?? 0) / 100
+      user += ticks(14) + ticks(16)
+      system += ticks(15) + ticks(17)
+    }
+    return { user, system }
   }
 
   /** Bytes: resident now, and at most. */
@@ -84,16 +98,16 @@ export class Daemon {
   }
 
   threads(): number {
-    return readdirSync(`/proc/${this.pid}/task`).length
+    return this.#groups().reduce((sum, pid) => sum + entries(`/proc/${pid}/task`).length, 0)
   }
 
   /** What the open descriptors lead to, sorted. */
   descriptors(): string[] {
-    const folder = `/proc/${this.pid}/fd`
-    return readdirSync(folder)
-      .map((name) => {
+    return this.#groups()
+      .flatMap((pid) => entries(`/proc/${pid}/fd`).map((name) => `/proc/${pid}/fd/${name}`))
+      .map((link) => {
         try {
-          return readlinkSync(join(folder, name))
+          return readlinkSync(link)
         } catch {
           return 'closed meanwhile'
         }
@@ -116,8 +130,20 @@ export class Daemon {
   }
 }
 
-/** Fields of /proc/PID/stat from the third on; the second is a name that may hold anything. */
-function statFields(pid: number): string[] {
-  const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
-  return text.slice(text.lastIndexOf(')') + 2).split(' ')
+/** Fields of /proc/PID/stat from the third on (the second is a name that may hold anything); undefined when it has ended. */
+function statFields(pid: number): string[] | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return text.slice(text.lastIndexOf(')') + 2).split(' ')
+  } catch {
+    return undefined
+  }
+}
+
+function entries(folder: string): string[] {
+  try {
+    return readdirSync(folder)
+  } catch {
+    return []
+  }
 }

@@ -3,8 +3,8 @@
 // Used by test/live/transcripts.test.ts. What counts as a difference is decided in tolerance.ts.
 //
 // Order that is checked: replies among themselves; events of one job among themselves; and where the protocol promises
-// that events come before a reply (start, finalize, dismiss of a job, quit), that they do. Elsewhere a reply may stand
-// two events earlier or later.
+// that events come before a reply (start, finalize, dismiss of a job, quit), that they do. Elsewhere, and for errors
+// that a job meets while it starts, a reply may stand two events earlier or later.
 
 import { spawnSync } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -15,6 +15,7 @@ import { type Program, type Running, start } from './program.js'
 import {
   canonical,
   type Heard,
+  isJobError,
   isReply,
   type Json,
   Names,
@@ -251,8 +252,8 @@ class Player {
       if (!other) return
       for (const [name, places] of reply.events) {
         const strict = this.#strict.has(reply.step)
-        const missing = places - (other.events.get(name) ?? 0)
-        if (strict ? missing > 0 : missing > LATE) {
+        const missing = places.count - (other.events.get(name)?.count ?? 0)
+        if (missing > (strict ? places.early : LATE)) {
           throw new Difference(`${where}: reply ${at + 1} came before ${missing} event(s) of ${name}`)
         }
       }
@@ -325,7 +326,8 @@ function compareLists(expected: readonly Heard[], got: readonly Heard[], what: s
 
 interface ReplyPlace {
   readonly step: number
-  readonly events: ReadonlyMap<string, number>
+  /** By job: events before the reply, and how many of them happened to be so early. */
+  readonly events: ReadonlyMap<string, { readonly count: number; readonly early: number }>
 }
 
 function eventsBeforeReplies(heard: readonly Heard[]): ReplyPlace[] {
@@ -333,7 +335,11 @@ function eventsBeforeReplies(heard: readonly Heard[]): ReplyPlace[] {
   const events = new Map<string, Heard[]>()
   for (const each of heard) {
     if (isReply(each.value)) {
-      const counts = [...events].map(([name, list]) => [name, withoutFlicker(list).length] as const)
+      const counts = [...events].map(([name, list]) => {
+        const steady = withoutFlicker(list)
+        const error = steady.findIndex((event) => event.step === each.step && isJobError(event.value))
+        return [name, { count: steady.length, early: error < 0 ? 0 : steady.length - error }] as const
+      })
       places.push({ step: each.step, events: new Map(counts) })
     } else events.set(subject(each.value), [...(events.get(subject(each.value)) ?? []), each])
   }

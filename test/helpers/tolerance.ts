@@ -88,6 +88,10 @@ export function isReply(value: Json): boolean {
   return !isObject(value) || 'return' in value || 'error' in value
 }
 
+export function isJobError(value: Json): boolean {
+  return isObject(value) && value.event === 'BLOCK_JOB_ERROR'
+}
+
 /** Name of the job an event tells of, or the event's own name where it tells of none. */
 export function subject(value: Json): string {
   if (!isObject(value)) return ''

@@ -107,7 +107,7 @@ t.test('a job stuck in a call says which, on which node and for how long', { ski
       oldest = Array.isArray(jobs) ? jobs[0]?.['x-oldest-request'] : undefined
       await pace(5)
     }
-    t.match(oldest, { operation: 'read', node: String, age: Number })
+    t.match(oldest, { operation: 'read', node: String, 'age-ms': Number })
   } finally {
     await slow.unmount()
   }

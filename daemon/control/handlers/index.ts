@@ -34,8 +34,9 @@ export interface CommandSet {
   shutdown(deadlineMs: number): Promise<void>
 }
 
-/** The share of the time that jobs get to end; the rest is for closing nodes. */
+/** Shares of the time: for jobs to end, then for workers to close their nodes. The rest is to tell of what is lost. */
 const JOBS_SHARE = 0.5
+const WORKERS_SHARE = 0.8
 
 export function createHandlers({ startWorker, events, log }: HandlerDeps): CommandSet {
   const directory = new Directory()
@@ -73,7 +74,7 @@ export function createHandlers({ startWorker, events, log }: HandlerDeps): Comma
       const started = performance.now()
       await within(jobs.endAll(), deadlineMs * JOBS_SHARE)
       const rest = Math.max(0, deadlineMs - (performance.now() - started))
-      await within(workers.endAll(rest), rest)
+      await within(workers.endAll(rest * WORKERS_SHARE), rest)
     },
   }
 }

@@ -42,7 +42,6 @@ function planReopen(directory: Directory, definitions: readonly Definition[]): C
     if (node === undefined) throw new CommandError(`Failed to find node with node-name='${name}'`)
     plan(directory, node, definition, changes, true)
   }
-  for (const { node, spec } of changes.values()) checkWritable(directory, node, spec, changes)
   return [...changes.values()]
 }
 
@@ -71,21 +70,6 @@ function plan(
   const request = { ...spec, ...nested }
   changes.set(node, { node, spec, request: outermost ? request : undefined })
   return request
-}
-
-/** A node that may be written needs children that may be. */
-function checkWritable(
-  directory: Directory,
-  node: Node,
-  spec: NodeSpec,
-  changes: ReadonlyMap<Node, Change>,
-): void {
-  if (spec['read-only'] === true || spec['auto-read-only'] === true) return
-  for (const child of directory.children(node)) {
-    const next = changes.get(child)?.spec
-    const readOnly = next === undefined ? directory.report(child)?.readOnly : next['read-only'] === true
-    if (readOnly === true) throw new CommandError('Block node is read-only')
-  }
 }
 
 /** One request for each worker; those that were done are taken back when a later one fails. */

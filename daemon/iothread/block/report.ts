@@ -40,7 +40,7 @@ export function nodeReport(record: NodeRecord, records: Records): NodeReport {
     detectZeroes: node.options.detectZeroes,
     ...(own === undefined ? {} : { identity: `${own.device}:${own.inode}` }),
     stats: { ...node.stats },
-    dirtyBitmaps: bitmap === undefined ? [] : [{ ...bitmap, recording: true, busy: true }],
+    dirtyBitmaps: bitmap === undefined ? [] : [{ ...bitmap, recording: false, busy: false }],
   }
 }
 

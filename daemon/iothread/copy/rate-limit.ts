@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rate limit of a job: a bucket that runs into debt. A piece may start while there is no debt and then adds its own
-// length to it, so the first piece is never held up, and the mean never exceeds the speed.
+// length to it, so the first piece is never held up. Who comes late (timers do, by a millisecond or more) starts with
+// what he missed, up to CREDIT, so that the mean is the speed and not a little less.
 // Pure apart from the clock handed in: the caller sleeps.
+
+/** Time that may be caught up, milliseconds. */
+const CREDIT = 100
 
 export class RateLimit {
   #speed: number
-  /** When the debt is paid, milliseconds of the clock. */
-  #paidAt = 0
+  /** When the debt is paid, milliseconds of the clock. Undefined until the first piece. */
+  #paidAt: number | undefined
 
   /**
    * @param speed  bytes per second, 0 = no limit
@@ -26,20 +30,21 @@ export class RateLimit {
   /** A new speed; what is owed is owed in bytes, so it is paid at the new speed. */
   set(speed: number): void {
     const now = this.now()
-    const owed = Math.max(0, this.#paidAt - now) * this.#speed
+    const owed = Math.max(0, (this.#paidAt ?? now) - now) * this.#speed
     this.#speed = speed
     this.#paidAt = speed === 0 ? now : now + owed / speed
   }
 
   /** Milliseconds until the next piece may start; 0 = now. */
   wait(): number {
-    return this.#speed === 0 ? 0 : Math.max(0, this.#paidAt - this.now())
+    return this.#speed === 0 || this.#paidAt === undefined ? 0 : Math.max(0, this.#paidAt - this.now())
   }
 
   /** A piece of so many bytes starts. */
   charge(bytes: number): void {
     if (this.#speed === 0) return
-    this.#paidAt = Math.max(this.#paidAt, this.now()) + (bytes / this.#speed) * 1000
+    const now = this.now()
+    this.#paidAt = Math.max(this.#paidAt ?? now, now - CREDIT) + (bytes / this.#speed) * 1000
   }
 
   /**
@@ -48,7 +53,7 @@ export class RateLimit {
    * @param most         upper bound, bytes
    */
   piece(granularity: number, most: number): number {
-    if (this.#speed === 0 || this.#paidAt === 0) return most
+    if (this.#speed === 0 || this.#paidAt === undefined) return most
     const even = Math.floor(this.#speed / 20 / granularity) * granularity
     return Math.min(most, Math.max(granularity, even))
   }

@@ -63,7 +63,7 @@ export class JobRunner implements JobControl {
   /** Runs the body to its end and reports it; never rejects. @returns whether it succeeded */
   async run(): Promise<boolean> {
     this.report({ kind: 'job-running', id: this.id, progress: this.#progress() })
-    this.#timer = setInterval(() => this.#tick(), TICK)
+    this.#timer = setInterval(() => this.tell(), TICK)
     let outcome: JobOutcome = { kind: 'success' }
     let receipt: JobReceipt | undefined
     try {
@@ -182,7 +182,8 @@ export class JobRunner implements JobControl {
     }
   }
 
-  #tick(): void {
+  /** Reports the counters when they have changed. */
+  tell(): void {
     if (this.#over) return
     const progress = this.#progress()
     const text = JSON.stringify(progress)

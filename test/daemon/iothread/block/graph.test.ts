@@ -130,7 +130,7 @@ t.test('a filter shows the dirty bitmap while it is there, and claims see it', a
     driver: 'mirror_top',
     children: { file: 'm' },
     size: MiB,
-    dirtyBitmaps: [{ granularity: 65536, count: 4096, recording: true, busy: true }],
+    dirtyBitmaps: [{ granularity: 65536, count: 4096, recording: false, busy: false }],
   })
   count = 0
   await g.graph.refresh()
