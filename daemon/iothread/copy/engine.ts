@@ -49,7 +49,7 @@ export class CopyEngine {
   /** Length of the next breath after an ignored error, ms; 0 while all goes well. */
   #backoff = 0
   #breathe = false
-  /** Whether the target changed since the last flush. */
+  /** Whether the target may hold what is not durable: what was found to be equal may not be, whoever wrote it. */
   #unflushed = false
 
   constructor(options: CopyOptions) {
@@ -64,6 +64,19 @@ export class CopyEngine {
 
   get busy(): boolean {
     return this.#active.size > 0
+  }
+
+  /** Everything is to be copied. @returns bytes */
+  dirtyAll(): number {
+    const { bitmap } = this.#options
+    bitmap.set(0, bitmap.length)
+    if (bitmap.length > 0) this.#unflushed = true
+    return bitmap.length
+  }
+
+  /** The target was changed for this job without this engine. */
+  touched(): void {
+    this.#unflushed = true
   }
 
   /** The source changed: copy the range (again). @returns bytes that were clean before */

@@ -88,7 +88,7 @@ export class MirrorJob implements JobBody {
   async run(): Promise<JobReceipt> {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
-    if (this.#spec.sync !== 'none') this.#dirtied(0, this.#source.length())
+    if (this.#spec.sync !== 'none') this.#len += this.#engine.dirtyAll()
     await this.#synchronize('bulk')
     this.#phase('ready')
     this.#control.ready()
@@ -116,6 +116,8 @@ export class MirrorJob implements JobBody {
     const [source, target] = [this.#source.length(), this.#target.length()]
     if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
       throw new Error('Source and target image have different sizes')
+    if (target === source) return
+    this.#engine.touched()
     if (target < source) await this.#target.resize(source)
   }
 
