@@ -111,7 +111,7 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  /** Lengths must be the same to the sector; within the last sector the target follows the source. */
+  /** Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero. */
   async #equalizeLength(): Promise<void> {
     const [source, target] = [this.#source.length(), this.#target.length()]
     if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
@@ -119,6 +119,7 @@ export class MirrorJob implements JobBody {
     if (target === source) return
     this.#engine.touched()
     if (target < source) await this.#target.resize(source)
+    else await this.#target.zero(source, target - source, { unmap: false, fast: false })
   }
 
   /** Copies what is dirty, then flushes; again, when something was written meanwhile. */
