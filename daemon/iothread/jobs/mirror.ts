@@ -23,7 +23,6 @@ const SECTOR = 512
 export class MirrorJob implements JobBody {
   readonly #spec: MirrorSpec
   readonly #graph: Graph
-  readonly #buffers: Buffers
   readonly #source: BlockNode
   readonly #target: BlockNode
   readonly #bitmap: DirtyBitmap
@@ -41,7 +40,6 @@ export class MirrorJob implements JobBody {
   constructor(spec: MirrorSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
     this.#graph = graph
-    this.#buffers = buffers
     this.#control = control
     this.#source = graph.node(spec.source)
     this.#target = graph.node(spec.target)
@@ -54,6 +52,8 @@ export class MirrorJob implements JobBody {
       bitmap: this.#bitmap,
       limit: this.#limit,
       control,
+      buffers,
+      tasks: Math.max(1, Math.floor(this.#bufferSize() / buffers.slotSize)),
       piece: Math.min(buffers.slotSize, this.#bufferSize()),
       unmap: spec.unmap,
       targetIsZero: spec.targetIsZero,
@@ -127,14 +127,7 @@ export class MirrorJob implements JobBody {
     do {
       if (!this.#bitmap.clean) {
         this.#phase(phase)
-        const slots = await this.#buffers.acquire(
-          Math.max(1, Math.floor(this.#bufferSize() / this.#buffers.slotSize)),
-        )
-        try {
-          await this.#engine.copyDirty(slots)
-        } finally {
-          this.#buffers.release(slots)
-        }
+        await this.#engine.copyDirty()
       }
       this.#phase('flush')
       await this.#flush()
