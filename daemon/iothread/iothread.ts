@@ -104,6 +104,7 @@ export class Iothread {
       spec.kind === 'mirror'
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
+    if (spec.kind === 'mirror') for (const node of [spec.source, spec.target]) await this.#graph.freshen(node)
     const job = new JobRunner(
       id,
       (control) => this.#makeBody(spec, control),

@@ -151,6 +151,17 @@ export class Graph {
   }
 
   /**
+   * Before a new user of a node decides by its size or content: a file that nobody used may have been changed by
+   * other programs. One that is in use is locked, and what is known of it is true.
+   * @throws IoError when storage does not tell
+   */
+  async freshen(name: string): Promise<void> {
+    const leaf = this.#records.leaf(this.node(name))
+    using _turn = await this.#claims.turn(leaf)
+    if (this.#claims.cumulative(leaf) === undefined) await leaf.driver.freshen?.()
+  }
+
+  /**
    * Rights on a node for a user, down to the leaf's image locks.
    * @param user  as it is named in conflicts: 'an unnamed block device', "block job 'job0'"
    * @throws CommandError naming the conflict or the lock

@@ -26,7 +26,6 @@ const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchan
 export class MirrorJob implements JobBody {
   readonly #spec: MirrorSpec
   readonly #graph: Graph
-  readonly #buffers: Buffers
   readonly #source: BlockNode
   readonly #target: BlockNode
   readonly #bitmap: DirtyBitmap
@@ -45,7 +44,6 @@ export class MirrorJob implements JobBody {
   constructor(spec: MirrorSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
     this.#graph = graph
-    this.#buffers = buffers
     this.#control = control
     this.#source = graph.node(spec.source)
     this.#target = graph.node(spec.target)
@@ -58,6 +56,8 @@ export class MirrorJob implements JobBody {
       bitmap: this.#bitmap,
       limit: this.#limit,
       control,
+      buffers,
+      tasks: Math.max(1, Math.floor(this.#bufferSize() / buffers.slotSize)),
       piece: Math.min(buffers.slotSize, this.#bufferSize()),
       unmap: spec.unmap,
       targetIsZero: spec.targetIsZero,
@@ -92,7 +92,7 @@ export class MirrorJob implements JobBody {
   async run(): Promise<void> {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
-    if (this.#spec.sync !== 'none') this.#dirtied(0, this.#source.length())
+    if (this.#spec.sync !== 'none') this.#len += this.#engine.dirtyAll()
     await this.#synchronize('bulk')
     this.#phase('ready')
     this.#control.ready()
@@ -113,12 +113,15 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  /** Lengths must be the same to the sector; within the last sector the target follows the source. */
+  /** Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero. */
   async #equalizeLength(): Promise<void> {
     const [source, target] = [this.#source.length(), this.#target.length()]
     if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
       throw new Error('Source and target image have different sizes')
+    if (target === source) return
+    this.#engine.touched()
     if (target < source) await this.#target.resize(source)
+    else await this.#target.zero(source, target - source, { unmap: false, fast: false })
   }
 
   /** Copies what is dirty, then flushes; again, when something was written meanwhile. */
@@ -127,14 +130,7 @@ export class MirrorJob implements JobBody {
       if (!this.#bitmap.clean) {
         this.#flushed = 'not-reached'
         this.#phase(phase)
-        const slots = await this.#buffers.acquire(
-          Math.max(1, Math.floor(this.#bufferSize() / this.#buffers.slotSize)),
-        )
-        try {
-          await this.#engine.copyDirty(slots)
-        } finally {
-          this.#buffers.release(slots)
-        }
+        await this.#engine.copyDirty()
       }
       this.#phase('flush')
       await this.#flush()

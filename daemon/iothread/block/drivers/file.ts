@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // file and host_device: a regular file or a device of the host. The leaf under almost every disk.
-// Block status of regular files comes from the extent cache. The size is cached while the file is open; it changes
-// by our own writes and resizes only.
+// Block status of regular files comes from the extent cache. Size and extents are what we believe while somebody uses
+// the node: they change by our own requests only. Between two users other programs may change the file: freshen().
 
 import { type FileFacts, type FileId, type IoEngine, READ_ZERO, ZeroRung } from '../../../../native/types.js'
 import { EIO, ENOTSUP } from '../../../common/errno.js'
@@ -173,6 +173,13 @@ export class FileDriver implements BlockDriver {
       this.#size = previous.#size
       if (this.#options.locking !== 'off') await this.#lock.copyFrom(previous.#lock)
     }
+  }
+
+  async freshen(): Promise<void> {
+    const facts = await this.#engine.stat(this.file)
+    if (typeof facts === 'number') throw new IoError(-facts, 'stat', this.#options.name)
+    this.#size = facts.size
+    this.#extents?.forget(0, Number.MAX_SAFE_INTEGER)
   }
 
   async facts(): Promise<FileFacts | undefined> {

@@ -236,3 +236,17 @@ t.test('shutdown ends by its deadline although a job is stuck, and tells its end
   t.same(daemon.seen.slice(2), ['S:aborting', 'CANCELLED', 'S:concluded', 'S:null'])
   t.same(daemon.placement(), [])
 })
+
+t.test('nobody builds on a node while it moves to another worker', async (t) => {
+  const daemon = await withDisks('src', 'dst')
+  daemon.held = (_worker, name, args) => name === 'node-add' && JSON.stringify(args).includes('/dst')
+  const started = daemon.run('blockdev-mirror', mirror)
+  await turn()
+  await t.rejects(daemon.run('blockdev-add', { driver: 'raw', 'node-name': 'above', file: 'dst' }), {
+    message: "Node 'dst' is busy: another command is changing it",
+  })
+  daemon.held = () => false
+  for (const { name, answer } of daemon.workers[0]?.asked ?? []) if (name === 'node-add') answer()
+  await started
+  t.same(daemon.placement().filter(Boolean), ['#block1 #block2 dst src'])
+})
