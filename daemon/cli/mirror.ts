@@ -6,7 +6,8 @@ import { randomBytes } from 'node:crypto'
 import { toText } from '../../protocol/json-text.js'
 import { formatDuration, formatRate, formatSize } from '../common/units.js'
 import { type Client, ConnectionLost, QmpError } from './client.js'
-import { connectOrEmbed, type Daemon } from './connection.js'
+import { connectOrEmbed } from './connection.js'
+import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
 import { type Ends, jobArguments, lookAt, type MirrorOptions, nodeDefinition } from './mirror-request.js'
@@ -128,13 +129,20 @@ class MirrorRun {
 
   /** An error as the user is to read it. */
   describe(error: unknown): unknown {
-    if (error instanceof QmpError) return failed(error.message, { cause: error })
+    if (error instanceof QmpError) return failed(this.#refusalText(error.message), { cause: error })
     if (error instanceof ConnectionLost) {
       const words = this.#daemon.lastWords()
       const whose = this.#daemon.embedded ? 'the embedded daemon' : `the daemon at '${this.#daemon.socket}'`
       return failed(`${whose} is gone: ${words ?? error.message}; ${this.#targetState()}`, { cause: error })
     }
     return error
+  }
+
+  /** A lock's refusal does not say whose file it is about. */
+  #refusalText(message: string): string {
+    if (!/^Failed to get .* lock$/.test(message)) return message
+    const { source, target } = this.#ends
+    return `'${source.name}' or '${target.name}' is in use by another program: ${message}`
   }
 
   #targetState(): string {

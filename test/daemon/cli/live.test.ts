@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command with real daemons and real images: its own daemon, one on a socket, signals, and qemu-img as oracle.
 
-import { type ChildProcess, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { createHash, randomFillSync } from 'node:crypto'
 import {
   closeSync,
@@ -66,6 +66,23 @@ t.test('a mirror to a new file is equal, sparse, and tells what it did', async (
   t.equal(hashOf(target), hashOf(source))
   t.ok(statSync(target).blocks <= statSync(source).blocks * 1.01, 'no more storage than the source')
 })
+
+t.test(
+  'an image that another program writes to is refused',
+  { skip: installed('qemu-io') ? false : 'no qemu-io' },
+  async (t) => {
+    const { source, target } = twoImages(t)
+    const writer = spawn('qemu-io', ['-f', 'raw', source], { stdio: ['pipe', 'pipe', 'inherit'] })
+    // It has the image open when it asks for a command.
+    await new Promise((resolve) => writer.stdout.once('data', resolve))
+    t.teardown(() => writer.stdin.end('quit\n'))
+    t.same(await run(['mirror', source, target]), {
+      status: 1,
+      stdout: '',
+      stderr: `blockferry: '${source}' or '${target}' is in use by another program: Failed to get shared "write" lock\n`,
+    })
+  },
+)
 
 t.test('a target that is larger and full of other data is overwritten', async (t) => {
   const { source, target } = twoImages(t)
