@@ -41,6 +41,10 @@ export class Endpoints {
     this.#abandoned = abandoned
   }
 
+  get empty(): boolean {
+    return this.#endpoints.size === 0
+  }
+
   /** A control socket of our own spelling: listens and is monitored. */
   async addSocket(spec: SocketSpec): Promise<void> {
     this.#listen(this.#freeLabel(), await listenUnix(spec), `unix:${spec.path}`).monitored = true

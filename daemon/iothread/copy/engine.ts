@@ -28,6 +28,7 @@ export interface CopyControl {
   pausePoint(): Promise<void>
   /** Sleeps until it is woken or the time is over; what woke it must be looked up. Throws Cancelled. */
   wait(timeoutMs?: number): Promise<void>
+  wake(): void
   /**
    * What the policy makes of an I/O error; tells the main thread.
    * 'report': it is to be thrown. 'ignore': try again. 'stop': a pause was asked for, then try again.
