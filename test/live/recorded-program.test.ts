@@ -57,7 +57,7 @@ const WRONG: readonly { readonly name: string; readonly lines: readonly string[]
     name: 'a reply too many',
     lines: ['-> {"execute": "query-jobs"}', '<- {"return": []}', '<- {"return": []}'],
   },
-  { name: 'an event too few', lines: [`-> ${CREATE}`, ...RIGHT.slice(0, -1)] },
+  { name: 'an event too few', lines: [`-> ${CREATE}`, ...RIGHT.slice(0, -2), state('concluded')] },
   {
     name: 'events in another order',
     lines: [`-> ${CREATE}`, ...RIGHT.slice(0, 3), ...RIGHT.slice(3).reverse()],
