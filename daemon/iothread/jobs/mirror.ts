@@ -63,7 +63,7 @@ export class MirrorJob implements JobBody {
   async prepare(): Promise<void> {
     const spec = this.#spec
     try {
-      await this.#claim(this.#source, ['consistent read'], ['consistent read', 'write', 'write unchanged'])
+      await this.#claim(this.#source, ['consistent read'], this.#sourceShares())
       await this.#claim(this.#target, ['write'], ['write unchanged'])
       const { granularity } = this.#bitmap
       const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
@@ -77,6 +77,15 @@ export class MirrorJob implements JobBody {
       await this.#letGo()
       throw error
     }
+  }
+
+  /**
+   * Users of the source above the filter may write: the mirror sees what they change. Nobody is above a read-only
+   * source, so a writer would be another program, whose changes a one-shot copy would miss and still call equal.
+   */
+  #sourceShares(): readonly Permission[] {
+    if (this.#spec.autoComplete && this.#source.readOnly) return ['consistent read', 'write unchanged']
+    return ['consistent read', 'write', 'write unchanged']
   }
 
   /** Bytes in flight at most: what was asked for, rounded up to the granularity. */
