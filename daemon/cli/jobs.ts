@@ -38,8 +38,16 @@ export async function listJobs(options: JobsOptions): Promise<void> {
   }
 }
 
-export const jobVerbs = ['pause', 'resume', 'cancel', 'complete', 'finalize', 'dismiss'] as const
-export type JobVerb = (typeof jobVerbs)[number]
+/** Verbs and their help. */
+export const jobVerbs = {
+  pause: 'stop for now; requests that storage has taken are waited for',
+  resume: 'go on after a pause or an error',
+  cancel: 'end; a target that was not complete is garbage',
+  complete: 'let a ready mirror finish',
+  finalize: 'apply the result of a pending job',
+  dismiss: 'forget a concluded job',
+} as const
+export type JobVerb = keyof typeof jobVerbs
 
 /** @param soft  with cancel: let a ready job end with a consistent target */
 export async function steerJob(verb: JobVerb, id: string, socket: string | undefined, soft = false) {
