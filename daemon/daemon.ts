@@ -4,6 +4,7 @@
 
 import type { Logger } from 'pino'
 import { parseChardev, parseMonitor, parseSocket } from './chardev-options.js'
+import { atMost } from './common/deadline.js'
 import type { Handlers } from './control/commands.js'
 import { ControlPlane } from './control/control.js'
 import { sessionCommands } from './control/session-commands.js'
@@ -118,16 +119,11 @@ export class Daemon {
     setTimeout(() => this.stopNow(), END_MS)
     this.#deps.notify('STOPPING=1')
     this.#endpoints.stop()
-    let timer: NodeJS.Timeout | undefined
-    const deadline = new Promise<void>((done) => {
-      timer = setTimeout(done, SHUTDOWN_MS)
-    })
     try {
-      await Promise.race([this.#disks.shutdown(SHUTDOWN_MS), deadline])
+      await atMost(this.#disks.shutdown(SHUTDOWN_MS), SHUTDOWN_MS)
     } catch (error) {
       this.#deps.log.error({ err: error }, 'disks were not closed in order')
     }
-    clearTimeout(timer)
   }
 
   async #finish(): Promise<void> {

@@ -5,7 +5,8 @@ import { toText } from '../../protocol/json-text.js'
 import type { JsonObject } from '../../protocol/json-value.js'
 import { formatDuration, formatEta, formatRate, formatSize } from '../common/units.js'
 import { type Client, type CommandArguments, QmpError } from './client.js'
-import { connectTo, type Daemon, socketPath } from './connection.js'
+import { connectTo, socketPath } from './connection.js'
+import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { progressOf } from './job-follower.js'
 import { percentText } from './reporter.js'
@@ -90,7 +91,7 @@ function merged({ job, block }: JobView) {
   return { ...block, ...job }
 }
 
-export function tableOf(views: readonly JobView[]): string {
+function tableOf(views: readonly JobView[]): string {
   if (views.length === 0) return 'no jobs\n'
   const head = ['ID', 'TYPE', 'STATUS', 'PHASE', 'DONE', 'OF', '%', 'RATE', 'ETA', 'NOTE']
   const align = ['left', 'left', 'left', 'left', 'right', 'right', 'right', 'right', 'right', 'left'] as const

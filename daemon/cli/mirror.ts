@@ -5,7 +5,8 @@
 import { randomBytes } from 'node:crypto'
 import { formatDuration, formatRate, formatSize } from '../common/units.js'
 import { type Client, ConnectionLost, QmpError } from './client.js'
-import { connectOrEmbed, type Daemon } from './connection.js'
+import { connectOrEmbed } from './connection.js'
+import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
 import { JsonResult } from './json-result.js'
@@ -140,7 +141,7 @@ class MirrorRun {
 
   /** An error as the user is to read it. */
   describe(error: unknown): unknown {
-    if (error instanceof QmpError) return failed(this.#refusal(error), { cause: error })
+    if (error instanceof QmpError) return failed(this.#refusalText(error.message), { cause: error })
     if (error instanceof ConnectionLost) {
       const words = this.#daemon.lastWords()
       const whose = this.#daemon.embedded ? 'the embedded daemon' : `the daemon at '${this.#daemon.socket}'`
@@ -149,10 +150,11 @@ class MirrorRun {
     return error
   }
 
-  /** Image locks do not tell whose they are, nor on which of the two ends. */
-  #refusal({ message }: QmpError): string {
+  /** A lock's refusal does not say whose file it is about. */
+  #refusalText(message: string): string {
     if (!/^Failed to get .* lock$/.test(message)) return message
-    return `${message}: another program uses '${this.#ends.source.name}' or '${this.#ends.target.name}'`
+    const { source, target } = this.#ends
+    return `'${source.name}' or '${target.name}' is in use by another program: ${message}`
   }
 
   #targetState(): string {

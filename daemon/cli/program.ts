@@ -3,6 +3,7 @@
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { parseSize } from '../common/units.js'
+import { PRODUCT_VERSION } from '../common/version.js'
 import { defaultSocket } from './connection.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { map } from './map.js'
@@ -10,7 +11,6 @@ import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
 import { qmp } from './qmp.js'
 import { CliError, exitStatus } from './status.js'
-import { version } from './version.js'
 
 interface SteerOptions {
   readonly socket?: string
@@ -34,7 +34,7 @@ export async function runProgram(args: readonly string[]): Promise<void> {
 function createProgram(): Command {
   const program = new Command('blockferry')
     .description('mirror VM disks, watch and steer the jobs of a blockferry daemon')
-    .version(`blockferry ${version}`, '-V, --version')
+    .version(`blockferry ${PRODUCT_VERSION}`, '-V, --version')
     .exitOverride()
     .showSuggestionAfterError(false)
     .configureHelp({ helpWidth: 100 })
@@ -156,7 +156,7 @@ function addOthers(program: Command): void {
     .command('version')
     .description('print the version')
     .action(() => {
-      process.stdout.write(`blockferry ${version}\n`)
+      process.stdout.write(`blockferry ${PRODUCT_VERSION}\n`)
     })
 }
 

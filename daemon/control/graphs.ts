@@ -110,7 +110,10 @@ export class Graphs {
     if (worker !== undefined) worker.hold()
     const home = worker ?? this.#workers.start()
     try {
-      for (const index of plan.moves) await this.#move([...(graphs[index]?.members ?? [])], home)
+      await this.#move(
+        plan.moves.map((index) => [...(graphs[index]?.members ?? [])]),
+        home,
+      )
     } catch (error) {
       home.release()
       throw error
@@ -158,6 +161,8 @@ export class Graphs {
     for (const node of this.directory.all())
       if (!own.has(node) && node.worker !== undefined && groups.has(String(node.spec['throttle-group'])))
         existing.push(node)
+    // A node that moves is in two workers for a while, and its new parent would be in the wrong one.
+    for (const node of existing) if (node.state === 'changing') this.checkUnchanging(node)
     // Memory disks share a worker: their contents cannot move, so this is how two of them can be joined.
     if (existing.length === 0 && fresh.some((node) => node.spec.driver === 'x-memory'))
       for (const node of this.directory.all())
@@ -174,12 +179,15 @@ export class Graphs {
     return { name: node.name, worker: node.worker?.name ?? '', fixed, crowded }
   }
 
-  async #move(graph: readonly Node[], to: DiskWorker): Promise<void> {
-    await this.change(graph, async () => {
-      for (const from of new Set(graph.map((node) => node.worker)))
-        if (from !== undefined && from !== to) await this.#moveBetween(from, to, graph)
+  /** All of them are held against other commands from the start: who is to move must still be who was planned. */
+  async #move(graphs: readonly (readonly Node[])[], to: DiskWorker): Promise<void> {
+    await this.change(graphs.flat(), async () => {
+      for (const graph of graphs) {
+        for (const from of new Set(graph.map((node) => node.worker)))
+          if (from !== undefined && from !== to) await this.#moveBetween(from, to, graph)
+        this.#log.debug({ nodes: graph.map((node) => node.name), iothread: to.name }, 'graph moved')
+      }
     })
-    this.#log.debug({ nodes: graph.map((node) => node.name), iothread: to.name }, 'graph moved')
   }
 
   async #moveBetween(from: DiskWorker, to: DiskWorker, graph: readonly Node[]): Promise<void> {

@@ -4,6 +4,7 @@
 // Everything that can wait is awaited, so requests overlap: a job can be cancelled while a node is being opened.
 
 import type { IoEngine } from '../../native/types.js'
+import { atMost } from '../common/deadline.js'
 import { Cancelled, CommandError, IoError } from '../errors.js'
 import { Graph } from './block/graph.js'
 import { SECTOR } from './block/node.js'
@@ -31,6 +32,8 @@ type Handlers = {
 }
 
 export class Iothread {
+  readonly #engine: IoEngine
+  readonly #post: (message: FromWorker) => void
   readonly #graph: Graph
   readonly #buffers: Buffers
   readonly #jobs = new Map<string, JobRunner>()
@@ -38,10 +41,9 @@ export class Iothread {
   readonly #handlers: Handlers
   #refresh: NodeJS.Timeout | undefined
 
-  constructor(
-    private readonly engine: IoEngine,
-    private readonly post: (message: FromWorker) => void,
-  ) {
+  constructor(engine: IoEngine, post: (message: FromWorker) => void) {
+    this.#engine = engine
+    this.#post = post
     this.#graph = new Graph({
       engine,
       log: (level, fields, text) => this.#report({ kind: 'log', level, fields, text }),
@@ -55,14 +57,14 @@ export class Iothread {
   async receive(message: ToWorker): Promise<void> {
     try {
       const handler = this.#handlers[message.name] as (args: unknown) => unknown
-      this.post({ reply: message.request, value: await handler(message.args) })
+      this.#post({ reply: message.request, value: await handler(message.args) })
     } catch (error) {
-      this.post({ reply: message.request, error: toWire(error) })
+      this.#post({ reply: message.request, error: toWire(error) })
     }
   }
 
   #report(report: Report): void {
-    this.post({ report })
+    this.#post({ report })
   }
 
   #makeHandlers(): Handlers {
@@ -103,6 +105,7 @@ export class Iothread {
       spec.kind === 'mirror'
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
+    if (spec.kind === 'mirror') for (const node of [spec.source, spec.target]) await this.#graph.freshen(node)
     const job = new JobRunner(
       id,
       (control) => this.#makeBody(spec, control),
@@ -182,12 +185,11 @@ export class Iothread {
 
   async #shutdown(deadlineMs: number): Promise<{ left: number }> {
     for (const job of this.#jobs.values()) job.cancel()
-    const deadline = new Promise<void>((resolve) => setTimeout(resolve, deadlineMs).unref())
     const started = performance.now()
-    await Promise.race([this.#conclude(), deadline])
+    await atMost(this.#conclude(), deadlineMs)
     clearInterval(this.#refresh)
     const rest = Math.max(0, deadlineMs - (performance.now() - started))
-    return { left: await this.engine.shutdown(rest) }
+    return { left: await this.#engine.shutdown(rest) }
   }
 
   async #conclude(): Promise<void> {

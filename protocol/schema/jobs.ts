@@ -44,7 +44,7 @@ export const jobStatus = enumOf('JobStatus', [
 
 const ioStatus = enumOf('BlockDeviceIoStatus', ['ok', 'failed', 'nospace'])
 
-export const jobPhase = enumOf('x-JobPhase', ['probe', 'zero', 'bulk', 'converge', 'ready', 'flush'])
+const jobPhase = enumOf('x-JobPhase', ['probe', 'zero', 'bulk', 'converge', 'ready', 'flush'])
 
 /** The request that waits longest in the kernel; also in query-blockstats. */
 export const oldestRequest = struct('x-OldestRequest', {

@@ -74,7 +74,9 @@ export interface Permissions {
   readonly use: readonly Permission[]
   readonly share: readonly Permission[]
 }
-export type Permission = 'consistent read' | 'write' | 'write unchanged' | 'resize'
+/** All of them, in the order of their bits in image locks. */
+export const PERMISSIONS = ['consistent read', 'write', 'write unchanged', 'resize'] as const
+export type Permission = (typeof PERMISSIONS)[number]
 
 export interface BlockDriver {
   readonly type: DriverName
@@ -97,6 +99,8 @@ export interface BlockDriver {
   takeOver?(previous: BlockDriver): Promise<void>
   /** Lets requests go on that the driver itself holds back without end; called before it is replaced or closed. */
   release?(): void
+  /** Nobody used the storage for a while: what was learned of its size and content is learned anew. Leaves only. */
+  freshen?(): Promise<void>
   /** Facts of the file behind a leaf, asked anew. */
   facts?(): Promise<FileFacts | undefined>
   close(): Promise<void>

@@ -7,7 +7,7 @@ import { CommandError, IoError } from '../../errors.js'
 import type { CreateSpec, NodeReport, NodeSpec, OldestRequest, ThrottleLimits } from '../messages.js'
 import { type Claim, Claims } from './claims.js'
 import { createFile } from './create.js'
-import type { BlockDriver, Permissions, Slice } from './driver.js'
+import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
 import { MirrorTop } from './drivers/mirror-top.js'
 import { HeldRequests } from './held.js'
 import { BlockNode } from './node.js'
@@ -31,7 +31,6 @@ export interface GraphEnv {
   readonly changed: (nodes: NodeReport[], gone: string[]) => void
 }
 
-const everything = ['consistent read', 'write', 'write unchanged', 'resize'] as const
 /** The engine's verbs that have another name above. */
 const verbs: Readonly<Record<string, string>> = {
   extents: 'status',
@@ -128,7 +127,7 @@ export class Graph {
     }
     const release = await this.#claims.claim('an unnamed block device', node, {
       use: ['resize'],
-      share: everything,
+      share: PERMISSIONS,
     })
     try {
       await node.resize(size)
@@ -149,6 +148,17 @@ export class Graph {
 
   nodes(): BlockNode[] {
     return this.#records.all().map(({ node }) => node)
+  }
+
+  /**
+   * Before a new user of a node decides by its size or content: a file that nobody used may have been changed by
+   * other programs. One that is in use is locked, and what is known of it is true.
+   * @throws IoError when storage does not tell
+   */
+  async freshen(name: string): Promise<void> {
+    const leaf = this.#records.leaf(this.node(name))
+    using _turn = await this.#claims.turn(leaf)
+    if (this.#claims.cumulative(leaf) === undefined) await leaf.driver.freshen?.()
   }
 
   /**

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Buffers of a worker's engine, shared by its jobs: a job asks for as many slots as it wants, gets as many as there
-// are, and waits in line only when there is none. Used by job bodies.
+// Buffers of a worker's engine, shared by its jobs. A job takes one slot for each piece it copies and gives it back at
+// once, so a job that is paused or slow holds none. Used by the copy engine.
 
 import type { IoEngine } from '../../../native/types.js'
 
@@ -16,17 +16,18 @@ export class Buffers {
     return this.#engine.slotSize
   }
 
-  /** @returns at least one slot, at most `count`; the caller gives them back with release() */
-  async acquire(count: number): Promise<number[]> {
-    for (;;) {
-      const slots = this.#engine.takeSlots(count)
-      if (slots.length > 0) return slots
-      await new Promise<void>((resolve) => this.#line.push(resolve))
-    }
+  /** @returns a slot, to be given back with give(); undefined while there is none */
+  take(): number | undefined {
+    return this.#engine.takeSlots(1)[0]
   }
 
-  release(slots: readonly number[]): void {
-    this.#engine.giveSlots(slots)
+  give(slot: number): void {
+    this.#engine.giveSlots([slot])
     for (const next of this.#line.splice(0)) next()
+  }
+
+  /** Calls once, when a slot was given back; somebody else may be faster. */
+  whenGiven(call: () => void): void {
+    this.#line.push(call)
   }
 }

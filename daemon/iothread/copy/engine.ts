@@ -7,7 +7,8 @@
 
 import { Cancelled, IoError } from '../../errors.js'
 import type { BlockNode } from '../block/node.js'
-import type { JobControl } from '../jobs/body.js'
+import type { ErrorAction } from '../messages.js'
+import type { Buffers } from './buffers.js'
 import type { Area, DirtyBitmap } from './dirty-bitmap.js'
 import type { RateLimit } from './rate-limit.js'
 import { TaskPool } from './task-pool.js'
@@ -17,12 +18,34 @@ const AREA = 2 ** 30
 /** Pauses between rounds of a job that ignores errors, milliseconds: from 1, doubling. */
 const LONGEST_BACKOFF = 1000
 
+/** What the engine is told and asks while it copies; a job's control is one. */
+export interface CopyControl {
+  /** Aborted by a forced cancel; requests in flight still end. */
+  readonly signal: AbortSignal
+  /** A pause was asked for: let the requests in flight run dry, then call pausePoint(). */
+  readonly pausing: boolean
+  /** With nothing in flight: tells that the job is paused and waits for its end. Throws Cancelled. */
+  pausePoint(): Promise<void>
+  /** Sleeps until it is woken or the time is over; what woke it must be looked up. Throws Cancelled. */
+  wait(timeoutMs?: number): Promise<void>
+  wake(): void
+  /**
+   * What the policy makes of an I/O error; tells the main thread.
+   * 'report': it is to be thrown. 'ignore': try again. 'stop': a pause was asked for, then try again.
+   * @param fatal  no policy can help (a failed flush): always 'report'
+   */
+  ioError(operation: 'read' | 'write', error: unknown, fatal?: boolean): ErrorAction
+}
+
 export interface CopyOptions {
   readonly source: BlockNode
   readonly target: BlockNode
   readonly bitmap: DirtyBitmap
   readonly limit: RateLimit
-  readonly control: JobControl
+  readonly control: CopyControl
+  readonly buffers: Buffers
+  /** Pieces under way at most. */
+  readonly tasks: number
   /** Longest read and write, bytes; not above the slot size. */
   readonly piece: number
   /** Zero ranges may become holes on the target. */
@@ -41,7 +64,7 @@ export interface CopyCounters {
 export class CopyEngine {
   readonly counters: CopyCounters = { copied: 0, zeroed: 0, skipped: 0 }
   readonly #options: CopyOptions
-  /** Ranges being copied; at most as many as slots. Changed between awaits only. */
+  /** Ranges being copied. Changed between awaits only. */
   readonly #active = new Set<Area>()
   /** Bytes whose bits are clear and which are not done. */
   #pending = 0
@@ -49,7 +72,7 @@ export class CopyEngine {
   /** Length of the next breath after an ignored error, ms; 0 while all goes well. */
   #backoff = 0
   #breathe = false
-  /** Whether the target changed since the last flush. */
+  /** Whether the target may hold what is not durable: what was found to be equal may not be, whoever wrote it. */
   #unflushed = false
 
   constructor(options: CopyOptions) {
@@ -66,6 +89,19 @@ export class CopyEngine {
     return this.#active.size > 0
   }
 
+  /** Everything is to be copied. @returns bytes */
+  dirtyAll(): number {
+    const { bitmap } = this.#options
+    bitmap.set(0, bitmap.length)
+    if (bitmap.length > 0) this.#unflushed = true
+    return bitmap.length
+  }
+
+  /** The target was changed for this job without this engine. */
+  touched(): void {
+    this.#unflushed = true
+  }
+
   /** The source changed: copy the range (again). @returns bytes that were clean before */
   dirtied(offset: number, length: number): number {
     const before = this.#options.bitmap.bytes
@@ -75,16 +111,15 @@ export class CopyEngine {
   }
 
   /** Copies until nothing is dirty and nothing is under way. Throws the error that policy reports, or Cancelled. */
-  async copyDirty(slots: readonly number[]): Promise<void> {
-    const { bitmap } = this.#options
-    const free = [...slots]
-    const pool = new TaskPool(slots.length)
+  async copyDirty(): Promise<void> {
+    const { bitmap, tasks } = this.#options
+    const pool = new TaskPool(tasks)
     try {
       for (let from = 0; ; ) {
         await this.#checkpoint(pool)
         const area = bitmap.nextDirty(from, AREA)
         if (area !== undefined) {
-          await this.#copyArea(area, pool, free)
+          await this.#copyArea(area, pool)
           from = area.offset + area.length
         } else if (from > 0 || pool.running > 0) {
           await pool.idle()
@@ -124,7 +159,7 @@ export class CopyEngine {
   }
 
   /** Walks an area extent by extent. What was not reached, for whatever reason, is dirty again. */
-  async #copyArea(area: Area, pool: TaskPool, free: number[]): Promise<void> {
+  async #copyArea(area: Area, pool: TaskPool): Promise<void> {
     const { bitmap, source } = this.#options
     const end = area.offset + area.length
     let at = area.offset
@@ -141,7 +176,7 @@ export class CopyEngine {
           return
         }
         const length = extent.kind === 'zero' ? extent.length : Math.min(extent.length, this.#pieceLength())
-        await this.#start({ offset: at, length }, extent.kind, pool, free)
+        await this.#start({ offset: at, length }, extent.kind, pool)
         at += length
       }
     } finally {
@@ -166,17 +201,36 @@ export class CopyEngine {
     }
   }
 
-  async #start(range: Area, kind: 'data' | 'zero', pool: TaskPool, free: number[]): Promise<void> {
+  async #start(range: Area, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
     while (this.#overlapsActive(range)) await pool.next()
-    if (kind === 'data') this.#options.limit.charge(range.length)
+    const slot = kind === 'data' ? await this.#takeSlot(pool) : undefined
+    try {
+      await pool.room()
+    } catch (error) {
+      if (slot !== undefined) this.#options.buffers.give(slot)
+      throw error
+    }
+    if (slot !== undefined) this.#options.limit.charge(range.length)
     await pool.start(async () => {
       this.#active.add(range)
       try {
-        await (kind === 'data' ? this.#copy(range, free) : this.#zero(range))
+        await (slot === undefined ? this.#zero(range) : this.#copy(range, slot))
       } finally {
         this.#active.delete(range)
       }
     })
+  }
+
+  /** Other jobs may have all slots, for as long as their storage is stuck: verbs are obeyed meanwhile. */
+  async #takeSlot(pool: TaskPool): Promise<number> {
+    const { buffers, control } = this.#options
+    for (;;) {
+      const slot = buffers.take()
+      if (slot !== undefined) return slot
+      buffers.whenGiven(() => control.wake())
+      await control.wait()
+      await this.#checkpoint(pool)
+    }
   }
 
   #overlapsActive(range: Area): boolean {
@@ -186,10 +240,8 @@ export class CopyEngine {
     return false
   }
 
-  async #copy(range: Area, free: number[]): Promise<void> {
-    const { source, target } = this.#options
-    const slot = free.pop()
-    if (slot === undefined) throw new Error('more tasks than slots')
+  async #copy(range: Area, slot: number): Promise<void> {
+    const { source, target, buffers } = this.#options
     const slice = { slot, offset: 0, length: range.length }
     let operation: 'read' | 'write' = 'read'
     try {
@@ -205,7 +257,7 @@ export class CopyEngine {
     } catch (error) {
       this.#failed(range, operation, error)
     } finally {
-      free.push(slot)
+      buffers.give(slot)
     }
   }
 
@@ -250,7 +302,7 @@ export class CopyEngine {
     this.#options.bitmap.set(offset, length)
   }
 
-  #judge(operation: 'read' | 'write', error: unknown): 'report' | 'ignore' | 'stop' {
+  #judge(operation: 'read' | 'write', error: unknown): ErrorAction {
     if (!(error instanceof IoError)) throw error
     const action = this.#options.control.ioError(operation, error)
     if (action === 'ignore' && !this.#breathe) {

@@ -7,7 +7,7 @@
 import { IoError } from '../../errors.js'
 import type { Permission } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
-import type { BlockNode } from '../block/node.js'
+import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
 import { CopyEngine } from '../copy/engine.js'
@@ -18,12 +18,14 @@ import { Stopwatch } from './stopwatch.js'
 
 const DEFAULT_GRANULARITY = 65536
 const DEFAULT_BUFFER = 16 * 2 ** 20
-const SECTOR = 512
+/** What the source's other users may do: as QEMU has it, write too. */
+const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
+/** Writes of other programs are not seen here, so a one-shot copy, which is to be equal in the end, excludes them. */
+const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
 
 export class MirrorJob implements JobBody {
   readonly #spec: MirrorSpec
   readonly #graph: Graph
-  readonly #buffers: Buffers
   readonly #source: BlockNode
   readonly #target: BlockNode
   readonly #bitmap: DirtyBitmap
@@ -34,14 +36,14 @@ export class MirrorJob implements JobBody {
   readonly #engine: CopyEngine
   #copyMode: CopyMode
   #completing = false
-  #flushFailed = false
+  /** How the flush went of what was copied last. */
+  #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Bytes known to be there to do; grows with writes to what was done already. */
   #len = 0
 
   constructor(spec: MirrorSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
     this.#graph = graph
-    this.#buffers = buffers
     this.#control = control
     this.#source = graph.node(spec.source)
     this.#target = graph.node(spec.target)
@@ -54,6 +56,8 @@ export class MirrorJob implements JobBody {
       bitmap: this.#bitmap,
       limit: this.#limit,
       control,
+      buffers,
+      tasks: Math.max(1, Math.floor(this.#bufferSize() / buffers.slotSize)),
       piece: Math.min(buffers.slotSize, this.#bufferSize()),
       unmap: spec.unmap,
       targetIsZero: spec.targetIsZero,
@@ -63,7 +67,7 @@ export class MirrorJob implements JobBody {
   async prepare(): Promise<void> {
     const spec = this.#spec
     try {
-      await this.#claim(this.#source, ['consistent read'], this.#sourceShares())
+      await this.#claim(this.#source, ['consistent read'], spec.autoComplete ? SHARED_ONE_SHOT : SHARED)
       await this.#claim(this.#target, ['write'], ['write unchanged'])
       const { granularity } = this.#bitmap
       const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
@@ -79,32 +83,21 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  /**
-   * Users of the source above the filter may write: the mirror sees what they change. Nobody is above a read-only
-   * source, so a writer would be another program, whose changes a one-shot copy would miss and still call equal.
-   */
-  #sourceShares(): readonly Permission[] {
-    if (this.#spec.autoComplete && this.#source.readOnly) return ['consistent read', 'write unchanged']
-    return ['consistent read', 'write', 'write unchanged']
-  }
-
   /** Bytes in flight at most: what was asked for, rounded up to the granularity. */
   #bufferSize(): number {
     const { granularity } = this.#bitmap
     return Math.ceil((this.#spec.bufSize || DEFAULT_BUFFER) / granularity) * granularity
   }
 
-  async run(): Promise<JobReceipt> {
+  async run(): Promise<void> {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
-    if (this.#spec.sync !== 'none') this.#dirtied(0, this.#source.length())
+    if (this.#spec.sync !== 'none') this.#len += this.#engine.dirtyAll()
     await this.#synchronize('bulk')
     this.#phase('ready')
     this.#control.ready()
     await this.#keepSynchronized()
     await this.#quiesce()
-    this.#stopwatch.stop()
-    return this.#receipt()
   }
 
   /** Stops the source's users at a moment when the target is equal and durable; they go on after finalize(). */
@@ -120,27 +113,24 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  /** Lengths must be the same to the sector; within the last sector the target follows the source. */
+  /** Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero. */
   async #equalizeLength(): Promise<void> {
     const [source, target] = [this.#source.length(), this.#target.length()]
     if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
       throw new Error('Source and target image have different sizes')
+    if (target === source) return
+    this.#engine.touched()
     if (target < source) await this.#target.resize(source)
+    else await this.#target.zero(source, target - source, { unmap: false, fast: false })
   }
 
   /** Copies what is dirty, then flushes; again, when something was written meanwhile. */
   async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
     do {
       if (!this.#bitmap.clean) {
+        this.#flushed = 'not-reached'
         this.#phase(phase)
-        const slots = await this.#buffers.acquire(
-          Math.max(1, Math.floor(this.#bufferSize() / this.#buffers.slotSize)),
-        )
-        try {
-          await this.#engine.copyDirty(slots)
-        } finally {
-          this.#buffers.release(slots)
-        }
+        await this.#engine.copyDirty()
       }
       this.#phase('flush')
       await this.#flush()
@@ -150,9 +140,10 @@ export class MirrorJob implements JobBody {
   async #flush(): Promise<void> {
     try {
       await this.#engine.flush()
+      this.#flushed = 'ok'
     } catch (error) {
       // Not left to the policy: after a failed flush nobody knows what is on the disk.
-      this.#flushFailed = true
+      this.#flushed = 'failed'
       if (error instanceof IoError) this.#control.ioError('write', error, true)
       throw error
     }
@@ -189,9 +180,10 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  #receipt(): JobReceipt {
+  receipt(): JobReceipt {
+    this.#stopwatch.stop()
     const { copied, zeroed, skipped } = this.#engine.counters
-    const flush = this.#flushFailed ? 'failed' : this.#target.options.noFlush ? 'disabled' : 'ok'
+    const flush = this.#flushed === 'ok' && this.#target.options.noFlush ? 'disabled' : this.#flushed
     return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
   }
 

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // file and host_device: a regular file or a device of the host. The leaf under almost every disk.
-// Block status of regular files comes from the extent cache. The size is cached while the file is open; it changes
-// by our own writes and resizes only.
+// Block status of regular files comes from the extent cache. Size and extents are what we believe while somebody uses
+// the node: they change by our own requests only. Between two users other programs may change the file: freshen().
 
 import { type FileFacts, type FileId, type IoEngine, READ_ZERO, ZeroRung } from '../../../../native/types.js'
 import { EIO, ENOTSUP } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
-import type {
-  BlockDriver,
-  Can,
-  Extent,
-  Limits,
-  Permissions,
-  ReadHow,
-  Slice,
-  WriteHow,
-  ZeroHow,
+import {
+  type BlockDriver,
+  type Can,
+  type Extent,
+  type Limits,
+  PERMISSIONS,
+  type Permissions,
+  type ReadHow,
+  type Slice,
+  type WriteHow,
+  type ZeroHow,
 } from '../driver.js'
 import { ExtentCache } from '../extents.js'
 import { ImageLock } from '../image-lock.js'
@@ -162,7 +163,7 @@ export class FileDriver implements BlockDriver {
     if (this.#options.locking === 'off') return
     const shared = this.#options.forceShare && permissions !== undefined
     await this.#lock.apply(
-      shared ? { use: permissions.use, share: everything } : permissions,
+      shared ? { use: permissions.use, share: PERMISSIONS } : permissions,
       this.#options.locking === 'on',
     )
   }
@@ -172,6 +173,13 @@ export class FileDriver implements BlockDriver {
       this.#size = previous.#size
       if (this.#options.locking !== 'off') await this.#lock.copyFrom(previous.#lock)
     }
+  }
+
+  async freshen(): Promise<void> {
+    const facts = await this.#engine.stat(this.file)
+    if (typeof facts === 'number') throw new IoError(-facts, 'stat', this.#options.name)
+    this.#size = facts.size
+    this.#extents?.forget(0, Number.MAX_SAFE_INTEGER)
   }
 
   async facts(): Promise<FileFacts | undefined> {
@@ -191,5 +199,3 @@ export class FileDriver implements BlockDriver {
     return list
   }
 }
-
-const everything = ['consistent read', 'write', 'write unchanged', 'resize'] as const

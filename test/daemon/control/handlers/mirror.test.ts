@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import { type ScriptedDaemon, scriptedDaemon } from '../scripted-daemon.js'
-import { progress } from '../scripted-worker.js'
+import { progress, receipt } from '../scripted-worker.js'
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
 const disk = (name: string) =>
@@ -20,7 +20,7 @@ async function withDisks(...names: string[]): Promise<ScriptedDaemon> {
 function end(daemon: ScriptedDaemon, id: string): void {
   const outcome = { kind: 'cancelled' } as const
   for (const worker of daemon.workers)
-    worker.say({ kind: 'job-ended', id, progress: progress(1, 64), outcome })
+    worker.say({ kind: 'job-ended', id, progress: progress(1, 64), outcome, receipt })
 }
 
 const refused = [
@@ -235,4 +235,18 @@ t.test('shutdown ends by its deadline although a job is stuck, and tells its end
   await daemon.shutdown(20)
   t.same(daemon.seen.slice(2), ['S:aborting', 'CANCELLED', 'S:concluded', 'S:null'])
   t.same(daemon.placement(), [])
+})
+
+t.test('nobody builds on a node while it moves to another worker', async (t) => {
+  const daemon = await withDisks('src', 'dst')
+  daemon.held = (_worker, name, args) => name === 'node-add' && JSON.stringify(args).includes('/dst')
+  const started = daemon.run('blockdev-mirror', mirror)
+  await turn()
+  await t.rejects(daemon.run('blockdev-add', { driver: 'raw', 'node-name': 'above', file: 'dst' }), {
+    message: "Node 'dst' is busy: another command is changing it",
+  })
+  daemon.held = () => false
+  for (const { name, answer } of daemon.workers[0]?.asked ?? []) if (name === 'node-add') answer()
+  await started
+  t.same(daemon.placement().filter(Boolean), ['#block1 #block2 dst src'])
 })
