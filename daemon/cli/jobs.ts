@@ -9,7 +9,7 @@ import { connectTo, socketPath } from './connection.js'
 import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { progressOf } from './job-follower.js'
-import { percentText } from './reporter.js'
+import { percentText, waitingMs } from './reporter.js'
 import { CliError, failed } from './status.js'
 import { table } from './table.js'
 import { numberOf, objectsOf, textOf } from './values.js'
@@ -108,7 +108,7 @@ function rowOf({ job, block }: JobView): string[] {
   }
   const progress = progressOf(block)
   const waiting =
-    progress.oldest === undefined
+    progress.oldest === undefined || progress.oldest.ageMs < waitingMs
       ? ''
       : `${progress.oldest.operation} waits ${formatDuration(progress.oldest.ageMs)}`
   const status = progress.ioStatus === 'ok' ? '' : `io-status ${progress.ioStatus}`
