@@ -11,7 +11,7 @@ import { SECTOR } from './block/node.js'
 import { Buffers } from './copy/buffers.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CreateJob } from './jobs/create.js'
-import { MirrorJob } from './jobs/mirror.js'
+import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import { JobRunner, type Policy } from './jobs/runner.js'
 import type {
   FromWorker,
@@ -75,7 +75,7 @@ export class Iothread {
       'node-reopen': async ({ specs }) => done(await graph.reopen(specs)),
       'node-resize': async ({ node, size }) => done(await graph.resize(node, size)),
       'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
-      'image-create': async ({ spec, refuse }) => done(await graph.createFile(spec, refuse)),
+      'target-create': (args) => this.#createTarget(args),
       'job-start': ({ id, spec }) => this.#start(id, spec),
       'job-pause': async ({ id }) => {
         this.#job(id).requestPause()
@@ -98,6 +98,17 @@ export class Iothread {
     const job = this.#jobs.get(id)
     if (job === undefined) throw new CommandError('Job not found')
     return job
+  }
+
+  async #createTarget(args: Requests['target-create']['args']): Promise<null> {
+    const source = this.#graph.node(args.source)
+    const claim = await this.#graph.claim(MIRROR_USER, source, sourcePermissions(args.oneShot))
+    try {
+      await this.#graph.createFile(args.spec, args.refuse)
+    } finally {
+      await claim.release()
+    }
+    return null
   }
 
   async #start(id: string, spec: JobSpec): Promise<null> {

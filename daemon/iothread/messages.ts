@@ -140,10 +140,14 @@ export interface Requests {
   'node-reopen': { args: { specs: readonly NodeSpec[] }; reply: null }
   'node-resize': { args: { node: string; size: number }; reply: null }
   /**
-   * Makes or empties an image file. Locks are asked before anything is changed, and a file whose identity is in
-   * `refuse` is left alone.
+   * Makes or empties the file a mirror is to write. Locks are asked before anything is changed, those of the source
+   * too: a mirror that could not read must not have emptied its target. A file whose identity is in `refuse` is left
+   * alone.
    */
-  'image-create': { args: { spec: CreateSpec; refuse: readonly string[] }; reply: null }
+  'target-create': {
+    args: { spec: CreateSpec; refuse: readonly string[]; source: string; oneShot: boolean }
+    reply: null
+  }
   /**
    * Replied when the job runs: after the report `running`, and after `ready` when there was nothing to copy.
    * An error reply means there never was a job.

@@ -94,7 +94,7 @@ class MirrorStarter {
     await this.#withClaim(claim, async () => {
       const worker = await this.#join([source], claim)
       try {
-        if (!existing) await this.#createFile(args.target, source, worker)
+        if (!existing) await this.#createFile(args, source, worker)
         const target = await this.#openTarget(args, claim, worker)
         target.use = { job: claim.id, role: 'target' }
         try {
@@ -193,15 +193,18 @@ class MirrorStarter {
   }
 
   /** Makes the target's file, unless it is a file that is in use here. */
-  async #createFile(filename: string, source: Node, worker: DiskWorker): Promise<void> {
+  async #createFile(args: Arguments<'drive-mirror'>, source: Node, worker: DiskWorker): Promise<void> {
     const { directory } = this.#graphs
+    const filename = args.target
     const size = directory.report(source)?.size ?? 0
     const refuse = new Set(this.#graphs.identities(source))
     for (const node of directory.all())
       if (node.use !== undefined) for (const identity of this.#graphs.identities(node)) refuse.add(identity)
-    await worker.request('image-create', {
+    await worker.request('target-create', {
       spec: { kind: 'create', driver: 'file', filename, size, preallocation: 'off' },
       refuse: [...refuse],
+      source: source.name,
+      oneShot: args['x-auto-complete'] ?? false,
     })
   }
 

@@ -5,7 +5,7 @@
 // Success means: every range accounted for, the target flushed without an error, nothing dirty since.
 
 import { CommandError, IoError } from '../../errors.js'
-import type { Permission } from '../block/driver.js'
+import type { Permission, Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
@@ -24,6 +24,16 @@ const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchan
 const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
 /** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
 const MAX_CHUNKS = 2 ** 31
+
+/** Who holds the claims of a mirror, as errors name it. */
+export const MIRROR_USER = 'block job: mirror'
+
+/** What a mirror needs of its source. @param oneShot  it ends by itself when it is ready */
+export function sourcePermissions(oneShot: boolean): Permissions {
+  return { use: ['consistent read'], share: oneShot ? SHARED_ONE_SHOT : SHARED }
+}
+
+const TARGET_PERMISSIONS: Permissions = { use: ['write'], share: ['write unchanged'] }
 
 export class MirrorJob implements JobBody {
   readonly #spec: MirrorSpec
@@ -70,8 +80,8 @@ export class MirrorJob implements JobBody {
   async prepare(): Promise<void> {
     const spec = this.#spec
     try {
-      await this.#claim(this.#source, ['consistent read'], spec.autoComplete ? SHARED_ONE_SHOT : SHARED)
-      await this.#claim(this.#target, ['write'], ['write unchanged'])
+      await this.#claim(this.#source, sourcePermissions(spec.autoComplete))
+      await this.#claim(this.#target, TARGET_PERMISSIONS)
       const { granularity } = this.#bitmap
       const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
         granularity,
@@ -209,8 +219,8 @@ export class MirrorJob implements JobBody {
     if (this.#spec.ownsTarget) await this.#graph.remove(this.#spec.target)
   }
 
-  async #claim(node: BlockNode, use: readonly Permission[], share: readonly Permission[]): Promise<void> {
-    const claim = await this.#graph.claim('block job: mirror', node, { use, share })
+  async #claim(node: BlockNode, permissions: Permissions): Promise<void> {
+    const claim = await this.#graph.claim(MIRROR_USER, node, permissions)
     this.#held.push(() => claim.release())
   }
 

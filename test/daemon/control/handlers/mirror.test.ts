@@ -165,7 +165,7 @@ t.test(
     const daemon = await withDisks('src')
     await daemon.run('drive-mirror', { device: 'src', target: '/out', sync: 'full' })
     const [worker] = daemon.workers
-    t.same(worker?.names(), ['node-add', 'image-create', 'node-add', 'job-start'])
+    t.same(worker?.names(), ['node-add', 'target-create', 'node-add', 'job-start'])
     t.match(worker?.asked[1]?.args, { spec: { filename: '/out', size: 64 }, refuse: ['1:/src'] })
     t.match(worker?.asked[3]?.args, { id: 'src', spec: { ownsTarget: true, unmap: true } })
   },
@@ -174,7 +174,7 @@ t.test(
 t.test('a drive-mirror that is refused late closes its target and frees every name', async (t) => {
   const daemon = await withDisks('src')
   const run = () => daemon.run('drive-mirror', { ...drive, 'node-name': 'tgt' })
-  for (const failing of ['image-create', 'node-add', 'job-start'] as const) {
+  for (const failing of ['target-create', 'node-add', 'job-start'] as const) {
     daemon.script = (_worker, name) => {
       if (name === failing) throw new Error(failing)
     }

@@ -298,3 +298,19 @@ t.test(
     t.same((await bench.report('job-ended', 'j')).outcome, { kind: 'cancelled' })
   },
 )
+
+t.test('a target is not emptied for a mirror whose source is locked by another program', async (t) => {
+  const { bench, src, dst } = await disks(t)
+  const other = new Bench()
+  t.teardown(() => other.end())
+  writeFileSync(dst, 'precious')
+  // A mirror elsewhere that writes to our source.
+  await other.add({ driver: 'x-memory', 'node-name': 'src', size: 4 * MIB })
+  await other.addFile('dst', src)
+  await other.mirror('j')
+  await other.report('job-ready', 'j')
+  const spec = { kind: 'create', driver: 'file', filename: dst, size: 4 * MIB, preallocation: 'off' } as const
+  const asked = bench.request('target-create', { spec, refuse: [], source: 'src', oneShot: true })
+  await t.rejects(asked, { message: /lock/ })
+  t.equal(readFileSync(dst, 'utf8'), 'precious')
+})
