@@ -48,9 +48,9 @@ export class DiskWorker {
     await this.request('throttle-group-set', { id, limits })
   }
 
-  /** New limits, or the end, of a group it knows. */
+  /** New limits, or the end, of a group it knows. A worker that nobody holds is about to end and asks no more. */
   async changeGroup(id: string, limits: ThrottleLimits | null): Promise<void> {
-    if (!this.#groups.has(id)) return
+    if (!this.#groups.has(id) || this.#holders === 0) return
     if (limits === null) this.#groups.delete(id)
     await this.request('throttle-group-set', { id, limits })
   }
@@ -85,7 +85,7 @@ export class DiskWorkers {
     return worker
   }
 
-  /** New limits, or the end, of a throttle group, told to every worker that knows it; one that ends needs no telling. */
+  /** New limits, or the end, of a throttle group, told to every worker that knows it; one that dies of something else needs it no more. */
   async changeGroup(id: string, limits: ThrottleLimits | null): Promise<void> {
     const tell = async (worker: DiskWorker) => {
       try {

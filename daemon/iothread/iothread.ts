@@ -7,6 +7,7 @@ import type { IoEngine } from '../../native/types.js'
 import { atMost } from '../common/deadline.js'
 import { Cancelled, CommandError, IoError } from '../errors.js'
 import { Graph } from './block/graph.js'
+import { SECTOR } from './block/node.js'
 import { Buffers } from './copy/buffers.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CreateJob } from './jobs/create.js'
@@ -166,7 +167,8 @@ export class Iothread {
 
   async #map(name: string, offset: number, length: number, limit: number): Promise<readonly MapExtent[]> {
     const node = this.#graph.node(name)
-    const end = Math.min(offset + length, node.length())
+    // A node is shown in whole sectors: what follows the last byte of a file reads as zero.
+    const end = Math.min(offset + length, Math.ceil(node.length() / SECTOR) * SECTOR)
     const extents: MapExtent[] = []
     for (let at = offset; at < end; ) {
       const extent = await node.status(at, end - at)

@@ -36,9 +36,13 @@ const extensions = {
     default: false,
     extension: true,
   }),
-  'x-auto-complete': optional(bool, 'Complete as soon as the job is ready: a one-shot copy.', {
-    default: false,
-  }),
+  'x-auto-complete': optional(
+    bool,
+    'Complete as soon as the job is ready: a one-shot copy. No other program may write the source then, unless the source has force-share.',
+    {
+      default: false,
+    },
+  ),
 } satisfies Members
 
 export const mirrorCommands = {

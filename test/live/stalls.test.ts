@@ -3,9 +3,12 @@
 
 import t from 'tap'
 import { Daemon } from '../helpers/daemon.js'
+import { isRecord } from '../helpers/qmp-client.js'
 import { empty, fill, MiB, rawNode, Scratch } from '../helpers/scratch.js'
 import { SlowFs, type SlowOp, slowfsAbsent } from '../helpers/slowfs.js'
 import { pace } from '../helpers/waiting.js'
+
+t.setTimeout(300_000)
 
 const skip = slowfsAbsent()
 const FOREVER_MS = 60_000
@@ -101,9 +104,8 @@ t.test('a job stuck in a call says which, on which node and for how long', { ski
     slow.rules({ op: 'read', delayMs: FOREVER_MS })
     session(daemon, slow.mount).catch(() => undefined)
     await daemon.client.status('slow', 'running')
-    // Requests before the first read may be caught in flight too, but they end.
-    let oldest: { readonly operation: string } | undefined
-    for (let tries = 0; oldest?.operation !== 'read' && tries < 2000; tries++) {
+    let oldest: unknown
+    for (let tries = 0; !(isRecord(oldest) && oldest.operation === 'read') && tries < 2000; tries++) {
       const jobs = await daemon.client.execute('query-jobs')
       oldest = Array.isArray(jobs) ? jobs[0]?.['x-oldest-request'] : undefined
       await pace(5)

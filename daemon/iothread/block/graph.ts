@@ -82,7 +82,10 @@ export class Graph {
     for (const { node } of chain) {
       if (this.#claims.isClaimed(node)) throw new CommandError(`Node ${node.name} is in use`)
     }
-    for (const one of chain) one.closing = true
+    for (const one of chain) {
+      one.closing = true
+      one.node.driver.release?.()
+    }
     // After claims and reopenings that are under way; later ones find the node gone.
     using _turn = await this.#claims.turn(this.#records.leaf(record.node))
     for (const one of chain) {

@@ -15,6 +15,8 @@ import { TaskPool } from './task-pool.js'
 
 /** Longest dirty area taken at once, bytes. Its bits are clear while it is being worked on. */
 const AREA = 2 ** 30
+/** Longest time without looking whether messages came, milliseconds: what is known to be zero needs no I/O. */
+const TURN = 10
 /** Pauses between rounds of a job that ignores errors, milliseconds: from 1, doubling. */
 const LONGEST_BACKOFF_MS = 1000
 
@@ -114,8 +116,13 @@ export class CopyEngine {
   async copyDirty(): Promise<void> {
     const { bitmap, tasks } = this.#options
     const pool = new TaskPool(tasks)
+    let heard = performance.now()
     try {
       for (let from = 0; ; ) {
+        if (performance.now() - heard > TURN) {
+          await new Promise((resolve) => setImmediate(resolve))
+          heard = performance.now()
+        }
         await this.#checkpoint(pool)
         const area = bitmap.nextDirty(from, AREA)
         if (area !== undefined) {

@@ -4,7 +4,7 @@
 //
 // Success means: every range accounted for, the target flushed without an error, nothing dirty since.
 
-import { IoError } from '../../errors.js'
+import { CommandError, IoError } from '../../errors.js'
 import type { Permission } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
@@ -22,6 +22,8 @@ const DEFAULT_BUFFER = 16 * 2 ** 20
 const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
 /** Writes of other programs are not seen here, so a one-shot copy, which is to be equal in the end, excludes them. */
 const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
+/** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
+const MAX_CHUNKS = 2 ** 31
 
 export class MirrorJob implements JobBody {
   readonly #spec: MirrorSpec
@@ -49,7 +51,8 @@ export class MirrorJob implements JobBody {
     this.#target = graph.node(spec.target)
     this.#copyMode = spec.copyMode
     this.#limit = new RateLimit(spec.speed)
-    this.#bitmap = new DirtyBitmap(this.#source.length(), spec.granularity || DEFAULT_GRANULARITY)
+    const length = this.#source.length()
+    this.#bitmap = new DirtyBitmap(length, granularityFor(length, spec.granularity))
     this.#engine = new CopyEngine({
       source: this.#source,
       target: this.#target,
@@ -215,4 +218,17 @@ export class MirrorJob implements JobBody {
   async #letGo(): Promise<void> {
     for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
+}
+
+/**
+ * Bytes per dirty bit; of a very large disk more than by default.
+ * @param wanted  0 = default
+ * @throws CommandError for one so fine that the bitmap would not fit into memory
+ */
+function granularityFor(length: number, wanted: number): number {
+  const least = 2 ** Math.ceil(Math.log2(Math.max(1, length / MAX_CHUNKS)))
+  if (wanted === 0) return Math.max(DEFAULT_GRANULARITY, least)
+  if (wanted < least)
+    throw new CommandError(`Parameter 'granularity' expects at least ${least} for a disk of ${length} bytes`)
+  return wanted
 }

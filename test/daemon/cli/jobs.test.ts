@@ -71,6 +71,15 @@ t.test('jobs are a table, with what they wait for and why they failed', async (t
   })
 })
 
+t.test('a request that was just sent is no note', async (t) => {
+  const fresh = { ...blockJob, 'x-oldest-request': { operation: 'read', node: 'src', 'age-ms': 20 } }
+  const { blockferry } = await setUp(t, (request, say) => {
+    const answers: Record<string, unknown> = { 'query-jobs': jobs, 'query-block-jobs': [fresh] }
+    say({ return: answers[String(request.execute)] ?? {}, id: request.id })
+  })
+  t.notMatch((await blockferry(['jobs'])).stdout, 'waits')
+})
+
 t.test('jobs --json is one list with what both queries know', async (t) => {
   const { blockferry } = await setUp(t, twoJobs)
   const { stdout } = await blockferry(['jobs', '--json'])

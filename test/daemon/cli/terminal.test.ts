@@ -137,3 +137,27 @@ t.test('the shell completes from the schema and keeps its history', { skip }, as
   t.same(requests, ['query-qmp-schema', 'query-jobs'])
   t.equal(readFileSync(join(state, 'blockferry', 'history'), 'utf8'), 'exit\nquery-jobs \n')
 })
+
+t.test(
+  '^C in the shell forgets what is half typed, and ends the shell with nothing typed',
+  { skip },
+  async (t) => {
+    const requests: unknown[] = []
+    const socket = await setUp(t, (request, say) => {
+      requests.push(request.execute)
+      say({ return: request.execute === 'query-qmp-schema' ? schema : [], id: request.id })
+    })
+    const typing = [
+      { after: 'blockferry> ', type: 'quit' },
+      { after: 'quit', type: '\x03' },
+      { after: 'blockferry> ', type: 'query-jobs\r' },
+      { after: '[]', type: '' },
+      { after: 'blockferry> ', type: '\x03' },
+    ]
+    const { status } = await onTerminal(['qmp', '--socket', socket], typing, {
+      XDG_STATE_HOME: t.testdir({}),
+    })
+    t.equal(status, 0)
+    t.same(requests, ['query-qmp-schema', 'query-jobs'])
+  },
+)

@@ -214,3 +214,11 @@ t.test('a node removed while it is being reopened is closed once, with its new h
   t.notOk(open.includes(filename))
   t.same(g.log, [])
 })
+
+t.test('a node whose flush is to stall can be removed', async (t) => {
+  const { graph, add } = testGraph(t)
+  const file = { driver: 'null-co', 'node-name': 'below' }
+  await add({ driver: 'x-inject', 'node-name': 'n', file, rules: [{ op: 'flush', stall: true }] })
+  await graph.remove('n')
+  t.same(graph.nodes(), [])
+})

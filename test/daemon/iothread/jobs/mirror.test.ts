@@ -282,3 +282,19 @@ t.test('complete of a paused ready job acts after resume', async (t) => {
   t.same((await bench.report('job-ended', 'j')).outcome, { kind: 'success' })
   await bench.request('job-finalize', { id: 'j', commit: true })
 })
+
+t.test(
+  'the bitmap of a huge disk stays within bounds, and the pass over its zeroes hears verbs',
+  async (t) => {
+    const bench = new Bench()
+    t.teardown(() => bench.end())
+    for (const name of ['src', 'dst'])
+      await bench.add({ driver: 'null-co', 'node-name': name, size: 2 ** 45, 'read-zeroes': true })
+    await t.rejects(bench.mirror('fine', { granularity: 512 }), {
+      message: "Parameter 'granularity' expects at least 16384 for a disk of 35184372088832 bytes",
+    })
+    await bench.mirror('j')
+    await bench.request('job-cancel', { id: 'j' })
+    t.same((await bench.report('job-ended', 'j')).outcome, { kind: 'cancelled' })
+  },
+)
