@@ -85,8 +85,16 @@ export class DiskWorkers {
     return worker
   }
 
-  all(): Iterable<DiskWorker> {
-    return this.#alive
+  /** New limits, or the end, of a throttle group, told to every worker that knows it; one that dies of something else needs it no more. */
+  async changeGroup(id: string, limits: ThrottleLimits | null): Promise<void> {
+    const tell = async (worker: DiskWorker) => {
+      try {
+        await worker.changeGroup(id, limits)
+      } catch (error) {
+        if (this.#alive.has(worker)) throw error
+      }
+    }
+    await Promise.all([...this.#alive].map(tell))
   }
 
   /** Ends all of them, whoever holds them. Answers when the threads are gone. */

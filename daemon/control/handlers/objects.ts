@@ -5,7 +5,6 @@ import type { JsonValue } from '../../../protocol/json-value.js'
 import { throttleLimits } from '../../../protocol/schema/objects.js'
 import { ArgumentError, validate } from '../../../protocol/schema/validate.js'
 import { CommandError } from '../../errors.js'
-import type { ThrottleLimits } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
 import type { Directory } from '../directory.js'
 import { type ObjectDefinition, type Objects, propertiesOf } from '../objects.js'
@@ -14,9 +13,6 @@ import type { DiskWorkers } from '../workers.js'
 const ROOT = '/objects'
 
 export function objectHandlers(objects: Objects, directory: Directory, workers: DiskWorkers) {
-  const tell = async (id: string, limits: ThrottleLimits | null) => {
-    await Promise.all([...workers.all()].map((worker) => worker.changeGroup(id, limits)))
-  }
   return {
     'object-add': (definition) => objects.add(definition),
 
@@ -26,7 +22,7 @@ export function objectHandlers(objects: Objects, directory: Directory, workers: 
         if (node.spec['throttle-group'] === id)
           throw new CommandError(`object '${id}' is in use, can not be deleted`)
       objects.remove(id)
-      await tell(id, null)
+      await workers.changeGroup(id, null)
     },
 
     'qom-list': ({ path }) => {
@@ -49,7 +45,7 @@ export function objectHandlers(objects: Objects, directory: Directory, workers: 
       if (!propertiesOf(object).has(property)) throw noProperty(object, property)
       if (property !== 'limits') throw new CommandError('Insufficient permission to perform this operation')
       objects.setLimits(object.id, limitsOf(value))
-      await tell(object.id, objects.limits(object.id) ?? null)
+      await workers.changeGroup(object.id, objects.limits(object.id) ?? null)
     },
   } satisfies Handlers
 }

@@ -203,3 +203,16 @@ t.test(
     await t.rejects(daemon.run('object-del', { id: 'tg0' }), { message: "object 'tg0' not found" })
   },
 )
+
+t.test('a worker that ends while it is told of a throttle group fails nobody', async () => {
+  const daemon = scriptedDaemon()
+  await daemon.run('object-add', { 'qom-type': 'throttle-group', id: 'tg0' })
+  const group = { driver: 'throttle', 'node-name': 't', 'throttle-group': 'tg0', file: file('f') } as const
+  await daemon.run('blockdev-add', group)
+  const [worker] = daemon.workers
+  if (worker === undefined) throw new Error('no worker was started')
+  worker.held = (name) => name === 'throttle-group-set'
+  const told = daemon.run('qom-set', { path: '/objects/tg0', property: 'limits', value: { 'iops-total': 7 } })
+  worker.die(new Error('ended'))
+  await told
+})
