@@ -2,6 +2,7 @@
 // Values of --chardev, --monitor and --socket: `key=value,key=value` with `,,` for a comma, the first key may be implied,
 // a key alone means on. Flat, unlike --blockdev. Pure; texts follow the reference daemon where it has one.
 
+import { isIdentifier } from './common/identifier.js'
 import { StartError } from './start-error.js'
 
 export type ChardevSpec =
@@ -35,7 +36,7 @@ export function parseChardev(text: string): ChardevSpec {
   const backend = options.take('backend')
   const id = options.take('id')
   if (id === undefined || id === '') throw new StartError('chardev: no id specified')
-  if (!/^[A-Za-z][\w.-]*$/.test(id)) throw new StartError("Parameter 'id' expects an identifier")
+  if (!isIdentifier(id)) throw new StartError("Parameter 'id' expects an identifier")
   if (backend !== 'stdio' && backend !== 'socket')
     throw new StartError(`'${backend ?? ''}' is not a valid char driver name`)
   if (backend === 'stdio') {

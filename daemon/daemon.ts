@@ -4,6 +4,7 @@
 
 import type { Logger } from 'pino'
 import { parseChardev, parseMonitor, parseSocket } from './chardev-options.js'
+import { atMost } from './common/deadline.js'
 import type { Handlers } from './control/commands.js'
 import { ControlPlane } from './control/control.js'
 import { sessionCommands } from './control/session-commands.js'
@@ -12,7 +13,7 @@ import type { LogWriter } from './log.js'
 import type { Options, Step } from './options.js'
 import type { PidFile } from './pidfile.js'
 import { passedDescriptors } from './sockets.js'
-import { StartError } from './start-error.js'
+import { StartError, Status } from './start-error.js'
 import { PROTOCOL_VERSION } from './version.js'
 
 /** From the first signal to the end of the process, milliseconds, at most. */
@@ -20,6 +21,9 @@ const END_MS = 4500
 /** Of these: for jobs and nodes, and for clients that still read. */
 const SHUTDOWN_MS = 3500
 const FLUSH_MS = 500
+
+/** What Node's timers can hold: 24 days. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** What the daemon needs of the process it lives in. */
 export interface DaemonDeps {
@@ -72,8 +76,12 @@ export class Daemon {
 
   /** Makes everything the options ask for; serves clients when all of it succeeded. Throws StartError. */
   async start(): Promise<void> {
+    // A daemon ends when it is told to, also when its only client was a script whose input is over.
+    setInterval(() => undefined, LONGEST_TIMER_MS)
     for (const fd of passedDescriptors(process.env, process.pid)) await this.#endpoints.addPassed(fd)
     for (const step of this.#options.steps) await this.#run(step)
+    if (this.#endpoints.empty && this.#options.steps.length === 0)
+      throw new StartError('nothing to listen on: give --socket PATH (see --help)', Status.usage)
     const { pidfile } = this.#options.settings
     if (pidfile !== undefined) this.#pidFile = await this.#deps.writePidFile(pidfile)
     this.#endpoints.serve()
@@ -111,16 +119,11 @@ export class Daemon {
     setTimeout(() => this.stopNow(), END_MS)
     this.#deps.notify('STOPPING=1')
     this.#endpoints.stop()
-    let timer: NodeJS.Timeout | undefined
-    const deadline = new Promise<void>((done) => {
-      timer = setTimeout(done, SHUTDOWN_MS)
-    })
     try {
-      await Promise.race([this.#disks.shutdown(SHUTDOWN_MS), deadline])
+      await atMost(this.#disks.shutdown(SHUTDOWN_MS), SHUTDOWN_MS)
     } catch (error) {
       this.#deps.log.error({ err: error }, 'disks were not closed in order')
     }
-    clearTimeout(timer)
   }
 
   async #finish(): Promise<void> {

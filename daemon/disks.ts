@@ -2,6 +2,7 @@
 // Joins the commands about disks to real workers, and lets the command line use them. Made by main.ts for Daemon.
 
 import type { Logger } from 'pino'
+import type { AioChoice } from '../native/types.js'
 import { optionValue } from '../protocol/keyval.js'
 import { blockdevOptions } from '../protocol/schema/nodes.js'
 import { objectOptions } from '../protocol/schema/objects.js'
@@ -10,17 +11,12 @@ import { createHandlers } from './control/handlers/index.js'
 import type { DiskCommands } from './daemon.js'
 import { workerStarter } from './iothread/handle.js'
 
-export interface DiskSettings {
-  readonly aio: 'auto' | 'threads' | 'io_uring'
-}
-
 /** Who asks for what stands on the command line. */
 const COMMAND_LINE: CommandCall = { session: { id: 0, label: 'command line', peer: '' } }
 
-export function makeDisks(events: EventSink, settings: DiskSettings, log: Logger): DiskCommands {
+export function makeDisks(events: EventSink, aio: AioChoice, log: Logger): DiskCommands {
   const { handlers, shutdown } = createHandlers({
-    // A worker starts with the level of its time: the configuration may have been read again.
-    startWorker: (name) => workerStarter({ aio: settings.aio, logLevel: log.level })(name),
+    startWorker: workerStarter({ aio }),
     events,
     log,
   })

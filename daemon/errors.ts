@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The errors that cross module borders. A leaf: everybody may import it.
-// Whoever catches one knows from its class who has to act: the disk (IoError), the image (FormatError),
-// the peer (PeerError), the user (CommandError) or nobody (Cancelled). Anything else is a bug.
+// Whoever catches one knows from its class who has to act: the disk (IoError), the user (CommandError) or nobody
+// (Cancelled). Anything else is a bug.
 
+import type { QmpErrorClass } from '../protocol/qmp.js'
 import { errnoName, errnoText } from './common/errno.js'
 
 /** What was asked of storage; the same verbs at every layer. */
@@ -45,30 +46,13 @@ export class IoError extends Error {
   }
 }
 
-/** The image is corrupt or unsupported. Never retried. */
-export class FormatError extends Error {
-  override readonly name = 'FormatError'
-}
-
-/** The other side broke a protocol: close that connection, keep the daemon. */
-export class PeerError extends Error {
-  override readonly name = 'PeerError'
-}
-
-export type ErrorClass =
-  | 'GenericError'
-  | 'CommandNotFound'
-  | 'DeviceNotActive'
-  | 'DeviceNotFound'
-  | 'KVMMissingCap'
-
 /** The user's mistake: becomes an error reply. The text names the thing and what was expected. */
 export class CommandError extends Error {
   override readonly name = 'CommandError'
 
   constructor(
     message: string,
-    readonly errorClass: ErrorClass = 'GenericError',
+    readonly errorClass: QmpErrorClass = 'GenericError',
     options?: ErrorOptions,
   ) {
     super(message, options)

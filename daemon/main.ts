@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import { LogWriter } from '../native/log-writer.js'
 import { exitNow, sdNotify } from '../native/process.js'
+import { PRODUCT_VERSION } from './common/version.js'
 import { Daemon } from './daemon.js'
 import { isDetached, reportReady, startDetached } from './daemonize.js'
 import { makeDisks } from './disks.js'
@@ -16,7 +17,7 @@ import { type Given, HELP, merge, type Options, parseArguments, parseConfig } fr
 import { writePidFile } from './pidfile.js'
 import { installSignals } from './signals.js'
 import { StartError, Status } from './start-error.js'
-import { PRODUCT_VERSION, PROTOCOL_VERSION } from './version.js'
+import { PROTOCOL_VERSION } from './version.js'
 
 async function main(): Promise<void> {
   const line = parseArguments(process.argv.slice(2))
@@ -47,7 +48,7 @@ async function run(options: Options, line: Given): Promise<void> {
   const writer = new LogWriter(2)
   const log = createLog(writer, options.settings.logLevel)
   const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, (control) =>
-    makeDisks(control.events, options.settings, log),
+    makeDisks(control.events, options.settings.aio, log),
   )
   installSignals({
     stop: (signal) => daemon.stop(signal),

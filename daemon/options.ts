@@ -4,6 +4,7 @@
 // (--chardev, --monitor, --blockdev, --object, …; mistakes: status 1, `OPTION VALUE: MESSAGE`). Steps run in the order
 // given: what a step names must have been defined before it.
 
+import type { AioChoice } from '../native/types.js'
 import { isLogLevel, LOG_LEVELS, type LogLevel } from './log.js'
 import { StartError, Status } from './start-error.js'
 
@@ -22,7 +23,7 @@ export interface Step {
 
 export interface Settings {
   readonly logLevel: LogLevel
-  readonly aio: 'auto' | 'threads' | 'io_uring'
+  readonly aio: AioChoice
   readonly pidfile: string | undefined
   readonly daemonize: boolean
   /** End when the last connection the daemon was started with has closed: the life of a child process. */
@@ -50,7 +51,7 @@ const STEPS: readonly StepKind[] = ['socket', 'chardev', 'monitor', 'blockdev', 
 const VALUES: readonly string[] = [...STEPS, 'config', 'log-level', 'aio', 'pidfile']
 const FLAGS: readonly string[] = ['daemonize', 'exit-with-monitor', 'help', 'version']
 const NOT_YET: readonly string[] = ['nbd-server', 'export']
-const AIO = ['auto', 'threads', 'io_uring'] as const
+const AIO: readonly AioChoice[] = ['auto', 'threads', 'io_uring']
 
 export const DEFAULTS: Settings = {
   logLevel: 'warn',

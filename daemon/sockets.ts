@@ -170,13 +170,16 @@ function checkLength(path: string): void {
 }
 
 function checkSocket(fd: number): void {
-  let isSocket: boolean
+  if (!isSocket(fd)) throw new StartError(`File descriptor '${fd}' is not a socket`)
+}
+
+function isSocket(fd: number): boolean {
   try {
-    isSocket = fstatSync(fd).isSocket()
-  } catch (error) {
-    throw failure(`File descriptor '${fd}'`, error)
+    return fstatSync(fd).isSocket()
+  } catch {
+    // Not open: EBADF is all that fstat says of a descriptor.
+    return false
   }
-  if (!isSocket) throw new StartError(`File descriptor '${fd}' is not a socket`)
 }
 
 function groupId(name: string): number {

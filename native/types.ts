@@ -8,10 +8,11 @@
 // - A stuck call blocks only itself and is visible in oldest() until it ends.
 
 export type EngineKind = 'threads' | 'io_uring'
+/** 'auto': io_uring where the kernel lets us, else threads. */
+export type AioChoice = 'auto' | EngineKind
 
 export interface EngineOptions {
-  /** 'auto': io_uring where the kernel lets us, else threads. */
-  readonly aio: 'auto' | EngineKind
+  readonly aio: AioChoice
   /** Bytes per buffer slot, multiple of 4096. Default 1 MiB. */
   readonly slotSize?: number
   /** Slots at most; memory is mapped in groups when first needed and given back when a group is idle. Default 64. */
@@ -65,7 +66,6 @@ export interface FileFacts {
   /** Identity, to see that two names are one file. Decimal strings: 64-bit inode numbers. */
   readonly device: string
   readonly inode: string
-  readonly rotational: boolean
 }
 
 /** `[offset, length, kind, offset, length, kind, …]`; kind 1 data, 0 hole (reads as zero). Ascending, contiguous. */

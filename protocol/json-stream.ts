@@ -22,7 +22,7 @@ export interface JsonLimits {
   readonly nesting: number
 }
 
-export const defaultLimits: JsonLimits = { size: 64 << 20, tokens: 2 << 20, nesting: 1024 }
+const defaultLimits: JsonLimits = { size: 64 << 20, tokens: 2 << 20, nesting: 1024 }
 
 /** What the grammar waits for. */
 const Expect = { value: 0, keyOrEnd: 1, key: 2, colon: 3, dictComma: 4, itemOrEnd: 5, listComma: 6 } as const

@@ -115,7 +115,7 @@ function listify(value: JsonValue, key: string): JsonValue {
  * Checks parsed option strings like arguments; leaves are text.
  * @throws ArgumentError
  */
-export function validateKeyval<T extends AnyType>(type: T, value: JsonObject): Infer<T> {
+function validateKeyval<T extends AnyType>(type: T, value: JsonObject): Infer<T> {
   return visit(type, value, { path: '', name: undefined }, textLeaves) as Infer<T>
 }
 

@@ -19,10 +19,10 @@ const leaves = ['protocol', 'common', 'native']
 /** The first layer whose pattern fits a file is its layer. */
 const layers: readonly Layer[] = [
   { name: 'protocol', files: /^protocol\//, may: [] },
-  { name: 'common', files: /^daemon\/(common\/|errors\.ts$)/, may: [] },
+  { name: 'common', files: /^daemon\/(common\/|errors\.ts$)/, may: ['protocol'] },
   { name: 'native', files: /^native\//, may: [] },
-  // Types only: what crosses threads, and what a job body is given.
-  { name: 'messages', files: /^daemon\/(iothread|memory)\/(messages|jobs\/body)\.ts$/, may: leaves },
+  // Types only: what crosses threads.
+  { name: 'messages', files: /^daemon\/(iothread|memory)\/messages\.ts$/, may: leaves },
   { name: 'handle', files: /^daemon\/(iothread|memory)\/handle\.ts$/, may: [...leaves, 'messages'] },
   { name: 'block', files: /^daemon\/iothread\/block\//, may: [...leaves, 'messages'] },
   { name: 'copy', files: /^daemon\/iothread\/copy\//, may: [...leaves, 'messages', 'block'] },

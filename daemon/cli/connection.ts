@@ -4,25 +4,11 @@
 
 import { createConnection } from 'node:net'
 import { Client } from './client.js'
+import type { Daemon } from './daemon.js'
 import { type EmbeddedOptions, embeddedDaemon } from './embedded.js'
 import { noConnection } from './status.js'
 
 export const defaultSocket = '/run/blockferry.sock'
-
-/** A daemon to talk to, for the length of one command. */
-export interface Daemon {
-  readonly client: Client
-  /** Path of a socket on which others can reach the same daemon. */
-  readonly socket: string
-  /** Started by this command and gone with it. */
-  readonly embedded: boolean
-  /** What the daemon said last on stderr, when it is embedded. */
-  lastWords(): string | undefined
-  /** Says good-bye; an embedded daemon is ended and waited for. */
-  close(): Promise<void>
-  /** Ends an embedded daemon without waiting for its storage. */
-  kill(): void
-}
 
 /** What `--socket` says, else $BLOCKFERRY_SOCKET, else the default. */
 export function socketPath(option: string | undefined): string {

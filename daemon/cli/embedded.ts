@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { Client } from './client.js'
-import type { Daemon } from './connection.js'
+import type { Daemon } from './daemon.js'
 import { noConnection } from './status.js'
 
 const daemonScript = fileURLToPath(new URL('../main.js', import.meta.url))

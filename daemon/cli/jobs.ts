@@ -5,10 +5,11 @@ import { toText } from '../../protocol/json-text.js'
 import type { JsonObject } from '../../protocol/json-value.js'
 import { formatDuration, formatEta, formatRate, formatSize } from '../common/units.js'
 import { type Client, type CommandArguments, QmpError } from './client.js'
-import { connectTo, type Daemon, socketPath } from './connection.js'
+import { connectTo, socketPath } from './connection.js'
+import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { progressOf } from './job-follower.js'
-import { percentText } from './reporter.js'
+import { percentText, waitingMs } from './reporter.js'
 import { CliError, failed } from './status.js'
 import { table } from './table.js'
 import { numberOf, objectsOf, textOf } from './values.js'
@@ -38,8 +39,16 @@ export async function listJobs(options: JobsOptions): Promise<void> {
   }
 }
 
-export const jobVerbs = ['pause', 'resume', 'cancel', 'complete', 'finalize', 'dismiss'] as const
-export type JobVerb = (typeof jobVerbs)[number]
+/** Verbs and their help. */
+export const jobVerbs = {
+  pause: 'stop for now; requests that storage has taken are waited for',
+  resume: 'go on after a pause or an error',
+  cancel: 'end; a target that was not complete is garbage',
+  complete: 'let a ready mirror finish',
+  finalize: 'apply the result of a pending job',
+  dismiss: 'forget a concluded job',
+} as const
+export type JobVerb = keyof typeof jobVerbs
 
 /** @param soft  with cancel: let a ready job end with a consistent target */
 export async function steerJob(verb: JobVerb, id: string, socket: string | undefined, soft = false) {
@@ -82,7 +91,7 @@ function merged({ job, block }: JobView) {
   return { ...block, ...job }
 }
 
-export function tableOf(views: readonly JobView[]): string {
+function tableOf(views: readonly JobView[]): string {
   if (views.length === 0) return 'no jobs\n'
   const head = ['ID', 'TYPE', 'STATUS', 'PHASE', 'DONE', 'OF', '%', 'RATE', 'ETA', 'NOTE']
   const align = ['left', 'left', 'left', 'left', 'right', 'right', 'right', 'right', 'right', 'left'] as const
@@ -99,7 +108,7 @@ function rowOf({ job, block }: JobView): string[] {
   }
   const progress = progressOf(block)
   const waiting =
-    progress.oldest === undefined
+    progress.oldest === undefined || progress.oldest.ageMs < waitingMs
       ? ''
       : `${progress.oldest.operation} waits ${formatDuration(progress.oldest.ageMs)}`
   const status = progress.ioStatus === 'ok' ? '' : `io-status ${progress.ioStatus}`

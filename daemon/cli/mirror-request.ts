@@ -7,7 +7,8 @@ import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { EIO, ENOENT, errnoNumber, errnoText } from '../common/errno.js'
 import type { CommandArguments } from './client.js'
-import { failed } from './status.js'
+import { isSameStorage } from './same-storage.js'
+import { failed, usage } from './status.js'
 
 export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop'
 
@@ -23,6 +24,8 @@ export interface MirrorOptions {
   readonly unmap: boolean
   readonly targetIsZero: boolean
   readonly existing: boolean
+  /** The source may be in use by another program. */
+  readonly forceShare: boolean
   readonly aio?: 'auto' | 'threads' | 'io_uring'
   readonly onSourceError: ErrorPolicy
   readonly onTargetError: ErrorPolicy
@@ -55,9 +58,17 @@ export async function lookAt(sourceName: string, targetName: string, existing: b
   const target = endOf(targetName, targetStats)
   if (sourceStats === 'missing') throw missing(sourceName)
   if (targetStats === 'missing' && existing) throw missing(targetName)
-  if (sameStorage(sourceStats, targetStats)) {
-    const what = source.kind === 'block' ? 'device' : 'file'
+  if (targetStats !== 'missing' && (await isSameStorage(sourceStats, targetStats))) {
+    const what = target.kind === 'block' ? 'device' : 'file'
     throw failed(`cannot mirror '${sourceName}' onto itself: '${targetName}' is the same ${what}`)
+  }
+  if (existing && source.kind === 'file' && target.kind === 'file') {
+    const [ours, theirs] = [sectors(sourceStats), sectors(targetStats)]
+    if (ours !== theirs) {
+      throw failed(
+        `'${targetName}' has another size: ${theirs} bytes, '${sourceName}' has ${ours} bytes (in whole sectors)`,
+      )
+    }
   }
   return { source, target }
 }
@@ -77,10 +88,18 @@ export function nodeDefinition(
     readonly readOnly: boolean
     readonly direct: boolean
     readonly unmap?: boolean
+    readonly forceShare?: boolean
     readonly size?: number
   },
 ): CommandArguments {
-  const common = { 'read-only': how.readOnly, cache: { direct: how.direct } }
+  // A request to leave holes gets through only where every layer lets it.
+  const discard = how.unmap ? 'unmap' : undefined
+  const common = {
+    'read-only': how.readOnly,
+    'force-share': how.forceShare ? true : undefined,
+    cache: { direct: how.direct },
+    discard,
+  }
   return {
     driver: 'raw',
     'node-name': nodeName,
@@ -90,7 +109,6 @@ export function nodeDefinition(
       driver: end.kind === 'block' ? 'host_device' : 'file',
       filename: end.path,
       ...common,
-      discard: how.unmap ? 'unmap' : undefined,
     },
   }
 }
@@ -113,7 +131,13 @@ export function jobArguments(options: MirrorOptions, jobId: string, source: stri
   }
 }
 
+/** Size of a file as a disk: whole sectors. Bytes. */
+function sectors(stats: Stats | 'missing'): number {
+  return stats === 'missing' ? 0 : Math.ceil(stats.size / 512) * 512
+}
+
 async function statOf(name: string): Promise<Stats | 'missing'> {
+  if (name === '') throw usage('an image needs a name, but one is empty')
   try {
     return await stat(name)
   } catch (cause) {
@@ -141,10 +165,4 @@ function kindOf(name: string, stats: Stats | 'missing'): End['kind'] {
       ? 'a pipe'
       : 'neither a file nor a block device'
   throw failed(`cannot open '${name}' as an image: it is ${what}`)
-}
-
-function sameStorage(source: Stats, target: Stats | 'missing'): boolean {
-  if (target === 'missing') return false
-  if (source.isBlockDevice() && target.isBlockDevice()) return source.rdev === target.rdev
-  return source.dev === target.dev && source.ino === target.ino
 }

@@ -3,12 +3,13 @@
 // A file as target is made or emptied by the daemon (drive-mirror); a device is opened as a node (blockdev-mirror).
 
 import { randomBytes } from 'node:crypto'
-import { toText } from '../../protocol/json-text.js'
 import { formatDuration, formatRate, formatSize } from '../common/units.js'
 import { type Client, ConnectionLost, QmpError } from './client.js'
-import { connectOrEmbed, type Daemon } from './connection.js'
+import { connectOrEmbed } from './connection.js'
+import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
+import { JsonResult } from './json-result.js'
 import { type Ends, jobArguments, lookAt, type MirrorOptions, nodeDefinition } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { type Reporter, reporter } from './reporter.js'
@@ -19,9 +20,19 @@ const patienceMs = 2000
 
 /** @throws CliError for every end but success */
 export async function mirror(sourceName: string, targetName: string, options: MirrorOptions): Promise<void> {
-  const ends = await lookAt(sourceName, targetName, options.existing)
+  const result = options.json ? new JsonResult(sourceName, targetName) : undefined
+  try {
+    const ends = await lookAt(sourceName, targetName, options.existing)
+    await mirrorEnds(ends, options, result)
+  } catch (error) {
+    result?.tellError(error)
+    throw error
+  }
+}
+
+async function mirrorEnds(ends: Ends, options: MirrorOptions, result: JsonResult | undefined): Promise<void> {
   const daemon = await connectOrEmbed(options)
-  const run = new MirrorRun(daemon, ends, options)
+  const run = new MirrorRun(daemon, ends, options, result)
   using _ = new Interrupt(
     (status) => run.cancel(status),
     (status) => run.leave(status),
@@ -41,6 +52,7 @@ class MirrorRun {
   readonly #client: Client
   readonly #ends: Ends
   readonly #options: MirrorOptions
+  readonly #result: JsonResult | undefined
   readonly #report: Reporter
   readonly #jobId: string
   readonly #sourceNode: string
@@ -53,12 +65,13 @@ class MirrorRun {
   #touched = false
   #patience: NodeJS.Timeout | undefined
 
-  constructor(daemon: Daemon, ends: Ends, options: MirrorOptions) {
+  constructor(daemon: Daemon, ends: Ends, options: MirrorOptions, result: JsonResult | undefined) {
     const tag = randomBytes(4).toString('hex')
     this.#daemon = daemon
     this.#client = daemon.client
     this.#ends = ends
     this.#options = options
+    this.#result = result
     this.#report = reporter(options)
     this.#jobId = options.jobId ?? `mirror-${tag}`
     this.#sourceNode = `source-${tag}`
@@ -110,7 +123,7 @@ class MirrorRun {
   /** Says how it ended. @throws CliError unless the copy is complete */
   finish(outcome: Outcome): void {
     this.end()
-    if (this.#options.json) this.#printJson(outcome)
+    this.#result?.tell(outcome)
     const { source, target } = this.#ends
     if (outcome.kind === 'completed') {
       if (!this.#options.json) process.stdout.write(`${this.#successText(outcome)}\n`)
@@ -128,13 +141,20 @@ class MirrorRun {
 
   /** An error as the user is to read it. */
   describe(error: unknown): unknown {
-    if (error instanceof QmpError) return failed(error.message, { cause: error })
+    if (error instanceof QmpError) return failed(this.#refusalText(error.message), { cause: error })
     if (error instanceof ConnectionLost) {
       const words = this.#daemon.lastWords()
       const whose = this.#daemon.embedded ? 'the embedded daemon' : `the daemon at '${this.#daemon.socket}'`
       return failed(`${whose} is gone: ${words ?? error.message}; ${this.#targetState()}`, { cause: error })
     }
     return error
+  }
+
+  /** A lock's refusal does not say whose file it is about. */
+  #refusalText(message: string): string {
+    if (!/^Failed to get .* lock$/.test(message)) return message
+    const { source, target } = this.#ends
+    return `'${source.name}' or '${target.name}' is in use by another program: ${message}`
   }
 
   #targetState(): string {
@@ -156,7 +176,8 @@ class MirrorRun {
   async #openWith(direct: boolean): Promise<void> {
     const { source, target } = this.#ends
     this.#stopIfCancelled()
-    await this.#execute('blockdev-add', nodeDefinition(source, this.#sourceNode, { readOnly: true, direct }))
+    const how = { readOnly: true, direct, forceShare: this.#options.forceShare }
+    await this.#execute('blockdev-add', nodeDefinition(source, this.#sourceNode, how))
     this.#stopIfCancelled()
     const job = jobArguments(this.#options, this.#jobId, this.#sourceNode)
     if (target.kind === 'block') {
@@ -235,19 +256,6 @@ class MirrorRun {
     const errors = outcome.ignoredErrors === 0 ? '' : `, ${outcome.ignoredErrors} errors retried`
     const rate = formatRate((copied / Math.max(1, ms)) * 1000)
     return `mirrored '${source.name}' to '${target.name}': ${parts.join(', ')} in ${formatDuration(ms)} (${rate}), ${flushed}${errors}`
-  }
-
-  #printJson(outcome: Outcome): void {
-    const { source, target } = this.#ends
-    const line = {
-      result: outcome.kind,
-      source: source.path,
-      target: target.path,
-      'duration-ms': Math.round(performance.now() - this.#startedAt),
-      error: outcome.error,
-      receipt: outcome.receipt?.value,
-    }
-    process.stdout.write(`${toText(line)}\n`)
   }
 }
 

@@ -3,14 +3,14 @@
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { parseSize } from '../common/units.js'
+import { PRODUCT_VERSION } from '../common/version.js'
 import { defaultSocket } from './connection.js'
-import { jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
+import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { map } from './map.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
 import { qmp } from './qmp.js'
 import { CliError, exitStatus } from './status.js'
-import { version } from './version.js'
 
 interface SteerOptions {
   readonly socket?: string
@@ -34,16 +34,17 @@ export async function runProgram(args: readonly string[]): Promise<void> {
 function createProgram(): Command {
   const program = new Command('blockferry')
     .description('mirror VM disks, watch and steer the jobs of a blockferry daemon')
-    .version(`blockferry ${version}`, '-V, --version')
+    .version(`blockferry ${PRODUCT_VERSION}`, '-V, --version')
     .exitOverride()
     .showSuggestionAfterError(false)
     .configureHelp({ helpWidth: 100 })
     .configureOutput({ outputError: (text, write) => write(oneLine(text)) })
     .addHelpText('after', footer)
-    .action((unknown: string | undefined, _, command: Command) => {
+    .action((unknown: string | undefined, _words, _options, command: Command) => {
       command.error(unknown === undefined ? 'which command? See --help' : `unknown command '${unknown}'`)
     })
     .argument('[command]')
+    .argument('[words...]')
     .usage('COMMAND [options]')
   addMirror(program)
   addJobs(program)
@@ -82,6 +83,7 @@ function addMirror(program: Command): void {
     .option('--no-unmap', 'zeroes take up storage in the target')
     .option('--target-is-zero', 'the target is known to read as zeroes everywhere', false)
     .option('--existing', 'the target is there and has the right size; do not make or empty it', false)
+    .option('-U, --force-share', 'read the source although another program may be writing it', false)
     .addOption(
       new Option('--on-source-error <policy>', 'after a read error').choices(policies).default('report'),
     )
@@ -115,16 +117,20 @@ function addJobs(program: Command): void {
     .description('steer a job')
     .usage('VERB ID [options]')
     .argument('[verb]')
-    .action((verb: string | undefined, _, command: Command) => {
+    .argument('[words...]')
+    .action((verb: string | undefined, _words, _options, command: Command) => {
       command.error(verb === undefined ? 'which verb? See job --help' : `unknown verb '${verb}'`)
     })
-  for (const verb of jobVerbs) {
-    const command = job.command(verb).argument('<id>').option('--socket <socket>', 'socket of the daemon')
+  for (const [name, help] of Object.entries(jobVerbs)) {
+    const verb = name as JobVerb
+    const command = job.command(verb).description(help)
+    command.argument('<id>').option('--socket <socket>', 'socket of the daemon')
     if (verb === 'cancel') command.option('--soft', 'a ready mirror ends with a consistent target', false)
     command.action((id: string, options: SteerOptions) => steerJob(verb, id, options.socket, options.soft))
   }
   job
     .command('set-speed')
+    .description('limit the speed, also of a running job')
     .argument('<id>')
     .argument('<size>', 'bytes per second, 0 for no limit', size)
     .option('--socket <socket>', 'socket of the daemon')
@@ -150,7 +156,7 @@ function addOthers(program: Command): void {
     .command('version')
     .description('print the version')
     .action(() => {
-      process.stdout.write(`blockferry ${version}\n`)
+      process.stdout.write(`blockferry ${PRODUCT_VERSION}\n`)
     })
 }
 

@@ -11,7 +11,8 @@ import type { JsonObject, JsonValue } from '../../protocol/json-value.js'
 import { requestOf, wordsOf } from './arguments.js'
 import { type Client, type ConnectionLost, QmpError } from './client.js'
 import { Completion } from './completion.js'
-import { connectTo, type Daemon, socketPath } from './connection.js'
+import { connectTo, socketPath } from './connection.js'
+import type { Daemon } from './daemon.js'
 import { indented } from './indented.js'
 import { CliError, exitStatus, failed } from './status.js'
 
@@ -65,7 +66,7 @@ async function shell(daemon: Daemon): Promise<void> {
     lost = reason
     lines.close()
   })
-  lines.on('SIGINT', () => lines.close())
+  lines.on('SIGINT', () => giveUpLine(lines))
   lines.on('history', (changed: string[]) => history.splice(0, Infinity, ...changed))
   lines.prompt()
   for await (const line of lines) {
@@ -102,6 +103,19 @@ async function carryOut(client: Client, line: string): Promise<boolean> {
     process.stderr.write(`blockferry: ${error.message}\n`)
     return false
   }
+}
+
+/** ^C: throws away what is half typed; with nothing typed, ends the shell. */
+function giveUpLine(lines: Interface): void {
+  if (lines.line === '') {
+    lines.close()
+    return
+  }
+  process.stdout.write('^C\n')
+  // The keys that delete to the end and to the beginning of the line: what stands on the screen is left there.
+  lines.write(null, { ctrl: true, name: 'k' })
+  lines.write(null, { ctrl: true, name: 'u' })
+  lines.prompt()
 }
 
 /** Prints while a line may be half typed. */

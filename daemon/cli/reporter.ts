@@ -20,8 +20,8 @@ export interface Reporter {
 /** Milliseconds between two plain lines. */
 const lineMs = 3000
 
-/** A request older than this is worth a word. */
-const waitingMs = 2000
+/** A request older than this is worth a word, in the table of jobs too. */
+export const waitingMs = 2000
 
 /** Picks by what stderr is. */
 export function reporter(how: { readonly json: boolean; readonly progress: boolean }): Reporter {

@@ -153,11 +153,14 @@ export function errnoNumber(name: string): number | undefined {
   return byName.get(name)
 }
 
+export const EPERM = 1
 export const ENOENT = 2
 export const EIO = 5
-export const EAGAIN = 11
+export const EACCES = 13
 export const EEXIST = 17
 export const EINVAL = 22
-export const ENOSPC = 28
+export const EROFS = 30
+export const ENOLCK = 37
+export const ENOSYS = 38
+/** On Linux the same as EOPNOTSUPP. */
 export const ENOTSUP = 95
-export const ECANCELED = 125

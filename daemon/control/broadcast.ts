@@ -9,34 +9,34 @@ import type { EventSink } from './commands.js'
 /** How a dialect writes an event; a line with its end. */
 export type EventText = (name: string, data: unknown, at: Timestamp) => string
 
-export interface Listener {
+export interface Subscriber {
   readonly eventText: EventText
   /** Takes the line or counts it as lost; returns at once. */
   event(text: string): void
 }
 
 export class Broadcast implements EventSink {
-  readonly #listeners = new Set<Listener>()
+  readonly #subscribers = new Set<Subscriber>()
 
-  add(listener: Listener): void {
-    this.#listeners.add(listener)
+  add(subscriber: Subscriber): void {
+    this.#subscribers.add(subscriber)
   }
 
-  delete(listener: Listener): void {
-    this.#listeners.delete(listener)
+  delete(subscriber: Subscriber): void {
+    this.#subscribers.delete(subscriber)
   }
 
   emit<N extends EventName>(name: N, data: EventData<N>): void {
-    if (this.#listeners.size === 0) return
+    if (this.#subscribers.size === 0) return
     const at = timestamp(Date.now())
     const texts = new Map<EventText, string>()
-    for (const listener of this.#listeners) {
-      let text = texts.get(listener.eventText)
+    for (const subscriber of this.#subscribers) {
+      let text = texts.get(subscriber.eventText)
       if (text === undefined) {
-        text = listener.eventText(name, data, at)
-        texts.set(listener.eventText, text)
+        text = subscriber.eventText(name, data, at)
+        texts.set(subscriber.eventText, text)
       }
-      listener.event(text)
+      subscriber.event(text)
     }
   }
 }

@@ -6,7 +6,8 @@ import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import { toText } from '../../protocol/json-text.js'
 import { greeting, timestamp, type Version } from '../../protocol/qmp.js'
-import { Broadcast, type EventText, type Listener } from './broadcast.js'
+import { atMost } from '../common/deadline.js'
+import { Broadcast, type EventText, type Subscriber } from './broadcast.js'
 import type { EventSink, Handlers } from './commands.js'
 import { EOL } from './dialect.js'
 import { Dispatcher } from './dispatch.js'
@@ -75,8 +76,8 @@ export class ControlPlane implements SessionOwner {
     return eventText('x-events-lost', { count }, timestamp(Date.now()))
   }
 
-  subscribe(listener: Listener): void {
-    this.#broadcast.add(listener)
+  subscribe(subscriber: Subscriber): void {
+    this.#broadcast.add(subscriber)
   }
 
   gone(session: Session, reason: string): void {
@@ -90,12 +91,7 @@ export class ControlPlane implements SessionOwner {
     const flushed = [...this.#sessions].map(
       (session) => new Promise<void>((resolve) => session.whenFlushed(resolve)),
     )
-    let timer: NodeJS.Timeout | undefined
-    const deadline = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, deadlineMs)
-    })
-    await Promise.race([Promise.all(flushed), deadline])
-    clearTimeout(timer)
+    await atMost(Promise.all(flushed), deadlineMs)
     for (const session of this.#sessions) session.close('the daemon ends')
   }
 }

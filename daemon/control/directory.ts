@@ -4,6 +4,7 @@
 // Invariant: a name is in the directory from before its node is opened until after it is closed, so two commands can
 // never work on one name at once.
 
+import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
 import type { NodeReport, NodeSpec } from '../iothread/messages.js'
 import type { DiskWorker } from './workers.js'
@@ -69,7 +70,7 @@ export class Directory {
 
   /** @throws CommandError when no new node may have this name */
   checkNewName(name: string): void {
-    if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(name)) throw new CommandError(`Invalid node-name: '${name}'`)
+    if (!isIdentifier(name)) throw new CommandError(`Invalid node-name: '${name}'`)
     if (this.#nodes.has(name)) throw new CommandError(`Duplicate nodes with node-name='${name}'`)
     if (name.length > 31) throw new CommandError('Node name too long')
   }

@@ -4,14 +4,15 @@
 
 import type { Logger } from 'pino'
 import type { JsonObject } from '../../protocol/json-value.js'
+import { commandNotFound, type QmpErrorClass } from '../../protocol/qmp.js'
 import { type CommandName, commands } from '../../protocol/schema/index.js'
 import { ArgumentError, validateArguments } from '../../protocol/schema/validate.js'
-import { Cancelled, CommandError, type ErrorClass, FormatError, IoError, PeerError } from '../errors.js'
+import { Cancelled, CommandError, IoError } from '../errors.js'
 import type { CommandCall, Handlers } from './commands.js'
 
 /** What a failed command tells its client. */
 export interface Failure {
-  readonly errorClass: ErrorClass
+  readonly errorClass: QmpErrorClass
   readonly desc: string
 }
 
@@ -44,8 +45,7 @@ export class Dispatcher {
    */
   run(name: string, args: JsonObject | undefined, call: CommandCall, oob = false): unknown {
     const handler = this.#handlers.get(name)
-    if (handler === undefined)
-      throw new CommandError(`The command ${name} has not been found`, 'CommandNotFound')
+    if (handler === undefined) throw new CommandError(commandNotFound(name), 'CommandNotFound')
     if (oob && !commands[name as CommandName].oob)
       throw new CommandError(`The command ${name} does not support OOB`)
     return handler(validateArguments(name as CommandName, args), call)
@@ -68,7 +68,7 @@ export class Dispatcher {
 /** What a client is told of an error that is part of the contract; undefined for bugs. */
 export function knownFailure(error: unknown): Failure | undefined {
   if (error instanceof CommandError) return { errorClass: error.errorClass, desc: error.message }
-  const known = [ArgumentError, IoError, FormatError, PeerError, Cancelled]
+  const known = [ArgumentError, IoError, Cancelled]
   if (!known.some((kind) => error instanceof kind)) return undefined
   return { errorClass: 'GenericError', desc: (error as Error).message }
 }

@@ -13,8 +13,7 @@ import { knownFailure } from './dispatch.js'
 /** Messages of one client that may be in work at once; more wait in its socket. */
 const CONCURRENT = 256
 
-export const rpcEventText: Dialect['eventText'] = (name, data, at) =>
-  toText(notification(name, data, at)) + EOL
+const rpcEventText: Dialect['eventText'] = (name, data, at) => toText(notification(name, data, at)) + EOL
 
 export class JsonRpcDialect implements Dialect {
   readonly eventText = rpcEventText

@@ -3,6 +3,7 @@
 // managers' set-ups work, but every disk has a worker of its own anyway.
 
 import type { Arguments } from '../../protocol/schema/index.js'
+import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
 import type { ThrottleLimits } from '../iothread/messages.js'
 
@@ -28,7 +29,7 @@ export class Objects {
   /** @throws CommandError for ids and limits that are refused */
   add(definition: ObjectDefinition): void {
     const { id } = definition
-    if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(id)) throw new CommandError("Parameter 'id' expects an identifier")
+    if (!isIdentifier(id)) throw new CommandError("Parameter 'id' expects an identifier")
     if (definition['qom-type'] === 'throttle-group') checkLimits(definition.limits ?? {})
     if (this.#objects.has(id))
       throw new CommandError(`attempt to add duplicate property '${id}' to object (type 'container')`)

@@ -21,7 +21,7 @@ import { type Dialect, type DialectHost, EOL } from './dialect.js'
 /** In-band requests waiting behind the running one, with `oob`. */
 const QUEUE = 8
 
-export const qmpEventText: Dialect['eventText'] = (name, data, at) => toText(event(name, data, at)) + EOL
+const qmpEventText: Dialect['eventText'] = (name, data, at) => toText(event(name, data, at)) + EOL
 
 export class QmpDialect implements Dialect {
   readonly eventText = qmpEventText

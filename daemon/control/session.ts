@@ -9,7 +9,7 @@
 import type { Readable, Writable } from 'node:stream'
 import { type JsonItem, JsonStream } from '../../protocol/json-stream.js'
 import type { JsonValue } from '../../protocol/json-value.js'
-import type { EventText, Listener } from './broadcast.js'
+import type { EventText, Subscriber } from './broadcast.js'
 import type { SessionInfo } from './commands.js'
 import type { Dialect, DialectHost } from './dialect.js'
 import type { Dispatcher } from './dispatch.js'
@@ -30,9 +30,9 @@ export interface SessionOwner {
   readonly dispatcher: Dispatcher
   /** First line sent, with its end. */
   readonly greeting: string
-  /** Line that tells `listener`'s dialect of lost events. */
+  /** Line that tells `subscriber`'s dialect of lost events. */
   lostText(eventText: EventText, count: number): string
-  subscribe(listener: Listener): void
+  subscribe(subscriber: Subscriber): void
   /** The session is over. */
   gone(session: Session, reason: string): void
 }
@@ -44,7 +44,7 @@ export interface SessionStreams {
   readonly closes: boolean
 }
 
-export class Session implements DialectHost, Listener {
+export class Session implements DialectHost, Subscriber {
   readonly session: SessionInfo
   readonly #owner: SessionOwner
   readonly #streams: SessionStreams

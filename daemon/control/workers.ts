@@ -9,7 +9,7 @@ import type { StartWorker, WorkerHandle } from '../iothread/handle.js'
 import type { NodeReport, Report, RequestName, Requests, ThrottleLimits } from '../iothread/messages.js'
 
 /** Time an unused worker gets to end by itself, milliseconds. It has nothing open then. */
-const FAREWELL = 1000
+const FAREWELL_MS = 1000
 
 export class DiskWorker {
   readonly handle: WorkerHandle
@@ -48,9 +48,9 @@ export class DiskWorker {
     await this.request('throttle-group-set', { id, limits })
   }
 
-  /** New limits, or the end, of a group it knows. */
+  /** New limits, or the end, of a group it knows. A worker that nobody holds is about to end and asks no more. */
   async changeGroup(id: string, limits: ThrottleLimits | null): Promise<void> {
-    if (!this.#groups.has(id)) return
+    if (!this.#groups.has(id) || this.#holders === 0) return
     if (limits === null) this.#groups.delete(id)
     await this.request('throttle-group-set', { id, limits })
   }
@@ -78,7 +78,7 @@ export class DiskWorkers {
   /** A new worker, held once. */
   start(): DiskWorker {
     const handle = this.#start(`disk${this.#count++}`)
-    const worker = new DiskWorker(handle, (unused) => void this.#end(unused, FAREWELL))
+    const worker = new DiskWorker(handle, (unused) => void this.#end(unused, FAREWELL_MS))
     this.#alive.add(worker)
     handle.onReport((report) => this.#report(worker, report))
     handle.onExit((error) => this.#exit(worker, error))

@@ -4,8 +4,10 @@
 // Everything that can wait is awaited, so requests overlap: a job can be cancelled while a node is being opened.
 
 import type { IoEngine } from '../../native/types.js'
+import { atMost } from '../common/deadline.js'
 import { Cancelled, CommandError, IoError } from '../errors.js'
 import { Graph } from './block/graph.js'
+import { SECTOR } from './block/node.js'
 import { Buffers } from './copy/buffers.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CreateJob } from './jobs/create.js'
@@ -23,13 +25,15 @@ import type {
 } from './messages.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs. */
-const REFRESH = 1000
+const REFRESH_MS = 1000
 
 type Handlers = {
   [N in RequestName]: (args: Requests[N]['args']) => Promise<Requests[N]['reply']> | Requests[N]['reply']
 }
 
 export class Iothread {
+  readonly #engine: IoEngine
+  readonly #post: (message: FromWorker) => void
   readonly #graph: Graph
   readonly #buffers: Buffers
   readonly #jobs = new Map<string, JobRunner>()
@@ -37,10 +41,9 @@ export class Iothread {
   readonly #handlers: Handlers
   #refresh: NodeJS.Timeout | undefined
 
-  constructor(
-    private readonly engine: IoEngine,
-    private readonly post: (message: FromWorker) => void,
-  ) {
+  constructor(engine: IoEngine, post: (message: FromWorker) => void) {
+    this.#engine = engine
+    this.#post = post
     this.#graph = new Graph({
       engine,
       log: (level, fields, text) => this.#report({ kind: 'log', level, fields, text }),
@@ -54,14 +57,14 @@ export class Iothread {
   async receive(message: ToWorker): Promise<void> {
     try {
       const handler = this.#handlers[message.name] as (args: unknown) => unknown
-      this.post({ reply: message.request, value: await handler(message.args) })
+      this.#post({ reply: message.request, value: await handler(message.args) })
     } catch (error) {
-      this.post({ reply: message.request, error: toWire(error) })
+      this.#post({ reply: message.request, error: toWire(error) })
     }
   }
 
   #report(report: Report): void {
-    this.post({ report })
+    this.#post({ report })
   }
 
   #makeHandlers(): Handlers {
@@ -159,12 +162,13 @@ export class Iothread {
           text: 'no facts of an image',
         })
       })
-    }, REFRESH)
+    }, REFRESH_MS)
   }
 
   async #map(name: string, offset: number, length: number, limit: number): Promise<readonly MapExtent[]> {
     const node = this.#graph.node(name)
-    const end = Math.min(offset + length, node.length())
+    // A node is shown in whole sectors: what follows the last byte of a file reads as zero.
+    const end = Math.min(offset + length, Math.ceil(node.length() / SECTOR) * SECTOR)
     const extents: MapExtent[] = []
     for (let at = offset; at < end; ) {
       const extent = await node.status(at, end - at)
@@ -181,12 +185,11 @@ export class Iothread {
 
   async #shutdown(deadlineMs: number): Promise<{ left: number }> {
     for (const job of this.#jobs.values()) job.cancel()
-    const deadline = new Promise<void>((resolve) => setTimeout(resolve, deadlineMs).unref())
     const started = performance.now()
-    await Promise.race([this.#conclude(), deadline])
+    await atMost(this.#conclude(), deadlineMs)
     clearInterval(this.#refresh)
     const rest = Math.max(0, deadlineMs - (performance.now() - started))
-    return { left: await this.engine.shutdown(rest) }
+    return { left: await this.#engine.shutdown(rest) }
   }
 
   async #conclude(): Promise<void> {

@@ -5,6 +5,7 @@
 //
 // Order: a worker's messages arrive in the order it sent them, so a report sent before a reply is seen before it.
 
+import type { AioChoice } from '../../native/types.js'
 import type { IoOp } from '../errors.js'
 
 /** Node options as the schema validated them, with `node-name` filled in at every level by the main thread. */
@@ -65,6 +66,8 @@ export interface OldestRequest {
 }
 
 export type OnError = 'report' | 'ignore' | 'enospc' | 'stop' | 'auto'
+/** What an error policy makes of one error: fail, try again, pause and then try again. */
+export type ErrorAction = 'report' | 'ignore' | 'stop'
 export type CopyMode = 'background' | 'write-blocking'
 
 export interface MirrorSpec {
@@ -118,7 +121,7 @@ export interface JobProgress {
   readonly oldest?: OldestRequest
 }
 
-/** What a job did, told when it ended. Durations in milliseconds. */
+/** What a job did, told when it ended, however it did. Durations in whole milliseconds. */
 export interface JobReceipt {
   readonly copied: number
   readonly zeroed: number
@@ -199,7 +202,7 @@ export type Report =
       readonly kind: 'job-error'
       readonly id: string
       readonly operation: 'read' | 'write'
-      readonly action: 'report' | 'ignore' | 'stop'
+      readonly action: ErrorAction
       readonly nospace: boolean
     }
   /** The body is over. Success: the graph is still held until `job-finalize`. Else everything was released. */
@@ -208,7 +211,7 @@ export type Report =
       readonly id: string
       readonly progress: JobProgress
       readonly outcome: JobOutcome
-      readonly receipt?: JobReceipt
+      readonly receipt: JobReceipt
     }
   /** Level, text and fields of a log line; the main thread writes it. */
   | {
@@ -244,6 +247,5 @@ export type FromWorker =
 /** What a worker is started with (`workerData`). */
 export interface WorkerSetup {
   readonly name: string
-  readonly aio: 'auto' | 'threads' | 'io_uring'
-  readonly logLevel: string
+  readonly aio: AioChoice
 }

@@ -31,7 +31,6 @@ Napi::Value factsOf(Napi::Env env, const FileFacts& facts) {
   object.Set("memoryAlign", facts.memoryAlign);
   object.Set("device", facts.device);
   object.Set("inode", facts.inode);
-  object.Set("rotational", facts.rotational);
   return object;
 }
 

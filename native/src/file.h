@@ -27,7 +27,6 @@ struct FileFacts {
   uint32_t memoryAlign = 1;
   std::string device;
   std::string inode;
-  bool rotational = false;
 };
 
 /**
@@ -79,7 +78,6 @@ struct File {
   bool direct = false;
   uint32_t requestAlign = 1;
   uint32_t memoryAlign = 1;
-  bool rotational = false;
 
   // A bit per capability that was refused once or is switched off; only ever set.
   std::atomic<uint32_t> without{0};

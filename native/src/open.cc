@@ -8,7 +8,6 @@
 #include <linux/stat.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -100,17 +99,6 @@ void settleFlags(File& file, bool direct) {
   fcntl(fd, F_SETFL, flags);
 }
 
-bool isRotational(const struct stat& facts) {
-  const dev_t device = S_ISBLK(facts.st_mode) ? facts.st_rdev : facts.st_dev;
-  const std::string base = "/sys/dev/block/" + std::to_string(major(device)) + ":" + std::to_string(minor(device));
-  for (const char* place : {"/queue/rotational", "/../queue/rotational"}) {  // the second: of a partition's disk
-    const UniqueFd fd(::open((base + place).c_str(), O_RDONLY | O_CLOEXEC));
-    char digit = '0';
-    if (fd.valid() && ::read(fd.get(), &digit, 1) == 1) return digit == '1';
-  }
-  return false;
-}
-
 }  // namespace
 
 int64_t openFile(Request& request) {
@@ -127,7 +115,6 @@ int64_t openFile(Request& request) {
   const bool seekable = file->kind == FileKind::file || file->kind == FileKind::block;
   settleFlags(*file, seekable && (request.flags & kOpenDirect) != 0);
   file->noSeek.store(file->kind != FileKind::file);
-  file->rotational = isRotational(facts);
   request.opened = std::move(file);
   return 0;
 }
@@ -150,7 +137,6 @@ int64_t statFile(File& file, FileFacts& facts) {
   facts.memoryAlign = file.memoryAlign;
   facts.device = std::to_string(file.kind == FileKind::block ? now.st_rdev : now.st_dev);
   facts.inode = std::to_string(file.kind == FileKind::block ? 0 : now.st_ino);
-  facts.rotational = file.rotational;
   return 0;
 }
 

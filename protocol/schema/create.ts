@@ -4,7 +4,7 @@
 import { blockdevDriver, drivers } from './drivers/index.js'
 import { command, required, str, struct, union } from './types.js'
 
-export const createOptions = union(
+const createOptions = union(
   'BlockdevCreateOptions',
   { driver: required(blockdevDriver, 'Driver that makes the image.') },
   'driver',

@@ -29,7 +29,3 @@ export type Arguments<N extends CommandName> = Infer<(typeof commands)[N]>['take
 /** What a handler gives; void for commands that return nothing. */
 export type Returns<N extends CommandName> = Infer<(typeof commands)[N]>['gives']
 export type EventData<N extends EventName> = Infer<(typeof events)[N]>
-
-export function isCommandName(name: string): name is CommandName {
-  return Object.hasOwn(commands, name)
-}

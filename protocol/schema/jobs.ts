@@ -44,7 +44,7 @@ export const jobStatus = enumOf('JobStatus', [
 
 const ioStatus = enumOf('BlockDeviceIoStatus', ['ok', 'failed', 'nospace'])
 
-export const jobPhase = enumOf('x-JobPhase', ['probe', 'zero', 'bulk', 'converge', 'ready', 'flush'])
+const jobPhase = enumOf('x-JobPhase', ['probe', 'zero', 'bulk', 'converge', 'ready', 'flush'])
 
 /** The request that waits longest in the kernel; also in query-blockstats. */
 export const oldestRequest = struct('x-OldestRequest', {
@@ -127,10 +127,11 @@ const blockJobVerb = (name: string, doc: string) =>
   command({ doc, arguments: struct(`${name}-arg`, { device: required(str, 'Job id.') }) })
 
 export const jobCommands = {
-  'query-jobs': command({ doc: 'All jobs, newest first.', returns: arrayOf(jobInfo) }),
+  'query-jobs': command({ doc: 'All jobs, newest first.', returns: arrayOf(jobInfo), oob: true }),
   'query-block-jobs': command({
     doc: 'Jobs that move data between nodes, newest first.',
     returns: arrayOf(blockJobInfo),
+    oob: true,
   }),
   'job-pause': jobVerb('job-pause', 'Pauses a job; it stops once its requests in flight have ended.'),
   'job-resume': jobVerb('job-resume', 'Continues a job that was paused by the user or by an error policy.'),

@@ -3,9 +3,9 @@
 
 import { bool, command, enumOf, int, type Members, optional, required, str, struct, uint32 } from './types.js'
 
-export const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
+const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
 export const copyMode = enumOf('MirrorCopyMode', ['background', 'write-blocking'])
-export const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
+const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
 const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
 
 const sync = required(mirrorSyncMode, 'What to copy: full, top, or none (only what is written from now on).')
@@ -14,7 +14,7 @@ const tuning = {
   speed: optional(int, 'Bytes per second, 0 = no limit.', { default: 0 }),
   granularity: optional(
     uint32,
-    'Bytes per bit of the dirty bitmap: a power of two from 512 to 64 MiB; 0 = chosen by the target.',
+    'Bytes per bit of the dirty bitmap: a power of two from 512 to 64 MiB; 0 = 64 KiB.',
     { default: 0 },
   ),
   'buf-size': optional(int, 'Most bytes in flight; 0 = 16 MiB.', { default: 0 }),
@@ -36,9 +36,13 @@ const extensions = {
     default: false,
     extension: true,
   }),
-  'x-auto-complete': optional(bool, 'Complete as soon as the job is ready: a one-shot copy.', {
-    default: false,
-  }),
+  'x-auto-complete': optional(
+    bool,
+    'Complete as soon as the job is ready: a one-shot copy. No other program may write the source then, unless the source has force-share.',
+    {
+      default: false,
+    },
+  ),
 } satisfies Members
 
 export const mirrorCommands = {

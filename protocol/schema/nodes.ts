@@ -24,7 +24,7 @@ import {
   union,
 } from './types.js'
 
-export const detectZeroes = enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])
+const detectZeroes = enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])
 
 const cacheOptions = struct('BlockdevCacheOptions', {
   direct: optional(bool, 'Bypass the page cache (O_DIRECT).', { default: false }),
@@ -91,7 +91,7 @@ const imageInfo = struct('BlockNodeInfo', {
   'format-specific': optional(imageSpecific, 'More, by driver.'),
 })
 
-export const blockDeviceInfo = struct('BlockDeviceInfo', {
+const blockDeviceInfo = struct('BlockDeviceInfo', {
   file: required(str, 'What the node shows as its file name.'),
   'node-name': optional(str, 'Name of the node.'),
   ro: required(bool, 'Read-only.'),
@@ -138,21 +138,21 @@ const counters = {
   zone_append_operations: required(int, 'Always 0.'),
   flush_operations: required(int, 'Flushes.'),
   unmap_operations: required(int, 'Discards.'),
-  rd_total_time_ns: required(int, 'Time of all reads, nanoseconds.'),
-  wr_total_time_ns: required(int, 'Time of all writes, nanoseconds.'),
+  rd_total_time_ns: required(int, 'Always 0: times are not taken.'),
+  wr_total_time_ns: required(int, 'Always 0: times are not taken.'),
   zone_append_total_time_ns: required(int, 'Always 0.'),
-  flush_total_time_ns: required(int, 'Time of all flushes, nanoseconds.'),
-  unmap_total_time_ns: required(int, 'Time of all discards, nanoseconds.'),
+  flush_total_time_ns: required(int, 'Always 0: times are not taken.'),
+  unmap_total_time_ns: required(int, 'Always 0: times are not taken.'),
   wr_highest_offset: required(int, 'One past the highest byte written.'),
-  rd_merged: required(int, 'Reads merged with others.'),
-  wr_merged: required(int, 'Writes merged with others.'),
+  rd_merged: required(int, 'Always 0.'),
+  wr_merged: required(int, 'Always 0.'),
   zone_append_merged: required(int, 'Always 0.'),
-  unmap_merged: required(int, 'Discards merged with others.'),
+  unmap_merged: required(int, 'Always 0.'),
   failed_rd_operations: required(int, 'Reads that failed.'),
   failed_wr_operations: required(int, 'Writes that failed.'),
   failed_zone_append_operations: required(int, 'Always 0.'),
   failed_flush_operations: required(int, 'Flushes that failed.'),
-  failed_unmap_operations: required(int, 'Discards that failed.'),
+  failed_unmap_operations: required(int, 'Always 0.'),
   invalid_rd_operations: required(int, 'Always 0.'),
   invalid_wr_operations: required(int, 'Always 0.'),
   invalid_zone_append_operations: required(int, 'Always 0.'),
@@ -165,7 +165,7 @@ const counters = {
 
 const discardCounters = {
   'discard-nb-ok': required(int, 'Discards that worked.'),
-  'discard-nb-failed': required(int, 'Discards that failed.'),
+  'discard-nb-failed': required(int, 'Always 0.'),
   'discard-bytes-ok': required(int, 'Bytes discarded.'),
 } satisfies Members
 
@@ -186,7 +186,7 @@ export interface BlockStats extends InferMembers<typeof blockStatsMembers> {
   readonly parent?: BlockStats
 }
 
-export const blockStats: StructType<BlockStats> = struct('BlockStats', {
+const blockStats: StructType<BlockStats> = struct('BlockStats', {
   ...blockStatsMembers,
   parent: optional(
     lazy<BlockStats>(() => blockStats),
@@ -223,6 +223,7 @@ export const nodeCommands = {
       flat: optional(bool, 'Without images nested in each other.', { default: false }),
     }),
     returns: arrayOf(blockDeviceInfo),
+    oob: true,
   }),
   'x-node-map': command({
     doc: 'Extents of a node in ascending order, neighbours that are alike merged.',
@@ -241,5 +242,6 @@ export const nodeCommands = {
       'query-nodes': optional(bool, 'Of all nodes instead of drives.', { default: false }),
     }),
     returns: arrayOf(blockStats),
+    oob: true,
   }),
 }

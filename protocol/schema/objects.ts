@@ -29,21 +29,11 @@ function throttleMembers(): Record<ThrottleName, ReturnType<typeof optional<type
     for (const kind of throttleKinds) {
       const of = kind === 'total' ? what : `${what} of ${kind}s`
       members[`${unit}-${kind}`] = optional(int, `Most ${of} per second, 0 = no limit.`, { default: 0 })
-      members[`${unit}-${kind}-max`] = optional(int, `Most ${of} per second in bursts, 0 = no bursts.`, {
-        default: 0,
-      })
-      members[`${unit}-${kind}-max-length`] = optional(int, 'How long a burst may last, seconds.', {
-        default: 1,
-      })
+      members[`${unit}-${kind}-max`] = optional(int, 'Only 0: there are no bursts.', { default: 0 })
+      members[`${unit}-${kind}-max-length`] = optional(int, 'Only 1: there are no bursts.', { default: 1 })
     }
   }
-  members['iops-size'] = optional(
-    int,
-    'Requests count as several operations from this size on, bytes; 0 = never.',
-    {
-      default: 0,
-    },
-  )
+  members['iops-size'] = optional(int, 'Only 0: a request counts as one operation.', { default: 0 })
   return members
 }
 
@@ -52,10 +42,10 @@ export const throttleLimits = struct('ThrottleLimits', throttleMembers())
 
 const objectTypes = {
   iothread: {
-    'aio-max-batch': optional(int, 'Most requests in one batch, 0 = chosen by the engine.', { default: 0 }),
-    'thread-pool-min': optional(int, 'Threads kept ready.', { default: 0 }),
-    'thread-pool-max': optional(int, 'Most threads.', { default: 64 }),
-    'poll-max-ns': optional(int, 'Accepted and shown again; the engine does not poll.', { default: 32768 }),
+    'aio-max-batch': optional(int, 'Accepted and shown again.', { default: 0 }),
+    'thread-pool-min': optional(int, 'Accepted and shown again.', { default: 0 }),
+    'thread-pool-max': optional(int, 'Accepted and shown again.', { default: 64 }),
+    'poll-max-ns': optional(int, 'Accepted and shown again.', { default: 32768 }),
     'poll-grow': optional(int, 'Accepted and shown again.', { default: 0 }),
     'poll-shrink': optional(int, 'Accepted and shown again.', { default: 0 }),
   },

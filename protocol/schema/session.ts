@@ -3,7 +3,7 @@
 
 import { any, arrayOf, bool, command, enumOf, int, optional, required, str, struct } from './types.js'
 
-export const qmpCapability = enumOf('QMPCapability', ['oob'])
+const qmpCapability = enumOf('QMPCapability', ['oob'])
 
 const versionTriple = struct('VersionTriple', {
   major: required(int, 'First part of the version.'),
@@ -11,7 +11,7 @@ const versionTriple = struct('VersionTriple', {
   micro: required(int, 'Third part.'),
 })
 
-export const versionInfo = struct('VersionInfo', {
+const versionInfo = struct('VersionInfo', {
   qemu: required(versionTriple, 'Version, in the shape that clients look for.'),
   package: required(str, 'Free text: name and version of the program.'),
 })

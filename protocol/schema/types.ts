@@ -18,7 +18,7 @@ export type NumberName = 'int' | 'size' | 'uint64' | 'uint32' | 'uint16' | 'uint
 
 export interface BuiltinType<T = unknown> extends Typed<T> {
   readonly kind: 'builtin'
-  readonly name: 'str' | 'bool' | 'number' | 'any' | 'null' | NumberName
+  readonly name: 'str' | 'bool' | 'number' | 'any' | NumberName
 }
 
 export interface EnumType<V extends string = string> extends Typed<V> {
@@ -111,7 +111,6 @@ export const uint8 = builtin<number>('uint8')
 /** Any finite number, with or without fraction. */
 export const number = builtin<number>('number')
 export const any = builtin<JsonValue>('any')
-export const nullType = builtin<null>('null')
 
 export function enumOf<const V extends readonly string[]>(name: string, values: V): EnumType<V[number]> {
   return { kind: 'enum', name, values }
@@ -206,11 +205,4 @@ export function event<D extends StructType>(parts: {
   readonly extension?: boolean
 }): Event<Infer<D>> {
   return { doc: parts.doc, data: parts.data, extension: parts.extension ?? false }
-}
-
-/** Every struct's or chosen variant's members, in the order they are checked. */
-export function membersOf(type: ObjectType, tagValue?: string): Members {
-  if (type.kind === 'struct') return type.members
-  const more = tagValue === undefined ? undefined : type.variants[tagValue]
-  return more === undefined ? type.base : { ...type.base, ...more }
 }

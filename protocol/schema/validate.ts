@@ -110,9 +110,6 @@ function visitBuiltin(type: BuiltinType, value: JsonValue, at: Place, leaves: Le
       return leaves.number(value, at.path)
     case 'any':
       return value
-    case 'null':
-      if (value !== null) throw wrongType(at.path, 'null')
-      return value
     default:
       return visitInteger(type.name, value, at, leaves)
   }
@@ -176,8 +173,6 @@ function mayBeBuiltin(name: BuiltinType['name'], value: JsonValue): boolean {
       return typeof value === 'string'
     case 'bool':
       return typeof value === 'boolean'
-    case 'null':
-      return value === null
     case 'any':
       return true
     case 'number':

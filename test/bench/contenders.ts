@@ -7,6 +7,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
 import { Daemon } from '../helpers/daemon.js'
 import { blockferryd, buildFolder, installed, type Program, storageDaemon } from '../helpers/program.js'
+import type { QmpClient } from '../helpers/qmp-client.js'
 import { makeTarget } from './images.js'
 import { Probe } from './probe.js'
 
@@ -39,6 +40,23 @@ function node(name: string, filename: string): object {
   return { driver: 'raw', 'node-name': name, discard: 'unmap', file: { ...file, discard: 'unmap' } }
 }
 
+/** Both nodes added, the source mirrored, the nodes removed. @returns seconds of the mirror itself */
+export async function mirror(client: QmpClient, copy: Copy): Promise<number> {
+  await client.execute('blockdev-add', node('source', copy.source))
+  await client.execute('blockdev-add', node('target', copy.target))
+  const start = performance.now()
+  const job = { 'job-id': 'copy', device: 'source', target: 'target', sync: 'full' }
+  await client.execute('blockdev-mirror', job)
+  await client.event('BLOCK_JOB_READY', () => true, 600_000)
+  await client.execute('job-complete', { id: 'copy' })
+  const end = await client.event('BLOCK_JOB_COMPLETED', () => true, 600_000)
+  const seconds = (performance.now() - start) / 1000
+  if (end.data.error !== undefined) throw new Error(`mirror: ${String(end.data.error)}`)
+  await client.status('copy', 'null')
+  for (const each of ['source', 'target']) await client.execute('blockdev-del', { 'node-name': each })
+  return seconds
+}
+
 export function daemonContender(name: string, program: Program, env: NodeJS.ProcessEnv = {}): Contender {
   return {
     name,
@@ -48,18 +66,7 @@ export function daemonContender(name: string, program: Program, env: NodeJS.Proc
       const { client } = daemon
       const probe = await Probe.start(`${daemon.socket}1`)
       const before = daemon.cpu()
-      await client.execute('blockdev-add', node('source', copy.source))
-      await client.execute('blockdev-add', node('target', copy.target))
-      const start = performance.now()
-      const mirror = { 'job-id': 'copy', device: 'source', target: 'target', sync: 'full' }
-      await client.execute('blockdev-mirror', mirror)
-      await client.event('BLOCK_JOB_READY', () => true, 600_000)
-      await client.execute('job-complete', { id: 'copy' })
-      const end = await client.event('BLOCK_JOB_COMPLETED', () => true, 600_000)
-      const seconds = (performance.now() - start) / 1000
-      if (end.data.error !== undefined) throw new Error(`${name}: ${String(end.data.error)}`)
-      await client.status('copy', 'null')
-      for (const each of ['source', 'target']) await client.execute('blockdev-del', { 'node-name': each })
+      const seconds = await mirror(client, copy)
       const after = daemon.cpu()
       const { longest } = await probe.stop()
       const cpuSeconds = after.user + after.system - before.user - before.system

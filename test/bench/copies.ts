@@ -3,12 +3,21 @@
 // caches dropped before each, content compared after each.
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { Daemon } from '../helpers/daemon.js'
 import { MountedImage } from '../helpers/loop.js'
 import { buildFolder } from '../helpers/program.js'
-import { type Contender, type Copy, type Cost, contenders, daemonContender } from './contenders.js'
-import { allocated, assertEqual, dropCaches, makeDense, makeFragmented, makeScattered } from './images.js'
+import { type Contender, type Copy, type Cost, contenders, mirror } from './contenders.js'
+import {
+  allocated,
+  assertEqual,
+  dropCaches,
+  makeDense,
+  makeFragmented,
+  makeScattered,
+  makeTarget,
+} from './images.js'
 import type { BenchOptions } from './options.js'
 import { atMost, mebibytes, median, print, round, table, type Verdict } from './report.js'
 
@@ -153,15 +162,18 @@ export async function fragmented(options: BenchOptions): Promise<Verdict[]> {
 async function seeks(copy: Copy): Promise<number | undefined> {
   const log = join(copy.directory, 'strace.log')
   if (spawnSync('strace', ['-V'], { stdio: 'ignore' }).error) return undefined
-  const traced = {
+  const strace = ['strace', '-f', '-c', '-e', 'trace=lseek', '-o', log] as const
+  const program = {
     name: 'blockferryd under strace',
-    command: () =>
-      ['strace', '-f', '-c', '-e', 'trace=lseek', '-o', log, process.execPath, daemonMain] as const,
+    command: () => [...strace, process.execPath, `${buildFolder}daemon/main.js`] as const,
   }
-  const count = (): number =>
-    existsSync(log) ? Number(/(\d+)\s+(\d+\s+)?lseek/.exec(readFileSync(log, 'utf8'))?.[1] ?? 0) : 0
-  await daemonContender('blockferryd under strace', traced).copy(copy)
-  return count()
+  makeTarget(copy.target, copy.size)
+  await using daemon = await Daemon.start({ directory: copy.directory, program })
+  await mirror(daemon.client, copy)
+  // By command, not by signal: a signal would end strace and leave what it traces.
+  await daemon.client.execute('quit')
+  await daemon.running.ended(30_000)
+  const line = /\d+\.\d+ +\S+ +\d+ +(\d+) .*lseek$/m.exec(readFileSync(log, 'utf8'))
+  if (!line) throw new Error(`no count of lseek in ${log}`)
+  return Number(line[1])
 }
-
-const daemonMain = `${buildFolder}daemon/main.js`

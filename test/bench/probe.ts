@@ -41,7 +41,7 @@ export class Probe {
 }
 
 /** The q-th part of sorted values, 0..1. */
-export function quantile(sorted: readonly number[], q: number): number {
+function quantile(sorted: readonly number[], q: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? 0
 }
 

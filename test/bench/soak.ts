@@ -24,7 +24,7 @@ export async function soak(options: BenchOptions): Promise<Verdict[]> {
   for (const { source } of images) makeDense(source, SIZE)
   await using daemon = await Daemon.start({ directory: options.directory })
   // One turn of everything first, so that what is kept for good is there before counting.
-  await turns(daemon, images, generator(seed), Math.min(10_000, options.seconds * 100))
+  await turns(daemon, images, generator(seed), Math.min(60_000, options.seconds * 500))
   const before = await settled(daemon)
   await turns(daemon, images, generator(seed + 1), options.seconds * 1000)
   const after = await settled(daemon)

@@ -9,6 +9,7 @@ import { blockferryd, type Program, storageDaemon } from '../helpers/program.js'
 import type { QmpClient } from '../helpers/qmp-client.js'
 import { SlowFs, type SlowOp, slowfsAbsent } from '../helpers/slowfs.js'
 import { deadline } from '../helpers/waiting.js'
+import { Echo } from './echo.js'
 import { makeDense, makeTarget } from './images.js'
 import type { BenchOptions } from './options.js'
 import { Probe, type ProbeResult } from './probe.js'
@@ -18,12 +19,16 @@ const MiB = 2 ** 20
 const DELAY_MS = 1500
 /** A job that meets many slow calls is cancelled after so long; the cancel is part of the exam. */
 const PATIENCE_MS = 12_000
+/** A kind of call that a mirror seldom makes is examined through several mirrors, for enough answers. */
+const LEAST_MS = 4000
 const OPS: readonly SlowOp[] = [
   ...(['open', 'lseek', 'fsync', 'fallocate', 'truncate', 'getattr', 'read', 'write', 'release'] as const),
 ]
 
 interface Row extends ProbeResult {
   readonly op: SlowOp
+  /** The same of a server that does nothing else: the machine's own delays. */
+  readonly floor: ProbeResult
   /** Speed of the other disk's job, bytes a second. */
   readonly other: number
 }
@@ -70,21 +75,26 @@ async function examine(
   await addNode(bystander, 'other', other.source, true)
   makeTarget(other.target, options.size ?? 512 * MiB)
   await addNode(bystander, 'other-copy', other.target, true)
+  await using echo = await Echo.start(join(options.directory, 'echo.sock'))
   const rows: Row[] = []
   const alone: number[] = []
   for (const op of OPS) {
     alone.push(await steadySpeed(bystander, () => false))
-    slow.rules()
-    makeTarget(join(slow.files, 'target.img'), 16 * MiB)
     slow.rules({ op, delayMs: DELAY_MS })
     const probe = await Probe.start(`${daemon.socket}1`)
+    const floor = await Probe.start(echo.socket)
     let over = false
     const speed = steadySpeed(bystander, () => !over)
-    await session(daemon.client, slow.mount)
+    const start = performance.now()
+    do {
+      makeTarget(join(slow.files, 'target.img'), 16 * MiB)
+      await session(daemon.client, slow.mount)
+    } while (performance.now() - start < LEAST_MS)
     over = true
     const result = await probe.stop()
+    const noise = await floor.stop()
     slow.rules()
-    rows.push({ op, ...result, other: await speed })
+    rows.push({ op, ...result, floor: noise, other: await speed })
   }
   return { rows, alone }
 }
@@ -133,11 +143,12 @@ async function steadySpeed(client: QmpClient, on: () => boolean): Promise<number
 }
 
 function show(name: string, { rows, alone }: Exam): string {
-  const head = [name, 'answers', 'longest ms', 'p99 ms', 'other disk’s job, MiB/s']
+  const head = [name, 'answers', 'longest ms', 'p99 ms', 'machine’s longest, p99', 'other disk’s job, MiB/s']
   const lines = rows.map((row) => [
-    ...[row.op, String(row.answers), round(row.longest), round(row.p99), round(row.other / MiB)],
+    ...[row.op, String(row.answers), round(row.longest), round(row.p99)],
+    ...[`${round(row.floor.longest)}, ${round(row.floor.p99)}`, round(row.other / MiB)],
   ])
-  lines.push(['alone', '', '', '', round(median(alone) / MiB)])
+  lines.push(['alone', '', '', '', '', round(median(alone) / MiB)])
   return table(head, lines)
 }
 

@@ -33,7 +33,10 @@ async function running(t: Test, args: readonly string[] = [], options: SpawnOpti
     options,
   )
   t.teardown(() => daemon.child.kill('SIGKILL'))
-  await appears(pidfile)
+  const failed = daemon.ended.then(({ stderr }) => Promise.reject(new Error(`did not start: ${stderr}`)))
+  await Promise.race([appears(pidfile), failed])
+  // From here on its end is what the tests themselves wait for.
+  failed.catch(() => undefined)
   return { ...daemon, folder, socket, pidfile }
 }
 
@@ -112,6 +115,10 @@ t.test('an unknown option is one line on standard error and status 2', async (t)
   t.match(await runDaemon(['--zork']), { status: 2, stderr: "blockferryd: unknown option '--zork'\n" })
 })
 
+t.test('a daemon that nobody could steer does not start', async (t) => {
+  t.match(await runDaemon([]), { status: 2, stderr: /give --socket PATH/ })
+})
+
 t.test('a broken configuration file is one line and status 78', async (t) => {
   const folder = shortFolder(t, { 'c.json': '{"zork":1}' })
   const { status, stderr } = await runDaemon(['--config', `${folder}/c.json`])
@@ -127,6 +134,15 @@ t.test('errors of the reference spelling name option and value, status 1', async
   t.match(await runDaemon(['--monitor', 'chardev=x']), {
     status: 1,
     stderr: 'blockferryd: --monitor chardev=x: chardev "x" not found\n',
+  })
+  t.match(await runDaemon(['--chardev', 'socket,id=c,fd=99']), {
+    status: 1,
+    stderr: "blockferryd: --chardev socket,id=c,fd=99: File descriptor '99' is not a socket\n",
+  })
+  t.match(await runDaemon(['--blockdev', 'driver=file,node-name=n,filename=/nonexistent']), {
+    status: 1,
+    stderr:
+      "blockferryd: --blockdev driver=file,node-name=n,filename=/nonexistent: Could not open '/nonexistent': No such file or directory\n",
   })
 })
 
@@ -174,6 +190,23 @@ t.test('an inherited connected descriptor serves as a monitor', async (t) => {
   t.equal((await daemon.ended).status, 0)
 })
 
+t.test('nodes and objects of the command line are there for the first client', async (t) => {
+  const { socket } = await running(t, [
+    '--object',
+    'throttle-group,id=t,limits.bps-total=1048576',
+    '--blockdev',
+    'null-co,node-name=n,size=1048576',
+    '--blockdev',
+    '{"driver": "throttle", "node-name": "slow", "file": "n", "throttle-group": "t"}',
+  ])
+  const client = await ControlClient.ready(socket)
+  const { return: nodes } = (await client.call('query-named-block-nodes')) as {
+    return: { 'node-name': string }[]
+  }
+  t.same(nodes.map((node) => node['node-name']).sort(), ['n', 'slow'])
+  client.close()
+})
+
 t.test('a TCP chardev serves network clients and tells its port', async (t) => {
   const { socket } = await running(t, [
     '--chardev',
@@ -201,7 +234,7 @@ t.test('a listening socket of the service manager is served', async (t) => {
   const { fd } = (server as unknown as { _handle: { fd: number } })._handle
   // The number of the process is known only inside it.
   const child = spawn('sh', ['-c', 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"', process.execPath, PROGRAM], {
-    stdio: ['ignore', 'ignore', 'inherit', fd],
+    stdio: ['ignore', 'ignore', 'ignore', fd],
   })
   t.teardown(() => child.kill('SIGKILL'))
   // Only the child accepts from now on; this also removes the first name.

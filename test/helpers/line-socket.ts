@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A connection to a control socket that keeps every line it received. Used by the replay and by the QMP test client.
+// A connection to a control socket that keeps every line it received. Used by the replay and the live tests of clients.
 
 import { connect, type Socket } from 'node:net'
 import { type Clock, deadline } from './waiting.js'

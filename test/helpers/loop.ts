@@ -19,10 +19,12 @@ export function fileSystemAbsent(kind: FileSystem): string | false {
 export class MountedImage {
   readonly path: string
   readonly #image: string | undefined
+  readonly #device: string | undefined
 
-  private constructor(path: string, image: string | undefined) {
+  private constructor(path: string, image?: string, device?: string) {
     this.path = path
     this.#image = image
+    this.#device = device
   }
 
   /** Makes and mounts a file system of `size` bytes inside `directory`. */
@@ -31,14 +33,16 @@ export class MountedImage {
     mkdirSync(path, { recursive: true })
     if (kind === 'tmpfs') {
       run('mount', '-t', 'tmpfs', '-o', `size=${size}`, 'none', path)
-      return new MountedImage(path, undefined)
+      return new MountedImage(path)
     }
     const image = join(directory, `${kind}.img`)
     writeFileSync(image, '')
     truncateSync(image, size)
     run(`mkfs.${kind}`, ...(kind === 'ext4' ? ['-q', '-F', '-m', '0'] : ['-q', '-f']), image)
-    run('mount', '-o', 'loop', image, path)
-    return new MountedImage(path, image)
+    // Direct, so that the device behaves like a disk and has no page cache of its own below the file system's.
+    const device = run('losetup', '--find', '--show', '--direct-io=on', image).trim()
+    run('mount', device, path)
+    return new MountedImage(path, image, device)
   }
 
   /** tmpfs only: another size in bytes. */
@@ -46,19 +50,22 @@ export class MountedImage {
     run('mount', '-o', `remount,size=${size}`, this.path)
   }
 
-  /** The loop device goes with its mount. */
   unmount(): void {
     run('umount', this.path)
+    if (this.#device !== undefined) run('losetup', '--detach', this.#device)
     if (this.#image !== undefined) rmSync(this.#image)
   }
 
   [Symbol.dispose](): void {
     spawnSync('umount', ['-l', this.path])
+    if (this.#device !== undefined) spawnSync('losetup', ['--detach', this.#device])
     if (this.#image !== undefined) rmSync(this.#image, { force: true })
   }
 }
 
-function run(program: string, ...args: readonly string[]): void {
-  const { status, stderr, error } = spawnSync(program, args, { encoding: 'utf8' })
+/** @returns what it printed */
+function run(program: string, ...args: readonly string[]): string {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { encoding: 'utf8' })
   if (status !== 0) throw new Error(`${program} ${args.join(' ')}: ${error?.message ?? stderr}`)
+  return stdout
 }

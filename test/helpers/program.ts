@@ -58,6 +58,10 @@ export function start(
 ): Running {
   const [program, ...args] = command
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], env })
+  // A test that is ended from outside takes its programs with it.
+  const orphaned = (): void => void child.kill('SIGKILL')
+  process.once('exit', orphaned)
+  child.once('exit', () => process.removeListener('exit', orphaned))
   let text = ''
   child.stderr?.setEncoding('utf8').on('data', (part: string) => {
     text += part

@@ -67,6 +67,20 @@ export async function replay(transcript: Transcript, options: ReplayOptions): Pr
   }
 }
 
+/** The first difference, or undefined when there is none. Rejects with whatever else goes wrong. */
+export async function differences(
+  transcript: Transcript,
+  options: ReplayOptions,
+): Promise<Difference | undefined> {
+  try {
+    await replay(transcript, options)
+    return undefined
+  } catch (error) {
+    if (error instanceof Difference) return error
+    throw error
+  }
+}
+
 class Player {
   readonly #directory: string
   readonly #options: ReplayOptions
@@ -170,7 +184,9 @@ class Player {
 
   #shell(command: string, step: Step): void {
     const { status, stderr } = spawnSync('sh', ['-c', this.#here(command)], { encoding: 'utf8' })
-    if (status !== 0) throw new Difference(`line ${step.line}: ${command}: status ${status}: ${stderr}`)
+    if (status === 0) return
+    const what = `line ${step.line}: ${command}: status ${status}: ${stderr}`
+    throw this.#running ? new Difference(what) : new Error(what)
   }
 
   #send(data: Buffer): void {

@@ -80,7 +80,7 @@ function isCommandName(value: Json): boolean {
   return isObject(value) && Object.keys(value).length === 1 && typeof value.name === 'string'
 }
 
-export function isObject(value: Json | undefined): value is JsonObject {
+function isObject(value: Json | undefined): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 

@@ -3,9 +3,12 @@
 
 import t from 'tap'
 import { Daemon } from '../helpers/daemon.js'
+import { isRecord } from '../helpers/qmp-client.js'
 import { empty, fill, MiB, rawNode, Scratch } from '../helpers/scratch.js'
 import { SlowFs, type SlowOp, slowfsAbsent } from '../helpers/slowfs.js'
 import { pace } from '../helpers/waiting.js'
+
+t.setTimeout(300_000)
 
 const skip = slowfsAbsent()
 const FOREVER_MS = 60_000
@@ -102,7 +105,7 @@ t.test('a job stuck in a call says which, on which node and for how long', { ski
     session(daemon, slow.mount).catch(() => undefined)
     await daemon.client.status('slow', 'running')
     let oldest: unknown
-    for (let tries = 0; oldest === undefined && tries < 2000; tries++) {
+    for (let tries = 0; !(isRecord(oldest) && oldest.operation === 'read') && tries < 2000; tries++) {
       const jobs = await daemon.client.execute('query-jobs')
       oldest = Array.isArray(jobs) ? jobs[0]?.['x-oldest-request'] : undefined
       await pace(5)

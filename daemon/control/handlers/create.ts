@@ -6,7 +6,7 @@ import type { Handlers } from '../commands.js'
 import type { Graphs } from '../graphs.js'
 import type { Jobs } from '../jobs/jobs.js'
 
-export function createHandlersFor(graphs: Graphs, jobs: Jobs) {
+export function imageHandlers(graphs: Graphs, jobs: Jobs) {
   return {
     'blockdev-create': async ({ 'job-id': id, options }) => {
       if (options.driver !== 'file') throw new CommandError('Driver does not support blockdev-create')

@@ -3,6 +3,7 @@
 // adds the commands about sessions. Also ends everything in an orderly way.
 
 import type { Logger } from 'pino'
+import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
 import type { StartWorker } from '../../iothread/handle.js'
 import type { EventSink, Handlers } from '../commands.js'
@@ -11,7 +12,7 @@ import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { Objects } from '../objects.js'
 import { DiskWorkers } from '../workers.js'
-import { createHandlersFor } from './create.js'
+import { imageHandlers } from './create.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
 import { mirrorHandlers } from './mirror.js'
 import { nodeHandlers } from './nodes.js'
@@ -57,7 +58,7 @@ export function createHandlers({ startWorker, events, log }: HandlerDeps): Comma
   const starting = {
     ...nodeHandlers(graphs),
     ...reopenHandlers(graphs, log),
-    ...createHandlersFor(graphs, jobs),
+    ...imageHandlers(graphs, jobs),
     ...mirrorHandlers(graphs, jobs, log),
     ...objectHandlers(objects, directory, workers),
   }
@@ -72,9 +73,9 @@ export function createHandlers({ startWorker, events, log }: HandlerDeps): Comma
     async shutdown(deadlineMs) {
       ending = true
       const started = performance.now()
-      await within(jobs.endAll(), deadlineMs * JOBS_SHARE)
+      await atMost(jobs.endAll(), deadlineMs * JOBS_SHARE)
       const rest = Math.max(0, deadlineMs - (performance.now() - started))
-      await within(workers.endAll(rest * WORKERS_SHARE), rest)
+      await atMost(workers.endAll(rest * WORKERS_SHARE), rest)
     },
   }
 }
@@ -92,14 +93,4 @@ function guarded<H extends Handlers>(handlers: H, check: () => void): H {
     ]
   })
   return Object.fromEntries(wrapped) as H
-}
-
-/** Waits for the work, but not longer. The work must not reject. */
-async function within(work: Promise<unknown>, deadlineMs: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const deadline = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, deadlineMs)
-  })
-  await Promise.race([work, deadline])
-  clearTimeout(timer)
 }

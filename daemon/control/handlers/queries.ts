@@ -8,6 +8,7 @@ import type { NodeReport, OldestRequest } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Jobs } from '../jobs/jobs.js'
+import { oldestRequestInfo } from '../jobs/show.js'
 
 type NodeInfo = Returns<'query-named-block-nodes'>[number]
 type NodeCounters = Returns<'query-blockstats'>[number]
@@ -111,9 +112,7 @@ function counters(directory: Directory, node: Node, report: NodeReport, oldestOf
         'discard-bytes-ok': stats.discardBytes,
       },
     }),
-    ...(oldest && {
-      'x-oldest-request': { operation: oldest.op, node: oldest.node, 'age-ms': Math.round(oldest.ageMs) },
-    }),
+    ...(oldest && { 'x-oldest-request': oldestRequestInfo(oldest) }),
   }
 }
 

@@ -3,6 +3,7 @@
 // Invariant: an id is taken from the moment its start is asked for until the job is dismissed or the start failed.
 
 import type { Logger } from 'pino'
+import { isIdentifier } from '../../common/identifier.js'
 import { CommandError } from '../../errors.js'
 import type { WorkerHandle } from '../../iothread/handle.js'
 import type { JobSpec, Report } from '../../iothread/messages.js'
@@ -38,7 +39,7 @@ export class Jobs {
 
   /** Takes the id for a job; whoever has the reservation starts the job with it or gives it back. */
   reserve(id: string): Reservation {
-    if (!/^[A-Za-z][A-Za-z0-9\-._]*$/.test(id)) throw new CommandError(`Invalid job ID '${id}'`)
+    if (!isIdentifier(id)) throw new CommandError(`Invalid job ID '${id}'`)
     if (this.#jobs.has(id) || this.#starting.has(id)) throw new CommandError(`Job ID '${id}' already in use`)
     const reservation = new Reservation(id)
     this.#starting.set(id, reservation)

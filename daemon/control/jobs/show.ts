@@ -7,6 +7,7 @@ import type {
   jobInfo as jobInfoType,
 } from '../../../protocol/schema/jobs.js'
 import type { Infer } from '../../../protocol/schema/types.js'
+import type { OldestRequest } from '../../iothread/messages.js'
 import type { Job } from './job.js'
 import { isOver } from './life.js'
 
@@ -62,12 +63,15 @@ function details(job: Job): Details {
         'bytes-zeroed': receipt.zeroed,
         'bytes-skipped': receipt.skipped,
         flush: receipt.flush,
-        durations: Object.fromEntries(
-          Object.entries(receipt.durations).map(([phase, ms]) => [phase, Math.round(ms)]),
-        ),
+        durations: receipt.durations,
       },
     }),
   }
+}
+
+/** Also in query-blockstats. */
+export function oldestRequestInfo({ op, node, ageMs }: OldestRequest) {
+  return { operation: op, node, 'age-ms': Math.round(ageMs) }
 }
 
 function working(job: Job): Details {
@@ -77,7 +81,7 @@ function working(job: Job): Details {
     'x-rate': Math.round(rate),
     ...(rate > 0 && len > offset && { 'x-eta': Math.ceil((len - offset) / rate) }),
     ...(oldest !== undefined && {
-      'x-oldest-request': { operation: oldest.op, node: oldest.node, 'age-ms': Math.round(oldest.ageMs) },
+      'x-oldest-request': oldestRequestInfo(oldest),
     }),
   }
 }

@@ -6,7 +6,7 @@
 // Claims on one leaf are settled one after the other, so a lock never tells of a claim that was refused.
 
 import { CommandError } from '../../errors.js'
-import type { Permission, Permissions } from './driver.js'
+import { PERMISSIONS, type Permission, type Permissions } from './driver.js'
 import type { BlockNode } from './node.js'
 import type { Records } from './records.js'
 
@@ -16,8 +16,6 @@ export interface Claim {
   /** Gives the permissions back; a second call does nothing. */
   release(): Promise<void>
 }
-
-const all: readonly Permission[] = ['consistent read', 'write', 'write unchanged', 'resize']
 
 /** What a user has on a node: a claim (role 'root') or a parent node's own users together. */
 interface Use {
@@ -67,8 +65,10 @@ export class Claims {
     const uses = this.#uses(node)
     if (uses.length === 0) return undefined
     return {
-      use: all.filter((permission) => uses.some((use) => use.permissions.use.includes(permission))),
-      share: all.filter((permission) => uses.every((use) => use.permissions.share.includes(permission))),
+      use: PERMISSIONS.filter((permission) => uses.some((use) => use.permissions.use.includes(permission))),
+      share: PERMISSIONS.filter((permission) =>
+        uses.every((use) => use.permissions.share.includes(permission)),
+      ),
     }
   }
 

@@ -74,7 +74,9 @@ export interface Permissions {
   readonly use: readonly Permission[]
   readonly share: readonly Permission[]
 }
-export type Permission = 'consistent read' | 'write' | 'write unchanged' | 'resize'
+/** All of them, in the order of their bits in image locks. */
+export const PERMISSIONS = ['consistent read', 'write', 'write unchanged', 'resize'] as const
+export type Permission = (typeof PERMISSIONS)[number]
 
 export interface BlockDriver {
   readonly type: DriverName

@@ -7,7 +7,7 @@ import { CommandError, IoError } from '../../errors.js'
 import type { CreateSpec, NodeReport, NodeSpec, OldestRequest, ThrottleLimits } from '../messages.js'
 import { type Claim, Claims } from './claims.js'
 import { createFile } from './create.js'
-import type { BlockDriver, Permissions, Slice } from './driver.js'
+import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
 import { MirrorTop } from './drivers/mirror-top.js'
 import { HeldRequests } from './held.js'
 import { BlockNode } from './node.js'
@@ -31,7 +31,6 @@ export interface GraphEnv {
   readonly changed: (nodes: NodeReport[], gone: string[]) => void
 }
 
-const everything = ['consistent read', 'write', 'write unchanged', 'resize'] as const
 /** The engine's verbs that have another name above. */
 const verbs: Readonly<Record<string, string>> = {
   extents: 'status',
@@ -131,7 +130,7 @@ export class Graph {
     }
     const release = await this.#claims.claim('an unnamed block device', node, {
       use: ['resize'],
-      share: everything,
+      share: PERMISSIONS,
     })
     try {
       await node.resize(size)

@@ -2,7 +2,6 @@
 // Requests that a driver holds back itself (inject, throttle), so that they are seen as waiting like those in the
 // kernel. Written by drivers, read by Graph.oldest().
 
-import { performance } from 'node:perf_hooks'
 import type { OldestRequest } from '../messages.js'
 
 interface Held {

@@ -11,24 +11,21 @@
 // this process on one file refuse each other as well.
 
 import type { FileId, IoEngine } from '../../../native/types.js'
-import { errnoNumber } from '../../common/errno.js'
+import { EINVAL, ENOLCK, ENOSYS, ENOTSUP } from '../../common/errno.js'
 import { CommandError } from '../../errors.js'
-import type { Permission, Permissions } from './driver.js'
+import { PERMISSIONS, type Permissions } from './driver.js'
 
 const USED = 100
 const NOT_SHARED = 200
-const order: readonly Permission[] = ['consistent read', 'write', 'write unchanged', 'resize']
 
 /** File systems without locks: not an obstacle unless locking was asked for. */
-const unsupported = new Set(
-  ['EINVAL', 'ENOLCK', 'ENOSYS', 'EOPNOTSUPP'].map((name) => -(errnoNumber(name) ?? 0)),
-)
+const unsupported = new Set([-EINVAL, -ENOLCK, -ENOSYS, -ENOTSUP])
 
 /** The bytes to hold for these permissions. */
 export function lockBytes(permissions: Permissions | undefined): Set<number> {
   const bytes = new Set<number>()
   if (permissions === undefined) return bytes
-  for (const [bit, permission] of order.entries()) {
+  for (const [bit, permission] of PERMISSIONS.entries()) {
     if (permissions.use.includes(permission)) bytes.add(USED + bit)
     if (!permissions.share.includes(permission)) bytes.add(NOT_SHARED + bit)
   }
@@ -88,11 +85,11 @@ export class ImageLock {
 
   /** What we use must be shared by others, then: what we do not share must not be used by others. */
   async #look(permissions: Permissions): Promise<void> {
-    for (const [bit, permission] of order.entries()) {
+    for (const [bit, permission] of PERMISSIONS.entries()) {
       if (!permissions.use.includes(permission)) continue
       if (await this.#conflict(NOT_SHARED + bit)) throw new CommandError(`Failed to get "${permission}" lock`)
     }
-    for (const [bit, permission] of order.entries()) {
+    for (const [bit, permission] of PERMISSIONS.entries()) {
       if (permissions.share.includes(permission)) continue
       if (await this.#conflict(USED + bit))
         throw new CommandError(`Failed to get shared "${permission}" lock`)

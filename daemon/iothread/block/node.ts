@@ -6,7 +6,7 @@
 // Happy path: counting and one await. Nothing is allocated per request unless somebody asked for hooks or the
 // storage needs aligned requests.
 
-import { EINVAL, ENOTSUP } from '../../common/errno.js'
+import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
 import { IoError, type IoOp } from '../../errors.js'
 import type { NodeStats } from '../messages.js'
 import type { BlockDriver, Extent, ReadHow, Slice, WriteHow, ZeroHow } from './driver.js'
@@ -15,7 +15,6 @@ import { type RangeHold, RangeLock } from './range-lock.js'
 
 /** Sizes are told to users in sectors of this many bytes; the last one may be partial in storage. */
 export const SECTOR = 512
-const EPERM = 1
 
 export type DirtyListener = (offset: number, length: number) => void
 export type BeforeWrite = (offset: number, length: number) => Promise<void>

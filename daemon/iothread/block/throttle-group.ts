@@ -5,7 +5,6 @@
 // Token bucket: each limit has a debt that drains at its rate; a request may go when no debt is above the burst, then
 // adds its cost. The burst is a tenth of a second's worth, so the flow is even at the scale a user sees.
 
-import { performance } from 'node:perf_hooks'
 import { CommandError } from '../../errors.js'
 import type { ThrottleLimits } from '../messages.js'
 

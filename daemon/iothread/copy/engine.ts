@@ -7,7 +7,7 @@
 
 import { Cancelled, IoError } from '../../errors.js'
 import type { BlockNode } from '../block/node.js'
-import type { JobControl } from '../jobs/body.js'
+import type { ErrorAction } from '../messages.js'
 import type { Buffers } from './buffers.js'
 import type { Area, DirtyBitmap } from './dirty-bitmap.js'
 import type { RateLimit } from './rate-limit.js'
@@ -18,14 +18,33 @@ const AREA = 2 ** 30
 /** Longest time without looking whether messages came, milliseconds: what is known to be zero needs no I/O. */
 const TURN = 10
 /** Pauses between rounds of a job that ignores errors, milliseconds: from 1, doubling. */
-const LONGEST_BACKOFF = 1000
+const LONGEST_BACKOFF_MS = 1000
+
+/** What the engine is told and asks while it copies; a job's control is one. */
+export interface CopyControl {
+  /** Aborted by a forced cancel; requests in flight still end. */
+  readonly signal: AbortSignal
+  /** A pause was asked for: let the requests in flight run dry, then call pausePoint(). */
+  readonly pausing: boolean
+  /** With nothing in flight: tells that the job is paused and waits for its end. Throws Cancelled. */
+  pausePoint(): Promise<void>
+  /** Sleeps until it is woken or the time is over; what woke it must be looked up. Throws Cancelled. */
+  wait(timeoutMs?: number): Promise<void>
+  wake(): void
+  /**
+   * What the policy makes of an I/O error; tells the main thread.
+   * 'report': it is to be thrown. 'ignore': try again. 'stop': a pause was asked for, then try again.
+   * @param fatal  no policy can help (a failed flush): always 'report'
+   */
+  ioError(operation: 'read' | 'write', error: unknown, fatal?: boolean): ErrorAction
+}
 
 export interface CopyOptions {
   readonly source: BlockNode
   readonly target: BlockNode
   readonly bitmap: DirtyBitmap
   readonly limit: RateLimit
-  readonly control: JobControl
+  readonly control: CopyControl
   readonly buffers: Buffers
   /** Pieces under way at most. */
   readonly tasks: number
@@ -290,12 +309,12 @@ export class CopyEngine {
     this.#options.bitmap.set(offset, length)
   }
 
-  #judge(operation: 'read' | 'write', error: unknown): 'report' | 'ignore' | 'stop' {
+  #judge(operation: 'read' | 'write', error: unknown): ErrorAction {
     if (!(error instanceof IoError)) throw error
     const action = this.#options.control.ioError(operation, error)
     if (action === 'ignore' && !this.#breathe) {
       this.#breathe = true
-      this.#backoff = Math.min(LONGEST_BACKOFF, Math.max(1, this.#backoff * 2))
+      this.#backoff = Math.min(LONGEST_BACKOFF_MS, Math.max(1, this.#backoff * 2))
     }
     return action
   }

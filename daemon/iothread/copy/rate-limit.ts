@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rate limit of a job: a bucket that runs into debt. A piece may start while there is no debt and then adds its own
 // length to it, so the first piece is never held up. Who comes late (timers do, by a millisecond or more) starts with
-// what he missed, up to CREDIT, so that the mean is the speed and not a little less.
+// what he missed, up to CREDIT_MS, so that the mean is the speed and not a little less.
 // Pure apart from the clock handed in: the caller sleeps.
 
 /** Time that may be caught up, milliseconds. */
-const CREDIT = 100
+const CREDIT_MS = 100
 
 export class RateLimit {
+  readonly #now: () => number
   #speed: number
   /** When the debt is paid, milliseconds of the clock. Undefined until the first piece. */
   #paidAt: number | undefined
@@ -16,11 +17,9 @@ export class RateLimit {
    * @param speed  bytes per second, 0 = no limit
    * @param now    monotonic clock, milliseconds
    */
-  constructor(
-    speed: number,
-    private readonly now: () => number = () => performance.now(),
-  ) {
+  constructor(speed: number, now = () => performance.now()) {
     this.#speed = speed
+    this.#now = now
   }
 
   get speed(): number {
@@ -29,7 +28,7 @@ export class RateLimit {
 
   /** A new speed; what is owed is owed in bytes, so it is paid at the new speed. */
   set(speed: number): void {
-    const now = this.now()
+    const now = this.#now()
     const owed = Math.max(0, (this.#paidAt ?? now) - now) * this.#speed
     this.#speed = speed
     this.#paidAt = speed === 0 ? now : now + owed / speed
@@ -37,14 +36,14 @@ export class RateLimit {
 
   /** Milliseconds until the next piece may start; 0 = now. */
   wait(): number {
-    return this.#speed === 0 || this.#paidAt === undefined ? 0 : Math.max(0, this.#paidAt - this.now())
+    return this.#speed === 0 || this.#paidAt === undefined ? 0 : Math.max(0, this.#paidAt - this.#now())
   }
 
   /** A piece of so many bytes starts. */
   charge(bytes: number): void {
     if (this.#speed === 0) return
-    const now = this.now()
-    this.#paidAt = Math.max(this.#paidAt ?? now, now - CREDIT) + (bytes / this.#speed) * 1000
+    const now = this.#now()
+    this.#paidAt = Math.max(this.#paidAt ?? now, now - CREDIT_MS) + (bytes / this.#speed) * 1000
   }
 
   /**

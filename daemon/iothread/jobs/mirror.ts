@@ -7,7 +7,7 @@
 import { CommandError, IoError } from '../../errors.js'
 import type { Permission } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
-import type { BlockNode } from '../block/node.js'
+import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
 import { CopyEngine } from '../copy/engine.js'
@@ -18,7 +18,10 @@ import { Stopwatch } from './stopwatch.js'
 
 const DEFAULT_GRANULARITY = 65536
 const DEFAULT_BUFFER = 16 * 2 ** 20
-const SECTOR = 512
+/** What the source's other users may do: as QEMU has it, write too. */
+const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
+/** Writes of other programs are not seen here, so a one-shot copy, which is to be equal in the end, excludes them. */
+const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
 /** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
 const MAX_CHUNKS = 2 ** 31
 
@@ -35,7 +38,8 @@ export class MirrorJob implements JobBody {
   readonly #engine: CopyEngine
   #copyMode: CopyMode
   #completing = false
-  #flushFailed = false
+  /** How the flush went of what was copied last. */
+  #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Bytes known to be there to do; grows with writes to what was done already. */
   #len = 0
 
@@ -66,7 +70,7 @@ export class MirrorJob implements JobBody {
   async prepare(): Promise<void> {
     const spec = this.#spec
     try {
-      await this.#claim(this.#source, ['consistent read'], ['consistent read', 'write', 'write unchanged'])
+      await this.#claim(this.#source, ['consistent read'], spec.autoComplete ? SHARED_ONE_SHOT : SHARED)
       await this.#claim(this.#target, ['write'], ['write unchanged'])
       const { granularity } = this.#bitmap
       const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
@@ -88,7 +92,7 @@ export class MirrorJob implements JobBody {
     return Math.ceil((this.#spec.bufSize || DEFAULT_BUFFER) / granularity) * granularity
   }
 
-  async run(): Promise<JobReceipt> {
+  async run(): Promise<void> {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
     if (this.#spec.sync !== 'none') this.#len += this.#engine.dirtyAll()
@@ -97,8 +101,6 @@ export class MirrorJob implements JobBody {
     this.#control.ready()
     await this.#keepSynchronized()
     await this.#quiesce()
-    this.#stopwatch.stop()
-    return this.#receipt()
   }
 
   /** Stops the source's users at a moment when the target is equal and durable; they go on after finalize(). */
@@ -129,6 +131,7 @@ export class MirrorJob implements JobBody {
   async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
     do {
       if (!this.#bitmap.clean) {
+        this.#flushed = 'not-reached'
         this.#phase(phase)
         await this.#engine.copyDirty()
       }
@@ -140,9 +143,10 @@ export class MirrorJob implements JobBody {
   async #flush(): Promise<void> {
     try {
       await this.#engine.flush()
+      this.#flushed = 'ok'
     } catch (error) {
       // Not left to the policy: after a failed flush nobody knows what is on the disk.
-      this.#flushFailed = true
+      this.#flushed = 'failed'
       if (error instanceof IoError) this.#control.ioError('write', error, true)
       throw error
     }
@@ -179,9 +183,10 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  #receipt(): JobReceipt {
+  receipt(): JobReceipt {
+    this.#stopwatch.stop()
     const { copied, zeroed, skipped } = this.#engine.counters
-    const flush = this.#flushFailed ? 'failed' : this.#target.options.noFlush ? 'disabled' : 'ok'
+    const flush = this.#flushed === 'ok' && this.#target.options.noFlush ? 'disabled' : this.#flushed
     return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
   }
 

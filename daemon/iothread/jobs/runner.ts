@@ -5,10 +5,10 @@
 
 import { Cancelled, IoError } from '../../errors.js'
 import type {
+  ErrorAction,
   JobOutcome,
   JobPhase,
   JobProgress,
-  JobReceipt,
   OldestRequest,
   OnError,
   Report,
@@ -17,7 +17,7 @@ import type { JobBody, JobControl } from './body.js'
 import { RateMeter } from './rate-meter.js'
 
 /** Time between two looks at the counters, milliseconds. */
-const TICK = 100
+const TICK_MS = 100
 
 export interface Policy {
   readonly read: OnError
@@ -25,6 +25,10 @@ export interface Policy {
 }
 
 export class JobRunner implements JobControl {
+  readonly body: JobBody
+  readonly #policy: Policy
+  readonly #report: (report: Report) => void
+  readonly #oldest: () => OldestRequest | undefined
   readonly #abort = new AbortController()
   readonly #meter = new RateMeter()
   #pausing = false
@@ -35,15 +39,16 @@ export class JobRunner implements JobControl {
   #lastProgress = ''
   #over = false
 
-  readonly body: JobBody
-
   constructor(
     readonly id: string,
     makeBody: (control: JobControl) => JobBody,
-    private readonly policy: Policy,
-    private readonly report: (report: Report) => void,
-    private readonly oldest: () => OldestRequest | undefined,
+    policy: Policy,
+    report: (report: Report) => void,
+    oldest: () => OldestRequest | undefined,
   ) {
+    this.#policy = policy
+    this.#report = report
+    this.#oldest = oldest
     this.body = makeBody(this)
   }
 
@@ -62,27 +67,27 @@ export class JobRunner implements JobControl {
 
   /** Runs the body to its end and reports it; never rejects. @returns whether it succeeded */
   async run(): Promise<boolean> {
-    this.report({ kind: 'job-running', id: this.id, progress: this.#progress() })
-    this.#timer = setInterval(() => this.tell(), TICK)
+    this.#report({ kind: 'job-running', id: this.id, progress: this.#progress() })
+    this.#timer = setInterval(() => this.tell(), TICK_MS)
     let outcome: JobOutcome = { kind: 'success' }
-    let receipt: JobReceipt | undefined
     try {
-      receipt = await this.body.run()
+      await this.body.run()
       if (this.signal.aborted) throw new Cancelled()
     } catch (error) {
       outcome = this.signal.aborted
         ? { kind: 'cancelled' }
         : { kind: 'failed', error: error instanceof Error ? error.message : String(error) }
-      await this.#undo()
     }
+    const receipt = this.body.receipt()
+    if (outcome.kind !== 'success') await this.#undo()
     this.#over = true
     clearInterval(this.#timer)
-    this.report({
+    this.#report({
       kind: 'job-ended',
       id: this.id,
       progress: this.#progress(),
       outcome,
-      ...(receipt === undefined ? {} : { receipt }),
+      receipt,
     })
     return outcome.kind === 'success'
   }
@@ -92,7 +97,7 @@ export class JobRunner implements JobControl {
       await this.body.finalize(false)
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error)
-      this.report({
+      this.#report({
         kind: 'log',
         level: 'warn',
         fields: { job: this.id, error: text },
@@ -128,7 +133,7 @@ export class JobRunner implements JobControl {
         this.#resume = resolve
       })
       this.#meter.reset()
-      this.report({ kind: 'job-paused', id: this.id, progress: this.#progress() })
+      this.#report({ kind: 'job-paused', id: this.id, progress: this.#progress() })
       await resumed
     }
     if (this.signal.aborted) throw new Cancelled()
@@ -157,20 +162,20 @@ export class JobRunner implements JobControl {
 
   ready(): void {
     this.#phase = 'ready'
-    this.report({ kind: 'job-ready', id: this.id, progress: this.#progress() })
+    this.#report({ kind: 'job-ready', id: this.id, progress: this.#progress() })
   }
 
-  ioError(operation: 'read' | 'write', error: unknown, fatal = false): 'report' | 'ignore' | 'stop' {
+  ioError(operation: 'read' | 'write', error: unknown, fatal = false): ErrorAction {
     const nospace = error instanceof IoError && error.code === 'ENOSPC'
-    const action = fatal || this.signal.aborted ? 'report' : actionOf(this.policy[operation], nospace)
-    this.report({ kind: 'job-error', id: this.id, operation, action, nospace })
+    const action = fatal || this.signal.aborted ? 'report' : actionOf(this.#policy[operation], nospace)
+    this.#report({ kind: 'job-error', id: this.id, operation, action, nospace })
     if (action === 'stop') this.#pausing = true
     return action
   }
 
   #progress(): JobProgress {
     const { offset, len, busy, activelySynced } = this.body.progress()
-    const oldest = this.oldest()
+    const oldest = this.#oldest()
     return {
       offset,
       len,
@@ -189,11 +194,11 @@ export class JobRunner implements JobControl {
     const text = JSON.stringify(progress)
     if (text === this.#lastProgress) return
     this.#lastProgress = text
-    this.report({ kind: 'job-progress', id: this.id, progress })
+    this.#report({ kind: 'job-progress', id: this.id, progress })
   }
 }
 
-function actionOf(policy: OnError, nospace: boolean): 'report' | 'ignore' | 'stop' {
+function actionOf(policy: OnError, nospace: boolean): ErrorAction {
   switch (policy) {
     case 'report':
     case 'ignore':

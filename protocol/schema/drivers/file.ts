@@ -15,9 +15,11 @@ const options = {
       default: 'auto',
     },
   ),
-  aio: optional(aio, 'How requests reach the kernel; native needs cache.direct.', { default: 'threads' }),
-  'aio-max-batch': optional(int, 'Most requests in one batch, 0 = chosen by the engine.', { default: 0 }),
-  'drop-cache': optional(bool, 'Accepted; the page cache is dropped where it could be stale.', {
+  aio: optional(aio, 'Accepted: the engine is chosen by --aio. native needs cache.direct.', {
+    default: 'threads',
+  }),
+  'aio-max-batch': optional(int, 'Accepted without effect.', { default: 0 }),
+  'drop-cache': optional(bool, 'Accepted without effect.', {
     default: true,
   }),
 } satisfies Members

@@ -23,6 +23,6 @@ export const drivers = {
 
 export type DriverName = keyof typeof drivers
 
-export const driverNames = Object.keys(drivers) as readonly DriverName[]
+const driverNames = Object.keys(drivers) as readonly DriverName[]
 
 export const blockdevDriver = enumOf('BlockdevDriver', driverNames)

@@ -13,7 +13,9 @@ const injectError = struct('BlkdebugInjectErrorOptions', {
   errno: optional(int, 'Error number, as Linux counts.', { default: 5 }),
   sector: optional(int, 'Only requests that touch this sector of 512 bytes; -1 = all.', { default: -1 }),
   once: optional(bool, 'Only the first such request.', { default: false }),
-  immediately: optional(bool, 'Fail before anything is submitted.', { default: false }),
+  immediately: optional(bool, 'Accepted; requests always fail before anything is submitted.', {
+    default: false,
+  }),
 })
 
 const blkdebugOptions = {

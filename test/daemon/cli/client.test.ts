@@ -10,7 +10,8 @@ import { Client, ConnectionLost, QmpError } from '../../../daemon/cli/client.js'
 import { JsonStream } from '../../../protocol/json-stream.js'
 import { toText } from '../../../protocol/json-text.js'
 import { isJsonObject } from '../../../protocol/json-value.js'
-import { event, greeting, type Script, ScriptedServer, shortFolder } from './scripted-server.js'
+import { shortFolder } from '../../helpers/short-folder.js'
+import { event, greeting, type Script, ScriptedServer } from './scripted-server.js'
 
 async function connected(t: Test, script: Script, firstWords?: string) {
   const path = join(shortFolder(t), 's')

@@ -5,8 +5,9 @@ import type { ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { toText } from '../../../protocol/json-text.js'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { type RunOptions, run } from './run.js'
-import { event, type Script, ScriptedServer, shortFolder } from './scripted-server.js'
+import { event, type Script, ScriptedServer } from './scripted-server.js'
 
 const blockJob = {
   device: 'm0',
@@ -68,6 +69,15 @@ t.test('jobs are a table, with what they wait for and why they failed', async (t
       '',
     ].join('\n'),
   })
+})
+
+t.test('a request that was just sent is no note', async (t) => {
+  const fresh = { ...blockJob, 'x-oldest-request': { operation: 'read', node: 'src', 'age-ms': 20 } }
+  const { blockferry } = await setUp(t, (request, say) => {
+    const answers: Record<string, unknown> = { 'query-jobs': jobs, 'query-block-jobs': [fresh] }
+    say({ return: answers[String(request.execute)] ?? {}, id: request.id })
+  })
+  t.notMatch((await blockferry(['jobs'])).stdout, 'waits')
 })
 
 t.test('jobs --json is one list with what both queries know', async (t) => {

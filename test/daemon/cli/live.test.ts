@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command with real daemons and real images: its own daemon, one on a socket, signals, and qemu-img as oracle.
 
-import { type ChildProcess, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { createHash, randomFillSync } from 'node:crypto'
+import { once } from 'node:events'
 import {
   closeSync,
   existsSync,
@@ -19,9 +20,9 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { fileSystemAbsent, MountedImage } from '../../helpers/loop.js'
 import { blockferryd, installed, start } from '../../helpers/program.js'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { deadline, pace } from '../../helpers/waiting.js'
 import { run } from './run.js'
-import { shortFolder } from './scripted-server.js'
 
 const MiB = 1048576
 
@@ -67,6 +68,23 @@ t.test('a mirror to a new file is equal, sparse, and tells what it did', async (
   t.ok(statSync(target).blocks <= statSync(source).blocks * 1.01, 'no more storage than the source')
 })
 
+t.test(
+  'an image that another program writes to is refused',
+  { skip: installed('qemu-io') ? false : 'no qemu-io' },
+  async (t) => {
+    const { source, target } = twoImages(t)
+    const writer = spawn('qemu-io', ['-f', 'raw', source], { stdio: ['pipe', 'pipe', 'inherit'] })
+    // It has the image open when it asks for a command.
+    await new Promise((resolve) => writer.stdout.once('data', resolve))
+    t.teardown(() => writer.stdin.end('quit\n'))
+    t.same(await run(['mirror', source, target]), {
+      status: 1,
+      stdout: '',
+      stderr: `blockferry: '${source}' or '${target}' is in use by another program: Failed to get shared "write" lock\n`,
+    })
+  },
+)
+
 t.test('a target that is larger and full of other data is overwritten', async (t) => {
   const { source, target } = twoImages(t)
   writeFileSync(target, Buffer.alloc(9 * MiB, 0x55))
@@ -84,12 +102,17 @@ t.test('--existing keeps the file, and its old data does not show through', asyn
   t.equal(hashOf(target), hashOf(source))
 })
 
-t.test('--existing with another size fails and says so', async (t) => {
+t.test('--existing with another size is refused with both sizes', async (t) => {
   const { source, target } = twoImages(t)
-  writeFileSync(target, Buffer.alloc(MiB))
-  const { status, stderr } = await run(['mirror', source, target, '--existing'])
-  t.equal(status, 1)
-  t.match(stderr, 'Source and target image have different sizes')
+  writeFileSync(target, Buffer.alloc(MiB, 0x55))
+  t.same(await run(['mirror', source, target, '--existing']), {
+    status: 1,
+    stdout: '',
+    stderr:
+      `blockferry: '${target}' has another size: ${MiB} bytes, ` +
+      `'${source}' has ${8 * MiB} bytes (in whole sectors)\n`,
+  })
+  t.ok(readFileSync(target).every((byte) => byte === 0x55))
 })
 
 t.test('--json is one JSON value per line, the receipt last, and its bytes add up', async (t) => {
@@ -217,6 +240,30 @@ t.test('a device larger than the source keeps what lies behind', { skip: noDevic
   t.ok(bytes.subarray(8 * MiB).every((byte) => byte === 0x55))
 })
 
+t.test('holes of the source are holes of the file under a loop device', { skip: noDevices }, async (t) => {
+  const { source, folder } = twoImages(t)
+  const backing = join(folder, 'device.img')
+  writeFileSync(backing, Buffer.alloc(8 * MiB, 0x55))
+  const device = spawnSync('losetup', ['-f', '--show', backing], { encoding: 'utf8' }).stdout.trim()
+  t.teardown(() => spawnSync('losetup', ['-d', device]))
+  t.equal((await run(['mirror', source, device])).status, 0)
+  t.equal(hashOf(backing), hashOf(source))
+  t.ok(statSync(backing).blocks * 512 < MiB, 'what is zero takes up no storage')
+})
+
+t.test('a loop device and its own file are refused as one image', { skip: noDevices }, async (t) => {
+  const { source } = twoImages(t)
+  const before = hashOf(source)
+  const device = spawnSync('losetup', ['-f', '--show', source], { encoding: 'utf8' }).stdout.trim()
+  t.teardown(() => spawnSync('losetup', ['-d', device]))
+  t.same(await run(['mirror', device, source]), {
+    status: 1,
+    stdout: '',
+    stderr: `blockferry: cannot mirror '${device}' onto itself: '${source}' is the same file\n`,
+  })
+  t.equal(hashOf(source), before)
+})
+
 t.test('a device smaller than the source is refused untouched', { skip: noDevices }, async (t) => {
   const { source, folder } = twoImages(t)
   const backing = join(folder, 'device.img')
@@ -289,6 +336,8 @@ t.test(
   { skip: installed('qemu-img') ? false : 'no qemu-img' },
   async (t) => {
     const { source } = twoImages(t)
+    // The last sector is not whole.
+    truncateSync(source, 8 * MiB - 100)
     const oracle = spawnSync('qemu-img', ['map', '-f', 'raw', '--output=json', source], { encoding: 'utf8' })
     const { status, stdout, stderr } = await run(['map', source, '--json'])
     t.same({ status, stderr }, { status: 0, stderr: '' })
@@ -351,3 +400,20 @@ t.test('a source that is not a multiple of a sector is mirrored byte for byte', 
     'the rest of the last sector is zero',
   )
 })
+
+t.test(
+  '-U reads a source that another program may write',
+  { skip: installed('qemu-io') ? false : 'no qemu-io' },
+  async (t) => {
+    const { source, target } = twoImages(t)
+    const writer = spawn('qemu-io', ['-f', 'raw', source], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const ended = once(writer, 'exit')
+    t.teardown(async () => {
+      writer.stdin.end()
+      await ended
+    })
+    await once(writer.stdout, 'data') // its prompt: the image is open and locked
+    t.equal((await run(['mirror', source, target, '-U'])).status, 0)
+    t.equal(hashOf(target), hashOf(source))
+  },
+)

@@ -6,8 +6,9 @@ import type { ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { isJsonObject, type JsonObject } from '../../../protocol/json-value.js'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { type RunOptions, run } from './run.js'
-import { event, type Script, ScriptedServer, shortFolder } from './scripted-server.js'
+import { event, type Script, ScriptedServer } from './scripted-server.js'
 
 type Say = (value: unknown) => void
 

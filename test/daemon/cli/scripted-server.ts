@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A QMP server that says what a test tells it to, for orderings a real daemon cannot be made to show.
 
-import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import type { Test } from 'tap'
 import { JsonStream } from '../../../protocol/json-stream.js'
 import { toText } from '../../../protocol/json-text.js'
 import { isJsonObject, type JsonObject } from '../../../protocol/json-value.js'
@@ -65,11 +61,4 @@ export class ScriptedServer {
 
 export function event(name: string, data: object) {
   return { timestamp: { seconds: 1, microseconds: 2 }, event: name, data }
-}
-
-/** A folder for sockets, whose names must be short; gone after the test. */
-export function shortFolder(t: Test): string {
-  const folder = mkdtempSync(join(tmpdir(), 'bf-'))
-  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-  return folder
 }

@@ -6,8 +6,9 @@ import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { command, run } from './run.js'
-import { event, type Script, ScriptedServer, shortFolder } from './scripted-server.js'
+import { event, type Script, ScriptedServer } from './scripted-server.js'
 
 const hasScript = spawnSync('script', ['--version']).status === 0
 const skip = hasScript ? false : 'script(1) of util-linux is not installed'
@@ -136,3 +137,27 @@ t.test('the shell completes from the schema and keeps its history', { skip }, as
   t.same(requests, ['query-qmp-schema', 'query-jobs'])
   t.equal(readFileSync(join(state, 'blockferry', 'history'), 'utf8'), 'exit\nquery-jobs \n')
 })
+
+t.test(
+  '^C in the shell forgets what is half typed, and ends the shell with nothing typed',
+  { skip },
+  async (t) => {
+    const requests: unknown[] = []
+    const socket = await setUp(t, (request, say) => {
+      requests.push(request.execute)
+      say({ return: request.execute === 'query-qmp-schema' ? schema : [], id: request.id })
+    })
+    const typing = [
+      { after: 'blockferry> ', type: 'quit' },
+      { after: 'quit', type: '\x03' },
+      { after: 'blockferry> ', type: 'query-jobs\r' },
+      { after: '[]', type: '' },
+      { after: 'blockferry> ', type: '\x03' },
+    ]
+    const { status } = await onTerminal(['qmp', '--socket', socket], typing, {
+      XDG_STATE_HOME: t.testdir({}),
+    })
+    t.equal(status, 0)
+    t.same(requests, ['query-qmp-schema', 'query-jobs'])
+  },
+)

@@ -5,12 +5,13 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t from 'tap'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { run } from './run.js'
-import { shortFolder } from './scripted-server.js'
 
 const refusals: { name: string; args: string[]; status: number; text: string }[] = [
   { name: 'no command', args: [], status: 2, text: 'which command? See --help' },
   { name: 'unknown command', args: ['frob'], status: 2, text: "unknown command 'frob'" },
+  { name: 'unknown command with words', args: ['frob', 'x'], status: 2, text: "unknown command 'frob'" },
   { name: 'unknown option', args: ['--frob'], status: 2, text: "unknown option '--frob'" },
   {
     name: 'mirror without target',
@@ -44,6 +45,12 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
   },
   { name: 'job without verb', args: ['job'], status: 2, text: 'which verb? See job --help' },
   { name: 'job with an unknown verb', args: ['job', 'stop'], status: 2, text: "unknown verb 'stop'" },
+  {
+    name: 'job with an unknown verb and an id',
+    args: ['job', 'stop', 'j0'],
+    status: 2,
+    text: "unknown verb 'stop'",
+  },
   { name: 'job verb without id', args: ['job', 'pause'], status: 2, text: "missing required argument 'id'" },
   {
     name: 'qmp with bad JSON',
@@ -62,6 +69,12 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
     args: ['mirror', '/nonexistent/a', 'b'],
     status: 1,
     text: "cannot open '/nonexistent/a': No such file or directory",
+  },
+  {
+    name: 'an empty name',
+    args: ['mirror', '/nonexistent/a', ''],
+    status: 2,
+    text: 'an image needs a name, but one is empty',
   },
   {
     name: 'missing image',
@@ -103,6 +116,19 @@ t.test('source and target that are one file are refused, through links too', asy
     stdout: '',
     stderr: `blockferry: cannot mirror '${a}' onto itself: '${link}' is the same file\n`,
   })
+})
+
+t.test('--json ends with a result also when no job came to be', async (t) => {
+  const { status, stdout, stderr } = await run(['mirror', '/nonexistent/a', '/nonexistent/b', '--json'])
+  t.equal(status, 1)
+  const text = "cannot open '/nonexistent/a': No such file or directory"
+  t.match(JSON.parse(stdout), {
+    result: 'failed',
+    source: '/nonexistent/a',
+    target: '/nonexistent/b',
+    error: text,
+  })
+  t.equal(stderr, `blockferry: ${text}\n`)
 })
 
 t.test('--existing asks for a target that is there', async (t) => {

@@ -5,6 +5,7 @@
 import type { WorkerHandle } from '../../../daemon/iothread/handle.js'
 import type {
   JobProgress,
+  JobReceipt,
   NodeSpec,
   Report,
   RequestName,
@@ -76,6 +77,9 @@ export class ScriptedWorker implements WorkerHandle {
     return this.asked.map((request) => request.name)
   }
 }
+
+/** A receipt for reports of an end. */
+export const receipt: JobReceipt = { copied: 0, zeroed: 0, skipped: 0, flush: 'not-reached', durations: {} }
 
 export function progress(offset: number, len: number, busy = false): JobProgress {
   return { offset, len, busy, phase: 'bulk', rate: 0, activelySynced: false }

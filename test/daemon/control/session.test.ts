@@ -139,6 +139,16 @@ t.test('an out-of-band request is answered while an in-band one runs', async (t)
   t.match(await client.next(), { id: 'queued' })
 })
 
+t.test('what a stuck command waits for can be asked out of band', async (t) => {
+  const gate = deferred<undefined>()
+  const { path } = await served(t, { 'object-del': () => gate.promise, 'query-jobs': () => [] })
+  const client = await ready(t, path, ['oob'])
+  client.send('{"execute":"object-del","arguments":{"id":"x"},"id":"in"}{"exec-oob":"query-jobs","id":"out"}')
+  t.same(await client.next(), { id: 'out', return: [] })
+  gate.resolve(undefined)
+  t.match(await client.next(), { id: 'in' })
+})
+
 t.test('with oob no more than eight requests are taken while one runs', async (t) => {
   const gate = deferred<never[]>()
   const { path } = await served(t, { 'query-jobs': () => gate.promise })

@@ -15,7 +15,7 @@ import {
   enumOf,
   int,
   type Members,
-  membersOf,
+  type ObjectType,
   optional,
   required,
   size,
@@ -349,4 +349,11 @@ function sorted(value: unknown): unknown {
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .map(([name, member]) => [name, sorted(member)]),
   )
+}
+
+/** Every struct's or chosen variant's members, in the order they are checked. */
+function membersOf(type: ObjectType, tagValue?: string): Members {
+  if (type.kind === 'struct') return type.members
+  const more = tagValue === undefined ? undefined : type.variants[tagValue]
+  return more === undefined ? type.base : { ...type.base, ...more }
 }

@@ -6,16 +6,17 @@
 import { type FileFacts, type FileId, type IoEngine, READ_ZERO, ZeroRung } from '../../../../native/types.js'
 import { EIO, ENOTSUP } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
-import type {
-  BlockDriver,
-  Can,
-  Extent,
-  Limits,
-  Permissions,
-  ReadHow,
-  Slice,
-  WriteHow,
-  ZeroHow,
+import {
+  type BlockDriver,
+  type Can,
+  type Extent,
+  type Limits,
+  PERMISSIONS,
+  type Permissions,
+  type ReadHow,
+  type Slice,
+  type WriteHow,
+  type ZeroHow,
 } from '../driver.js'
 import { ExtentCache } from '../extents.js'
 import { ImageLock } from '../image-lock.js'
@@ -162,7 +163,7 @@ export class FileDriver implements BlockDriver {
     if (this.#options.locking === 'off') return
     const shared = this.#options.forceShare && permissions !== undefined
     await this.#lock.apply(
-      shared ? { use: permissions.use, share: everything } : permissions,
+      shared ? { use: permissions.use, share: PERMISSIONS } : permissions,
       this.#options.locking === 'on',
     )
   }
@@ -198,5 +199,3 @@ export class FileDriver implements BlockDriver {
     return list
   }
 }
-
-const everything = ['consistent read', 'write', 'write unchanged', 'resize'] as const

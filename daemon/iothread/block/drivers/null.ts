@@ -9,7 +9,7 @@ import type { NodeSpec } from '../../messages.js'
 import type { BlockDriver, Can, Extent, Limits, ReadHow, Slice } from '../driver.js'
 import { sizeOption } from '../options.js'
 
-export class NullDriver implements BlockDriver {
+class NullDriver implements BlockDriver {
   readonly can: Can = { write: true, resize: false, fastZero: true, unmap: true }
   readonly limits: Limits
   readonly #engine: IoEngine

@@ -3,7 +3,7 @@
 // managers match on them. Nothing stays open when it fails.
 
 import type { FileFacts, FileId, IoEngine } from '../../../../native/types.js'
-import { errnoNumber, errnoText } from '../../../common/errno.js'
+import { EACCES, EPERM, EROFS, errnoText } from '../../../common/errno.js'
 import { CommandError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
 import type { NodeOptions } from '../options.js'
@@ -15,7 +15,7 @@ interface Handle {
 }
 
 /** Errors of opening for writing after which `auto-read-only` tries reading only. */
-const readOnlyErrors = new Set(['EACCES', 'EPERM', 'EROFS'].map((name) => -(errnoNumber(name) ?? 0)))
+const readOnlyErrors = new Set([-EACCES, -EPERM, -EROFS])
 
 /**
  * @param opened  told of the handle as soon as there is one, so that stuck requests can be named

@@ -5,11 +5,11 @@ import { EINVAL } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
 import type { Extent, ReadHow, Slice, WriteHow, ZeroHow } from '../driver.js'
-import type { BlockNode } from '../node.js'
+import { type BlockNode, SECTOR } from '../node.js'
 import { sizeOption } from '../options.js'
 import { Filter } from './filter.js'
 
-export class RawDriver extends Filter {
+class RawDriver extends Filter {
   readonly type = 'raw'
   readonly #offset: number
   /** Bytes of the window; undefined: to the end of the child. */
@@ -56,11 +56,12 @@ export class RawDriver extends Filter {
 export function openRaw(spec: NodeSpec, child: BlockNode): RawDriver {
   const offset = sizeOption(spec, 'offset', 0)
   const size = sizeOption(spec, 'size', undefined)
-  const whole = Math.ceil(child.length() / 512) * 512
+  const whole = Math.ceil(child.length() / SECTOR) * SECTOR
   if (offset > whole) {
     throw new CommandError(`Offset (${offset}) cannot be greater than size of the containing file (${whole})`)
   }
-  if (size !== undefined && size % 512 !== 0) throw new CommandError('Specified size is not multiple of 512')
+  if (size !== undefined && size % SECTOR !== 0)
+    throw new CommandError('Specified size is not multiple of 512')
   if (size !== undefined && offset + size > whole) {
     throw new CommandError(
       `The sum of offset (${offset}) and size (${size}) has to be smaller or equal to the  ` +

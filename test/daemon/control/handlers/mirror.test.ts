@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import { type ScriptedDaemon, scriptedDaemon } from '../scripted-daemon.js'
-import { progress } from '../scripted-worker.js'
+import { progress, receipt } from '../scripted-worker.js'
 
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
 const disk = (name: string) =>
@@ -20,7 +20,7 @@ async function withDisks(...names: string[]): Promise<ScriptedDaemon> {
 function end(daemon: ScriptedDaemon, id: string): void {
   const outcome = { kind: 'cancelled' } as const
   for (const worker of daemon.workers)
-    worker.say({ kind: 'job-ended', id, progress: progress(1, 64), outcome })
+    worker.say({ kind: 'job-ended', id, progress: progress(1, 64), outcome, receipt })
 }
 
 const refused = [

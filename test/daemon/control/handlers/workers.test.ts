@@ -14,7 +14,7 @@ const SIZE = 3 * 2 ** 20 + 512
 function setUp(t: Test) {
   const seen: string[] = []
   const waiting = new Set<() => void>()
-  const start = workerStarter({ aio: 'threads', logLevel: 'silent' })
+  const start = workerStarter({ aio: 'threads' })
   const alive = new Set<string>()
   const { handlers, shutdown } = createHandlers({
     log: pino({ level: 'silent' }),

@@ -8,7 +8,7 @@ import { blockJobHandlers, jobHandlers } from '../../../../daemon/control/handle
 import { isJobReport, Jobs } from '../../../../daemon/control/jobs/jobs.js'
 import type { JobOutcome, MirrorSpec } from '../../../../daemon/iothread/messages.js'
 import type { EventData } from '../../../../protocol/schema/index.js'
-import { progress, ScriptedWorker } from '../scripted-worker.js'
+import { progress, receipt, ScriptedWorker } from '../scripted-worker.js'
 
 const silent = pino({ level: 'silent' })
 const spec = { kind: 'mirror' } as MirrorSpec
@@ -59,7 +59,7 @@ function setUp() {
   const verbs = { ...jobHandlers(jobs), ...blockJobHandlers(jobs) }
   const ready = () => worker.say({ kind: 'job-ready', id: 'j', progress: progress(64, 64) })
   const end = (outcome: JobOutcome) =>
-    worker.say({ kind: 'job-ended', id: 'j', progress: progress(64, 64), outcome })
+    worker.say({ kind: 'job-ended', id: 'j', progress: progress(64, 64), outcome, receipt })
   const paused = () => worker.say({ kind: 'job-paused', id: 'j', progress: progress(1, 64) })
   return { jobs, worker, seen, start, verbs, ready, end, paused }
 }

@@ -12,7 +12,7 @@ import { type JobState, mayFollow } from '../../../../daemon/control/jobs/life.j
 import { CommandError } from '../../../../daemon/errors.js'
 import type { MirrorSpec, Report } from '../../../../daemon/iothread/messages.js'
 import type { EventData } from '../../../../protocol/schema/index.js'
-import { progress, ScriptedWorker } from '../scripted-worker.js'
+import { progress, receipt, ScriptedWorker } from '../scripted-worker.js'
 
 const silent = pino({ level: 'silent' })
 const at = progress(1, 64)
@@ -22,9 +22,15 @@ const reports: readonly Report[] = [
   { kind: 'job-paused', id: 'j', progress: at },
   { kind: 'job-error', id: 'j', operation: 'read', action: 'stop', nospace: false },
   { kind: 'job-error', id: 'j', operation: 'read', action: 'ignore', nospace: false },
-  { kind: 'job-ended', id: 'j', progress: at, outcome: { kind: 'success' } },
-  { kind: 'job-ended', id: 'j', progress: at, outcome: { kind: 'cancelled' } },
-  { kind: 'job-ended', id: 'j', progress: at, outcome: { kind: 'failed', error: 'Input/output error' } },
+  { kind: 'job-ended', id: 'j', progress: at, receipt, outcome: { kind: 'success' } },
+  { kind: 'job-ended', id: 'j', progress: at, receipt, outcome: { kind: 'cancelled' } },
+  {
+    kind: 'job-ended',
+    id: 'j',
+    progress: at,
+    receipt,
+    outcome: { kind: 'failed', error: 'Input/output error' },
+  },
 ]
 
 type Step =

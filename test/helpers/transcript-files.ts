@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// The recorded sessions in test/transcripts, and what some of them need of the machine.
+
+import { readdirSync, readFileSync } from 'node:fs'
+import { fileSystemAbsent } from './loop.js'
+import { buildFolder } from './program.js'
+import { parseTranscript, type Side, type Transcript } from './transcript.js'
+
+const folder = `${buildFolder}../test/transcripts/`
+const END = '.qmp'
+const NEEDS_MOUNT = new Set(['34-mirror-target-full-disk'])
+
+export function transcriptNames(): string[] {
+  const files = readdirSync(folder).filter((name) => name.endsWith(END))
+  return files.map((name) => name.slice(0, -END.length)).sort()
+}
+
+export function readTranscript(name: string, side: Side): Transcript {
+  return parseTranscript(readFileSync(`${folder}${name}${END}`, 'utf8'), side)
+}
+
+/** Why it cannot be played on this machine, or false: the value of a test's `skip`. */
+export function notHere(name: string): string | false {
+  return NEEDS_MOUNT.has(name) ? fileSystemAbsent('tmpfs') : false
+}
