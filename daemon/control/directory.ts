@@ -181,15 +181,22 @@ export class Directory {
 
   #checkDefinition(definition: Definition, names: Set<string>): void {
     for (const [, child] of childrenOf(definition)) {
-      if (typeof child !== 'string') this.#checkDefinition(child, names)
-      else if (this.find(child) === undefined)
-        throw new CommandError(`Cannot find device='${child}' nor node-name='${child}'`)
+      if (typeof child === 'string') this.#checkChild(child)
+      else this.#checkDefinition(child, names)
     }
     const name = definition['node-name']
     if (name === undefined) return
     this.checkNewName(name)
     if (names.has(name)) throw new CommandError(`Duplicate nodes with node-name='${name}'`)
     names.add(name)
+  }
+
+  #checkChild(name: string): void {
+    const child = this.find(name)
+    if (child === undefined) throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`)
+    // It goes with its job; what is above it could neither stay nor be closed.
+    if (child.owner.kind === 'job')
+      throw new CommandError(`Node '${name}' is busy: it belongs to job '${child.owner.name}'`)
   }
 
   #enter(definition: Definition, owner: Owner, taken: ReadonlySet<string>): Node {

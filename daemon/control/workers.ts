@@ -131,9 +131,7 @@ export class DiskWorkers {
 
   #exit(worker: DiskWorker, error: Error | undefined): void {
     if (!this.#alive.delete(worker)) return
-    const cause = error?.cause instanceof Error ? `: ${error.cause.message}` : ''
-    const reason = (error?.message ?? `iothread '${worker.name}' ended`) + cause
     this.#log.error({ iothread: worker.name, err: error }, 'iothread lost')
-    this.#events.lost(worker, reason)
+    this.#events.lost(worker, error?.message ?? `iothread '${worker.name}' ended`)
   }
 }

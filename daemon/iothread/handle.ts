@@ -17,7 +17,7 @@ import type {
 
 export interface WorkerHandle {
   readonly name: string
-  /** Rejects with CommandError, IoError, Cancelled, or, when the worker ended, Error. */
+  /** Rejects with CommandError (also when the worker ended), IoError or Cancelled. */
   request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']>
   onReport(listener: (report: Report) => void): void
   /** Called once; with an error unless the end was asked for. */
@@ -105,7 +105,9 @@ class ThreadHandle implements WorkerHandle {
   }
 
   #endError(): Error {
-    return new Error(`iothread '${this.name}' ended`, this.#error === undefined ? {} : { cause: this.#error })
+    const cause = this.#error
+    if (cause === undefined) return new CommandError(`iothread '${this.name}' ended`)
+    return new CommandError(`iothread '${this.name}' ended: ${cause.message}`, 'GenericError', { cause })
   }
 }
 

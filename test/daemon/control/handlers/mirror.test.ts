@@ -250,3 +250,16 @@ t.test('nobody builds on a node while it moves to another worker', async (t) => 
   await started
   t.same(daemon.placement().filter(Boolean), ['#block1 #block2 dst src'])
 })
+
+t.test('nobody builds on the filter or the own target of a job', async (t) => {
+  const daemon = await withDisks('src', 'dst', 'other')
+  await daemon.run('blockdev-mirror', { ...mirror, 'filter-node-name': 'top' })
+  await daemon.run('drive-mirror', { ...drive, 'job-id': 'd', device: 'other', 'node-name': 'own' })
+  for (const [file, job] of [
+    ['top', 'j'],
+    ['own', 'd'],
+  ] as const)
+    await t.rejects(daemon.run('blockdev-add', { driver: 'raw', 'node-name': 'above', file }), {
+      message: `Node '${file}' is busy: it belongs to job '${job}'`,
+    })
+})
