@@ -7,7 +7,7 @@
 // that a job meets while it starts, a reply may stand two events earlier or later.
 
 import { spawnSync } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { LineSocket } from './line-socket.js'
@@ -63,7 +63,23 @@ export async function replay(transcript: Transcript, options: ReplayOptions): Pr
     await player.finish(transcript.steps.length)
   } finally {
     await player.stop()
+    await endServers(directory)
     await rm(directory, { recursive: true, force: true })
+  }
+}
+
+/** Ends what a recording's shell commands left running: servers that wrote a `.pid` file. */
+async function endServers(directory: string): Promise<void> {
+  for (const name of (await readdir(directory)).filter((each) => each.endsWith('.pid'))) {
+    const pid = Number(await readFile(join(directory, name), 'utf8'))
+    if (!Number.isInteger(pid) || pid <= 1) continue
+    for (const signal of ['SIGCONT', 'SIGTERM'] as const) {
+      try {
+        process.kill(pid, signal)
+      } catch {
+        break
+      }
+    }
   }
 }
 
