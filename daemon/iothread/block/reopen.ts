@@ -80,7 +80,7 @@ export interface Reopened {
 /**
  * Puts the new drivers in place.
  * @returns the old drivers, for the caller to close
- * @throws when locks cannot be taken over or a node was removed meanwhile; then nothing was swapped
+ * @throws when a flush fails, locks cannot be taken over or a node was removed meanwhile; then nothing was swapped
  */
 export async function commitReopen(
   reopened: readonly Reopened[],
@@ -98,6 +98,11 @@ export async function commitReopen(
     }
     // Parents first: a drained child would hold up its parent's requests for ever.
     for (const { step } of [...reopened].reverse()) held.push(await step.record.node.drain())
+    // What the old handle could not write back must be heard before it is closed.
+    for (const { step } of reopened) {
+      const { node, child } = step.record
+      if (child === undefined && !node.readOnly) await node.driver.flush()
+    }
     for (const { step, driver } of reopened) await driver.takeOver?.(step.record.node.driver)
     return reopened.map(({ step, driver }) => {
       const { node } = step.record

@@ -4,6 +4,8 @@ import path from 'node:path'
 import t from 'tap'
 import type { Permissions } from '../../../../daemon/iothread/block/driver.js'
 import { testGraph } from '../../../helpers/graph.js'
+import { Scratch } from '../../../helpers/scratch.js'
+import { SlowFs, slowfsAbsent } from '../../../helpers/slowfs.js'
 
 const MiB = 1 << 20
 const writer: Permissions = { use: ['write'], share: ['write unchanged'] }
@@ -135,4 +137,20 @@ t.test('requests in flight end before the switch, later ones use the new handle'
   g.engine.giveSlots(slots)
   t.ok((await g.read(node, 0, 8 * 65536)).every((byte) => byte === 7))
   t.equal(statSync(filename).size, MiB)
+})
+
+t.test('a handle that cannot be flushed is not replaced', { skip: slowfsAbsent() }, async (t) => {
+  using scratch = new Scratch()
+  const slow = await SlowFs.mount(scratch.path)
+  try {
+    writeFileSync(`${slow.files}/a.img`, Buffer.alloc(MiB, 1))
+    const g = testGraph(t)
+    const node = { driver: 'file', 'node-name': 'f', filename: `${slow.mount}/a.img` }
+    await g.add(node)
+    slow.rules({ op: 'fsync', delayMs: 0, error: 'EIO' })
+    await t.rejects(g.graph.reopen([{ ...node, 'read-only': true }]), { message: 'Input/output error' })
+    t.equal(g.graph.node('f').readOnly, false)
+  } finally {
+    await slow.unmount()
+  }
 })
