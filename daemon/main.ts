@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import { LogWriter } from '../native/log-writer.js'
-import { exitNow, sdNotify } from '../native/process.js'
+import { exitNow, scheduleFor, sdNotify } from '../native/process.js'
 import { PRODUCT_VERSION } from './common/version.js'
 import { Daemon } from './daemon.js'
 import { isDetached, reportReady, startDetached } from './daemonize.js'
@@ -46,6 +46,7 @@ function readConfig(file: string | undefined): Given | undefined {
 
 async function run(options: Options, line: Given): Promise<void> {
   const writer = new LogWriter(2)
+  scheduleFor('latency')
   const log = createLog(writer, options.settings.logLevel)
   const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, (control) =>
     makeDisks(control.events, options.settings.aio, log),

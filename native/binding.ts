@@ -51,6 +51,7 @@ interface Addon {
   readonly ownGroups: boolean
   exitNow(code: number): never
   notify(address: string, text: string): number
+  schedule(throughput: boolean): number
 }
 
 /** BLOCKFERRY_ADDON names another build of the addon (the sanitizers'). */

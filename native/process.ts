@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// What Node cannot do for a daemon: end without waiting, and talk to the service manager. Used by the entry points.
+// What Node cannot do for a daemon: end without waiting, talk to the service manager, and say
+// what it wants of the scheduler. Used by the entry points.
 
 import { addon } from './binding.js'
 
 /** Ends the process now: no exit handlers, nothing flushed, stuck I/O not waited for. */
 export function exitNow(code: number): never {
   return addon.exitNow(code)
+}
+
+/**
+ * How the kernel is to treat the calling thread: 'latency' for who answers clients (short slices, soon), 'throughput'
+ * for who moves data (its wake-ups push nobody aside). A wish: kernels that do not know it ignore it.
+ * @returns 0 or -errno
+ */
+export function scheduleFor(aim: 'latency' | 'throughput'): number {
+  return addon.schedule(aim === 'throughput')
 }
 
 /**

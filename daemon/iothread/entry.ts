@@ -3,12 +3,14 @@
 
 import { parentPort, workerData } from 'node:worker_threads'
 import { createEngine } from '../../native/engine.js'
+import { scheduleFor } from '../../native/process.js'
 import { Iothread } from './iothread.js'
 import type { FromWorker, ToWorker, WorkerSetup } from './messages.js'
 
 const port = parentPort
 if (port === null) throw new Error('not a worker thread')
 const setup = workerData as WorkerSetup
+scheduleFor('throughput')
 const iothread = new Iothread(createEngine({ aio: setup.aio }), (message: FromWorker) =>
   port.postMessage(message),
 )

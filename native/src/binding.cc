@@ -6,6 +6,7 @@
 #include "engine-object.h"
 #include "log-object.h"
 #include "notify.h"
+#include "schedule.h"
 
 namespace blockferry {
 
@@ -20,6 +21,12 @@ Napi::Value notify(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), result);
 }
 
+// (throughput) → 0 or -errno; of the calling thread
+Napi::Value schedule(const Napi::CallbackInfo& info) {
+  const bool throughput = info[0].As<Napi::Boolean>();
+  return Napi::Number::New(info.Env(), throughput ? scheduleForThroughput() : scheduleForLatency());
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("Engine", EngineObject::define(env));
   exports.Set("Log", LogObject::define(env));
@@ -30,6 +37,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 #endif
   exports.Set("exitNow", Napi::Function::New<exitNow>(env));
   exports.Set("notify", Napi::Function::New<notify>(env));
+  exports.Set("schedule", Napi::Function::New<schedule>(env));
   return exports;
 }
 

@@ -20,6 +20,8 @@
 #include <memory>
 #include <mutex>
 
+#include "schedule.h"
+
 namespace blockferry {
 namespace {
 
@@ -91,6 +93,7 @@ int leader(void* argument) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != launch->process) _exit(0);  // the daemon ended before the line above
   prctl(PR_SET_NAME, "blockferry-io");
+  scheduleForThroughput();
   keepOnly(std::move(launch->keep));
   std::function<void()> body = std::move(launch->body);
   body();
