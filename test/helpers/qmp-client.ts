@@ -24,7 +24,7 @@ interface Waiter {
   readonly reject: (error: Error) => void
 }
 
-const REPLY_MS = 60_000
+const REPLY_MS = 120_000
 
 export class QmpClient {
   /** Events that nobody waited for yet, oldest first. */
@@ -102,7 +102,7 @@ export class QmpClient {
   async event(
     name: string,
     fits: (data: QmpEvent['data']) => boolean = () => true,
-    timeoutMs = 60_000,
+    timeoutMs = 120_000,
   ): Promise<QmpEvent> {
     const search = async (): Promise<QmpEvent> => {
       for (;;) {
@@ -120,7 +120,7 @@ export class QmpClient {
   }
 
   /** Waits until a job has the state; taken from its events. */
-  async status(job: string, status: string, timeoutMs = 60_000): Promise<void> {
+  async status(job: string, status: string, timeoutMs = 120_000): Promise<void> {
     await this.event('JOB_STATUS_CHANGE', (data) => data.id === job && data.status === status, timeoutMs)
   }
 
