@@ -10,8 +10,9 @@ export function exitNow(code: number): never {
 }
 
 /**
- * How the kernel is to treat the calling thread: 'latency' for who answers clients (short slices, soon), 'throughput'
- * for who moves data (its wake-ups push nobody aside). A wish: kernels that do not know it ignore it.
+ * How the kernel is to treat the calling thread: 'latency' for who answers clients (real-time where that is
+ * allowed, else short slices), 'throughput' for who moves data (its wake-ups push nobody aside). A wish: kernels that
+ * do not know it ignore it. Threads that a 'latency' thread starts are ordinary ones.
  * @returns 0 or -errno
  */
 export function scheduleFor(aim: 'latency' | 'throughput'): number {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A server that answers at once and does nothing else: what the probe measures of it is the machine's own delay.
+// Scheduled as the daemon that it is compared with.
 
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
+import { scheduleFor } from '../../native/process.js'
 
 export class Echo implements AsyncDisposable {
   readonly socket: string
@@ -34,6 +36,7 @@ export class Echo implements AsyncDisposable {
 }
 
 function serve(path: string): void {
+  scheduleFor('latency')
   const server = createServer((socket) => {
     socket.write('{"QMP": {}}\r\n')
     socket.on('data', (data: Buffer) => {
