@@ -33,12 +33,52 @@ export interface NodeReport {
   /** Identity of the file behind a leaf, to see that two names are one file: `device:inode`. */
   readonly identity?: string
   readonly stats: NodeStats
+  readonly format?: FormatFacts
   readonly dirtyBitmaps: readonly {
     readonly granularity: number
     readonly count: number
     readonly recording: boolean
     readonly busy: boolean
   }[]
+}
+
+/** What a format driver tells of its image; for `info` and `query-named-block-nodes`. */
+export interface FormatFacts {
+  readonly kind: 'qcow2'
+  readonly version: 2 | 3
+  /** Bytes. */
+  readonly clusterSize: number
+  readonly refcountBits: number
+  readonly lazyRefcounts: boolean
+  readonly extendedL2: boolean
+  readonly compression: 'zlib' | 'zstd'
+  readonly dirty: boolean
+  readonly corrupt: boolean
+  /** As the image names it. */
+  readonly dataFile?: string
+  readonly dataFileRaw: boolean
+  readonly backingFile?: string
+  readonly backingFormat?: string
+  readonly snapshots: readonly SnapshotFacts[]
+  readonly bitmaps: readonly BitmapFacts[]
+}
+
+export interface SnapshotFacts {
+  readonly id: string
+  readonly name: string
+  /** Bytes. */
+  readonly vmStateSize: number
+  readonly seconds: number
+  readonly nanoseconds: number
+  /** Nanoseconds the guest had run. */
+  readonly guestClock: number
+}
+
+export interface BitmapFacts {
+  readonly name: string
+  readonly granularity: number
+  readonly inUse: boolean
+  readonly auto: boolean
 }
 
 export interface NodeStats {

@@ -3,6 +3,8 @@
 // has checked range, alignment and permission before; drivers check none of it again.
 
 import type { FileFacts } from '../../../native/types.js'
+import type { FormatFacts } from '../messages.js'
+import type { BlockNode } from './node.js'
 
 /** Bytes inside one slot of the engine's buffer pool. The caller owns the slot until the promise settles. */
 export interface Slice {
@@ -16,6 +18,8 @@ export type DriverName =
   | 'file'
   | 'host_device'
   | 'raw'
+  | 'qcow2'
+  | 'compress'
   | 'null-co'
   | 'null-aio'
   | 'throttle'
@@ -31,6 +35,8 @@ export interface Limits {
   readonly maxTransfer: number
   /** Zero and discard in multiples of this have their full effect, bytes. */
   readonly zeroAlign: number
+  /** Writes of whole multiples of this need nothing else read or written, bytes: the cluster of a format. Default: any. */
+  readonly writeAlign?: number
 }
 
 export interface Can {
@@ -50,6 +56,8 @@ export interface ReadHow {
 export interface WriteHow {
   /** Durable on completion. */
   readonly fua?: boolean
+  /** Stored compressed where the driver can and the range is one of whole clusters. */
+  readonly compressed?: boolean
 }
 
 export interface ZeroHow {
@@ -67,6 +75,14 @@ export interface Extent {
   readonly kind: 'data' | 'zero'
   /** Stored in this layer, as against shown through from below or absent. */
   readonly allocated: boolean
+  /** Layers of the backing chain above the one it was found in; default 0. */
+  readonly depth?: number
+  /** Where it lies in that layer's storage, bytes, where it lies in one piece. */
+  readonly host?: number
+  /** Stored compressed. */
+  readonly compressed?: boolean
+  /** In no layer of a chain: it reads as zero because nobody ever wrote it. */
+  readonly absent?: boolean
 }
 
 /** Rights a user has on a node (`use`) and leaves to others (`share`). Names as QEMU's permissions. */
@@ -78,8 +94,15 @@ export interface Permissions {
 export const PERMISSIONS = ['consistent read', 'write', 'write unchanged', 'resize'] as const
 export type Permission = (typeof PERMISSIONS)[number]
 
+/** What a driver wants of one of its children, given what its own users want of it. */
+export type ChildPermissions = (role: string, own: Permissions) => Permissions
+
 export interface BlockDriver {
   readonly type: DriverName
+  /** What shows through where nothing is allocated. Formats only. */
+  readonly backing?: BlockNode | undefined
+  /** Default: the child is used as the node is. */
+  readonly childPermissions?: ChildPermissions
   readonly limits: Limits
   readonly can: Can
   /** Exact bytes; a file's last sector may be partial. */
@@ -99,8 +122,12 @@ export interface BlockDriver {
   takeOver?(previous: BlockDriver): Promise<void>
   /** Lets requests go on that the driver itself holds back without end; called before it is replaced or closed. */
   release?(): void
-  /** Nobody used the storage for a while: what was learned of its size and content is learned anew. Leaves only. */
+  /** Nobody used the storage for a while: what was learned of its size and content is learned anew. Children come first. */
   freshen?(): Promise<void>
+  /** The last user has left: what is held back goes to the children, and is durable. Other programs may follow. */
+  settle?(): Promise<void>
+  /** What users are told of the image. Formats only. */
+  format?(): FormatFacts
   /** Facts of the file behind a leaf, asked anew. */
   facts?(): Promise<FileFacts | undefined>
   close(): Promise<void>
