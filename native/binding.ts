@@ -21,6 +21,16 @@ export interface NativeEngine {
     flags: number,
   ): number
   submitPath(op: number, id: number, path: string, flags: number, mode: number, without: number): number
+  /** Places are `[slot, offset, length, …]`. */
+  submitCodec(
+    op: number,
+    id: number,
+    codec: number,
+    total: number,
+    skip: number,
+    from: readonly number[],
+    into: readonly number[],
+  ): number
   takeSlots(count: number): number[]
   giveSlots(slots: readonly number[]): void
   groupBytes(group: number): ArrayBuffer | undefined

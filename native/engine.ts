@@ -5,6 +5,7 @@
 import { addon, type NativeEngine } from './binding.js'
 import type {
   Capability,
+  Codec,
   EngineKind,
   EngineOptions,
   EngineStats,
@@ -14,6 +15,7 @@ import type {
   IoEngine,
   OpenFlags,
   ReadOptions,
+  SlotRanges,
   StuckRequest,
   ZeroOptions,
 } from './types.js'
@@ -36,6 +38,8 @@ const ops = [
   'lock',
   'lockedByOthers',
   'unlink',
+  'compress',
+  'decompress',
 ] as const
 type Op = (typeof ops)[number]
 
@@ -50,6 +54,9 @@ const capabilities: readonly Capability[] = [
   'copy-range',
   'reflink',
 ]
+
+/** Same order as Codec in src/request.h. */
+const codecs: readonly Codec[] = ['zlib', 'zstd']
 
 /** Same bits as in src/request.h. */
 const OpenBit = { write: 1, direct: 2, create: 4, exclusive: 8, truncate: 16, directory: 32 } as const
@@ -188,6 +195,14 @@ class Engine implements IoEngine {
     return this.#submitPath('unlink', path, 0, 0, 0)
   }
 
+  compress(codec: Codec, from: SlotRanges, into: SlotRanges): Promise<number> {
+    return this.#submitCodec('compress', codec, 0, 0, from, into)
+  }
+
+  decompress(codec: Codec, from: SlotRanges, total: number, skip: number, into: SlotRanges): Promise<number> {
+    return this.#submitCodec('decompress', codec, total, skip, from, into)
+  }
+
   oldest(): StuckRequest | undefined {
     const found = this.#native.oldest()
     if (found === undefined) return undefined
@@ -238,6 +253,21 @@ class Engine implements IoEngine {
     return this.#send((id) => this.#native.submitPath(ops.indexOf(op), id, path, flags, mode, without))
   }
 
+  #submitCodec(
+    op: Op,
+    codec: Codec,
+    total: number,
+    skip: number,
+    from: SlotRanges,
+    into: SlotRanges,
+  ): Promise<number> {
+    if (this.#closing) return Promise.resolve(-ECANCELED)
+    const [opNumber, number] = [ops.indexOf(op), codecs.indexOf(codec)]
+    return this.#send((id) =>
+      this.#native.submitCodec(opNumber, id, number, total, skip, places(from), places(into)),
+    )
+  }
+
   /** For the verbs whose success is a value and not a number. */
   #submitFor<Value>(op: Op, file: FileId, offset = 0, length = 0, a = 0): Promise<Value | number> {
     if (this.#closing) return Promise.resolve(-ECANCELED)
@@ -282,6 +312,12 @@ class Engine implements IoEngine {
     clearInterval(this.#trimming)
     this.#trimming = undefined
   }
+}
+
+/** `[slot, offset, length, …]`. */
+function places(ranges: SlotRanges): number[] {
+  const list = 'slot' in ranges ? [ranges] : ranges
+  return list.flatMap(({ slot, offset, length }) => [slot, offset, length])
 }
 
 /** The engine's tasks are another process to the kernel: names that mean "mine" are spelt out. */

@@ -95,6 +95,19 @@ export const ZeroRung = {
   written: 5,
 } as const
 
+/** How compressed clusters are stored: 'zlib' is raw deflate with a window of 4 KiB, 'zstd' frames of zstd. */
+export type Codec = 'zlib' | 'zstd'
+
+/** Bytes inside one slot; length > 0. */
+export interface SlotRange {
+  readonly slot: number
+  /** Bytes from the start of the slot. */
+  readonly offset: number
+  readonly length: number
+}
+/** One after the other; at most 10. One range is worked on in place, several cost a copy. */
+export type SlotRanges = SlotRange | readonly SlotRange[]
+
 export interface StuckRequest {
   readonly op: string
   readonly file: FileId
@@ -151,6 +164,21 @@ export interface IoEngine {
   /** 1 when somebody else's lock conflicts with a write lock there, else 0. */
   lockedByOthers(file: FileId, offset: number, length: number): Promise<number>
   unlink(path: string): Promise<number>
+  /**
+   * Compresses with the parameters of QEMU's qcow2. Computations run one per processor at most and let I/O go first.
+   * @param from  must not overlap `into`
+   * @param into  the room: for a gain, at least a byte shorter than `from`; what lies behind the result is undefined
+   * @returns bytes produced; -ENOSPC when they do not fit; -ELIBACC when the machine has no libz.so.1 (libzstd.so.1)
+   */
+  compress(codec: Codec, from: SlotRanges, into: SlotRanges): Promise<number>
+  /**
+   * The bytes [skip, skip + length of `into`) of what decompresses to `total` bytes. Straight into place when all are wanted.
+   * @param from   compressed data; what follows it (up to the end of its sector) is ignored. Must not overlap `into`
+   * @param total  bytes, 64 MiB at most. zlib: where more would come they are not looked at, as the format says; zstd: an error
+   * @returns the length of `into`; -EIO when the data is damaged or gives fewer bytes (`into` is undefined then);
+   *          -ELIBACC as above
+   */
+  decompress(codec: Codec, from: SlotRanges, total: number, skip: number, into: SlotRanges): Promise<number>
 
   /** The request that has been in the kernel longest. */
   oldest(): StuckRequest | undefined

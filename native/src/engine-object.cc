@@ -10,7 +10,11 @@ namespace blockferry {
 namespace {
 
 constexpr double kMaxOffset = 9007199254740991;  // Number.MAX_SAFE_INTEGER
+constexpr double kMaxSlot = 4294967295;          // slot numbers have 32 bits
 constexpr size_t kMinTasks = 64;
+// Of one compression: a cluster of 2 MiB in slots of 256 KiB, and its neighbours' sectors.
+constexpr uint32_t kMaxPieces = 10;
+constexpr double kMaxCoded = 64 << 20;
 
 double numberAt(const Napi::CallbackInfo& info, size_t index) { return info[index].As<Napi::Number>().DoubleValue(); }
 
@@ -27,6 +31,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                      {
                          InstanceMethod<&EngineObject::submit>("submit"),
                          InstanceMethod<&EngineObject::submitPath>("submitPath"),
+                         InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),
                          InstanceMethod<&EngineObject::giveSlots>("giveSlots"),
                          InstanceMethod<&EngineObject::groupBytes>("groupBytes"),
@@ -87,13 +92,33 @@ int EngineObject::accept(std::unique_ptr<Request> request) {
   return error;
 }
 
-bool EngineObject::useSlot(Request& request, double slot, double slotOffset) {
-  if (slot < 0 || slot >= kMaxOffset || !slots_->isTaken(static_cast<uint32_t>(slot))) return false;
-  if (!isRange(slotOffset, static_cast<double>(request.length))) return false;
-  if (slotOffset + static_cast<double>(request.length) > static_cast<double>(slots_->slotSize())) return false;
+bool EngineObject::place(double slot, double slotOffset, double length, Piece& piece) {
+  if (!(slot >= 0 && slot < kMaxSlot) || !slots_->isTaken(static_cast<uint32_t>(slot))) return false;
+  if (!isRange(slotOffset, length) || slotOffset + length > static_cast<double>(slots_->slotSize())) return false;
   const auto index = static_cast<uint32_t>(slot);
-  request.memory = slots_->groupOf(index);
-  request.data = request.memory->data() + slots_->offsetOf(index) + static_cast<size_t>(slotOffset);
+  piece.memory = slots_->groupOf(index);
+  piece.data = piece.memory->data() + slots_->offsetOf(index) + static_cast<size_t>(slotOffset);
+  piece.length = static_cast<size_t>(length);
+  return true;
+}
+
+bool EngineObject::useSlot(Request& request, double slot, double slotOffset) {
+  Piece piece;
+  if (!place(slot, slotOffset, static_cast<double>(request.length), piece)) return false;
+  request.memory = std::move(piece.memory);
+  request.data = piece.data;
+  return true;
+}
+
+bool EngineObject::addPieces(const Napi::Array& places, std::vector<Piece>& pieces) {
+  const uint32_t count = places.Length() / 3;
+  if (count == 0 || count > kMaxPieces || places.Length() % 3 != 0) return false;
+  const auto at = [&](uint32_t index) { return places.Get(index).As<Napi::Number>().DoubleValue(); };
+  pieces.resize(count);
+  for (uint32_t index = 0; index < count; ++index) {
+    Piece& piece = pieces[index];
+    if (!place(at(index * 3), at(index * 3 + 1), at(index * 3 + 2), piece) || piece.length == 0) return false;
+  }
   return true;
 }
 
@@ -131,6 +156,26 @@ Napi::Value EngineObject::submitPath(const Napi::CallbackInfo& info) {
   request->without = bitsAt(info, 5);
   // A name with a NUL in it would be cut there and be another file's.
   if (request->path.find('\0') != std::string::npos) return Napi::Number::New(info.Env(), -EINVAL);
+  return Napi::Number::New(info.Env(), accept(std::move(request)));
+}
+
+Napi::Value EngineObject::submitCodec(const Napi::CallbackInfo& info) {
+  const auto refuse = [&](int error) { return Napi::Number::New(info.Env(), -error); };
+  const double total = numberAt(info, 3);
+  const double skip = numberAt(info, 4);
+  auto request = std::make_unique<Request>();
+  request->op = static_cast<Op>(bitsAt(info, 0));
+  request->id = numberAt(info, 1);
+  request->codec = static_cast<Codec>(bitsAt(info, 2));
+  if (!addPieces(info[5].As<Napi::Array>(), request->from)) return refuse(EINVAL);
+  if (!addPieces(info[6].As<Napi::Array>(), request->into)) return refuse(EINVAL);
+  if (request->op == Op::decompress) {
+    double wanted = 0;
+    for (const Piece& piece : request->into) wanted += static_cast<double>(piece.length);
+    if (!isRange(skip, wanted) || !(skip + wanted <= total && total <= kMaxCoded)) return refuse(EINVAL);
+    request->offset = static_cast<int64_t>(skip);
+    request->length = static_cast<int64_t>(total);
+  }
   return Napi::Number::New(info.Env(), accept(std::move(request)));
 }
 

@@ -31,6 +31,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value submit(const Napi::CallbackInfo& info);
   // (op, id, path, flags, mode, without) → 0 or -errno
   Napi::Value submitPath(const Napi::CallbackInfo& info);
+  // (op, id, codec, total, skip, from, into) → 0 or -errno; places are [slot, offset, length, …]
+  Napi::Value submitCodec(const Napi::CallbackInfo& info);
   Napi::Value takeSlots(const Napi::CallbackInfo& info);
   void giveSlots(const Napi::CallbackInfo& info);
   // (group) → ArrayBuffer of the whole group, detached when the group is unmapped
@@ -45,6 +47,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
 
   int accept(std::unique_ptr<Request> request);
   bool useSlot(Request& request, double slot, double slotOffset);
+  bool place(double slot, double slotOffset, double length, Piece& piece);
+  bool addPieces(const Napi::Array& places, std::vector<Piece>& pieces);
   void deliver();
   void deliverSome(const std::vector<std::unique_ptr<Request>>& done, size_t from, size_t count);
   void end();

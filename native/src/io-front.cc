@@ -29,7 +29,7 @@ int IoFront::submit(std::unique_ptr<Request> request) {
 }
 
 bool IoFront::resolveFiles(Request& request) {
-  if (request.op == Op::open || request.op == Op::unlink) return true;
+  if (request.op == Op::open || request.op == Op::unlink || request.isComputation()) return true;
   const auto found = files_.find(request.fileId);
   if (found == files_.end()) return false;
   request.file = found->second;

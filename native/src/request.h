@@ -18,8 +18,11 @@ namespace blockferry {
 // Same order as `ops` in native/engine.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink,
+  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress,
 };
+
+// Same order as `codecs` in native/engine.ts.
+enum class Codec : uint32_t { zlib, zstd };
 
 // Bits of Request::flags.
 constexpr uint32_t kReadScan = 1;
@@ -39,6 +42,13 @@ constexpr uint32_t kOpenDirectory = 32;
 // Added to the result of a scanned read; READ_ZERO in native/types.ts.
 constexpr int64_t kReadZero = int64_t{1} << 32;
 
+// Memory of a slot; never empty.
+struct Piece {
+  std::shared_ptr<SlotGroup> memory;
+  std::byte* data = nullptr;
+  size_t length = 0;
+};
+
 struct Request {
   double id = 0;
   Op op = Op::stat;
@@ -51,6 +61,10 @@ struct Request {
   // read, write
   std::shared_ptr<SlotGroup> memory;
   std::byte* data = nullptr;
+  // compress, decompress; of what decompresses to `length` bytes those from `offset` on are wanted
+  Codec codec = Codec::zlib;
+  std::vector<Piece> from;
+  std::vector<Piece> into;
   // copyRange, reflink
   double toFileId = 0;
   std::shared_ptr<File> to;
@@ -72,6 +86,8 @@ struct Request {
   std::shared_ptr<File> opened;
 
   bool isTransfer() const { return op == Op::read || op == Op::write; }
+  // Needs a processor and no file.
+  bool isComputation() const { return op == Op::compress || op == Op::decompress; }
 };
 
 int64_t nowMs();

@@ -5,9 +5,11 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <ctime>
+#include <thread>
 
 #include "verbs.h"
 
@@ -22,6 +24,9 @@ int64_t nowMs() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1000000;
 }
+
+ThreadEngine::ThreadEngine(size_t maxTasks)
+    : maxTasks_(maxTasks), maxComputing_(std::max(1U, std::thread::hardware_concurrency())) {}
 
 // JS thread.
 int ThreadEngine::start(int signalFd, std::function<void()> last) {
@@ -47,8 +52,8 @@ GroupKind ThreadEngine::startWith(int signalFd, std::vector<int> keep, std::func
 
 void ThreadEngine::submit(Request* request) {
   std::lock_guard guard(lock_);
-  queue_.push_back(request);
-  if (queue_.size() > idle_ && servers_ < maxTasks_ && !stopping_) {
+  (request->isComputation() ? computations_ : queue_).push_back(request);
+  if (ready() > idle_ && servers_ < maxTasks_ && !stopping_) {
     ++servers_;
     ++idle_;
     tasks_->spawn([this] { serve(); }, [this] { spawnRefused(); });
@@ -61,25 +66,43 @@ void ThreadEngine::stop() {
     std::lock_guard guard(lock_);
     stopping_ = true;
     queue_.clear();
+    computations_.clear();
     queued_.notify_all();
   }
   tasks_->stop();
 }
 
-// Any pool thread, no N-API.
+// What a task may take now.
+size_t ThreadEngine::ready() const {
+  return queue_.size() + std::min(computations_.size(), maxComputing_ - computing_);
+}
+
+Request* ThreadEngine::takeNext() {
+  auto& queue = queue_.empty() ? computations_ : queue_;
+  Request* request = queue.front();
+  queue.pop_front();
+  return request;
+}
+
+// Any pool thread, no N-API. A task that ends a computation makes room for another and looks for it itself, so
+// ready() never exceeds the tasks that are awake or were told.
 void ThreadEngine::serve() {
   std::unique_lock guard(lock_);
   for (;;) {
-    const bool woken = queued_.wait_for(guard, kIdle, [&] { return stopping_ || !queue_.empty(); });
+    const bool woken = queued_.wait_for(guard, kIdle, [&] { return stopping_ || ready() > 0; });
+    if (!woken) codecs_.dropIdle();
     if (stopping_ || !woken) break;
-    Request* request = queue_.front();
-    queue_.pop_front();
+    Request* request = takeNext();
+    const bool computation = request->isComputation();
+    if (computation) ++computing_;
     --idle_;
     guard.unlock();
-    perform(*request);
+    if (computation) codecs_.perform(*request);
+    else perform(*request);
     completions_.push(request);
     guard.lock();
     ++idle_;
+    if (computation) --computing_;
   }
   --servers_;
   --idle_;
@@ -91,11 +114,13 @@ void ThreadEngine::spawnRefused() {
   --servers_;
   --idle_;
   if (servers_ > 0) return;
-  for (Request* request : queue_) {
-    request->result = -EAGAIN;
-    completions_.push(request);
+  for (auto* queue : {&queue_, &computations_}) {
+    for (Request* request : *queue) {
+      request->result = -EAGAIN;
+      completions_.push(request);
+    }
+    queue->clear();
   }
-  queue_.clear();
 }
 
 std::unique_ptr<Engine> makeThreadEngine(size_t maxTasks) { return std::make_unique<ThreadEngine>(maxTasks); }

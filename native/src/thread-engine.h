@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine that works everywhere: each request occupies one task of a pool while it is in the kernel.
 // A task is made when a request is queued and none is idle, up to a cap, so N stuck calls never hold up the N+1st;
-// it ends after some idle seconds. Also the part of RingEngine that does what a ring cannot.
+// it ends after some idle seconds. Computations wait for a processor, not for storage: only as many run at once as there
+// are processors, and I/O goes first. Also the part of RingEngine that does what a ring cannot.
 #pragma once
 
 #include <condition_variable>
 #include <deque>
 #include <mutex>
 
+#include "codecs.h"
 #include "completions.h"
 #include "engine.h"
 #include "tasks.h"
@@ -16,7 +18,7 @@ namespace blockferry {
 
 class ThreadEngine : public Engine {
  public:
-  explicit ThreadEngine(size_t maxTasks) : maxTasks_(maxTasks) {}
+  explicit ThreadEngine(size_t maxTasks);
 
   int start(int signalFd, std::function<void()> last) override;
   void submit(Request* request) override;  // any thread here: the ring hands over requests too
@@ -35,15 +37,22 @@ class ThreadEngine : public Engine {
 
  private:
   void serve();
+  // Hold lock_.
+  size_t ready() const;
+  Request* takeNext();
   void spawnRefused();
 
   const size_t maxTasks_;
+  const size_t maxComputing_;
+  Codecs codecs_;
   std::shared_ptr<Tasks> tasks_ = std::make_shared<Tasks>();
   Completions completions_;
 
-  std::mutex lock_;  // guards everything below; taken before Tasks' own lock
+  std::mutex lock_;  // guards everything below; taken before the locks of Tasks and Codecs
   std::condition_variable queued_;
   std::deque<Request*> queue_;
+  std::deque<Request*> computations_;  // queued ones
+  size_t computing_ = 0;               // running ones
   size_t servers_ = 0;  // tasks that serve the queue, those being made included
   size_t idle_ = 0;     // of these, waiting for work or on their way to it
   bool stopping_ = false;

@@ -106,6 +106,8 @@ void perform(Request& request) {
       case Op::lock: return lockFile(request, false);
       case Op::lockedByOthers: return lockFile(request, true);
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
+      case Op::compress:
+      case Op::decompress: break;  // Codecs does them
     }
     return -ENOSYS;
   };

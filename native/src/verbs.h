@@ -9,7 +9,7 @@
 
 namespace blockferry {
 
-// Performs the request on the calling task and fills in its result.
+// Performs the request on the calling task and fills in its result. Computations are not performed here, but by Codecs.
 void perform(Request& request);
 
 int64_t openFile(Request& request);

@@ -94,3 +94,14 @@ export function difference(found: Uint8Array, wanted: Uint8Array): string | unde
   const at = wanted.findIndex((byte, index) => found[index] !== byte)
   return `byte ${at} is ${found[at]} instead of ${wanted[at]}`
 }
+
+/** Mulberry32: small, and the same everywhere. */
+export function random(seed: number): (below: number) => number {
+  let state = seed
+  return (below) => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) % below
+  }
+}

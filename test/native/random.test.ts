@@ -4,22 +4,11 @@
 import { join } from 'node:path'
 import t from 'tap'
 import type { IoEngine } from '../../native/types.js'
-import { difference, engineFor, get, KIB, kinds, MIB, takeSlot } from './kinds.js'
+import { difference, engineFor, get, KIB, kinds, MIB, random, takeSlot } from './kinds.js'
 
 const SIZE = 2 * MIB
 const LANES = 8
 const LANE = SIZE / LANES
-
-/** Mulberry32: small, and the same everywhere. */
-function random(seed: number): (below: number) => number {
-  let state = seed
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % below
-  }
-}
 
 for (const { aio, absent } of kinds) {
   for (const direct of [true, false]) {
