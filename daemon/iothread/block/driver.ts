@@ -53,6 +53,11 @@ export interface ReadHow {
   readonly scan?: boolean
 }
 
+export interface StatusHow {
+  /** Neighbours that lie apart in storage are told apart. */
+  readonly places?: boolean
+}
+
 export interface WriteHow {
   /** Durable on completion. */
   readonly fua?: boolean
@@ -113,7 +118,7 @@ export interface BlockDriver {
   zero(offset: number, length: number, how: ZeroHow): Promise<void>
   discard(offset: number, length: number): Promise<void>
   /** The first extent at `offset`, at most to offset + length; longer where the driver knows more for free. */
-  status(offset: number, length: number): Promise<Extent>
+  status(offset: number, length: number, how?: StatusHow): Promise<Extent>
   flush(): Promise<void>
   resize?(length: number): Promise<void>
   /** Locks the storage against other programs, or changes the lock; `undefined` releases it. Leaves only. */

@@ -9,7 +9,7 @@
 import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
 import { IoError, type IoOp } from '../../errors.js'
 import type { NodeStats } from '../messages.js'
-import type { BlockDriver, Extent, ReadHow, Slice, WriteHow, ZeroHow } from './driver.js'
+import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
 import type { NodeOptions } from './options.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
 
@@ -170,15 +170,15 @@ export class BlockNode {
   }
 
   /** The first extent at `offset`, clipped to the range. `length` > 0. */
-  async status(offset: number, length: number): Promise<Extent> {
+  async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
     while (this.#gate !== undefined) await this.#gate
     this.#check('status', offset, length)
     this.#inFlight += 1
     try {
-      const extent = await this.#driver.status(offset, length)
+      const extent = await this.#driver.status(offset, length, how)
       const end = Math.min(extent.offset + extent.length, offset + length)
       if (extent.offset === offset && extent.offset + extent.length === end) return extent
-      return { offset, length: end - offset, kind: extent.kind, allocated: extent.allocated }
+      return { ...extent, offset, length: end - offset }
     } finally {
       this.#leave()
     }

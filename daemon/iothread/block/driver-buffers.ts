@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Buffers that format drivers of a worker keep for themselves: jobs may hold every other slot while they wait for a
+// driver, so a driver must never wait for theirs. Made by the graph with the first format; used by formats.
+// Three kinds, so that nobody waits for a buffer while holding one of the same kind: `tables` wait for storage only,
+// `packed` (compressed data) too, `copies` (copy on write) may wait for packed ones below. `zeroes` is everybody's.
+
+import type { IoEngine } from '../../../native/types.js'
+import { CommandError } from '../../errors.js'
+import type { Slice } from './driver.js'
+
+/** Bytes of one buffer for tables. */
+export const TABLE_BUFFER = 65536
+const PACKED_SLOTS = 4
+const COPY_SLOTS = 4
+
+export class DriverBuffers {
+  readonly engine: IoEngine
+  readonly tables: SlicePool
+  readonly packed: SlicePool
+  readonly copies: SlicePool
+  /** Reads as zero and is never written. */
+  readonly zeroes: Slice
+
+  /** @throws CommandError when the engine has not as many free slots */
+  constructor(engine: IoEngine) {
+    this.engine = engine
+    const slots = engine.takeSlots(1 + PACKED_SLOTS + COPY_SLOTS)
+    const [first] = slots
+    if (first === undefined || slots.length < 1 + PACKED_SLOTS + COPY_SLOTS) {
+      engine.giveSlots(slots)
+      throw new CommandError('no free buffers for another image format; let running jobs end first')
+    }
+    const whole = (slot: number): Slice => ({ slot, offset: 0, length: engine.slotSize })
+    const pieces = Array.from({ length: Math.floor(engine.slotSize / TABLE_BUFFER) }, (_, index) => ({
+      slot: first,
+      offset: index * TABLE_BUFFER,
+      length: TABLE_BUFFER,
+    }))
+    this.zeroes = { slot: first, offset: 0, length: TABLE_BUFFER }
+    engine.slotBytes(first).fill(0, 0, TABLE_BUFFER)
+    this.tables = new SlicePool(pieces.slice(1))
+    this.packed = new SlicePool(slots.slice(1, 1 + PACKED_SLOTS).map(whole))
+    this.copies = new SlicePool(slots.slice(1 + PACKED_SLOTS).map(whole))
+  }
+}
+
+/** Equal slices, lent one or several at a time; whoever asks first is served first. */
+export class SlicePool {
+  readonly #free: Slice[]
+  readonly #all: number
+  readonly #line: { readonly count: number; readonly resolve: (slices: Slice[]) => void }[] = []
+
+  constructor(slices: readonly Slice[]) {
+    this.#free = [...slices]
+    this.#all = slices.length
+  }
+
+  /**
+   * @param count  slices wanted, all at once; at most as many as there are
+   * @returns a loan that ends with its dispose
+   */
+  async take(count = 1): Promise<Loan> {
+    if (count > this.#all) throw new RangeError(`${count} of ${this.#all} buffers`)
+    if (this.#line.length === 0 && this.#free.length >= count) return this.#loan(this.#free.splice(-count))
+    return this.#loan(await new Promise<Slice[]>((resolve) => this.#line.push({ count, resolve })))
+  }
+
+  #loan(slices: Slice[]): Loan {
+    return {
+      slices,
+      [Symbol.dispose]: () => {
+        this.#free.push(...slices.splice(0))
+        for (let next = this.#line[0]; next !== undefined; next = this.#line[0]) {
+          if (this.#free.length < next.count) return
+          this.#line.shift()
+          next.resolve(this.#free.splice(-next.count))
+        }
+      },
+    }
+  }
+}
+
+export interface Loan extends Disposable {
+  readonly slices: readonly Slice[]
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// Places for guest data that cannot be written where it is: new host clusters, or one that was kept below zeroes.
+// The caller holds the guest clusters alone, so their entries stay as they were read until link().
+
+import type { L2Entry } from '../../../../../protocol/qcow2/entries.js'
+import { formatL2Entry } from '../../../../../protocol/qcow2/entries.js'
+import type { Allocation, PackedPlace } from '../../mapping.js'
+import type { BlockNode } from '../../node.js'
+import { hasPlace, maskOf, SUBCLUSTERS, withData } from './cluster.js'
+import type { Freed, Frees } from './frees.js'
+import type { GuestMap } from './guest-map.js'
+import type { Image } from './image.js'
+import type { L2Tables } from './l2-tables.js'
+import type { TableClusters } from './overlap.js'
+import type { HostRange, Refcounts } from './refcounts.js'
+import { Turns } from './turn.js'
+
+const SECTOR = 512
+
+export interface AllocateParts {
+  readonly image: Image
+  readonly map: GuestMap
+  readonly l2: L2Tables
+  readonly refcounts: Refcounts
+  readonly frees: Frees
+  readonly tables: TableClusters
+}
+
+/** Entries of neighbouring clusters that are treated alike. */
+interface Run {
+  readonly cluster: number
+  readonly entries: readonly L2Entry[]
+  /** Host offset of the place that is there already. */
+  readonly kept: number | undefined
+}
+
+export class Allocator {
+  readonly #parts: AllocateParts
+  readonly #packing = new Turns()
+  /** Where the next packed cluster goes: host offset, 0 = into a new host cluster. */
+  #packedAt = 0
+
+  constructor(parts: AllocateParts) {
+    this.#parts = parts
+    // A cluster that was freed may be anybody's next.
+    parts.refcounts.whenFree = (offset) => {
+      const { clusterSize } = parts.image
+      if (offset === this.#packedAt - (this.#packedAt % clusterSize)) this.#packedAt = 0
+    }
+  }
+
+  async allocate(offset: number, length: number): Promise<Allocation> {
+    const { image, l2, refcounts, tables } = this.#parts
+    const cluster = Math.floor(offset / image.clusterSize)
+    await l2.ensureWritable(cluster)
+    const run = await this.#run(cluster, offset + length)
+    if (image.external) return await this.#external(run, offset, length)
+    if (run.kept !== undefined) {
+      const table = tables.find(run.kept, run.entries.length * image.clusterSize)
+      if (table !== undefined)
+        throw await image.corrupt(
+          'write',
+          `Preventing invalid write on metadata (overlaps with ${table})`,
+          run.kept,
+        )
+      return this.#place(run, run.kept, false, offset, length, undefined)
+    }
+    const range = await refcounts.allocate(run.entries.length)
+    const entries = run.entries.slice(0, range.length / image.clusterSize)
+    return this.#place({ ...run, entries }, range.offset, range.blank, offset, length, range)
+  }
+
+  /** Room for packed bytes behind those packed before, while they are in one host cluster or continue in the next. */
+  async allocatePacked(offset: number, size: number): Promise<PackedPlace | undefined> {
+    const { image, l2, map, refcounts } = this.#parts
+    if (image.external) return undefined
+    const cluster = Math.floor(offset / image.clusterSize)
+    await l2.ensureWritable(cluster)
+    const slice = await l2.slice(cluster)
+    if (slice === undefined) return undefined
+    const old = await map.entry(slice, cluster)
+    const host = await this.#packing.run(() => this.#packedRoom(size))
+    const length = Math.ceil(((host % SECTOR) + size) / SECTOR) * SECTOR - (host % SECTOR)
+    return {
+      file: image.env.file,
+      host,
+      link: () => this.#link(cluster, [old], () => ({ kind: 'compressed', offset: host, length })),
+      abandon: () => refcounts.release(host, size),
+    }
+  }
+
+  /** Host offset for packed bytes; every host cluster they touch is used once more. */
+  async #packedRoom(size: number): Promise<number> {
+    const { image, refcounts } = this.#parts
+    const { clusterSize } = image
+    const at = this.#packedAt
+    const left = at === 0 ? 0 : clusterSize - (at % clusterSize)
+    if (left >= size && (await refcounts.addUse(at - (at % clusterSize)))) {
+      this.#packedAt = left === size ? 0 : at + size
+      return at
+    }
+    const fresh = await refcounts.allocate(1)
+    // Bytes may cross into the new cluster when it follows the old one.
+    if (left > 0 && left < size && fresh.offset === at + left) {
+      if (await refcounts.addUse(at - (at % clusterSize))) {
+        this.#packedAt = at + size
+        return at
+      }
+    }
+    this.#packedAt = size === clusterSize ? 0 : fresh.offset + size
+    return fresh.offset
+  }
+
+  /** Neighbours from `cluster` on that need the same, to the end of the request or of the slice. */
+  async #run(cluster: number, end: number): Promise<Run> {
+    const { image, l2, map } = this.#parts
+    const slice = await l2.slice(cluster)
+    if (slice === undefined) throw new Error(`no L2 table for cluster ${cluster}`)
+    const last = Math.min(
+      Math.ceil(end / image.clusterSize),
+      (Math.floor(cluster / l2.perSlice) + 1) * l2.perSlice,
+    )
+    const first = await map.entry(slice, cluster)
+    const kept = this.#keptPlace(first)
+    const entries = [first]
+    for (let next = cluster + 1; next < last; next++) {
+      const entry = await map.entry(slice, next)
+      const place = this.#keptPlace(entry)
+      const alike =
+        kept === undefined ? place === undefined : place === kept + entries.length * image.clusterSize
+      if (!alike || this.#shownInPlace(entry)) break
+      entries.push(entry)
+    }
+    return { cluster, entries, kept }
+  }
+
+  /** A host cluster of its own that can be written without anybody seeing it. */
+  #keptPlace(entry: L2Entry): number | undefined {
+    const { external } = this.#parts.image
+    if (entry.kind !== 'standard' || !entry.copied) return undefined
+    return hasPlace(entry, external) ? entry.offset : undefined
+  }
+
+  /** All of it is data that can be written where it is. */
+  #shownInPlace(entry: L2Entry): boolean {
+    if (entry.kind !== 'standard' || !entry.copied || entry.zero) return false
+    return entry.subclusters === undefined || entry.subclusters.allocated === 0xffff_ffff
+  }
+
+  /** Data in the external file lies where the guest has it. */
+  async #external(run: Run, offset: number, length: number): Promise<Allocation> {
+    const { image } = this.#parts
+    const host = run.cluster * image.clusterSize
+    const end = Math.min(host + run.entries.length * image.clusterSize, image.header.size)
+    await image.ensureLength(end, image.dataFile)
+    return this.#place(run, host, false, offset, length, undefined)
+  }
+
+  /**
+   * @param host   place of the run's first cluster
+   * @param taken  host clusters to be given back when nothing comes of it
+   */
+  #place(
+    run: Run,
+    host: number,
+    blank: boolean,
+    offset: number,
+    length: number,
+    taken: HostRange | undefined,
+  ): Allocation {
+    const { image, refcounts } = this.#parts
+    const { clusterSize } = image
+    const start = run.cluster * clusterSize
+    const shown = this.#shownRange(run, offset, length)
+    const masks = run.entries.map((_, index) => {
+      const from = Math.max(0, shown.start - start - index * clusterSize)
+      const to = Math.min(clusterSize, shown.end - start - index * clusterSize)
+      return maskOf(from, to - from, clusterSize)
+    })
+    const file: BlockNode = image.dataFile
+    return {
+      offset: shown.start,
+      length: shown.end - shown.start,
+      file,
+      host: host + (shown.start - start),
+      blank,
+      link: () =>
+        this.#link(run.cluster, run.entries, (old, index) =>
+          withData(old, host + index * clusterSize, image.extended, masks[index] ?? 0),
+        ),
+      abandon: async () => {
+        if (taken !== undefined) await refcounts.release(taken.offset, run.entries.length * clusterSize)
+      },
+    }
+  }
+
+  /** The request widened to clusters, or to subclusters where the rest of the cluster shows what it showed. */
+  #shownRange(run: Run, offset: number, length: number): { start: number; end: number } {
+    const { image } = this.#parts
+    const { clusterSize } = image
+    const begin = run.cluster * clusterSize
+    const finish = begin + run.entries.length * clusterSize
+    const unit = clusterSize / SUBCLUSTERS
+    const fine = (entry: L2Entry | undefined) =>
+      image.extended &&
+      entry?.kind === 'standard' &&
+      (this.#keptPlace(entry) !== undefined || entry.offset === 0)
+    const start = fine(run.entries[0]) ? Math.floor(offset / unit) * unit : begin
+    const wanted = Math.min(finish, offset + length)
+    const end = fine(run.entries.at(-1)) ? Math.ceil(wanted / unit) * unit : finish
+    return { start: Math.max(start, begin), end: Math.min(end, finish) }
+  }
+
+  /** Shows the new entries, and gives up the places of the old ones. */
+  async #link(
+    cluster: number,
+    olds: readonly L2Entry[],
+    entry: (old: L2Entry, index: number) => L2Entry,
+  ): Promise<void> {
+    const { image, l2, frees } = this.#parts
+    await l2.change(cluster, (slice) => {
+      for (const [index, old] of olds.entries()) {
+        const at = l2.indexIn(cluster + index) * image.entrySize
+        const next = entry(old, index)
+        formatL2Entry(slice.view, at, next, image.header.clusterBits, image.extended)
+        const freed = placeOf(old, image)
+        if (freed !== undefined && freed.offset !== next.offset) frees.add(freed)
+      }
+    })
+  }
+}
+
+/** The storage behind an entry; undefined where it has none of its own in the image. */
+export function placeOf(entry: L2Entry, image: Image): Freed | undefined {
+  if (entry.kind === 'compressed') return { offset: entry.offset, length: entry.length, reason: 'other' }
+  if (entry.offset === 0 || image.external) return undefined
+  return { offset: entry.offset, length: image.clusterSize, reason: entry.copied ? 'other' : 'snapshot' }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// L2 tables: finds the slice with the entry of a guest cluster, and makes tables that can be changed. An L2 table that a
+// snapshot uses too is copied first.
+
+import type { IoError } from '../../../../errors.js'
+import type { Commit } from './commit.js'
+import type { Frees } from './frees.js'
+import type { Image } from './image.js'
+import type { L1Table } from './l1-table.js'
+import type { TableClusters } from './overlap.js'
+import { type Refcounts, roundUp } from './refcounts.js'
+import type { TableCache, TableSlice } from './table-cache.js'
+import { Turns } from './turn.js'
+
+export interface L2Parts {
+  readonly image: Image
+  readonly l1: L1Table
+  readonly cache: TableCache
+  readonly refcounts: Refcounts
+  readonly frees: Frees
+  readonly tables: TableClusters
+  /** Made after the tables, as it writes them. */
+  readonly commit: () => Commit
+}
+
+export class L2Tables {
+  readonly #parts: L2Parts
+  readonly #turns = new Turns()
+  readonly #perSlice: number
+
+  constructor(parts: L2Parts) {
+    this.#parts = parts
+    this.#perSlice = parts.cache.sliceSize / parts.image.entrySize
+  }
+
+  /** Entries of a slice. */
+  get perSlice(): number {
+    return this.#perSlice
+  }
+
+  /** The slice with the entry of a guest cluster; undefined when its table does not exist. */
+  slice(cluster: number): TableSlice | undefined | Promise<TableSlice> {
+    const { image, l1, cache } = this.#parts
+    const index = Math.floor(cluster / image.l2Entries)
+    if (index >= l1.size || l1.isEmpty(index)) return undefined
+    const { offset, reserved } = l1.get(index)
+    if (reserved || offset === 0 || offset % image.clusterSize !== 0) return this.#invalid(index, offset)
+    const at = offset + Math.floor((cluster % image.l2Entries) / this.#perSlice) * cache.sliceSize
+    const found = cache.peek(at)
+    if (found !== undefined) return found
+    if (offset >= roundUp(image.env.file.length(), image.clusterSize)) return this.#invalid(index, offset)
+    return cache.get(at)
+  }
+
+  /** Index of a cluster's entry in its slice. */
+  indexIn(cluster: number): number {
+    return cluster % this.#perSlice
+  }
+
+  /** The table of a cluster can be changed when this resolves. */
+  async ensureWritable(cluster: number): Promise<void> {
+    const { image, l1 } = this.#parts
+    const index = Math.floor(cluster / image.l2Entries)
+    if (!l1.isEmpty(index) && l1.get(index).copied) return
+    await this.#turns.run(async () => {
+      const { offset, copied } = l1.get(index)
+      if (offset !== 0 && copied) return
+      await this.#renew(index, offset)
+    })
+  }
+
+  /**
+   * Changes entries of one slice, when nobody is writing tables.
+   * @param change  synchronous: what it does is seen at once, and whole
+   */
+  async change(cluster: number, change: (slice: TableSlice) => void): Promise<void> {
+    const { cache, commit } = this.#parts
+    for (;;) {
+      const slice = await this.slice(cluster)
+      if (slice === undefined) throw new Error(`no L2 table for cluster ${cluster}`)
+      const { gate } = commit()
+      if (gate !== undefined) await gate
+      else if (cache.peek(slice.offset) === slice) {
+        change(slice)
+        cache.changed(slice)
+        return
+      }
+    }
+  }
+
+  /** A new table for an L1 entry: empty, or a copy of one that is shared. */
+  async #renew(index: number, old: number): Promise<void> {
+    const { image, l1, cache, refcounts, frees, tables, commit } = this.#parts
+    const { offset } = await refcounts.allocate(1)
+    for (let at = 0; at < image.clusterSize; at += cache.sliceSize) {
+      const fresh = await cache.create(offset + at)
+      if (old === 0) continue
+      fresh.pins += 1
+      const source = await cache.get(old + at)
+      fresh.pins -= 1
+      new Uint8Array(fresh.view.buffer).set(new Uint8Array(source.view.buffer))
+      cache.changed(fresh)
+    }
+    for (let gate = commit().gate; gate !== undefined; gate = commit().gate) await gate
+    l1.set(index, offset)
+    tables.add(offset, image.clusterSize, 'active L2 table')
+    if (old === 0) return
+    tables.delete(old, image.clusterSize)
+    frees.add({ offset: old, length: image.clusterSize, reason: 'snapshot' })
+  }
+
+  async #invalid(index: number, offset: number): Promise<never> {
+    const { image } = this.#parts
+    const error: IoError = await image.corrupt(
+      'read',
+      `L2 table offset 0x${offset.toString(16)} invalid or unaligned (L1 index: 0x${index.toString(16)})`,
+      offset,
+    )
+    throw error
+  }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening a qcow2 image: reads the header and the L1 table, and nothing else. Used by the table of drivers.
+
+import { Incompatible } from '../../../../../protocol/qcow2/header.js'
+import { CommandError } from '../../../../errors.js'
+import type { NodeSpec } from '../../../messages.js'
+import type { DriverBuffers } from '../../driver-buffers.js'
+import { MappedDriver } from '../../mapped.js'
+import type { BlockNode } from '../../node.js'
+import type { NodeOptions } from '../../options.js'
+import { Image, type ImageEnv } from './image.js'
+import { loadHeader } from './load.js'
+import { cacheSizes, tasksOption } from './options.js'
+import { Qcow2Map } from './qcow2-map.js'
+
+export interface Qcow2Context {
+  readonly buffers: DriverBuffers
+  readonly corrupted: ImageEnv['corrupted']
+}
+
+/**
+ * @param children  by role: 'file', and where they are 'backing' and 'data-file'
+ * @throws CommandError naming what is wrong with the image or the options
+ * @throws IoError
+ */
+export async function openQcow2(
+  spec: NodeSpec,
+  options: NodeOptions,
+  context: Qcow2Context,
+  children: ReadonlyMap<string, BlockNode>,
+): Promise<MappedDriver> {
+  const file = children.get('file')
+  if (file === undefined) throw new CommandError("Parameter 'file' is missing")
+  const name = spec['node-name']
+  const readOnly = options.readOnly || file.readOnly
+  const dataFile = children.get('data-file')
+  const env: ImageEnv = { name, file, dataFile, readOnly, ...context }
+  const header = await loadHeader(env)
+  checkUse(header.incompatible, readOnly, dataFile !== undefined)
+  const image = new Image(env, header)
+  const backing = children.get('backing')
+  const map = new Qcow2Map(image, {
+    backing,
+    caches: cacheSizes(spec, image.clusterSize, Math.ceil(header.size / image.clusterSize) * image.entrySize),
+    passDiscard: {
+      request: flag(spec, 'pass-discard-request', options.discard === 'unmap'),
+      snapshot: flag(spec, 'pass-discard-snapshot', true),
+      other: flag(spec, 'pass-discard-other', false),
+    },
+  })
+  await map.load()
+  const { buffers } = context
+  return new MappedDriver({
+    type: 'qcow2',
+    name,
+    map,
+    file,
+    backing,
+    buffers,
+    tasks: tasksOption(spec),
+    readOnly,
+  })
+}
+
+function checkUse(incompatible: ReadonlySet<number>, readOnly: boolean, dataFile: boolean): void {
+  if (incompatible.has(Incompatible.corrupt) && !readOnly)
+    throw new CommandError('qcow2: Image is corrupt; cannot be opened read/write')
+  if (incompatible.has(Incompatible.dirty) && !readOnly)
+    throw new CommandError(
+      'qcow2: Image was not closed by its last writer; repair it first (check --repair leaks)',
+    )
+  if (incompatible.has(Incompatible.dataFile) && !dataFile)
+    throw new CommandError("'data-file' is required for this image")
+  if (!incompatible.has(Incompatible.dataFile) && dataFile)
+    throw new CommandError("'data-file' can only be set for images with an external data file")
+}
+
+function flag(spec: NodeSpec, name: string, missing: boolean): boolean {
+  return (spec[name] as boolean | undefined) ?? missing
+}

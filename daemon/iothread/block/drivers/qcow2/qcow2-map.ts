@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// The qcow2 format as a map: holds the parts together. What each does stands in its own file; what order they keep on
+// the disk in commit.ts.
+
+import { Autoclear, type Header } from '../../../../../protocol/qcow2/header.js'
+import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
+import type { FormatFacts } from '../../../messages.js'
+import type { Allocation, Epoch, MapDriver, Mapping, PackedPlace } from '../../mapping.js'
+import type { BlockNode } from '../../node.js'
+import { Allocator } from './allocate.js'
+import { Commit } from './commit.js'
+import { formatFacts } from './facts.js'
+import { type Freed, Frees } from './frees.js'
+import { GuestMap } from './guest-map.js'
+import type { Image } from './image.js'
+import { L1Table } from './l1-table.js'
+import { L2Tables } from './l2-tables.js'
+import { loadHeader, loadSnapshots } from './load.js'
+import type { CacheSizes } from './options.js'
+import { TableClusters } from './overlap.js'
+import { Refcounts } from './refcounts.js'
+import { Resizer } from './resize.js'
+import { TableCache } from './table-cache.js'
+import { Zeroer } from './zero.js'
+
+/** Which freed places the storage below is told of. */
+export interface PassDiscard {
+  readonly request: boolean
+  readonly snapshot: boolean
+  readonly other: boolean
+}
+
+export interface MapOptions {
+  readonly backing: BlockNode | undefined
+  readonly caches: CacheSizes
+  readonly passDiscard: PassDiscard
+}
+
+export class Qcow2Map implements MapDriver {
+  readonly clusterSize: number
+  readonly #image: Image
+  readonly #options: MapOptions
+  readonly #l1: L1Table
+  readonly #l2Cache: TableCache
+  readonly #blockCache: TableCache
+  readonly #tables: TableClusters
+  readonly #refcounts: Refcounts
+  readonly #frees: Frees
+  readonly #l2: L2Tables
+  readonly #guest: GuestMap
+  readonly #allocator: Allocator
+  readonly #zeroer: Zeroer
+  readonly #commit: Commit
+  #snapshots: readonly Snapshot[] = []
+  /** Set with the first change; forgotten when others may have changed the image. */
+  #prepared: Promise<void> | undefined
+  #ready = false
+
+  constructor(image: Image, options: MapOptions) {
+    this.clusterSize = image.clusterSize
+    this.#image = image
+    this.#options = options
+    const { caches, backing, passDiscard } = options
+    const commit = () => this.#commit.run()
+    const tables = new TableClusters(image.clusterSize)
+    const l1 = new L1Table(image)
+    const cache = new TableCache(image, caches.l2Slice, caches.l2, commit)
+    this.#blockCache = new TableCache(image, caches.refcountSlice, caches.refcount, commit)
+    const refcounts = new Refcounts(image, this.#blockCache, tables)
+    const frees = new Frees((freed) => this.#release(freed))
+    const l2 = new L2Tables({ image, l1, cache, refcounts, frees, tables, commit: () => this.#commit })
+    const map = new GuestMap(image, l1, l2, tables)
+    this.#tables = tables
+    this.#l1 = l1
+    this.#l2Cache = cache
+    this.#refcounts = refcounts
+    this.#frees = frees
+    this.#l2 = l2
+    this.#guest = map
+    this.#allocator = new Allocator({ image, map, l2, refcounts, frees, tables })
+    this.#zeroer = new Zeroer({ image, map, l2, frees, backing, passDiscard: passDiscard.request })
+    this.#commit = new Commit({ image, refcounts, l1, l2: cache, frees })
+  }
+
+  get compression(): 'zlib' | 'zstd' {
+    return this.#image.header.compression
+  }
+
+  /** Reads what an open image needs in memory. @throws IoError, CommandError */
+  async load(): Promise<void> {
+    await this.#l1.load()
+    this.#snapshots = await loadSnapshots(this.#image)
+  }
+
+  length(): number {
+    return this.#image.header.size
+  }
+
+  map(offset: number, length: number): Mapping | Promise<Mapping> {
+    return this.#guest.map(offset, length)
+  }
+
+  enter(): Epoch {
+    return this.#frees.enter()
+  }
+
+  leave(epoch: Epoch): void {
+    this.#frees.leave(epoch)
+  }
+
+  beforeChange(): Promise<void> | undefined {
+    if (this.#ready) {
+      this.#image.checkSound()
+      return undefined
+    }
+    this.#prepared ??= this.#prepare().catch((error: unknown) => {
+      this.#prepared = undefined
+      throw error
+    })
+    return this.#prepared
+  }
+
+  allocate(offset: number, length: number): Promise<Allocation> {
+    return this.#allocator.allocate(offset, length)
+  }
+
+  allocatePacked(offset: number, size: number): Promise<PackedPlace | undefined> {
+    return this.#allocator.allocatePacked(offset, size)
+  }
+
+  mapZero(offset: number, length: number, unmap: boolean): Promise<number> {
+    return this.#zeroer.zero(offset, length, unmap)
+  }
+
+  unmap(offset: number, length: number): Promise<void> {
+    return this.#zeroer.discard(offset, length)
+  }
+
+  async flush(): Promise<void> {
+    if (!this.#ready) return
+    await this.#commit.run()
+    await this.#frees.settled()
+    await this.#commit.tidy()
+  }
+
+  async resize(length: number): Promise<void> {
+    await this.beforeChange()
+    const resizer = new Resizer({
+      image: this.#image,
+      l1: this.#l1,
+      l2Cache: this.#l2Cache,
+      refcounts: this.#refcounts,
+      frees: this.#frees,
+      tables: this.#tables,
+      zeroer: this.#zeroer,
+      commit: this.#commit,
+      backing: this.#options.backing,
+      snapshots: this.#snapshots,
+    })
+    await resizer.resize(length)
+  }
+
+  /** Everything to the disk, and the file no longer than what is used of it. */
+  async settle(): Promise<void> {
+    if (!this.#ready) return
+    await this.flush()
+    await this.#image.flush()
+    const { file } = this.#image.env
+    const end = await this.#refcounts.end()
+    if (file.driver.can.resize && end < file.length()) {
+      await file.resize(end)
+      this.#refcounts.cutAt(end)
+      await this.#image.flush()
+    }
+    this.#ready = false
+    this.#prepared = undefined
+  }
+
+  /** Other programs may have changed the image: nothing that was known of it counts. */
+  async freshen(): Promise<void> {
+    if (this.#ready) return
+    const header = await loadHeader(this.#image.env)
+    this.#image.reloaded(header)
+    this.#l2Cache.clear()
+    this.#blockCache.clear()
+    this.#tables.clear()
+    await this.load()
+  }
+
+  format(): FormatFacts {
+    return formatFacts(this.#image.header, this.#snapshots)
+  }
+
+  /** Before the first change: learns which clusters are tables, and clears marks that a writer must not leave. */
+  async #prepare(): Promise<void> {
+    const { header, clusterSize } = this.#image
+    this.#tables.clear()
+    this.#tables.add(0, clusterSize, 'qcow2_header')
+    this.#tables.add(header.l1Offset, header.l1Size * 8, 'active L1 table')
+    for (let index = 0; index < this.#l1.size; index++) {
+      const { offset } = this.#l1.get(index)
+      if (offset !== 0) this.#tables.add(offset, clusterSize, 'active L2 table')
+    }
+    for (const snapshot of this.#snapshots)
+      this.#tables.add(snapshot.l1Offset, snapshot.l1Size * 8, 'inactive L1 table')
+    await this.#refcounts.load()
+    const autoclear = autoclearAfterWrites(header)
+    if (autoclear.size !== header.autoclear.size) await this.#image.changeHeader({ autoclear })
+    this.#ready = true
+  }
+
+  /** Freed places for whoever allocates next. A failure leaves a leak, which the next check finds. */
+  async #release(freed: readonly Freed[]): Promise<void> {
+    const { passDiscard } = this.#options
+    const { file } = this.#image.env
+    for (const { offset, length, reason } of freed) {
+      const discard = passDiscard[reason]
+        ? (at: number, size: number) => file.discard(at, Math.min(size, file.length() - at))
+        : undefined
+      await this.#refcounts.release(offset, length, discard).catch(() => undefined)
+    }
+  }
+}
+
+/** Marks that stay true although the image is written: those this driver keeps true. */
+function autoclearAfterWrites(header: Header): Set<number> {
+  const known = new Set<number>([Autoclear.rawDataFile, Autoclear.bitmaps])
+  return new Set([...header.autoclear].filter((bit) => known.has(bit)))
+}

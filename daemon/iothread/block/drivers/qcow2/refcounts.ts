@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host clusters: how often each is used, which are free, and new refcount blocks where the counts go on. Counts change
+// in memory; the commit writes them, always before what refers to a new cluster. A count that is too high after a crash
+// is a leak; one that is too low cannot be.
+//
+//   refcount table (in memory) ─▶ refcount block (slices in the cache) ─▶ count of cluster i
+
+import { formatL1Entry, parseRefcountTableEntry } from '../../../../../protocol/qcow2/entries.js'
+import { getRefcount, maxRefcount, setRefcount } from '../../../../../protocol/qcow2/refcount-block.js'
+import { EFBIG } from '../../../../common/errno.js'
+import { IoError } from '../../../../errors.js'
+import type { Image } from './image.js'
+import type { TableClusters } from './overlap.js'
+import type { TableCache, TableSlice } from './table-cache.js'
+import { Turns } from './turn.js'
+
+/** Host offsets have 56 bits. */
+const MAX_HOST = 2 ** 53 - 1
+
+/** New host clusters in one piece. */
+export interface HostRange {
+  readonly offset: number
+  readonly length: number
+  /** They read as zero: the file was never written there. */
+  readonly blank: boolean
+}
+
+export class Refcounts {
+  readonly #image: Image
+  readonly #blocks: TableCache
+  readonly #tables: TableClusters
+  readonly #turns = new Turns()
+  /** Host offsets of refcount blocks, 0 = none; with room to grow up to the table's end. */
+  #table = new Float64Array(0)
+  #tableDirty = false
+  /** No cluster below is free, as far as is known. */
+  #lowest = 0
+  /** Host offset from which on nothing was ever written. */
+  #blankFrom = 0
+  /** Told of each cluster that became free. */
+  whenFree: (offset: number) => void = () => {}
+
+  constructor(image: Image, blocks: TableCache, tables: TableClusters) {
+    this.#image = image
+    this.#blocks = blocks
+    this.#tables = tables
+  }
+
+  get dirty(): boolean {
+    return this.#tableDirty || this.#blocks.dirty
+  }
+
+  /** Reads the refcount table; once, before the first change. @throws IoError when the image is corrupt */
+  async load(): Promise<void> {
+    const { header, clusterSize, env } = this.#image
+    const length = header.refcountTableClusters * clusterSize
+    const bytes = await this.#image.read(header.refcountTableOffset, length)
+    const view = new DataView(bytes.buffer)
+    const table = new Float64Array(length / 8)
+    this.#tables.add(header.refcountTableOffset, length, 'refcount table')
+    for (let index = 0; index < table.length; index++) {
+      const { offset, reserved } = parseRefcountTableEntry(view, index * 8)
+      if (reserved || offset % clusterSize !== 0 || offset >= roundUp(env.file.length(), clusterSize)) {
+        throw await this.#image.corrupt(
+          'write',
+          `refcount block offset ${offset} invalid (entry ${index})`,
+          offset,
+        )
+      }
+      table[index] = offset
+      if (offset !== 0) this.#tables.add(offset, clusterSize, 'refcount block')
+    }
+    this.#table = table
+    this.#lowest = 0
+    this.#blankFrom = roundUp(env.file.length(), clusterSize)
+  }
+
+  /** Between 1 and `count` clusters in one piece, each used once from now on. */
+  allocate(count: number): Promise<HostRange> {
+    return this.#turns.run(async () => {
+      for (;;) {
+        const found = await this.#findFree(count, 1)
+        if (found !== undefined) return await this.#take(found.index, found.count)
+      }
+    })
+  }
+
+  /** `count` clusters in one piece, for tables that must not be scattered. */
+  allocateWhole(count: number): Promise<HostRange> {
+    return this.#turns.run(async () => {
+      for (;;) {
+        const found = await this.#findFree(count, count)
+        if (found !== undefined) return await this.#take(found.index, count)
+      }
+    })
+  }
+
+  /** One more use of a cluster. @returns false when its count cannot be higher */
+  addUse(offset: number): Promise<boolean> {
+    return this.#turns.run(async () => {
+      const order = this.#image.header.refcountOrder
+      const { slice, at } = await this.#place(offset / this.#image.clusterSize)
+      const count = getRefcount(slice.view, at, order)
+      if (count === 0 || count >= maxRefcount(order)) return false
+      setRefcount(slice.view, at, order, count + 1)
+      this.#blocks.changed(slice)
+      return true
+    })
+  }
+
+  /**
+   * One use less of each cluster that the range touches.
+   * @param discard  called with ranges that nobody uses any more, before others may have them
+   */
+  release(
+    offset: number,
+    length: number,
+    discard?: (offset: number, length: number) => Promise<void>,
+  ): Promise<void> {
+    const { clusterSize, header } = this.#image
+    return this.#turns.run(async () => {
+      const last = Math.floor((offset + length - 1) / clusterSize)
+      for (let index = Math.floor(offset / clusterSize); index <= last; index++) {
+        const { slice, at } = await this.#place(index)
+        const count = getRefcount(slice.view, at, header.refcountOrder)
+        if (count === 0) {
+          throw await this.#image.corrupt(
+            'write',
+            `refcount of cluster ${index} is lower than its uses`,
+            offset,
+          )
+        }
+        if (count === 1) await discard?.(index * clusterSize, clusterSize)
+        const again = await this.#place(index)
+        setRefcount(again.slice.view, again.at, header.refcountOrder, count - 1)
+        this.#blocks.changed(again.slice)
+        if (count > 1) continue
+        this.#lowest = Math.min(this.#lowest, index)
+        this.whenFree(index * clusterSize)
+      }
+    })
+  }
+
+  async count(offset: number): Promise<number> {
+    const index = Math.floor(offset / this.#image.clusterSize)
+    if ((this.#table[this.#blockOf(index)] ?? 0) === 0) return 0
+    const { slice, at } = await this.#place(index)
+    return getRefcount(slice.view, at, this.#image.header.refcountOrder)
+  }
+
+  /** Counts, and then where they are, to the disk. What refers to new clusters may be written after a flush. */
+  async writeBack(): Promise<void> {
+    await this.#blocks.writeBack()
+    if (!this.#tableDirty) return
+    this.#tableDirty = false
+    try {
+      await this.#image.flush()
+      await this.#image.write(this.#image.header.refcountTableOffset, this.#tableBytes())
+    } catch (error) {
+      this.#tableDirty = true
+      throw error
+    }
+  }
+
+  /** End of the last cluster in use, host offset. */
+  end(): Promise<number> {
+    return this.#turns.run(() => this.#end())
+  }
+
+  async #end(): Promise<number> {
+    const { clusterSize, blockEntries, header } = this.#image
+    let block = this.#table.length - 1
+    for (; block >= 0; block--) {
+      if (this.#table[block] === 0) continue
+      for (let index = (block + 1) * blockEntries - 1; index >= block * blockEntries; index--) {
+        const { slice, at } = await this.#place(index)
+        if (getRefcount(slice.view, at, header.refcountOrder) > 0) return (index + 1) * clusterSize
+      }
+    }
+    return clusterSize
+  }
+
+  /** The file was cut: what is beyond was never written. */
+  cutAt(end: number): void {
+    this.#blankFrom = Math.min(this.#blankFrom, end)
+  }
+
+  #blockOf(index: number): number {
+    return Math.floor(index / this.#image.blockEntries)
+  }
+
+  /** Slice and index in it of a cluster's count; its block exists. */
+  async #place(index: number): Promise<{ slice: TableSlice; at: number }> {
+    const block = this.#table[this.#blockOf(index)] ?? 0
+    if (block === 0) {
+      throw await this.#image.corrupt('write', `cluster ${index} is used and has no refcount`, 0)
+    }
+    const perSlice = this.#perSlice()
+    const inBlock = index % this.#image.blockEntries
+    const number = Math.floor(inBlock / perSlice)
+    const slice = await this.#blocks.get(block + number * this.#blocks.sliceSize)
+    return { slice, at: inBlock % perSlice }
+  }
+
+  #perSlice(): number {
+    return (this.#blocks.sliceSize * 8) / 2 ** this.#image.header.refcountOrder
+  }
+
+  /**
+   * The first run of free clusters of at least `least`.
+   * @returns undefined when a refcount block was added, and the search is to start again
+   */
+  async #findFree(most: number, least: number): Promise<{ index: number; count: number } | undefined> {
+    const order = this.#image.header.refcountOrder
+    const { blockEntries } = this.#image
+    let count = 0
+    let lowest: number | undefined
+    for (let index = this.#lowest; ; ) {
+      if ((index + least) * this.#image.clusterSize > MAX_HOST) throw this.#full()
+      if ((this.#table[this.#blockOf(index)] ?? 0) === 0) {
+        if (count >= least) return this.#found(index - count, count, lowest)
+        await this.#addBlock(this.#blockOf(index))
+        return undefined
+      }
+      const { slice, at } = await this.#place(index)
+      const end = Math.min(this.#perSlice(), at + blockEntries - (index % blockEntries))
+      for (let i = at; i < end; i++, index++) {
+        if (getRefcount(slice.view, i, order) === 0) {
+          lowest ??= index
+          count += 1
+          if (count === most) return this.#found(index + 1 - count, count, lowest)
+        } else {
+          if (count >= least) return this.#found(index - count, count, lowest)
+          count = 0
+        }
+      }
+    }
+  }
+
+  #found(index: number, count: number, lowest: number | undefined): { index: number; count: number } {
+    this.#lowest = lowest === index || lowest === undefined ? index : lowest
+    return { index, count }
+  }
+
+  async #take(index: number, count: number): Promise<HostRange> {
+    const { clusterSize, header } = this.#image
+    const [offset, length] = [index * clusterSize, count * clusterSize]
+    const table = index === 0 ? 'header' : this.#tables.find(offset, length)
+    if (table !== undefined) {
+      throw await this.#image.corrupt(
+        'write',
+        `Preventing invalid allocation of ${table} at offset ${offset}`,
+        offset,
+      )
+    }
+    await this.#image.ensureLength(offset + length)
+    for (let i = index; i < index + count; i++) {
+      const { slice, at } = await this.#place(i)
+      setRefcount(slice.view, at, header.refcountOrder, 1)
+      this.#blocks.changed(slice)
+    }
+    if (this.#lowest === index) this.#lowest = index + count
+    const blank = offset >= this.#blankFrom
+    this.#blankFrom = Math.max(this.#blankFrom, offset + length)
+    return { offset, length, blank }
+  }
+
+  /** A refcount block, in the first cluster that it counts. */
+  async #addBlock(block: number): Promise<void> {
+    if (block >= this.#table.length) {
+      await this.#growTable(block + 1)
+      return
+    }
+    const { clusterSize, blockEntries, header } = this.#image
+    const offset = block * blockEntries * clusterSize
+    await this.#image.ensureLength(offset + clusterSize)
+    for (let at = 0; at < clusterSize; at += this.#blocks.sliceSize) await this.#blocks.create(offset + at)
+    const first = await this.#blocks.get(offset)
+    setRefcount(first.view, 0, header.refcountOrder, 1)
+    this.#blocks.changed(first)
+    this.#table[block] = offset
+    this.#tableDirty = true
+    this.#tables.add(offset, clusterSize, 'refcount block')
+    this.#blankFrom = Math.max(this.#blankFrom, offset + clusterSize)
+  }
+
+  /**
+   * A longer table behind everything that the old one counts, with the blocks that count it:
+   *
+   *   … counted by the old table │ new blocks │ new table │
+   */
+  async #growTable(least: number): Promise<void> {
+    const { clusterSize, blockEntries, header } = this.#image
+    const old = { offset: header.refcountTableOffset, length: header.refcountTableClusters * clusterSize }
+    const perCluster = clusterSize / 8
+    const wanted = Math.max(least + 1, Math.ceil(this.#table.length * 1.5))
+    let blocks = 1
+    let clusters = 0
+    for (let fits = false; !fits; ) {
+      clusters = Math.ceil(Math.max(wanted, this.#table.length + blocks) / perCluster)
+      fits = blocks * blockEntries >= blocks + clusters
+      if (!fits) blocks += 1
+    }
+    const start = this.#table.length * blockEntries * clusterSize
+    if (start + (blocks + clusters) * clusterSize > MAX_HOST) throw this.#full()
+    await this.writeBack()
+    const counts = new Uint8Array(blocks * clusterSize)
+    const view = new DataView(counts.buffer)
+    for (let i = 0; i < blocks + clusters; i++) setRefcount(view, i, header.refcountOrder, 1)
+    await this.#image.write(start, counts)
+    const table = new Float64Array(clusters * perCluster)
+    table.set(this.#table)
+    for (let i = 0; i < blocks; i++) table[this.#table.length + i] = start + i * clusterSize
+    this.#table = table
+    const offset = start + blocks * clusterSize
+    await this.#image.write(offset, this.#tableBytes())
+    await this.#image.changeHeader({ refcountTableOffset: offset, refcountTableClusters: clusters })
+    this.#tables.add(start, blocks * clusterSize, 'refcount block')
+    this.#tables.delete(old.offset, old.length)
+    this.#tables.add(offset, clusters * clusterSize, 'refcount table')
+    this.#blankFrom = Math.max(this.#blankFrom, offset + clusters * clusterSize)
+    await this.#freeNow(old.offset, old.length)
+  }
+
+  /** The old table, inside the turn of whoever needed a longer one. */
+  async #freeNow(offset: number, length: number): Promise<void> {
+    const { clusterSize, header } = this.#image
+    for (let at = offset; at < offset + length; at += clusterSize) {
+      const { slice, at: entry } = await this.#place(at / clusterSize)
+      const count = getRefcount(slice.view, entry, header.refcountOrder)
+      setRefcount(slice.view, entry, header.refcountOrder, Math.max(0, count - 1))
+      this.#blocks.changed(slice)
+    }
+  }
+
+  #tableBytes(): Uint8Array {
+    const bytes = new Uint8Array(this.#table.length * 8)
+    const view = new DataView(bytes.buffer)
+    for (const [index, offset] of this.#table.entries()) {
+      if (offset !== 0) formatL1Entry(view, index * 8, { offset, copied: false })
+    }
+    return bytes
+  }
+
+  #full(): IoError {
+    return new IoError(EFBIG, 'write', this.#image.env.name)
+  }
+}
+
+export function roundUp(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Changing the size of a qcow2 disk. Nobody else uses the image meanwhile (the node is drained). The header names the
+// new size last: a crash before leaves the old size, and nothing that it shows has changed.
+
+import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
+import { CommandError } from '../../../../errors.js'
+import { type BlockNode, SECTOR } from '../../node.js'
+import type { Commit } from './commit.js'
+import type { Frees } from './frees.js'
+import type { Image } from './image.js'
+import type { L1Table } from './l1-table.js'
+import type { TableClusters } from './overlap.js'
+import { type Refcounts, roundUp } from './refcounts.js'
+import type { TableCache } from './table-cache.js'
+import type { Zeroer } from './zero.js'
+
+const MAX_L1 = 32 << 20
+
+export interface ResizeParts {
+  readonly image: Image
+  readonly l1: L1Table
+  readonly l2Cache: TableCache
+  readonly refcounts: Refcounts
+  readonly frees: Frees
+  readonly tables: TableClusters
+  readonly zeroer: Zeroer
+  readonly commit: Commit
+  readonly backing: BlockNode | undefined
+  readonly snapshots: readonly Snapshot[]
+}
+
+export class Resizer {
+  readonly #parts: ResizeParts
+
+  constructor(parts: ResizeParts) {
+    this.#parts = parts
+  }
+
+  /** @throws CommandError for a size that the image cannot have */
+  async resize(length: number): Promise<void> {
+    const { image, snapshots, commit } = this.#parts
+    if (length % SECTOR !== 0) throw new CommandError('The new size must be a multiple of 512')
+    if (snapshots.length > 0 && image.header.version === 2)
+      throw new CommandError("Can't resize a version 2 image which has snapshots")
+    if (length < image.header.size) await this.#shrink(length)
+    else if (length > image.header.size) await this.#grow(length)
+    await commit.run()
+    await image.changeHeader({ size: length })
+    if (image.external && (image.rawData || length < image.dataFile.length()))
+      await image.dataFile.resize(length)
+    await commit.run()
+  }
+
+  async #shrink(length: number): Promise<void> {
+    const { image, l1, l2Cache, frees, tables, zeroer } = this.#parts
+    const { clusterSize, l2Span } = image
+    await zeroer.drop(roundUp(length, clusterSize), roundUp(image.header.size, clusterSize))
+    for (let index = Math.ceil(length / l2Span); index < l1.size; index++) {
+      const { offset, copied } = l1.get(index)
+      if (offset === 0) continue
+      l1.set(index, 0)
+      tables.delete(offset, clusterSize)
+      l2Cache.forget(offset, clusterSize)
+      frees.add({ offset, length: clusterSize, reason: copied ? 'other' : 'snapshot' })
+    }
+  }
+
+  async #grow(length: number): Promise<void> {
+    const { image, backing } = this.#parts
+    const old = image.header.size
+    const entries = Math.ceil(length / image.l2Span)
+    if (entries * 8 > MAX_L1)
+      throw new CommandError(`The image size is too large for its cluster size (${image.clusterSize} bytes)`)
+    const shows = backing === undefined ? 0 : Math.min(length, backing.length())
+    if (shows > old && image.header.version === 2)
+      throw new CommandError('Cannot grow a version 2 image whose backing file is longer')
+    if (entries > this.#parts.l1.size) await this.#growL1(entries)
+    // What the backing node has there was never part of this disk.
+    const start = roundUp(old, image.clusterSize)
+    const end = roundUp(shows, image.clusterSize)
+    for (let at = start; at < end; ) at += await this.#parts.zeroer.zero(at, end - at, true)
+  }
+
+  /** The table as it is, with room for more, in a new place; or longer where it is. */
+  async #growL1(entries: number): Promise<void> {
+    const { image, l1, refcounts, frees, tables, commit } = this.#parts
+    const { clusterSize, header } = image
+    await commit.run()
+    const bytes = new Uint8Array(entries * 8)
+    bytes.set(l1.bytes)
+    const old = { offset: header.l1Offset, length: roundUp(header.l1Size * 8, clusterSize) }
+    if (header.l1Size > 0 && bytes.length <= old.length) {
+      await image.write(old.offset + header.l1Size * 8, bytes.subarray(header.l1Size * 8))
+      await image.changeHeader({ l1Size: entries })
+      l1.use(bytes)
+      return
+    }
+    const clusters = Math.ceil(bytes.length / clusterSize)
+    const { offset } = await refcounts.allocateWhole(clusters)
+    const padded = new Uint8Array(clusters * clusterSize)
+    padded.set(bytes)
+    await image.write(offset, padded)
+    await commit.run()
+    await image.changeHeader({ l1Offset: offset, l1Size: entries })
+    l1.use(bytes)
+    tables.add(offset, clusters * clusterSize, 'active L1 table')
+    tables.delete(old.offset, old.length)
+    if (old.length > 0) frees.add({ ...old, reason: 'other' })
+  }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cache of slices of tables (L2 tables or refcount blocks), bounded in bytes. Used by the parts of the qcow2 driver.
+// Slices that were changed stay until the commit wrote them; when nothing but changed ones is left, room is made by one.
+// Invariant: a slice is in the cache at most once, so whoever has it sees every change.
+
+import type { Image } from './image.js'
+
+export interface TableSlice {
+  /** Host offset, bytes. */
+  readonly offset: number
+  readonly view: DataView
+  /** Differs from the disk. Changed between awaits only, by the cache. */
+  dirty: boolean
+  /** Users that hold it across awaits: it is not dropped. */
+  pins: number
+  /** Looked at since the last search for room. */
+  used: boolean
+}
+
+export class TableCache {
+  /** Bytes of a slice, a power of two, at most a cluster. */
+  readonly sliceSize: number
+  readonly #image: Image
+  readonly #limit: number
+  /** Writes changed slices of this and other caches in their order. */
+  readonly #commit: () => Promise<void>
+  /** By host offset; the order is that of the search for room. */
+  readonly #slices = new Map<number, TableSlice>()
+  readonly #loading = new Map<number, Promise<TableSlice>>()
+  /** Memory of dropped slices. Whoever got such a slice just now may read it until its turn of the loop ends. */
+  #spare: ArrayBuffer[] = []
+  #dropped: ArrayBuffer[] = []
+  #dirty = 0
+
+  /** @param bytes  kept at most; at least two slices are */
+  constructor(image: Image, sliceSize: number, bytes: number, commit: () => Promise<void>) {
+    this.#image = image
+    this.sliceSize = sliceSize
+    this.#limit = Math.max(2, Math.floor(bytes / sliceSize))
+    this.#commit = commit
+  }
+
+  get dirty(): boolean {
+    return this.#dirty > 0
+  }
+
+  /** The slice when it is in memory. */
+  peek(offset: number): TableSlice | undefined {
+    const slice = this.#slices.get(offset)
+    if (slice !== undefined) slice.used = true
+    return slice
+  }
+
+  /** @param offset  host offset, a multiple of the slice size */
+  get(offset: number): TableSlice | Promise<TableSlice> {
+    return this.peek(offset) ?? this.#load(offset, true)
+  }
+
+  /** A slice that is all zero and not on the disk yet. */
+  async create(offset: number): Promise<TableSlice> {
+    const slice = this.peek(offset) ?? (await this.#load(offset, false))
+    new Uint8Array(slice.view.buffer).fill(0)
+    this.changed(slice)
+    return slice
+  }
+
+  changed(slice: TableSlice): void {
+    if (!slice.dirty) this.#dirty += 1
+    slice.dirty = true
+  }
+
+  /** Writes every changed slice. One that is changed again meanwhile stays changed. */
+  async writeBack(): Promise<void> {
+    const changed = [...this.#slices.values()].filter((slice) => slice.dirty)
+    changed.sort((a, b) => a.offset - b.offset)
+    for (const run of runs(changed, this.sliceSize)) {
+      const bytes = new Uint8Array(run.length * this.sliceSize)
+      for (const [index, slice] of run.entries()) {
+        bytes.set(new Uint8Array(slice.view.buffer), index * this.sliceSize)
+        this.#clean(slice)
+        // Dropped now, it would be read again from where it is just being written.
+        slice.pins += 1
+      }
+      try {
+        await this.#image.write(run[0]?.offset ?? 0, bytes)
+      } catch (error) {
+        for (const slice of run) this.changed(slice)
+        throw error
+      } finally {
+        for (const slice of run) slice.pins -= 1
+      }
+    }
+  }
+
+  /** Forgets slices of tables that are no more, changed or not. */
+  forget(from: number, length: number): void {
+    for (let at = from; at < from + length; at += this.sliceSize) {
+      const slice = this.#slices.get(at)
+      if (slice === undefined) continue
+      this.#clean(slice)
+      this.#slices.delete(at)
+    }
+  }
+
+  /** Forgets everything; nothing may be changed. */
+  clear(): void {
+    this.#slices.clear()
+    this.#spare = []
+    this.#dirty = 0
+  }
+
+  #clean(slice: TableSlice): void {
+    if (slice.dirty) this.#dirty -= 1
+    slice.dirty = false
+  }
+
+  #load(offset: number, read: boolean): Promise<TableSlice> {
+    const under = this.#loading.get(offset)
+    if (under !== undefined) return under
+    const loading = this.#fetch(offset, read).finally(() => this.#loading.delete(offset))
+    this.#loading.set(offset, loading)
+    return loading
+  }
+
+  async #fetch(offset: number, read: boolean): Promise<TableSlice> {
+    await this.#room()
+    const buffer = this.#spare.pop() ?? new ArrayBuffer(this.sliceSize)
+    if (read) await this.#image.readInto(offset, new Uint8Array(buffer))
+    const slice: TableSlice = { offset, view: new DataView(buffer), dirty: false, pins: 0, used: true }
+    this.#slices.set(offset, slice)
+    return slice
+  }
+
+  /** Drops a slice when there are too many. */
+  async #room(): Promise<void> {
+    while (this.#slices.size + this.#loading.size >= this.#limit) {
+      const found = this.#victim()
+      if (found !== undefined) {
+        this.#slices.delete(found.offset)
+        this.#keep(found.view.buffer as ArrayBuffer)
+        return
+      }
+      if (this.#dirty === 0) return
+      await this.#commit()
+    }
+  }
+
+  #keep(buffer: ArrayBuffer): void {
+    if (this.#dropped.length === 0) {
+      setImmediate(() => {
+        this.#spare.push(...this.#dropped)
+        this.#dropped = []
+      })
+    }
+    this.#dropped.push(buffer)
+  }
+
+  /** The clean slice that was not looked at for longest: those looked at go to the end once. */
+  #victim(): TableSlice | undefined {
+    let left = this.#slices.size * 2
+    for (const slice of this.#slices.values()) {
+      if (left-- === 0) return undefined
+      if (!slice.used && !slice.dirty && slice.pins === 0) return slice
+      slice.used = false
+      this.#slices.delete(slice.offset)
+      this.#slices.set(slice.offset, slice)
+    }
+    return undefined
+  }
+}
+
+/** Slices next to each other, at most 64 KiB at once; `slices` is sorted. */
+function runs(slices: readonly TableSlice[], sliceSize: number): TableSlice[][] {
+  const most = Math.max(1, 65536 / sliceSize)
+  const found: TableSlice[][] = []
+  for (const slice of slices) {
+    const run = found.at(-1)
+    const last = run?.at(-1)
+    if (
+      run !== undefined &&
+      last !== undefined &&
+      run.length < most &&
+      last.offset + sliceSize === slice.offset
+    ) {
+      run.push(slice)
+    } else found.push([slice])
+  }
+  return found
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// Changes of a mapped image: writes where the bytes are, or into a new place that link() shows; zeroes and discards in
+// the map. Used by MappedDriver only.
+//
+// Order: changes that stay where the bytes are share their clusters; those that change the map hold them alone. So two
+// writes into one new cluster follow each other, and neither copies what the other is writing.
+
+import { ENOSPC, ENOTSUP } from '../../common/errno.js'
+import { IoError } from '../../errors.js'
+import { TaskPool } from '../copy/task-pool.js'
+import type { Slice, WriteHow, ZeroHow } from './driver.js'
+import { type MappedDriver, type MappedOptions, part } from './mapped.js'
+import type { Allocation, MapDriver, Mapping } from './mapping.js'
+import { RangeLock } from './range-lock.js'
+
+type Data = Extract<Mapping, { kind: 'data' }>
+
+export class MappedWriter {
+  readonly #options: MappedOptions
+  readonly #map: MapDriver
+  readonly #driver: MappedDriver
+  readonly #ranges = new RangeLock()
+
+  constructor(options: MappedOptions, driver: MappedDriver) {
+    this.#options = options
+    this.#map = options.map
+    this.#driver = driver
+  }
+
+  async write(offset: number, from: Slice, how: WriteHow): Promise<void> {
+    const { length } = from
+    await this.#map.beforeChange(offset, length)
+    if (how.compressed === true && this.#wholeClusters(offset, length)) {
+      await this.#alone(offset, length, () => this.#writePacked(offset, from))
+    } else if (!(await this.#shared(offset, length, () => this.#writeInPlace(offset, from)))) {
+      await this.#alone(offset, length, () => this.#writeAllocating(offset, from))
+    }
+    if (how.fua === true) await this.#map.flush()
+  }
+
+  async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
+    await this.#map.beforeChange(offset, length)
+    await this.#alone(offset, length, async () => {
+      const end = offset + length
+      for (let at = offset; at < end; ) {
+        const done = await this.#map.mapZero(at, end - at, how.unmap)
+        at += done > 0 ? done : await this.#writeZeroes(at, end - at, how.fast)
+      }
+    })
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    await this.#map.beforeChange(offset, length)
+    await this.#alone(offset, length, () => this.#map.unmap(offset, length))
+  }
+
+  /** Runs work that leaves the map as it is. */
+  #shared<T>(offset: number, length: number, work: () => Promise<T>): Promise<T> {
+    return this.#held(offset, length, false, work)
+  }
+
+  /** Runs work that changes the map of these clusters. */
+  #alone<T>(offset: number, length: number, work: () => Promise<T>): Promise<T> {
+    return this.#held(offset, length, true, work)
+  }
+
+  async #held<T>(offset: number, length: number, alone: boolean, work: () => Promise<T>): Promise<T> {
+    const { clusterSize } = this.#map
+    const start = Math.floor(offset / clusterSize) * clusterSize
+    const end = Math.ceil((offset + length) / clusterSize) * clusterSize
+    const hold = await this.#ranges.acquire(start, end - start, alone)
+    const epoch = this.#map.enter()
+    try {
+      return await work()
+    } finally {
+      this.#map.leave(epoch)
+      this.#ranges.release(hold)
+    }
+  }
+
+  /** @returns false, with nothing written, when a part has no writable place */
+  async #writeInPlace(offset: number, from: Slice): Promise<boolean> {
+    const pieces: Data[] = []
+    for (let done = 0; done < from.length; ) {
+      const mapping = await this.#map.map(offset + done, from.length - done)
+      if (mapping.kind !== 'data' || !mapping.writable) return false
+      const last = pieces.at(-1)
+      if (last !== undefined && last.file === mapping.file && last.host + last.length === mapping.host) {
+        pieces[pieces.length - 1] = { ...last, length: last.length + mapping.length }
+      } else pieces.push(mapping)
+      done += mapping.length
+    }
+    const [only] = pieces
+    if (only !== undefined && pieces.length === 1) await only.file.write(only.host, from)
+    else await this.#writePieces(pieces, offset, from)
+    return true
+  }
+
+  async #writePieces(pieces: readonly Data[], offset: number, from: Slice): Promise<void> {
+    const pool = new TaskPool(this.#options.tasks)
+    try {
+      for (const piece of pieces) {
+        const slice = part(from, piece.offset - offset, piece.length)
+        await pool.start(() => piece.file.write(piece.host, slice))
+      }
+    } finally {
+      await pool.settle()
+    }
+    await pool.idle()
+  }
+
+  async #writeAllocating(offset: number, from: Slice): Promise<void> {
+    const pool = new TaskPool(this.#options.tasks)
+    try {
+      for (let done = 0; done < from.length; ) {
+        const at = offset + done
+        const left = from.length - done
+        const mapping = await this.#map.map(at, left)
+        if (mapping.kind === 'data' && mapping.writable) {
+          const slice = part(from, done, mapping.length)
+          await pool.start(() => mapping.file.write(mapping.host, slice))
+          done += mapping.length
+          continue
+        }
+        await pool.room()
+        const place = await this.#map.allocate(at, left)
+        const length = Math.min(left, place.offset + place.length - at)
+        const slice = part(from, done, length)
+        await pool.start(() => this.#fill(place, at, slice))
+        done += length
+      }
+    } finally {
+      await pool.settle()
+    }
+    await pool.idle()
+  }
+
+  /** Writes the data and, around it, what was there before; then shows it. */
+  async #fill(place: Allocation, at: number, from: Slice): Promise<void> {
+    const end = at + from.length
+    try {
+      const parts = [place.file.write(place.host + (at - place.offset), from)]
+      if (at > place.offset) parts.push(this.#keepOld(place, place.offset, at - place.offset))
+      const rest = place.offset + place.length - end
+      if (rest > 0) parts.push(this.#keepOld(place, end, rest))
+      const failed = (await Promise.allSettled(parts)).find((result) => result.status === 'rejected')
+      if (failed !== undefined) throw failed.reason
+    } catch (error) {
+      await place.abandon()
+      throw error
+    }
+    await place.link()
+  }
+
+  /** Brings old content to the new place, in pieces of a buffer. */
+  async #keepOld(place: Allocation, offset: number, length: number): Promise<void> {
+    const end = offset + length
+    for (let at = offset; at < end; ) {
+      const extent = await this.#driver.status(at, end - at)
+      const host = place.host + (at - place.offset)
+      if (extent.kind === 'zero') {
+        const zero = Math.min(extent.length, end - at)
+        if (!place.blank) await place.file.zero(host, zero, { unmap: false, fast: false })
+        at += zero
+        continue
+      }
+      using loan = await this.#options.buffers.copies.take()
+      const [buffer] = loan.slices
+      if (buffer === undefined) return
+      const slice = part(buffer, 0, Math.min(extent.length, end - at, buffer.length))
+      await this.#driver.read(at, slice)
+      await place.file.write(host, slice)
+      at += slice.length
+    }
+  }
+
+  /**
+   * Zeroes as data, for a part of a cluster that the map cannot make zero.
+   * @returns bytes done
+   * @throws IoError ENOTSUP when it must be fast
+   */
+  async #writeZeroes(offset: number, length: number, fast: boolean): Promise<number> {
+    const { clusterSize } = this.#map
+    const inCluster = Math.min(length, clusterSize - (offset % clusterSize))
+    const extent = await this.#driver.status(offset, inCluster)
+    const amount = Math.min(inCluster, extent.length)
+    if (extent.kind === 'zero') return amount
+    if (fast) throw new IoError(ENOTSUP, 'zero', this.#options.name, offset, amount)
+    const { zeroes } = this.#options.buffers
+    const slice = part(zeroes, 0, Math.min(amount, zeroes.length))
+    if (!(await this.#writeInPlace(offset, slice))) await this.#writeAllocating(offset, slice)
+    return slice.length
+  }
+
+  #wholeClusters(offset: number, length: number): boolean {
+    const { clusterSize } = this.#map
+    const reachesEnd = offset + length >= this.#map.length()
+    return offset % clusterSize === 0 && (length % clusterSize === 0 || reachesEnd)
+  }
+
+  /** Each cluster packed by itself; one that does not get shorter is written as it is. */
+  async #writePacked(offset: number, from: Slice): Promise<void> {
+    const pool = new TaskPool(this.#options.tasks)
+    const { clusterSize } = this.#map
+    try {
+      for (let done = 0; done < from.length; done += clusterSize) {
+        const at = offset + done
+        const slice = part(from, done, Math.min(clusterSize, from.length - done))
+        await pool.start(async () => {
+          if (slice.length < clusterSize || !(await this.#packCluster(at, slice)))
+            await this.#writeAllocating(at, slice)
+        })
+      }
+    } finally {
+      await pool.settle()
+    }
+    await pool.idle()
+  }
+
+  /** @returns false when the cluster is to be written as it is */
+  async #packCluster(offset: number, from: Slice): Promise<boolean> {
+    const { engine, packed } = this.#options.buffers
+    using loan = await packed.take()
+    const [buffer] = loan.slices
+    if (buffer === undefined || from.length > buffer.length) return false
+    const into = part(buffer, 0, from.length - 1)
+    const size = await engine.compress(this.#map.compression, from, into)
+    if (size === -ENOSPC) return false
+    if (size < 0) throw new IoError(-size, 'write', this.#options.name, offset, from.length)
+    const place = await this.#map.allocatePacked(offset, size)
+    if (place === undefined) return false
+    try {
+      await place.file.write(place.host, part(into, 0, size))
+    } catch (error) {
+      await place.abandon()
+      throw error
+    }
+    await place.link()
+    return true
+  }
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mapped: what every image format shares. The format says where guest bytes lie (MapDriver); this file does the I/O:
+// scattered pieces at once through a task pool, backing chains, packed clusters. Changes are mapped-write.ts's.
+
+import { EIO } from '../../common/errno.js'
+import { IoError } from '../../errors.js'
+import { TaskPool } from '../copy/task-pool.js'
+import type { FormatFacts } from '../messages.js'
+import type {
+  BlockDriver,
+  Can,
+  DriverName,
+  Extent,
+  Limits,
+  Permissions,
+  ReadHow,
+  Slice,
+  StatusHow,
+  WriteHow,
+  ZeroHow,
+} from './driver.js'
+import type { DriverBuffers } from './driver-buffers.js'
+import { MappedWriter } from './mapped-write.js'
+import type { MapDriver, Mapping } from './mapping.js'
+import { type BlockNode, SECTOR } from './node.js'
+
+export interface MappedOptions {
+  readonly type: DriverName
+  /** Name of the node, for errors. */
+  readonly name: string
+  readonly map: MapDriver
+  readonly file: BlockNode
+  readonly backing: BlockNode | undefined
+  readonly buffers: DriverBuffers
+  /** Pieces of one request under way at most. */
+  readonly tasks: number
+  readonly readOnly: boolean
+}
+
+type Compressed = Extract<Mapping, { kind: 'compressed' }>
+
+export class MappedDriver implements BlockDriver {
+  readonly type: DriverName
+  readonly limits: Limits
+  readonly can: Can
+  readonly backing: BlockNode | undefined
+  readonly #options: MappedOptions
+  readonly #map: MapDriver
+  readonly #writer: MappedWriter
+
+  constructor(options: MappedOptions) {
+    const { map, buffers } = options
+    this.type = options.type
+    this.backing = options.backing
+    this.#options = options
+    this.#map = map
+    const { slotSize } = buffers.engine
+    this.limits = {
+      requestAlign: 1,
+      maxTransfer: slotSize,
+      zeroAlign: map.clusterSize,
+      writeAlign: map.clusterSize,
+    }
+    this.can = { write: !options.readOnly, resize: !options.readOnly, fastZero: true, unmap: true }
+    this.#writer = new MappedWriter(options, this)
+  }
+
+  length(): number {
+    return this.#map.length()
+  }
+
+  async read(offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
+    const epoch = this.#map.enter()
+    try {
+      const first = await this.#map.map(offset, into.length)
+      if (first.length === into.length) return await this.#readPiece(first, into, how)
+      return await this.#readPieces(first, offset, into, how)
+    } finally {
+      this.#map.leave(epoch)
+    }
+  }
+
+  write(offset: number, from: Slice, how: WriteHow): Promise<void> {
+    return this.#writer.write(offset, from, how)
+  }
+
+  zero(offset: number, length: number, how: ZeroHow): Promise<void> {
+    return this.#writer.zero(offset, length, how)
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#writer.discard(offset, length)
+  }
+
+  /** Ranges with one answer are told as one, wherever their clusters lie; `places` keeps them apart. */
+  async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
+    const epoch = this.#map.enter()
+    const end = offset + length
+    try {
+      let found = await this.#extent(await this.#map.map(offset, length))
+      for (let at = offset + found.length; at < end; ) {
+        const next = await this.#extent(await this.#map.map(at, end - at))
+        const joined = join(found, next, how?.places === true)
+        if (joined === undefined) break
+        found = joined
+        at += next.length
+      }
+      return found
+    } finally {
+      this.#map.leave(epoch)
+    }
+  }
+
+  flush(): Promise<void> {
+    return this.#map.flush()
+  }
+
+  resize(length: number): Promise<void> {
+    return this.#map.resize(length)
+  }
+
+  async settle(): Promise<void> {
+    if (this.can.write) await this.#map.settle()
+  }
+
+  freshen(): Promise<void> {
+    return this.#map.freshen()
+  }
+
+  format(): FormatFacts {
+    return this.#map.format()
+  }
+
+  /** The image's own file follows its node; what shows through is only read. */
+  childPermissions(role: string, own: Permissions): Permissions {
+    const share = ['consistent read', 'write unchanged'] as const
+    if (role === 'backing' || !this.can.write) return { use: ['consistent read'], share }
+    const changes = own.use.includes('write') || own.use.includes('resize')
+    return { use: changes ? ['consistent read', 'write', 'resize'] : ['consistent read'], share }
+  }
+
+  async close(): Promise<void> {
+    await this.settle()
+  }
+
+  /** Scattered pieces at once, at most as many as the option says. */
+  async #readPieces(first: Mapping, offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
+    const pool = new TaskPool(this.#options.tasks)
+    let zero = true
+    try {
+      for (let mapping = first, done = 0; ; ) {
+        const piece = mapping
+        const slice = part(into, done, piece.length)
+        await pool.start(async () => {
+          if (!(await this.#readPiece(piece, slice, how))) zero = false
+        })
+        done += piece.length
+        if (done === into.length) break
+        mapping = await this.#map.map(offset + done, into.length - done)
+      }
+    } finally {
+      await pool.settle()
+    }
+    await pool.idle()
+    return how?.scan === true && zero
+  }
+
+  async #readPiece(piece: Mapping, into: Slice, how?: ReadHow): Promise<boolean> {
+    switch (piece.kind) {
+      case 'data':
+        return await this.#readClipped(piece.file, piece.host, into, how)
+      case 'zero':
+        return this.#fillZero(into, how)
+      case 'backing':
+        if (this.backing === undefined) return this.#fillZero(into, how)
+        return await this.#readClipped(this.backing, piece.offset, into, how)
+      case 'compressed':
+        await this.#unpack(piece, into)
+        return false
+      default:
+        return piece satisfies never
+    }
+  }
+
+  /** What lies beyond the end of the file, or of a shorter backing node, reads as zero. */
+  async #readClipped(node: BlockNode, offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
+    const there = Math.max(0, Math.ceil(node.length() / SECTOR) * SECTOR - offset)
+    if (there >= into.length) return await node.read(offset, into, how)
+    this.#fillZero(part(into, there, into.length - there), how)
+    return there === 0 ? how?.scan === true : await node.read(offset, part(into, 0, there), how)
+  }
+
+  #fillZero(into: Slice, how?: ReadHow): boolean {
+    const bytes = this.#options.buffers.engine.slotBytes(into.slot)
+    bytes.fill(0, into.offset, into.offset + into.length)
+    return how?.scan === true
+  }
+
+  async #unpack(piece: Compressed, into: Slice): Promise<void> {
+    const { engine, packed } = this.#options.buffers
+    using loan = await packed.take(Math.ceil(piece.size / engine.slotSize))
+    const from = loan.slices.map((slice, index) => {
+      const at = index * engine.slotSize
+      return { ...slice, length: Math.min(engine.slotSize, piece.size - at) }
+    })
+    let at = piece.host
+    for (const slice of from) {
+      await this.#readClipped(piece.file, at, slice)
+      at += slice.length
+    }
+    const { clusterSize, compression } = this.#map
+    const result = await engine.decompress(compression, from, clusterSize, piece.skip, into)
+    if (result < 0) throw new IoError(-result, 'read', this.#options.name, piece.offset, piece.length)
+    if (result !== into.length) throw new IoError(EIO, 'read', this.#options.name, piece.offset, piece.length)
+  }
+
+  async #extent(mapping: Mapping): Promise<Extent> {
+    const { offset, length } = mapping
+    switch (mapping.kind) {
+      case 'data':
+        return { offset, length, kind: 'data', allocated: true, host: mapping.host }
+      case 'zero': {
+        const place = mapping.host === undefined ? undefined : { host: mapping.host }
+        return { offset, length, kind: 'zero', allocated: true, ...place }
+      }
+      case 'compressed':
+        return { offset, length, kind: 'data', allocated: true, compressed: true }
+      case 'backing':
+        return await this.#extentBelow(offset, length)
+      default:
+        return mapping satisfies never
+    }
+  }
+
+  async #extentBelow(offset: number, length: number): Promise<Extent> {
+    const end = this.backing === undefined ? 0 : Math.ceil(this.backing.length() / SECTOR) * SECTOR
+    if (this.backing === undefined || offset >= end) {
+      return { offset, length, kind: 'zero', allocated: false, absent: true }
+    }
+    const below = await this.backing.status(offset, Math.min(length, end - offset))
+    return { ...below, allocated: false, depth: (below.depth ?? 0) + 1 }
+  }
+}
+
+/** Part of a slice. */
+export function part(slice: Slice, from: number, length: number): Slice {
+  return { slot: slice.slot, offset: slice.offset + from, length }
+}
+
+/** Two neighbours as one, or undefined when they differ. @param places  in their places too */
+function join(first: Extent, next: Extent, places: boolean): Extent | undefined {
+  const same =
+    first.kind === next.kind &&
+    first.allocated === next.allocated &&
+    first.depth === next.depth &&
+    first.compressed === next.compressed &&
+    first.absent === next.absent
+  if (!same) return undefined
+  const length = first.length + next.length
+  const inLine = first.host === undefined ? next.host === undefined : next.host === first.host + first.length
+  if (inLine) return { ...first, length }
+  if (places) return undefined
+  const { host: _, ...rest } = first
+  return { ...rest, length }
+}

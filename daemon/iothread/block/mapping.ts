@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an image format writes instead of a driver: it says where guest bytes lie, and keeps its own tables. Called only
+// by MappedDriver (mapped.ts), which does the I/O. Offsets named `host` are those of the file below.
+//
+//   allocate() ─ data written to the new place ─ link() shows it        a reader sees old or new
+//        └────────── failed ────────────────── abandon()                the place is free again
+
+import type { FormatFacts } from '../messages.js'
+import type { BlockNode } from './node.js'
+
+/** Guest range with one answer to where it lies. */
+export type Mapping =
+  /** `writable`: in this place, nobody else's, and shown. */
+  | {
+      readonly kind: 'data'
+      readonly offset: number
+      readonly length: number
+      readonly file: BlockNode
+      readonly host: number
+      readonly writable: boolean
+    }
+  /** `host`: the place it has although it is not read; undefined without one. */
+  | {
+      readonly kind: 'zero'
+      readonly offset: number
+      readonly length: number
+      readonly host: number | undefined
+    }
+  /** Not stored here: the backing node shows through, or zeroes. */
+  | { readonly kind: 'backing'; readonly offset: number; readonly length: number }
+  /** Inside one cluster, `skip` bytes after its start. `size` bytes at `host` hold all of it, packed. */
+  | {
+      readonly kind: 'compressed'
+      readonly offset: number
+      readonly length: number
+      readonly skip: number
+      readonly file: BlockNode
+      readonly host: number
+      readonly size: number
+    }
+
+/** A new place for a guest range. Exactly one of link() and abandon() is called, once. */
+export interface Allocation {
+  /** The range that is shown by link(): the range asked for, or its beginning, widened to whole units. */
+  readonly offset: number
+  readonly length: number
+  readonly file: BlockNode
+  readonly host: number
+  /** The place reads as zero already. */
+  readonly blank: boolean
+  link(): Promise<void>
+  abandon(): Promise<void>
+}
+
+/** The same for one compressed cluster. */
+export interface PackedPlace {
+  readonly file: BlockNode
+  readonly host: number
+  link(): Promise<void>
+  abandon(): Promise<void>
+}
+
+export interface MapDriver {
+  /** Bytes; the unit of changes. */
+  readonly clusterSize: number
+  readonly compression: 'zlib' | 'zstd'
+  length(): number
+  /** The first mapping at `offset`, at most `length` > 0 bytes. Without a promise when what it needs is in memory. */
+  map(offset: number, length: number): Mapping | Promise<Mapping>
+  /** Places that this request may still be using are not given to others until leave(). */
+  enter(): Epoch
+  leave(epoch: Epoch): void
+  /** Awaited before every change, with its range; the first one prepares the image for changes. */
+  beforeChange(offset: number, length: number): Promise<void> | undefined
+  /** A place for the beginning of a range that is not writable where it is. */
+  allocate(offset: number, length: number): Promise<Allocation>
+  /** A place for `size` bytes that hold the cluster at `offset`; undefined where the format cannot. */
+  allocatePacked(offset: number, size: number): Promise<PackedPlace | undefined>
+  /**
+   * Makes the beginning of a range read as zero.
+   * @param unmap  places may be given back
+   * @returns how many bytes from `offset` on; 0 where only writing zeroes helps, for a cluster at most
+   */
+  mapZero(offset: number, length: number, unmap: boolean): Promise<number>
+  /** Gives back the places of whole clusters inside the range. */
+  unmap(offset: number, length: number): Promise<void>
+  /** Everything linked before is durable when this resolves. */
+  flush(): Promise<void>
+  resize(length: number): Promise<void>
+  settle(): Promise<void>
+  freshen(): Promise<void>
+  format(): FormatFacts
+}
+
+/** Counts the requests that began in one span of time. */
+export interface Epoch {
+  requests: number
+}
