@@ -6,6 +6,7 @@
 import type { IoEngine } from '../../native/types.js'
 import { atMost } from '../common/deadline.js'
 import { Cancelled, CommandError, IoError } from '../errors.js'
+import type { Extent } from './block/driver.js'
 import { Graph } from './block/graph.js'
 import { SECTOR } from './block/node.js'
 import { Buffers } from './copy/buffers.js'
@@ -70,6 +71,7 @@ export class Iothread {
   #makeHandlers(): Handlers {
     const graph = this.#graph
     return {
+      'node-resolve': ({ spec }) => graph.resolve(spec),
       'node-add': async ({ spec }) => done(await graph.add(spec)),
       'node-del': async ({ node }) => done(await graph.remove(node)),
       'node-reopen': async ({ specs }) => done(await graph.reopen(specs)),
@@ -183,12 +185,12 @@ export class Iothread {
     const extents: MapExtent[] = []
     for (let at = offset; at < end; ) {
       const extent = await node.status(at, end - at)
-      const zero = extent.kind === 'zero'
       const last = extents.at(-1)
-      if (last !== undefined && last.zero === zero && last.allocated === extent.allocated)
-        extents[extents.length - 1] = { ...last, length: last.length + extent.length }
+      const next = mapExtent(extent)
+      if (last !== undefined && continues(last, next))
+        extents[extents.length - 1] = { ...last, length: last.length + next.length }
       else if (extents.length === limit) break
-      else extents.push({ offset: at, length: extent.length, zero, allocated: extent.allocated })
+      else extents.push(next)
       at += extent.length
     }
     return extents
@@ -209,6 +211,27 @@ export class Iothread {
     for (const id of [...this.#jobs.keys()]) await this.#finalize(id, false)
     await this.#graph.close()
   }
+}
+
+function mapExtent(extent: Extent): MapExtent {
+  const { offset, length, kind, allocated, depth, host, compressed, absent } = extent
+  return {
+    ...{ offset, length, allocated, zero: kind === 'zero', depth: depth ?? 0 },
+    ...(host !== undefined && { host }),
+    ...{ compressed: compressed ?? false, absent: absent ?? false },
+  }
+}
+
+/** Alike in all but where it lies, and there too it follows. */
+function continues(last: MapExtent, next: MapExtent): boolean {
+  return (
+    last.zero === next.zero &&
+    last.allocated === next.allocated &&
+    last.depth === next.depth &&
+    last.compressed === next.compressed &&
+    last.absent === next.absent &&
+    next.host === (last.host === undefined ? undefined : last.host + last.length)
+  )
 }
 
 function done(_nothing: unknown): null {

@@ -8,10 +8,20 @@
 import type { AioChoice } from '../../native/types.js'
 import type { IoOp } from '../errors.js'
 
-/** Node options as the schema validated them, with `node-name` filled in at every level by the main thread. */
+/**
+ * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
+ * `implied: true` marks a child that nobody defined: the image of its parent names it.
+ */
 export interface NodeSpec {
   readonly driver: string
   readonly 'node-name': string
+  readonly [option: string]: unknown
+}
+
+/** The same before names are filled in. */
+export interface NodeDefinition {
+  readonly driver: string
+  readonly 'node-name'?: string | undefined
   readonly [option: string]: unknown
 }
 
@@ -34,6 +44,8 @@ export interface NodeReport {
   readonly identity?: string
   readonly stats: NodeStats
   readonly format?: FormatFacts
+  /** The backing file as it is found from here, where the image names one. */
+  readonly fullBacking?: string
   readonly dirtyBitmaps: readonly {
     readonly granularity: number
     readonly count: number
@@ -172,6 +184,8 @@ export interface JobReceipt {
 
 /** Requests of the main thread: argument and reply by name. */
 export interface Requests {
+  /** Opens no node: the definition with the backing and data files that its images name filled in. */
+  'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */
   'node-add': { args: { spec: NodeSpec }; reply: null }
   /** Closes the node and its inline children (flushes first). */
@@ -230,6 +244,13 @@ export interface MapExtent {
   readonly length: number
   readonly zero: boolean
   readonly allocated: boolean
+  /** Layers of the backing chain above the one it was found in. */
+  readonly depth: number
+  /** Where it lies in that layer's storage, bytes, where it lies in one piece. */
+  readonly host?: number
+  readonly compressed: boolean
+  /** In no layer: never written. */
+  readonly absent: boolean
 }
 
 export type RequestName = keyof Requests

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Claims: who uses which node how, and what it leaves to others (QEMU's permissions). Jobs and exports claim before
-// they use a node. A claim reaches down to the leaf, whose driver tells other programs by image locks; a node without
-// a claim holds none. Used by the graph.
+// they use a node. A claim reaches down to all leaves below, whose drivers tell other programs by image locks; a node
+// without a claim holds none. Used by the graph.
 //
 // Claims on one leaf are settled one after the other, so a lock never tells of a claim that was refused.
 
 import { CommandError } from '../../errors.js'
-import { PERMISSIONS, type Permission, type Permissions } from './driver.js'
+import { type ChildPermissions, PERMISSIONS, type Permission, type Permissions } from './driver.js'
 import type { BlockNode } from './node.js'
-import type { Records } from './records.js'
+import type { NodeRecord, Records } from './records.js'
 
 export interface Claim {
   /** The node to use: the filter above the claimed node while there is one. */
@@ -24,15 +24,35 @@ interface Use {
   readonly permissions: Permissions
 }
 
+/** Told of a driver that could not settle. */
+type Unsettled = (node: BlockNode, error: unknown) => void
+
+/** What nodes want together, by node; made anew for every look, because claims change between looks. */
+type Seen = Map<BlockNode, Permissions | undefined>
+
+/**
+ * What a node wants of a child when its driver does not say: the same as is wanted of it. Of a backing file only to
+ * read it, which must not change under its overlay, unless changes of the overlay's content are shared too.
+ */
+const usual: ChildPermissions = (role, own) =>
+  role === 'backing'
+    ? {
+        use: own.use.filter((permission) => permission === 'consistent read'),
+        share: own.share.includes('write') ? PERMISSIONS : ['consistent read', 'write unchanged'],
+      }
+    : own
+
 export class Claims {
   readonly #records: Records
+  readonly #unsettled: Unsettled
   /** Newest first. */
   readonly #direct = new Map<BlockNode, Use[]>()
   /** End of the queue of changes per leaf. */
   readonly #queues = new WeakMap<BlockNode, Promise<void>>()
 
-  constructor(records: Records) {
+  constructor(records: Records, unsettled: Unsettled) {
     this.#records = records
+    this.#unsettled = unsettled
   }
 
   /**
@@ -41,16 +61,22 @@ export class Claims {
    * @throws CommandError when the node is being removed, another claim or another program excludes it, or the node cannot be written
    */
   async claim(user: string, node: BlockNode, permissions: Permissions): Promise<() => Promise<void>> {
-    const leaf = this.#records.leaf(node)
-    using _turn = await this.turn(leaf)
+    const leaves = this.#records.leaves(node)
+    using _turn = await this.turn(leaves)
     this.#records.get(node.name)
     const use: Use = { user, role: 'root', permissions }
     this.#direct.set(node, [use, ...(this.#direct.get(node) ?? [])])
+    const locked: BlockNode[] = []
     try {
-      for (const record of this.#records.chain(node)) this.#check(record.node)
-      await leaf.driver.lock?.(this.cumulative(leaf))
+      const seen: Seen = new Map()
+      for (const record of this.#records.tree(node)) this.#check(record.node, seen)
+      for (const leaf of leaves) {
+        await leaf.driver.lock?.(this.#wanted(leaf, seen))
+        locked.push(leaf)
+      }
     } catch (error) {
       this.#forget(node, use)
+      await this.#lock(locked)
       throw error
     }
     return () => this.#release(node, use)
@@ -62,31 +88,50 @@ export class Claims {
 
   /** What all users of a node want together; undefined without users. */
   cumulative(node: BlockNode): Permissions | undefined {
-    const uses = this.#uses(node)
-    if (uses.length === 0) return undefined
-    return {
-      use: PERMISSIONS.filter((permission) => uses.some((use) => use.permissions.use.includes(permission))),
-      share: PERMISSIONS.filter((permission) =>
-        uses.every((use) => use.permissions.share.includes(permission)),
-      ),
-    }
+    return this.#wanted(node, new Map())
   }
 
-  /** The caller's turn to change the locks of a leaf; ends with dispose. */
-  async turn(leaf: BlockNode): Promise<Disposable> {
-    const before = this.#queues.get(leaf)
-    let end: () => void = () => {}
-    this.#queues.set(leaf, new Promise((resolve) => (end = resolve)))
-    await before
-    return { [Symbol.dispose]: () => end() }
+  /** The caller's turn to change the locks of some leaves; ends with dispose. */
+  async turn(leaves: readonly BlockNode[]): Promise<Disposable> {
+    const held: (() => void)[] = []
+    // Everybody takes them in one order, so nobody waits for who waits for him.
+    for (const leaf of [...leaves].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      const before = this.#queues.get(leaf)
+      this.#queues.set(leaf, new Promise((resolve) => held.push(resolve)))
+      await before
+    }
+    return {
+      [Symbol.dispose]: () => {
+        for (const end of held) end()
+      },
+    }
   }
 
   async #release(node: BlockNode, use: Use): Promise<void> {
     if (!this.#direct.get(node)?.includes(use)) return
-    const leaf = this.#records.leaf(node)
-    using _turn = await this.turn(leaf)
+    const leaves = this.#records.leaves(node)
+    using _turn = await this.turn(leaves)
+    const before: Seen = new Map()
+    const tree = this.#records.tree(node)
+    for (const record of tree) this.#wanted(record.node, before)
     this.#forget(node, use)
-    await leaf.driver.lock?.(this.cumulative(leaf))
+    await this.#settle(tree, before)
+    await this.#lock(leaves)
+  }
+
+  /** Nodes that nobody uses any more, or nobody to change them, write back what they hold. Locks are held still. */
+  async #settle(tree: readonly NodeRecord[], before: Seen): Promise<void> {
+    const now: Seen = new Map()
+    for (const { node } of tree) {
+      const [was, is] = [before.get(node), this.#wanted(node, now)]
+      const left = was !== undefined && (is === undefined || (changes(was) && !changes(is)))
+      if (left) await node.driver.settle?.().catch((error: unknown) => this.#unsettled(node, error))
+    }
+  }
+
+  async #lock(leaves: readonly BlockNode[]): Promise<void> {
+    const seen: Seen = new Map()
+    for (const leaf of leaves) await leaf.driver.lock?.(this.#wanted(leaf, seen))
   }
 
   #forget(node: BlockNode, use: Use): void {
@@ -95,20 +140,29 @@ export class Claims {
     else this.#direct.delete(node)
   }
 
-  #uses(node: BlockNode): Use[] {
+  #wanted(node: BlockNode, seen: Seen): Permissions | undefined {
+    if (seen.has(node)) return seen.get(node)
+    const uses = this.#uses(node, seen)
+    const together = uses.length === 0 ? undefined : united(uses)
+    seen.set(node, together)
+    return together
+  }
+
+  #uses(node: BlockNode, seen: Seen): Use[] {
     const uses = [...(this.#direct.get(node) ?? [])]
-    for (const parent of this.#records.parents(node)) {
-      const permissions = this.cumulative(parent.node)
-      const role = parent.child?.role ?? ''
-      if (permissions !== undefined) uses.push({ user: `node '${parent.node.name}'`, role, permissions })
+    for (const { record, role } of this.#records.parents(node)) {
+      const own = this.#wanted(record.node, seen)
+      if (own === undefined) continue
+      const permissions = record.node.driver.childPermissions?.(role, own) ?? usual(role, own)
+      uses.push({ user: `node '${record.node.name}'`, role, permissions })
     }
     return uses
   }
 
-  #check(node: BlockNode): void {
-    const uses = this.#uses(node)
-    const changes = uses.some(({ permissions }) => permissions.use.some((one) => one !== 'consistent read'))
-    if (changes && node.readOnly) throw new CommandError('Block node is read-only')
+  #check(node: BlockNode, seen: Seen): void {
+    const uses = this.#uses(node, seen)
+    if (node.readOnly && uses.some(({ permissions }) => changes(permissions)))
+      throw new CommandError('Block node is read-only')
     for (const holder of uses) {
       for (const other of uses) {
         if (holder === other) continue
@@ -117,6 +171,19 @@ export class Claims {
       }
     }
   }
+}
+
+function united(uses: readonly Use[]): Permissions {
+  return {
+    use: PERMISSIONS.filter((permission) => uses.some((use) => use.permissions.use.includes(permission))),
+    share: PERMISSIONS.filter((permission) =>
+      uses.every((use) => use.permissions.share.includes(permission)),
+    ),
+  }
+}
+
+function changes(permissions: Permissions): boolean {
+  return permissions.use.some((permission) => permission !== 'consistent read')
 }
 
 function conflict(node: BlockNode, refused: readonly Permission[], wants: Use, holder: Use): CommandError {

@@ -4,16 +4,25 @@
 
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError, IoError } from '../../errors.js'
-import type { CreateSpec, NodeReport, NodeSpec, OldestRequest, ThrottleLimits } from '../messages.js'
+import type {
+  CreateSpec,
+  NodeDefinition,
+  NodeReport,
+  NodeSpec,
+  OldestRequest,
+  ThrottleLimits,
+} from '../messages.js'
 import { type Claim, Claims } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
 import { MirrorTop } from './drivers/mirror-top.js'
 import { HeldRequests } from './held.js'
+import { ImageSource, type NamedImage } from './image-source.js'
+import { resolveImplied } from './implied.js'
 import { BlockNode } from './node.js'
-import { driverEntry, type OpenContext } from './open.js'
+import { type ChildNodes, driverEntry, type OpenContext } from './open.js'
 import { inherit, type NodeOptions, nodeOptions } from './options.js'
-import { type Child, type NodeRecord, Records } from './records.js'
+import { type Child, type NodeRecord, Records, type Role } from './records.js'
 import { commitReopen, effectiveOptions, planReopen, type Reopened } from './reopen.js'
 import { nodeReport } from './report.js'
 import { ThrottleGroups } from './throttle-group.js'
@@ -41,7 +50,7 @@ const verbs: Readonly<Record<string, string>> = {
 export class Graph {
   readonly #env: GraphEnv
   readonly #records = new Records()
-  readonly #claims = new Claims(this.#records)
+  readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))
   readonly #throttleGroups = new ThrottleGroups()
   readonly #held = new HeldRequests()
   /** Node names by engine handle. */
@@ -70,31 +79,38 @@ export class Graph {
     this.#report(opened)
   }
 
+  /** The definition with what its images name themselves; see implied.ts. Nothing is opened for good. */
+  resolve(spec: NodeSpec): Promise<NodeDefinition> {
+    const named = async (name: string): Promise<NamedImage> => {
+      await this.freshen(name)
+      const node = this.node(name)
+      return { node, ...this.#records.origin(node) }
+    }
+    return resolveImplied(spec, new ImageSource(this.#env.engine, named))
+  }
+
   /** Flushes and closes the node and its inline children. A flush that fails is logged: nobody waits for it. */
   async remove(name: string): Promise<void> {
     const record = this.#records.get(name)
     if (this.#records.parents(record.node).length > 0)
       throw new CommandError(`Block device ${name} is in use`)
-    const chain = [record]
-    for (let last = record; last.child?.inline === true; chain.push(last)) {
-      last = this.#records.get(last.child.node.name)
-    }
-    for (const { node } of chain) {
+    const own = this.#records.own(record)
+    for (const { node } of own) {
       if (this.#claims.isClaimed(node)) throw new CommandError(`Node ${node.name} is in use`)
     }
-    for (const one of chain) {
+    for (const one of own) {
       one.closing = true
       one.node.driver.release?.()
     }
     // After claims and reopenings that are under way; later ones find the node gone.
-    using _turn = await this.#claims.turn(this.#records.leaf(record.node))
-    for (const one of chain) {
+    using _turn = await this.#claims.turn(this.#records.leaves(record.node))
+    for (const one of own) {
       await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
       await this.#close(one)
     }
     this.#env.changed(
       [],
-      chain.map(({ node }) => node.name),
+      own.map(({ node }) => node.name),
     )
   }
 
@@ -105,8 +121,8 @@ export class Graph {
     let old: BlockDriver[]
     try {
       for (const step of steps) {
-        const { node, child } = step.record
-        const driver = await this.#openDriver(step.full, step.options, child, node.driver)
+        const { node, children } = step.record
+        const driver = await this.#openDriver(step.full, step.options, children, node.driver)
         reopened.push({ step, driver })
       }
       old = await commitReopen(reopened, this.#records, this.#claims)
@@ -125,7 +141,7 @@ export class Graph {
   /** @throws CommandError when another user of the node does not share resizing */
   async resize(name: string, size: number): Promise<void> {
     const { node } = this.#records.get(name)
-    if (this.#records.leaf(node).driver.resize === undefined) {
+    if (node.driver.resize === undefined) {
       throw new CommandError('Image format driver does not support resize')
     }
     const release = await this.#claims.claim('an unnamed block device', node, {
@@ -137,11 +153,9 @@ export class Graph {
     } finally {
       await release()
     }
-    const above = this.#records
-      .all()
-      .filter((record) => this.#records.leaf(record.node) === this.#records.leaf(node))
-    for (const record of above) await this.#ask(record)
-    this.#report(above)
+    const touched = this.#records.above(this.#records.leaves(node))
+    for (const record of touched) await this.#ask(record)
+    this.#report(touched)
   }
 
   /** @throws CommandError when there is no such node */
@@ -155,13 +169,15 @@ export class Graph {
 
   /**
    * Before a new user of a node decides by its size or content: a file that nobody used may have been changed by
-   * other programs. One that is in use is locked, and what is known of it is true.
+   * other programs, and with it what a format above read from it. What is in use is locked, and known truly.
    * @throws IoError when storage does not tell
    */
   async freshen(name: string): Promise<void> {
-    const leaf = this.#records.leaf(this.node(name))
-    using _turn = await this.#claims.turn(leaf)
-    if (this.#claims.cumulative(leaf) === undefined) await leaf.driver.freshen?.()
+    const node = this.node(name)
+    using _turn = await this.#claims.turn(this.#records.leaves(node))
+    for (const record of this.#records.tree(node).reverse()) {
+      if (this.#claims.cumulative(record.node) === undefined) await record.node.driver.freshen?.()
+    }
   }
 
   /**
@@ -194,7 +210,7 @@ export class Graph {
     const child: Child = { role: 'file', node: below, inline: false }
     const record: NodeRecord = {
       node,
-      child,
+      children: [child],
       spec,
       facts: undefined,
       bitmap,
@@ -236,7 +252,7 @@ export class Graph {
       leaves.map(async (record) => {
         await this.#ask(record)
         if (this.#records.find(record.node.name) !== record) return
-        this.#report(this.#records.all().filter(({ node }) => this.#records.chain(node).includes(record)))
+        this.#report(this.#records.above([record.node]))
       }),
     )
   }
@@ -269,13 +285,16 @@ export class Graph {
     this.#opening.add(name)
     try {
       const options = nodeOptions(full)
-      const role = driverEntry(own.driver).child
-      const child = role === undefined ? undefined : await this.#openChild(role, own, options, opened)
-      const driver = await this.#openDriver(full, options, child, undefined)
-      const node = new BlockNode(name, driver, effectiveOptions(options, driver, { child }), this.#isZero)
+      const children: Child[] = []
+      for (const role of driverEntry(own.driver).children) {
+        const child = await this.#openChild(role, own, options, opened)
+        if (child !== undefined) children.push(child)
+      }
+      const driver = await this.#openDriver(full, options, children, undefined)
+      const node = new BlockNode(name, driver, effectiveOptions(options, driver, { children }), this.#isZero)
       const record: NodeRecord = {
         node,
-        child,
+        children,
         spec: own,
         facts: undefined,
         bitmap: undefined,
@@ -290,17 +309,27 @@ export class Graph {
     }
   }
 
-  async #openChild(role: string, spec: NodeSpec, options: NodeOptions, opened: NodeRecord[]): Promise<Child> {
-    const wanted = spec[role] as string | NodeSpec
-    if (typeof wanted === 'string') return { role, node: this.node(wanted), inline: false }
-    const node = await this.#open(wanted, inherit(options, wanted), opened)
-    return { role, node, inline: true }
+  async #openChild(
+    role: Role,
+    spec: NodeSpec,
+    options: NodeOptions,
+    opened: NodeRecord[],
+  ): Promise<Child | undefined> {
+    const wanted = spec[role] as string | NodeSpec | null | undefined
+    if (wanted === undefined || wanted === null) return undefined
+    try {
+      if (typeof wanted === 'string') return { role, node: this.node(wanted), inline: false }
+      return { role, node: await this.#open(wanted, inherit(role, options, wanted), opened), inline: true }
+    } catch (error) {
+      if (role !== 'backing' || !(error instanceof CommandError)) throw error
+      throw new CommandError(`Could not open backing file: ${error.message}`)
+    }
   }
 
   #openDriver(
     spec: NodeSpec,
     options: NodeOptions,
-    child: Child | undefined,
+    children: readonly Child[],
     previous: BlockDriver | undefined,
   ): Promise<BlockDriver> {
     const context: OpenContext = {
@@ -310,10 +339,8 @@ export class Graph {
       opened: (file) => this.#files.set(file, spec['node-name']),
       previous,
     }
-    const entry = driverEntry(spec.driver)
-    if (entry.child === undefined) return entry.open(spec, options, context)
-    if (child === undefined) throw new CommandError(`Parameter '${entry.child}' is missing`)
-    return entry.open(spec, options, context, child.node)
+    const nodes: ChildNodes = Object.fromEntries(children.map(({ role, node }) => [role, node]))
+    return driverEntry(spec.driver).open(spec, options, context, nodes)
   }
 
   async #close(record: NodeRecord): Promise<void> {
@@ -333,7 +360,7 @@ export class Graph {
 
   /** Facts of a leaf; one that cannot tell keeps what it told last. */
   async #ask(record: NodeRecord): Promise<void> {
-    if (record.child !== undefined || record.node.driver.facts === undefined) return
+    if (record.children.length > 0 || record.node.driver.facts === undefined) return
     this.#asking.add(record.node)
     try {
       record.facts = await record.node.driver.facts()

@@ -178,7 +178,7 @@ export class BlockNode {
       const extent = await this.#driver.status(offset, length, how)
       const end = Math.min(extent.offset + extent.length, offset + length)
       if (extent.offset === offset && extent.offset + extent.length === end) return extent
-      return { ...extent, offset, length: end - offset }
+      return clipped(extent, offset, end)
     } finally {
       this.#leave()
     }
@@ -294,6 +294,13 @@ export class BlockNode {
     this.#quiet = []
     for (const resolve of waiting) resolve()
   }
+}
+
+/** The part of an extent from `offset` to `end`. */
+function clipped(extent: Extent, offset: number, end: number): Extent {
+  const { host } = extent
+  const part = { ...extent, offset, length: end - offset }
+  return host === undefined ? part : { ...part, host: host + offset - extent.offset }
 }
 
 const PLAIN: WriteHow = {}

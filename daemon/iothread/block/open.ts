@@ -6,6 +6,7 @@ import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
 import type { BlockDriver } from './driver.js'
+import { CompressDriver } from './drivers/compress.js'
 import { InjectDriver } from './drivers/inject.js'
 import { blkdebugRules, ownRules } from './drivers/inject-rules.js'
 import { MemoryDriver, openMemory } from './drivers/memory.js'
@@ -16,6 +17,7 @@ import { ThrottleDriver } from './drivers/throttle.js'
 import type { HeldRequests } from './held.js'
 import type { BlockNode } from './node.js'
 import type { NodeOptions } from './options.js'
+import type { Role } from './records.js'
 import type { ThrottleGroups } from './throttle-group.js'
 
 export interface OpenContext {
@@ -28,29 +30,42 @@ export interface OpenContext {
   readonly previous: BlockDriver | undefined
 }
 
-interface LeafEntry {
-  readonly child?: undefined
+/** Children of a node, open, by the option that names or defines them. */
+export type ChildNodes = Readonly<Partial<Record<Role, BlockNode>>>
+
+export interface DriverEntry {
+  /** Children a node may have; the schema says which it must have. */
+  readonly children: readonly Role[]
   /** Options that a reopen may not change. */
   readonly fixed: readonly string[]
   /** Nothing stays open on failure. */
-  open(spec: NodeSpec, options: NodeOptions, context: OpenContext): Promise<BlockDriver>
+  open(spec: NodeSpec, options: NodeOptions, context: OpenContext, children: ChildNodes): Promise<BlockDriver>
 }
 
-interface FilterEntry {
-  /** Option that names or defines the child. */
-  readonly child: 'file' | 'image'
-  readonly fixed: readonly string[]
-  open(spec: NodeSpec, options: NodeOptions, context: OpenContext, child: BlockNode): Promise<BlockDriver>
+/** A driver over one child. */
+function filter(
+  role: 'file' | 'image',
+  open: (spec: NodeSpec, child: BlockNode, context: OpenContext) => BlockDriver | Promise<BlockDriver>,
+): DriverEntry {
+  return {
+    children: [role],
+    fixed: [],
+    open: async (spec, _options, context, children) => {
+      const child = children[role]
+      if (child === undefined) throw new CommandError(`Parameter '${role}' is missing`)
+      return open(spec, child, context)
+    },
+  }
 }
 
-export type DriverEntry = LeafEntry | FilterEntry
-
-const file: LeafEntry = {
+const file: DriverEntry = {
+  children: [],
   fixed: ['filename'],
   open: (spec, options, context) => openFile(spec, options, context.engine, context.opened),
 }
 
-const nothing: LeafEntry = {
+const nothing: DriverEntry = {
+  children: [],
   fixed: ['size'],
   open: async (spec, _options, context) => openNull(spec, context.engine),
 }
@@ -60,55 +75,42 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
   host_device: file,
   'null-co': nothing,
   'null-aio': nothing,
-  raw: {
-    child: 'file',
-    fixed: [],
-    open: async (spec, _options, _context, child) => openRaw(spec, child),
-  },
-  throttle: {
-    child: 'file',
-    fixed: [],
-    open: async (spec, _options, context, child) => {
-      const group = context.throttleGroups.get(spec['throttle-group'] as string)
-      return new ThrottleDriver(child, group, spec['node-name'], context.held)
-    },
-  },
+  raw: filter('file', openRaw),
+  compress: filter('file', (_spec, child) => new CompressDriver(child)),
+  throttle: filter('file', (spec, child, context) => {
+    const group = context.throttleGroups.get(spec['throttle-group'] as string)
+    return new ThrottleDriver(child, group, spec['node-name'], context.held)
+  }),
   'x-memory': {
+    children: [],
     fixed: ['size'],
     open: async (spec, _options, context) => {
       const previous = context.previous
       return openMemory(spec, context.engine, previous instanceof MemoryDriver ? previous : undefined)
     },
   },
-  'x-inject': {
-    child: 'file',
-    fixed: [],
-    open: (spec, _options, context, child) =>
-      new InjectDriver(child, {
-        type: 'x-inject',
-        name: spec['node-name'],
-        rules: ownRules(spec),
-        align: undefined,
-        held: context.held,
-      }).opened(),
-  },
-  blkdebug: {
-    child: 'image',
-    fixed: [],
-    open: (spec, _options, context, child) => {
-      const align = (spec.align as number | undefined) || undefined
-      if (align !== undefined && (align % 512 !== 0 || !Number.isInteger(Math.log2(align)))) {
-        throw new CommandError(`Cannot meet constraints with align ${align}`)
-      }
-      return new InjectDriver(child, {
-        type: 'blkdebug',
-        name: spec['node-name'],
-        rules: blkdebugRules(spec),
-        align,
-        held: context.held,
-      }).opened()
-    },
-  },
+  'x-inject': filter('file', (spec, child, context) =>
+    new InjectDriver(child, {
+      type: 'x-inject',
+      name: spec['node-name'],
+      rules: ownRules(spec),
+      align: undefined,
+      held: context.held,
+    }).opened(),
+  ),
+  blkdebug: filter('image', (spec, child, context) => {
+    const align = (spec.align as number | undefined) || undefined
+    if (align !== undefined && (align % 512 !== 0 || !Number.isInteger(Math.log2(align)))) {
+      throw new CommandError(`Cannot meet constraints with align ${align}`)
+    }
+    return new InjectDriver(child, {
+      type: 'blkdebug',
+      name: spec['node-name'],
+      rules: blkdebugRules(spec),
+      align,
+      held: context.held,
+    }).opened()
+  }),
 }
 
 /** @throws CommandError for a driver that does not exist */

@@ -4,6 +4,7 @@
 
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
+import type { Role } from './records.js'
 
 export interface NodeOptions {
   readonly readOnly: boolean
@@ -46,14 +47,17 @@ export function nodeOptions(spec: NodeSpec): NodeOptions {
 /**
  * Specification of an inline child with what it inherits: read-only state, cache mode and sharing of its parent
  * where it says nothing itself. `discard` defaults to unmap below a parent: the parent decides what it passes on.
+ * A backing file is only read.
  */
-export function inherit(parent: NodeOptions, child: NodeSpec): NodeSpec {
+export function inherit(role: Role, parent: NodeOptions, child: NodeSpec): NodeSpec {
   const cache = child.cache as { direct?: boolean; 'no-flush'?: boolean } | undefined
+  const own =
+    role === 'backing'
+      ? { 'read-only': true, 'auto-read-only': false }
+      : { 'read-only': parent.readOnly, 'auto-read-only': parent.autoReadOnly, discard: 'unmap' }
   return {
-    'read-only': parent.readOnly,
-    'auto-read-only': parent.autoReadOnly,
+    ...own,
     'force-share': parent.forceShare,
-    discard: 'unmap',
     ...child,
     cache: {
       direct: cache?.direct ?? parent.direct,

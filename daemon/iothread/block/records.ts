@@ -7,9 +7,12 @@ import { CommandError } from '../../errors.js'
 import type { NodeReport, NodeSpec } from '../messages.js'
 import type { BlockNode } from './node.js'
 
+/** Options that name or define a child, in the order children are opened. */
+export const ROLES = ['file', 'image', 'data-file', 'backing'] as const
+export type Role = (typeof ROLES)[number]
+
 export interface Child {
-  /** Option that names it: 'file' or 'image'. */
-  readonly role: string
+  readonly role: Role
   readonly node: BlockNode
   /** Defined inside its parent: it is closed with it. */
   readonly inline: boolean
@@ -17,7 +20,8 @@ export interface Child {
 
 export interface NodeRecord {
   readonly node: BlockNode
-  readonly child: Child | undefined
+  /** In the order of ROLES; empty for leaves. */
+  readonly children: readonly Child[]
   /** As the user wrote it, without what was inherited. */
   spec: NodeSpec
   /** Facts of the file behind a leaf, as last asked. */
@@ -30,16 +34,33 @@ export interface NodeRecord {
   closing: boolean
 }
 
+/** An edge seen from below. */
+export interface Parent {
+  readonly record: NodeRecord
+  readonly role: Role
+}
+
 export class Records {
   /** In the order the nodes came to be: a child before its parent. */
   readonly #records = new Map<string, NodeRecord>()
+  /** Edges by the node below, the oldest first. */
+  readonly #parents = new Map<BlockNode, Parent[]>()
 
   add(record: NodeRecord): void {
     this.#records.set(record.node.name, record)
+    for (const { node, role } of record.children) {
+      this.#parents.set(node, [...(this.#parents.get(node) ?? []), { record, role }])
+    }
   }
 
   delete(name: string): void {
+    const record = this.#records.get(name)
     this.#records.delete(name)
+    for (const { node } of record?.children ?? []) {
+      const left = this.parents(node).filter((parent) => parent.record !== record)
+      if (left.length > 0) this.#parents.set(node, left)
+      else this.#parents.delete(node)
+    }
   }
 
   find(name: string): NodeRecord | undefined {
@@ -63,22 +84,62 @@ export class Records {
     return [...this.#records.values()]
   }
 
-  parents(node: BlockNode): NodeRecord[] {
-    return this.all().filter((record) => record.child?.node === node)
+  parents(node: BlockNode): readonly Parent[] {
+    return this.#parents.get(node) ?? []
   }
 
-  /** The node and what is below it, top first. */
-  chain(node: BlockNode): NodeRecord[] {
-    const chain: NodeRecord[] = []
-    let record = this.#records.get(node.name)
-    while (record !== undefined) {
-      chain.push(record)
-      record = record.child === undefined ? undefined : this.#records.get(record.child.node.name)
+  /** The node and everything below it, each once, parents before their children. */
+  tree(node: BlockNode): NodeRecord[] {
+    const seen = new Set<NodeRecord>()
+    const visit = (node: BlockNode) => {
+      const record = this.#records.get(node.name)
+      if (record === undefined || seen.has(record)) return
+      for (const child of [...record.children].reverse()) visit(child.node)
+      // Entered when all below it are: read backwards, every parent comes before its children.
+      seen.add(record)
     }
-    return chain
+    visit(node)
+    return [...seen].reverse()
   }
 
-  leaf(node: BlockNode): BlockNode {
-    return this.chain(node).at(-1)?.node ?? node
+  /** The nodes and everything above them, each once. */
+  above(nodes: readonly BlockNode[]): NodeRecord[] {
+    const seen = new Set(nodes.flatMap((node) => this.#records.get(node.name) ?? []))
+    for (const { node } of seen) for (const { record } of this.parents(node)) seen.add(record)
+    return [...seen]
+  }
+
+  /** The node and what was defined inside it, parents before their children. */
+  own(record: NodeRecord): NodeRecord[] {
+    const inline = record.children.filter((child) => child.inline)
+    return [record, ...inline.flatMap(({ node }) => this.own(this.get(node.name)))]
+  }
+
+  /** Nodes without children at the ends of a tree, ordered by name. */
+  leaves(node: BlockNode): BlockNode[] {
+    const leaves = this.tree(node).filter((record) => record.children.length === 0)
+    return leaves.map((record) => record.node).sort((a, b) => (a.name < b.name ? -1 : 1))
+  }
+
+  /** Where a node keeps its own image: the leaf reached by 'file' and 'image' edges. */
+  leaf(node: BlockNode): NodeRecord | undefined {
+    let record = this.#records.get(node.name)
+    for (let below = record; below !== undefined; ) {
+      record = below
+      const storage = below.children.find(({ role }) => role === 'file' || role === 'image')
+      below = storage && this.#records.get(storage.node.name)
+    }
+    return record
+  }
+
+  /** The file a node's own image is in, where it is in one: its path, and its `device:inode`. */
+  origin(node: BlockNode): { readonly path: string | undefined; readonly identity: string | undefined } {
+    const leaf = this.leaf(node)
+    const filename = leaf?.spec.filename
+    const facts = leaf?.facts
+    return {
+      path: typeof filename === 'string' ? filename : undefined,
+      identity: facts && `${facts.device}:${facts.inode}`,
+    }
   }
 }

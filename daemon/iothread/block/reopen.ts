@@ -9,7 +9,7 @@ import type { Claims } from './claims.js'
 import type { BlockDriver } from './driver.js'
 import { driverEntry } from './open.js'
 import { inherit, type NodeOptions, nodeOptions } from './options.js'
-import type { NodeRecord, Records } from './records.js'
+import type { Child, NodeRecord, Records, Role } from './records.js'
 
 /** One node to be reopened. */
 export interface ReopenStep {
@@ -47,24 +47,27 @@ function planOne(record: NodeRecord, own: NodeSpec, full: NodeSpec, records: Rec
   }
   const options = nodeOptions(full)
   const step: ReopenStep = { record, own, full, options }
-  const child = record.child
-  if (child === undefined) return [step]
-  const below = records.get(child.node.name)
-  const wanted = own[child.role]
+  return [...record.children.flatMap((child) => planChild(child, own, options, records)), step]
+}
+
+function planChild(child: Child, own: NodeSpec, options: NodeOptions, records: Records): ReopenStep[] {
+  const { role, node, inline } = child
+  const below = records.get(node.name)
+  const wanted = own[role]
   if (typeof wanted === 'string') {
-    if (wanted !== child.node.name) throw new CommandError(`Cannot change the option '${child.role}'`)
-    return child.inline ? [...follow(options, below, records), step] : [step]
+    if (wanted !== node.name) throw new CommandError(`Cannot change the option '${role}'`)
+    return inline ? follow(role, options, below, records) : []
   }
-  const definition = wanted as NodeSpec
-  if (!child.inline || definition['node-name'] !== child.node.name) {
-    throw new CommandError(`Cannot change the option '${child.role}'`)
+  const definition = wanted as NodeSpec | null | undefined
+  if (!inline || definition?.['node-name'] !== node.name) {
+    throw new CommandError(`Cannot change the option '${role}'`)
   }
-  return [...planOne(below, definition, inherit(options, definition), records), step]
+  return planOne(below, definition, inherit(role, options, definition), records)
 }
 
 /** An inline child follows its parent's inherited options, but does not become writable again by itself. */
-function follow(parent: NodeOptions, record: NodeRecord, records: Records): ReopenStep[] {
-  const inherited = inherit(parent, record.spec)
+function follow(role: Role, parent: NodeOptions, record: NodeRecord, records: Records): ReopenStep[] {
+  const inherited = inherit(role, parent, record.spec)
   const full = { ...inherited, 'read-only': inherited['read-only'] === true || record.node.readOnly }
   const options = nodeOptions(full)
   const now = record.node.options
@@ -90,9 +93,8 @@ export async function commitReopen(
   for (const { step } of reopened) step.record.node.driver.release?.()
   const held: Disposable[] = []
   try {
-    const leaves = new Set(reopened.map(({ step }) => records.leaf(step.record.node)))
-    const ordered = [...leaves].sort((a, b) => (a.name < b.name ? -1 : 1))
-    for (const leaf of ordered) held.push(await claims.turn(leaf))
+    const leaves = new Set(reopened.flatMap(({ step }) => records.leaves(step.record.node)))
+    held.push(await claims.turn([...leaves]))
     for (const { step } of reopened) {
       if (!records.holds(step.record)) throw unknown(step.record.node.name)
     }
@@ -100,8 +102,8 @@ export async function commitReopen(
     for (const { step } of [...reopened].reverse()) held.push(await step.record.node.drain())
     // What the old handle could not write back must be heard before it is closed.
     for (const { step } of reopened) {
-      const { node, child } = step.record
-      if (child === undefined && !node.readOnly) await node.driver.flush()
+      const { node, children } = step.record
+      if (children.length === 0 && !node.readOnly) await node.driver.flush()
     }
     for (const { step, driver } of reopened) await driver.takeOver?.(step.record.node.driver)
     return reopened.map(({ step, driver }) => {
@@ -120,9 +122,9 @@ export async function commitReopen(
 export function effectiveOptions(
   options: NodeOptions,
   driver: BlockDriver,
-  record: Pick<NodeRecord, 'child'>,
+  record: Pick<NodeRecord, 'children'>,
 ): NodeOptions {
-  const readOnly = options.readOnly || (record.child === undefined && !driver.can.write)
+  const readOnly = options.readOnly || (record.children.length === 0 && !driver.can.write)
   return readOnly === options.readOnly ? options : { ...options, readOnly }
 }
 

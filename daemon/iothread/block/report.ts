@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reports: what the main thread knows of a node. Pure, but for reading counters.
 
-import type { NodeReport, NodeSpec } from '../messages.js'
+import { fullName } from '../../common/image-name.js'
+import type { FormatFacts, NodeReport, NodeSpec } from '../messages.js'
 import { SECTOR } from './node.js'
-import type { NodeRecord, Records } from './records.js'
+import { type Child, type NodeRecord, type Records, ROLES } from './records.js'
 
 /** Options that every node has: they are no part of a file name. */
 const common = new Set([
@@ -21,63 +22,104 @@ const common = new Set([
   'aio-max-batch',
   'pr-manager',
   'drop-cache',
+  'implied',
 ])
 
 export function nodeReport(record: NodeRecord, records: Records): NodeReport {
   const { node } = record
-  const facts = leafFacts(record, records)
+  const allocated = storage(record, records)
   const bitmap = record.bitmap?.()
-  const own = record.child === undefined ? record.facts : undefined
+  const own = record.children.length === 0 ? record.facts : undefined
+  const format = node.driver.format?.()
+  const fullBacking = format === undefined ? undefined : backingName(format, record, records)
   return {
     name: node.name,
     driver: node.driver.type,
-    children: record.child === undefined ? {} : { [record.child.role]: record.child.node.name },
+    children: Object.fromEntries(record.children.map((child) => [child.role, child.node.name])),
     filename: filename(record, records),
     readOnly: node.readOnly,
     size: Math.ceil(node.length() / SECTOR) * SECTOR,
-    ...(facts === undefined ? {} : { allocated: facts }),
+    ...(allocated === undefined ? {} : { allocated }),
     cache: { direct: node.options.direct, noFlush: node.options.noFlush },
     detectZeroes: node.options.detectZeroes,
     ...(own === undefined ? {} : { identity: `${own.device}:${own.inode}` }),
     stats: { ...node.stats },
+    ...(format === undefined ? {} : { format }),
+    ...(fullBacking === undefined ? {} : { fullBacking }),
     dirtyBitmaps: bitmap === undefined ? [] : [{ ...bitmap, recording: false, busy: false }],
   }
 }
 
-/** Bytes in use of the storage below, where it can tell. blkdebug does not, as the peer's. */
-function leafFacts(record: NodeRecord, records: Records): number | undefined {
-  const chain = records.chain(record.node)
-  if (chain.some(({ node }) => node.driver.type === 'blkdebug')) return undefined
-  const leaf = chain.at(-1)
-  if (leaf?.node.driver.type === 'null-co' || leaf?.node.driver.type === 'null-aio') return 0
-  return leaf?.facts?.allocated
+/** Bytes in use of the storage below, backing files aside, where all of it can tell. blkdebug does not, as the peer's. */
+function storage(record: NodeRecord, records: Records): number | undefined {
+  const { node, children } = record
+  if (node.driver.type === 'blkdebug') return undefined
+  if (node.driver.type === 'null-co' || node.driver.type === 'null-aio') return 0
+  if (children.length === 0) return record.facts?.allocated
+  let sum = 0
+  for (const { role, node: child } of children) {
+    if (role === 'backing') continue
+    const below = records.find(child.name)
+    const part = below && storage(below, records)
+    if (part === undefined) return undefined
+    sum += part
+  }
+  return sum
+}
+
+/** The backing file that the image names, as it is found from here. */
+function backingName(format: FormatFacts, record: NodeRecord, records: Records): string | undefined {
+  if (format.backingFile === undefined) return undefined
+  const { path } = records.origin(record.node)
+  return path === undefined ? undefined : fullName(path, format.backingFile)
 }
 
 /** A plain path where that says all; else `json:{…}` with what is needed to open the same again. */
 function filename(record: NodeRecord, records: Records): string {
-  const { spec, child } = record
-  if (child === undefined) {
+  const { spec, children } = record
+  if (children.length === 0) {
     return typeof spec.filename === 'string' ? spec.filename : `json:${spaced(pick(spec))}`
   }
-  const below = records.find(child.node.name)
+  const [first] = told(record, records)
+  const below = first && records.find(first.node.name)
   if (below === undefined) return ''
-  const options = pick(spec)
-  const plain = spec.driver === 'mirror_top' || (spec.driver === 'raw' && Object.keys(options).length === 1)
-  if (plain) return filename(below, records)
-  return `json:${spaced({ ...options, [child.role]: definition(below, records) })}`
+  return saysAll(record, below, records)
+    ? filename(below, records)
+    : `json:${spaced(definition(record, records))}`
 }
 
+/** The name of what is below gives the same image: the node adds nothing, or what a name of a file implies. */
+function saysAll(record: NodeRecord, below: NodeRecord, records: Records): boolean {
+  const { spec } = record
+  if (spec.driver === 'mirror_top') return true
+  if (Object.keys(pick(spec)).length > 1 || told(record, records).length > 1 || spec.backing === null)
+    return false
+  return spec.driver === 'raw' || (spec.driver === 'qcow2' && below.children.length === 0)
+}
+
+/** Children but those that the image itself names. */
+function told(record: NodeRecord, records: Records): Child[] {
+  return record.children.filter(({ node }) => records.find(node.name)?.spec.implied !== true)
+}
+
+/** In the peer's order: backing, driver and options, storage. */
 function definition(record: NodeRecord, records: Records): Record<string, unknown> {
-  const below = record.child === undefined ? undefined : records.find(record.child.node.name)
-  if (below === undefined || record.child === undefined) return pick(record.spec)
-  return { ...pick(record.spec), [record.child.role]: definition(below, records) }
+  const backing: Record<string, unknown> = record.spec.backing === null ? { backing: null } : {}
+  const others: Record<string, unknown> = {}
+  for (const { role, node } of told(record, records)) {
+    const below = records.find(node.name)
+    if (below === undefined) continue
+    const to = role === 'backing' ? backing : others
+    to[role] = definition(below, records)
+  }
+  return { ...backing, ...pick(record.spec), ...others }
 }
 
 /** The driver and its own options, without the child; lists flattened to `name.0.member`. */
 function pick(spec: NodeSpec): Record<string, unknown> {
   const picked: Record<string, unknown> = { driver: spec.driver }
   for (const [name, value] of Object.entries(spec)) {
-    if (common.has(name) || name === 'file' || name === 'image' || value === undefined) continue
+    if (common.has(name) || ROLES.some((role) => role === name) || value === undefined) continue
     if (Array.isArray(value)) {
       for (const [index, item] of value.entries()) {
         for (const [member, leaf] of Object.entries(item)) picked[`${name}.${index}.${member}`] = leaf

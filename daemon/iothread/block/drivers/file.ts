@@ -135,8 +135,9 @@ export class FileDriver implements BlockDriver {
 
   async status(offset: number, length: number): Promise<Extent> {
     if (offset >= this.#size) return { offset, length, kind: 'zero', allocated: false }
-    if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true }
-    return this.#extents.at(offset, this.#size)
+    if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true, host: offset }
+    const extent = await this.#extents.at(offset, this.#size)
+    return { ...extent, host: extent.offset }
   }
 
   async flush(): Promise<void> {

@@ -39,7 +39,7 @@ class RawDriver extends Filter {
   override async status(offset: number, length: number): Promise<Extent> {
     const extent = await this.child.status(this.#offset + offset, length)
     if (this.#offset === 0) return extent
-    return { offset, length: extent.length, kind: extent.kind, allocated: extent.allocated }
+    return { ...extent, offset }
   }
   override async resize(length: number): Promise<void> {
     if (this.#size !== undefined) throw new CommandError('Cannot resize fixed-size raw disks')

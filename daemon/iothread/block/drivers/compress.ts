@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// compress: a filter that has everything written through it stored compressed, where the format below can.
+
+import type { Slice, WriteHow } from '../driver.js'
+import { Filter } from './filter.js'
+
+export class CompressDriver extends Filter {
+  readonly type = 'compress'
+
+  override write(offset: number, from: Slice, how: WriteHow): Promise<void> {
+    return super.write(offset, from, { ...how, compressed: true })
+  }
+}
