@@ -4,20 +4,19 @@
 // Invariant: a name is in the directory from before its node is opened until after it is closed, so two commands can
 // never work on one name at once.
 
+import assert from 'node:assert'
 import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
-import type { NodeReport, NodeSpec } from '../iothread/messages.js'
+import type { NodeDefinition, NodeReport, NodeSpec } from '../iothread/messages.js'
 import type { DiskWorker } from './workers.js'
 
 /** A node as users define it: children are names of nodes or definitions. */
-export interface Definition {
-  readonly driver: string
-  readonly 'node-name'?: string | undefined
-  readonly [option: string]: unknown
-}
+export type Definition = NodeDefinition
 
-/** Children of all drivers, in the order they are opened. */
-const ROLES = ['file', 'image'] as const
+/** Children of all drivers, in the order they are entered. */
+const ROLES = ['file', 'image', 'data-file', 'backing'] as const
+/** Children that come to be before their parent; others after it, as the order of listings shows. */
+const FIRST: ReadonlySet<string> = new Set(['file', 'image'])
 
 export interface NodeUse {
   readonly job: string
@@ -32,13 +31,14 @@ export interface Node {
   worker: DiskWorker | undefined
   /** 'changing': a command moves, reopens or resizes it. */
   state: 'opening' | 'open' | 'changing' | 'closing'
-  readonly children: ReadonlyMap<string, string>
+  /** Names by role. Grows while the node is being opened. */
+  readonly children: Map<string, string>
   readonly parents: Set<string>
   /** Who decides over its end: a user, the parent it was defined in, or the job it was made for. */
   readonly owner: { readonly kind: 'user' } | { readonly kind: 'parent' | 'job'; readonly name: string }
   /** Changed between awaits only, by job starters. */
   use: NodeUse | undefined
-  /** Children before parents, later commands higher. */
+  /** Storage before parents, backing files after them, later commands higher. */
   order: number
 }
 
@@ -58,6 +58,27 @@ export class Directory {
     const names = new Set<string>()
     this.#checkDefinition(definition, names)
     return this.#enter(definition, owner, names)
+  }
+
+  /**
+   * Enters the children that a node being opened turned out to have.
+   * @param definition  the node's, with the names of what was entered before
+   * @returns the new nodes
+   */
+  extend(node: Node, definition: Definition): Node[] {
+    const fresh: Node[] = []
+    for (const [role, child] of childrenOf(definition)) {
+      if (typeof child === 'string') continue
+      const known = this.child(node, role)
+      if (known !== undefined) {
+        fresh.push(...this.extend(known, child))
+        continue
+      }
+      const entered = this.#enterChild(node.name, role, child, node.children, new Set())
+      node.spec = { ...node.spec, [role]: entered.name }
+      fresh.push(...this.own(entered))
+    }
+    return fresh
   }
 
   /** A name nobody uses or ever used. */
@@ -121,6 +142,11 @@ export class Directory {
 
   children(node: Node): Node[] {
     return [...node.children.values()].flatMap((name) => this.#nodes.get(name) ?? [])
+  }
+
+  child(node: Node, role: string): Node | undefined {
+    const name = node.children.get(role)
+    return name === undefined ? undefined : this.#nodes.get(name)
   }
 
   /** The node and everything below it, parents before children. */
@@ -202,22 +228,41 @@ export class Directory {
   #enter(definition: Definition, owner: Owner, taken: ReadonlySet<string>): Node {
     const name = definition['node-name'] ?? this.generateName(taken)
     const children = new Map<string, string>()
-    for (const [role, child] of childrenOf(definition)) {
-      const node =
-        typeof child === 'string'
-          ? this.#nodes.get(child)
-          : this.#enter(child, { kind: 'parent', name }, taken)
-      node?.parents.add(name)
-      if (node !== undefined) children.set(role, node.name)
+    const enter = (first: boolean) => {
+      for (const [role, child] of childrenOf(definition))
+        if (FIRST.has(role) === first) this.#enterChild(name, role, child, children, taken)
     }
-    const spec: NodeSpec = { ...definition, 'node-name': name, ...Object.fromEntries(children) }
+    enter(true)
     const order = this.#order++
+    enter(false)
+    const spec: NodeSpec = { ...definition, 'node-name': name, ...Object.fromEntries(children) }
     const parents = new Set<string>()
     const node: Node = {
       ...{ name, spec, children, parents, owner, order },
       ...{ worker: undefined, state: 'opening', use: undefined },
     }
     this.#nodes.set(name, node)
+    return node
+  }
+
+  #enterChild(
+    parent: string,
+    role: string,
+    child: string | Definition,
+    children: Map<string, string>,
+    taken: ReadonlySet<string>,
+  ): Node {
+    const owner = { kind: 'parent', name: parent } as const
+    const node = typeof child === 'string' ? this.#named(child) : this.#enter(child, owner, taken)
+    node.parents.add(parent)
+    children.set(role, node.name)
+    return node
+  }
+
+  /** A node that was looked for before. */
+  #named(name: string): Node {
+    const node = this.#nodes.get(name)
+    assert(node !== undefined)
     return node
   }
 }

@@ -33,12 +33,15 @@ export class Graphs {
    */
   async open(definition: Definition, owner: Owner, into?: DiskWorker): Promise<Node> {
     const root = this.directory.enter(definition, owner)
-    const fresh = this.directory.own(root)
+    let fresh = this.directory.own(root)
     let worker: DiskWorker | undefined
     try {
       for (const group of this.#groupsOf(fresh)) this.#groupLimits(group)
       worker = await this.#workerFor(fresh, into)
       this.directory.place(fresh, worker)
+      if (fresh.some(({ spec }) => spec.driver === 'qcow2')) {
+        fresh = [...fresh, ...(await this.#imply(root, worker))]
+      }
       await this.#openIn(worker, root)
     } catch (error) {
       this.directory.remove(root)
@@ -49,6 +52,14 @@ export class Graphs {
     for (const node of fresh) node.state = 'open'
     this.#log.info({ node: root.name, iothread: worker.name }, 'node opened')
     return root
+  }
+
+  /** Enters the nodes that images name themselves: only their worker can look into them. */
+  async #imply(root: Node, worker: DiskWorker): Promise<Node[]> {
+    const definition = await worker.request('node-resolve', { spec: this.directory.nested(root) })
+    const implied = this.directory.extend(root, definition)
+    this.directory.place(implied, worker)
+    return implied
   }
 
   /** Closes a node and what was defined inside it. When that fails and the node is still there, it stays usable. */

@@ -74,21 +74,71 @@ const dirtyBitmap = struct('BlockDirtyInfo', {
 
 const imageInfoFile = struct('ImageInfoSpecificFile', {})
 
+const imageBitmap = struct('Qcow2BitmapInfo', {
+  name: required(str, 'Name.'),
+  granularity: required(int, 'Bytes per bit.'),
+  flags: required(
+    arrayOf(enumOf('Qcow2BitmapInfoFlags', ['in-use', 'auto'])),
+    'in-use: it was not saved and cannot be trusted; auto: it records all writes.',
+  ),
+})
+
+const imageInfoQcow2 = struct('ImageInfoSpecificQCow2', {
+  compat: required(str, 'Version: 0.10 or 1.1.'),
+  'data-file': optional(str, 'Data file, as the image names it.'),
+  'data-file-raw': optional(bool, 'The data file alone is the whole content.'),
+  'extended-l2': optional(bool, 'Clusters have subclusters.'),
+  'lazy-refcounts': optional(bool, 'Refcounts are written late.'),
+  corrupt: optional(bool, 'Marked corrupt: only to be read.'),
+  'refcount-bits': required(int, 'Width of refcounts, bits.'),
+  bitmaps: optional(arrayOf(imageBitmap), 'Bitmaps stored in the image.'),
+  'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd']), 'Of compressed clusters.'),
+})
+
 const imageSpecific = union(
   'ImageInfoSpecific',
-  { type: required(enumOf('ImageInfoSpecificKind', ['file']), 'Driver.') },
+  { type: required(enumOf('ImageInfoSpecificKind', ['qcow2', 'file']), 'Driver.') },
   'type',
-  { file: { data: required(imageInfoFile, 'Nothing so far.') } },
+  {
+    qcow2: { data: required(imageInfoQcow2, 'What the image says of itself.') },
+    file: { data: required(imageInfoFile, 'Nothing so far.') },
+  },
 )
 
-const imageInfo = struct('BlockNodeInfo', {
+const snapshotInfo = struct('SnapshotInfo', {
+  id: required(str, 'Unique id.'),
+  name: required(str, 'Name.'),
+  'vm-state-size': required(int, 'Size of the saved machine state, bytes.'),
+  'date-sec': required(int, 'When it was made, seconds since 1970.'),
+  'date-nsec': required(int, 'Nanoseconds of that.'),
+  'vm-clock-sec': required(int, 'How long the guest had run, seconds.'),
+  'vm-clock-nsec': required(int, 'Nanoseconds of that.'),
+})
+
+const imageMembers = {
   filename: required(str, 'What the node shows as its file name.'),
   format: required(str, 'Driver.'),
   'dirty-flag': optional(bool, 'The image was not closed properly.'),
   'actual-size': optional(int, 'Storage in use, bytes; absent where it cannot be told.'),
   'virtual-size': required(int, 'Size, bytes.'),
   'cluster-size': optional(int, 'Unit of allocation, bytes.'),
+  'backing-filename': optional(str, 'Backing file, as the image names it.'),
+  'full-backing-filename': optional(str, 'Backing file, as it is found from here.'),
+  'backing-filename-format': optional(str, 'Format of the backing file, as the image says.'),
+  snapshots: optional(arrayOf(snapshotInfo), 'Snapshots stored in the image.'),
   'format-specific': optional(imageSpecific, 'More, by driver.'),
+} satisfies Members
+
+export interface ImageInfo extends InferMembers<typeof imageMembers> {
+  readonly 'backing-image'?: ImageInfo
+}
+
+const imageInfo: StructType<ImageInfo> = struct('ImageInfo', {
+  ...imageMembers,
+  'backing-image': optional(
+    lazy<ImageInfo>(() => imageInfo),
+    'The same of the backing file.',
+  ),
 })
 
 const blockDeviceInfo = struct('BlockDeviceInfo', {
@@ -118,6 +168,13 @@ const mapExtent = struct('x-MapExtent', {
   length: required(int, 'Bytes.'),
   zero: required(bool, 'Proved to read as zeroes.'),
   allocated: required(bool, 'Stored in this layer.'),
+  depth: required(int, 'Layers of the backing chain above the one it was found in.'),
+  host: optional(
+    int,
+    "Where it lies in that layer's storage, bytes; absent where it is nowhere in one piece.",
+  ),
+  compressed: required(bool, 'Stored compressed.'),
+  absent: required(bool, 'In no layer: never written.'),
 })
 
 const blockInfo = struct('BlockInfo', {
@@ -184,6 +241,7 @@ const blockStatsMembers = {
 
 export interface BlockStats extends InferMembers<typeof blockStatsMembers> {
   readonly parent?: BlockStats
+  readonly backing?: BlockStats
 }
 
 const blockStats: StructType<BlockStats> = struct('BlockStats', {
@@ -191,6 +249,10 @@ const blockStats: StructType<BlockStats> = struct('BlockStats', {
   parent: optional(
     lazy<BlockStats>(() => blockStats),
     'The same of the child that holds the data (the reference daemon calls it so).',
+  ),
+  backing: optional(
+    lazy<BlockStats>(() => blockStats),
+    'The same of the backing file.',
   ),
 })
 

@@ -92,6 +92,7 @@ const builtinNames: Readonly<Partial<Record<BuiltinType['name'], string>>> = {
   int: 'integer',
   size: 'size',
   any: 'any value',
+  null: '`null`',
 }
 
 function mark(name: string, extension = false): string {

@@ -18,7 +18,7 @@ export type NumberName = 'int' | 'size' | 'uint64' | 'uint32' | 'uint16' | 'uint
 
 export interface BuiltinType<T = unknown> extends Typed<T> {
   readonly kind: 'builtin'
-  readonly name: 'str' | 'bool' | 'number' | 'any' | NumberName
+  readonly name: 'str' | 'bool' | 'number' | 'any' | 'null' | NumberName
 }
 
 export interface EnumType<V extends string = string> extends Typed<V> {
@@ -111,6 +111,8 @@ export const uint8 = builtin<number>('uint8')
 /** Any finite number, with or without fraction. */
 export const number = builtin<number>('number')
 export const any = builtin<JsonValue>('any')
+/** Only as a choice of an alternate. */
+export const nothing = builtin<null>('null')
 
 export function enumOf<const V extends readonly string[]>(name: string, values: V): EnumType<V[number]> {
   return { kind: 'enum', name, values }

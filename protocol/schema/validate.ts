@@ -108,6 +108,9 @@ function visitBuiltin(type: BuiltinType, value: JsonValue, at: Place, leaves: Le
       return leaves.bool(value, at.path)
     case 'number':
       return leaves.number(value, at.path)
+    case 'null':
+      if (value !== null) throw wrongType(at.path, 'null')
+      return value
     case 'any':
       return value
     default:
@@ -173,6 +176,8 @@ function mayBeBuiltin(name: BuiltinType['name'], value: JsonValue): boolean {
       return typeof value === 'string'
     case 'bool':
       return typeof value === 'boolean'
+    case 'null':
+      return value === null
     case 'any':
       return true
     case 'number':

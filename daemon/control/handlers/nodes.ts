@@ -18,7 +18,7 @@ export function nodeHandlers(graphs: Graphs) {
     'blockdev-del': async ({ 'node-name': name }) => {
       const node = directory.find(name)
       if (node === undefined) throw new CommandError(`Failed to find node with node-name='${name}'`)
-      checkUnused(node)
+      checkUnused(directory, node)
       graphs.checkUnchanging(node)
       await graphs.close(node)
     },
@@ -51,8 +51,11 @@ export function userAbove(directory: Directory, node: Node): Node | undefined {
   return undefined
 }
 
-function checkUnused(node: Node): void {
+function checkUnused(directory: Directory, node: Node): void {
   const { name, use } = node
+  for (const parent of node.parents)
+    if (directory.find(parent)?.children.get('backing') === name)
+      throw new CommandError(`Node '${name}' is busy: node is used as backing hd of '${parent}'`)
   if (use?.role === 'source') throw new CommandError(busyText(node))
   if (use !== undefined) throw new CommandError(`Node ${name} is in use`)
   if (node.owner.kind !== 'user') throw new CommandError(`Node ${name} is not owned by the monitor`)

@@ -9,6 +9,7 @@ import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Jobs } from '../jobs/jobs.js'
 import { oldestRequestInfo } from '../jobs/show.js'
+import { backingDepth, backingOf, imageChain, imageInfo } from './image-info.js'
 
 type NodeInfo = Returns<'query-named-block-nodes'>[number]
 type NodeCounters = Returns<'query-blockstats'>[number]
@@ -32,10 +33,10 @@ export function queryHandlers(directory: Directory, jobs: Jobs) {
     jobs.list().find((job) => job.progress.oldest?.node === name)?.progress.oldest
   return {
     'query-block': () => [],
-    'query-named-block-nodes': () =>
+    'query-named-block-nodes': ({ flat }) =>
       shown()
         .reverse()
-        .map(({ report }) => nodeInfo(report)),
+        .map(({ node, report }) => nodeInfo(directory, node, report, flat === true)),
     'x-node-map': async ({ node: name, offset, length, limit }) => {
       const node = directory.find(name)
       if (node?.worker === undefined) throw new CommandError(`Cannot find device='' nor node-name='${name}'`)
@@ -61,28 +62,23 @@ function inside(value: number, most: number, name: string): number {
   return value
 }
 
-function nodeInfo(report: NodeReport): NodeInfo {
+function nodeInfo(directory: Directory, node: Node, report: NodeReport, flat: boolean): NodeInfo {
   const { name, driver, filename, dirtyBitmaps } = report
+  const backing = backingOf(directory, node)
   return {
     iops_rd: 0,
     detect_zeroes: report.detectZeroes,
     active: true,
-    image: {
-      'virtual-size': report.size,
-      filename,
-      format: driver,
-      ...(report.allocated !== undefined && { 'actual-size': report.allocated }),
-      ...(driver === 'file' && { 'format-specific': { type: 'file', data: {} } }),
-      'dirty-flag': false,
-    },
+    image: flat ? imageInfo(report) : imageChain(directory, node, report),
     iops_wr: 0,
     ro: report.readOnly,
     'node-name': name,
-    backing_file_depth: 0,
+    backing_file_depth: flat ? 0 : backingDepth(directory, node),
     drv: driver,
     iops: 0,
     bps_wr: 0,
     write_threshold: 0,
+    ...(backing && { backing_file: backing.report.filename }),
     ...(dirtyBitmaps.length > 0 && {
       'dirty-bitmaps': dirtyBitmaps.map((bitmap) => ({ ...bitmap, persistent: false })),
     }),
@@ -96,12 +92,14 @@ function nodeInfo(report: NodeReport): NodeInfo {
 
 /** `parent` is the child that holds the data: the reference daemon calls it so. */
 function counters(directory: Directory, node: Node, report: NodeReport, oldestOf: OldestOf): NodeCounters {
-  const [child] = directory.children(node)
+  const child = directory.child(node, 'file') ?? directory.child(node, 'image')
+  const backing = backingOf(directory, node)
   const below = child && directory.report(child)
   const oldest = oldestOf(node.name)
   const { stats, driver } = report
   return {
     ...(child && below && { parent: counters(directory, child, below, oldestOf) }),
+    ...(backing && { backing: counters(directory, backing.node, backing.report, oldestOf) }),
     stats: deviceStats(stats),
     'node-name': node.name,
     ...((driver === 'file' || driver === 'host_device') && {

@@ -56,10 +56,14 @@ function plan(
   // Members of a group share a worker, so another group could mean another worker.
   if (definition['throttle-group'] !== node.spec['throttle-group'])
     throw new CommandError("Cannot change the option 'throttle-group'")
-  const names: Record<string, string> = {}
+  if (definition.backing === undefined && node.children.has('backing'))
+    throw new CommandError(`backing is missing for '${node.name}'`)
+  if (definition.backing === null && node.children.has('backing'))
+    throw new CommandError("Cannot change the option 'backing'")
+  const names: Record<string, string> = dataFileOf(directory, node)
   const nested: Record<string, NodeSpec> = {}
   for (const [role, child] of childrenOf(definition)) {
-    const current = directory.children(node).find(({ name }) => name === node.children.get(role))
+    const current = directory.child(node, role)
     const name = typeof child === 'string' ? child : (child['node-name'] ?? current?.name)
     if (current === undefined || name !== current.name)
       throw new CommandError(`Cannot change the option '${role}'`)
@@ -70,6 +74,12 @@ function plan(
   const request = { ...spec, ...nested }
   changes.set(node, { node, spec, request: outermost ? request : undefined })
   return request
+}
+
+/** The data file that the image names stays as it is when a definition is silent about it. */
+function dataFileOf(directory: Directory, node: Node): Record<string, string> {
+  const data = directory.child(node, 'data-file')
+  return data?.spec.implied === true ? { 'data-file': data.name } : {}
 }
 
 /** One request for each worker; those that were done are taken back when a later one fails. */

@@ -2,19 +2,23 @@
 // All drivers. A new one is a file beside this one and a line below.
 
 import { enumOf } from '../types.js'
+import { compress } from './compress.js'
 import { file, hostDevice } from './file.js'
 import { blkdebug, inject } from './inject.js'
 import { memory } from './memory.js'
 import { nullLeaf } from './null.js'
+import { qcow2 } from './qcow2.js'
 import { raw } from './raw.js'
 import { throttle } from './throttle.js'
 
 export const drivers = {
   blkdebug,
+  compress,
   file,
   host_device: hostDevice,
   'null-aio': nullLeaf,
   'null-co': nullLeaf,
+  qcow2,
   raw,
   throttle,
   'x-inject': inject,

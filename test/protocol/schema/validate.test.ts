@@ -263,7 +263,9 @@ function fitting(type: AnyType, depth: number): fc.Arbitrary<JsonValue> {
     case 'array':
       return fc.array(candidate(type.element, depth + 1), { maxLength: 2 })
     case 'alternate': {
-      const choices = type.choices().filter((choice) => depth < 3 || choice.kind === 'builtin')
+      const choices = type
+        .choices()
+        .filter((choice) => depth < 3 || choice.kind === 'builtin' || choice.kind === 'enum')
       return fc.oneof(...choices.map((choice) => fitting(choice, depth + 1)))
     }
     case 'lazy':

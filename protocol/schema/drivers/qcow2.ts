@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// qcow2: the format of images that grow, with snapshots and backing files.
+
+import {
+  alternate,
+  bool,
+  enumOf,
+  type Infer,
+  int,
+  type Members,
+  optional,
+  required,
+  str,
+  struct,
+  union,
+} from '../types.js'
+import { blockdevRef, blockdevRefOrNull } from './definition.js'
+
+const overlapMode = enumOf('Qcow2OverlapCheckMode', ['none', 'constant', 'cached', 'all'])
+
+const overlapFlags = struct('Qcow2OverlapCheckFlags', {
+  template: optional(overlapMode, 'What members that are absent mean.', { default: 'cached' }),
+  'main-header': optional(bool, 'Check against the header.'),
+  'active-l1': optional(bool, 'Check against the L1 table.'),
+  'active-l2': optional(bool, 'Check against L2 tables.'),
+  'refcount-table': optional(bool, 'Check against the refcount table.'),
+  'refcount-block': optional(bool, 'Check against refcount blocks.'),
+  'snapshot-table': optional(bool, 'Check against the snapshot table.'),
+  'inactive-l1': optional(bool, 'Check against L1 tables of snapshots.'),
+  'inactive-l2': optional(bool, 'Check against L2 tables of snapshots.'),
+  'bitmap-directory': optional(bool, 'Check against the bitmap directory.'),
+})
+
+const overlapChecks = alternate<Infer<typeof overlapMode> | Infer<typeof overlapFlags>>(
+  'Qcow2OverlapChecks',
+  () => [overlapFlags, overlapMode],
+)
+
+const secret = { 'key-secret': optional(str, 'Id of the secret that holds the key.') } satisfies Members
+const encryption = union(
+  'BlockdevQcow2Encryption',
+  { format: required(enumOf('BlockdevQcow2EncryptionFormat', ['aes', 'luks']), 'Kind of encryption.') },
+  'format',
+  { aes: secret, luks: secret },
+)
+
+const options = {
+  file: required(blockdevRef, 'Node that holds the image.'),
+  backing: optional(
+    blockdevRefOrNull,
+    'What shows through where nothing is allocated; null for nothing. Absent: as the image says.',
+  ),
+  'lazy-refcounts': optional(bool, 'Write refcounts late; default: as the image says.'),
+  'pass-discard-request': optional(bool, "Pass the guest's discards on; default: where discard is unmap."),
+  'pass-discard-snapshot': optional(bool, 'Pass on what deleted snapshots free.', { default: true }),
+  'pass-discard-other': optional(bool, 'Pass on what other changes free.', { default: false }),
+  'discard-no-unref': optional(bool, 'Discarded clusters stay allocated.', { default: false }),
+  'overlap-check': optional(overlapChecks, 'Metadata that writes are kept away from.', { default: 'cached' }),
+  'cache-size': optional(int, 'Memory for tables altogether, bytes.'),
+  'l2-cache-size': optional(int, 'Memory for L2 tables at most, bytes.'),
+  'l2-cache-entry-size': optional(int, 'Unit of the L2 cache, bytes, a power of two; default: a cluster.'),
+  'refcount-cache-size': optional(int, 'Memory for refcount blocks at most, bytes.'),
+  'cache-clean-interval': optional(int, 'After so many seconds unused tables are forgotten; 0: never.', {
+    default: 600,
+  }),
+  encrypt: optional(encryption, 'Encrypted images are refused.'),
+  'data-file': optional(blockdevRef, "Node that holds the guest's data; absent: as the image says."),
+} satisfies Members
+
+export const qcow2 = { options }
