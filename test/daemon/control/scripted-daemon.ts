@@ -4,13 +4,13 @@
 
 import { pino } from 'pino'
 import { type CommandSet, createHandlers } from '../../../daemon/control/handlers/index.js'
-import type { NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
+import type { NodeDefinition, NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from './scripted-worker.js'
 
 export const silent = pino({ level: 'silent' })
 
-const noStats = {
+export const noStats = {
   ...{ reads: 0, readBytes: 0, writes: 0, writeBytes: 0, zeroes: 0, zeroBytes: 0, discards: 0 },
   ...{ discardBytes: 0, flushes: 0, failedReads: 0, failedWrites: 0, failedFlushes: 0, writeHighest: 0 },
 }
@@ -19,6 +19,8 @@ export interface ScriptedDaemon extends CommandSet {
   readonly workers: ScriptedWorker[]
   /** Events as `NAME` or `S:status`, and whatever the test adds. */
   readonly seen: string[]
+  /** What images name. */
+  resolve: (spec: NodeSpec) => NodeDefinition
   /** Decides in a worker before a request is answered; what it throws is the answer. */
   script: (worker: ScriptedWorker, name: RequestName, args: unknown) => void
   /** Requests the test answers itself. */
@@ -37,6 +39,7 @@ export function scriptedDaemon(): ScriptedDaemon {
       daemon.script(worker, name, args)
       obey(worker, name, args)
     }
+    worker.resolve = (spec) => daemon.resolve(spec)
     worker.held = (name, args) => daemon.held(worker, name, args)
     workers.push(worker)
     return worker
@@ -51,6 +54,7 @@ export function scriptedDaemon(): ScriptedDaemon {
     ...createHandlers({ startWorker, events, log: silent }),
     workers,
     seen,
+    resolve: (spec) => spec,
     script: () => {},
     held: () => false,
     run: async (name, args) => {
@@ -86,8 +90,10 @@ function obey(worker: ScriptedWorker, name: RequestName, args: unknown): void {
 }
 
 function reports(spec: NodeSpec): NodeReport[] {
-  const file = spec.file
-  const below = typeof file === 'object' ? reports(file as NodeSpec) : []
+  const inline = [spec.file, spec['data-file'], spec.backing].filter(
+    (child) => typeof child === 'object' && child !== null,
+  )
+  const below = inline.flatMap((child) => reports(child as NodeSpec))
   const filename = String(spec.filename ?? below[0]?.filename ?? '')
   return [
     ...below,

@@ -6,6 +6,7 @@ import type { WorkerHandle } from '../../../daemon/iothread/handle.js'
 import type {
   JobProgress,
   JobReceipt,
+  NodeDefinition,
   NodeSpec,
   Report,
   RequestName,
@@ -27,6 +28,8 @@ export class ScriptedWorker implements WorkerHandle {
   held: (name: RequestName, args: unknown) => boolean = () => false
   /** Called before a request is answered, for reports that come first; what it throws is the answer. */
   before: (name: RequestName, args: unknown) => void = () => {}
+  /** What images name; nothing by default. */
+  resolve: (spec: NodeSpec) => NodeDefinition = (spec) => spec
   terminated = false
   /** Nodes it has open; kept by the script. */
   readonly nodes = new Map<string, NodeSpec>()
@@ -42,7 +45,7 @@ export class ScriptedWorker implements WorkerHandle {
       const answer = () => {
         try {
           this.before(name, args)
-          resolve((name === 'shutdown' ? { left: 0 } : null) as Requests[N]['reply'])
+          resolve(this.#answer(name, args) as Requests[N]['reply'])
         } catch (error) {
           reject(error)
         }
@@ -50,6 +53,11 @@ export class ScriptedWorker implements WorkerHandle {
       this.asked.push({ name, args, answer, refuse: reject })
       if (!this.held(name, args)) answer()
     })
+  }
+
+  #answer(name: RequestName, args: unknown): unknown {
+    if (name === 'shutdown') return { left: 0 }
+    return name === 'node-resolve' ? this.resolve((args as { spec: NodeSpec }).spec) : null
   }
 
   onReport(listener: (report: Report) => void): void {
