@@ -2,7 +2,7 @@
 // compress and decompress, over both engines. Oracles: Node's own zlib, and clusters that qemu-img has compressed.
 
 import { spawnSync } from 'node:child_process'
-import { closeSync, openSync, readSync } from 'node:fs'
+import { closeSync, openSync, readSync, realpathSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
@@ -16,8 +16,11 @@ const codecs: readonly Codec[] = ['zlib', 'zstd']
 const EIO = 5
 const EINVAL = 22
 const ENOSPC = 28
+const ELIBACC = 79
 const CLUSTER = 64 * KIB
 const qemuImg = spawnSync('qemu-img', ['--version']).error === undefined ? false : 'no qemu-img'
+/** Other programs are run without the sanitizer this one may be run with. */
+const { LD_PRELOAD: _, ...env } = process.env
 
 /** Bytes that compress to about a half: runs of a letter, and letters at random. */
 function mixed(length: number, seed = 1): Uint8Array {
@@ -174,7 +177,10 @@ for (const { aio, absent } of kinds) {
         const folder = t.testdir({ 'disk.raw': bytes })
         const image = join(folder, 'disk.qcow2')
         const how = ['-c', '-f', 'raw', '-O', 'qcow2', '-o', `compression_type=${codec}`]
-        t.equal(spawnSync('qemu-img', ['convert', ...how, join(folder, 'disk.raw'), image]).status, 0)
+        t.equal(
+          spawnSync('qemu-img', ['convert', ...how, join(folder, 'disk.raw'), image], { env }).status,
+          0,
+        )
         const clusters = compressedClusters(image)
         const last = Math.max(...clusters.map(({ offset }) => offset))
         // They lie one behind the other; the length of the last is not told.
@@ -268,6 +274,36 @@ for (const { aio, absent } of kinds) {
     t.equal(lengths.size, 1, 'the same bytes give the same length')
     t.ok([...lengths].every((length) => length > 0))
   })
+}
+
+t.test('a machine without libzstd has zlib, and is told what it lacks', { skip: cannotHide() }, (t) => {
+  const script = `
+    const { createEngine } = await import(${JSON.stringify(new URL('../../native/engine.js', import.meta.url))})
+    const engine = createEngine({ aio: 'threads' })
+    const [from, into] = engine.takeSlots(2).map((slot) => ({ slot, offset: 0, length: 65536 }))
+    console.log(await engine.compress('zstd', from, into), await engine.decompress('zstd', from, 65536, 0, into))
+    console.log((await engine.compress('zlib', from, into)) > 0)
+    await engine.shutdown(1000)`
+  const hidden = `mount --bind /dev/null "$0" && LD_PRELOAD="$1" exec "$2" --input-type=module -e "$3"`
+  const values = [libraryPath() ?? '', process.env.LD_PRELOAD ?? '', process.execPath, script]
+  const { stdout, stderr } = spawnSync('unshare', ['-m', 'sh', '-c', hidden, ...values], {
+    encoding: 'utf8',
+    env,
+  })
+  t.equal(stdout, `${-ELIBACC} ${-ELIBACC}\ntrue\n`, stderr)
+  t.end()
+})
+
+function cannotHide(): string | false {
+  if (libraryPath() === undefined) return 'no libzstd.so.1'
+  return spawnSync('unshare', ['-m', 'true'], { env }).status === 0 ? false : 'needs a mount namespace'
+}
+
+/** The file behind libzstd.so.1, where qemu-img or anybody would find it. */
+function libraryPath(): string | undefined {
+  const { stdout } = spawnSync('ldconfig', ['-p'], { encoding: 'utf8', env })
+  const found = /libzstd\.so\.1 .*=> (\S+)/.exec(stdout ?? '')?.[1]
+  return found === undefined ? undefined : realpathSync(found)
 }
 
 /** Three thousand rounds of bytes made up or bent. @returns what went wrong first */
