@@ -9,9 +9,10 @@ import { Cancelled, CommandError, IoError } from '../errors.js'
 import type { Extent } from './block/driver.js'
 import { Graph } from './block/graph.js'
 import { SECTOR } from './block/node.js'
+import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
 import type { JobBody, JobControl } from './jobs/body.js'
-import { CreateJob } from './jobs/create.js'
+import { CreateJob, createImage } from './jobs/create.js'
 import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import { JobRunner, type Policy } from './jobs/runner.js'
 import type {
@@ -78,6 +79,7 @@ export class Iothread {
       'node-resize': async ({ node, size }) => done(await graph.resize(node, size)),
       'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
       'target-create': (args) => this.#createTarget(args),
+      'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
       'job-start': ({ id, spec }) => this.#start(id, spec),
       'job-pause': async ({ id }) => {
         this.#job(id).requestPause()
@@ -107,6 +109,8 @@ export class Iothread {
     const claim = await this.#graph.claim(MIRROR_USER, source, sourcePermissions(args.oneShot))
     try {
       await this.#graph.createFile(args.spec, args.refuse)
+      if (args.image !== undefined)
+        await createImage(this.#graph, args.image, this.#buffers, new AbortController().signal)
     } finally {
       await claim.release()
     }
@@ -147,7 +151,7 @@ export class Iothread {
       case 'mirror':
         return new MirrorJob(spec, this.#graph, this.#buffers, control)
       case 'create':
-        return new CreateJob(spec, this.#graph)
+        return new CreateJob(spec, this.#graph, this.#buffers, control.signal)
       default:
         return spec satisfies never
     }

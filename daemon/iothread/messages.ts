@@ -148,13 +148,50 @@ export interface MirrorSpec {
   readonly ownsTarget: boolean
 }
 
-export interface CreateSpec {
+export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full'
+
+/** Makes or empties a file. */
+export interface FileCreateSpec {
   readonly kind: 'create'
   readonly driver: 'file'
   readonly filename: string
+  /** Bytes. */
   readonly size: number
-  readonly preallocation: 'off' | 'falloc' | 'full'
+  readonly preallocation: Preallocation
 }
+
+/** Makes a qcow2 image in a node. */
+export interface Qcow2CreateSpec {
+  readonly kind: 'create'
+  readonly driver: 'qcow2'
+  /** Name of an open node, or a node that is open only while the job runs. */
+  readonly file: string | NodeSpec
+  /** External data file; undefined: none. */
+  readonly dataFile: string | NodeSpec | undefined
+  readonly options: Qcow2Options
+}
+
+/** As asked, with defaults; checked where the image is made. */
+export interface Qcow2Options {
+  /** Bytes of the virtual disk. */
+  readonly size: number
+  readonly version: 2 | 3
+  /** Bytes. */
+  readonly clusterSize: number
+  readonly refcountBits: number
+  readonly extendedL2: boolean
+  readonly lazyRefcounts: boolean
+  readonly compression: 'zlib' | 'zstd'
+  readonly preallocation: Preallocation
+  /** As the image is to name it. */
+  readonly backingFile: string | undefined
+  readonly backingFormat: string | undefined
+  /** How the image is to name its external data file; undefined where that has no name. */
+  readonly dataFileName: string | undefined
+  readonly dataFileRaw: boolean
+}
+
+export type CreateSpec = FileCreateSpec | Qcow2CreateSpec
 
 export type JobSpec = MirrorSpec | CreateSpec
 
@@ -197,11 +234,20 @@ export interface Requests {
    * Makes or empties the file a mirror is to write. Locks are asked before anything is changed, those of the source
    * too: a mirror that could not read must not have emptied its target. A file whose identity is in `refuse` is left
    * alone.
+   * @param image  the image to make in the file then, in a node that is open only while it is made
    */
   'target-create': {
-    args: { spec: CreateSpec; refuse: readonly string[]; source: string; oneShot: boolean }
+    args: {
+      spec: FileCreateSpec
+      image: Qcow2CreateSpec | undefined
+      refuse: readonly string[]
+      source: string
+      oneShot: boolean
+    }
     reply: null
   }
+  /** Format of a file by its first bytes; 'raw' also where it cannot be read: who opens it then says why. */
+  'target-probe': { args: { filename: string }; reply: 'raw' | 'qcow2' }
   /**
    * Replied when the job runs: after the report `running`, and after `ready` when there was nothing to copy.
    * An error reply means there never was a job.

@@ -9,7 +9,8 @@ import { getUint64, padded, setUint64, viewOf } from './bytes.js'
 export const MAGIC = 0x514649fb
 /** Bytes that are enough for the fixed part. */
 export const FIXED_LENGTH = 112
-const V2_LENGTH = 72
+/** The fixed part of version 2. */
+export const V2_LENGTH = 72
 const V3_LENGTH = 104
 const MIN_CLUSTER_BITS = 9
 const MAX_CLUSTER_BITS = 21

@@ -202,6 +202,7 @@ class MirrorStarter {
       if (node.use !== undefined) for (const identity of this.#graphs.identities(node)) refuse.add(identity)
     await worker.request('target-create', {
       spec: { kind: 'create', driver: 'file', filename, size, preallocation: 'off' },
+      image: undefined,
       refuse: [...refuse],
       source: source.name,
       oneShot: args['x-auto-complete'] ?? false,

@@ -7,7 +7,7 @@ import path from 'node:path'
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { EEXIST, errnoText } from '../../common/errno.js'
 import { CommandError } from '../../errors.js'
-import type { CreateSpec } from '../messages.js'
+import type { FileCreateSpec } from '../messages.js'
 import type { Permissions } from './driver.js'
 import { ImageLock } from './image-lock.js'
 
@@ -22,7 +22,7 @@ const creating: Permissions = {
  */
 export async function createFile(
   engine: IoEngine,
-  spec: CreateSpec,
+  spec: FileCreateSpec,
   refuse: readonly string[],
 ): Promise<void> {
   const name = spec.filename
@@ -47,7 +47,7 @@ export async function createFile(
 async function fill(
   engine: IoEngine,
   file: FileId,
-  spec: CreateSpec,
+  spec: FileCreateSpec,
   refuse: readonly string[],
 ): Promise<void> {
   const facts = await engine.stat(file)
@@ -59,6 +59,7 @@ async function fill(
   if (refuse.includes(`${facts.device}:${facts.inode}`)) {
     throw new CommandError('Failed to get "resize" lock')
   }
+  if (spec.preallocation === 'metadata') throw new CommandError('Unsupported preallocation mode: metadata')
   await new ImageLock(engine, file).apply(creating, false)
   check(await engine.truncate(file, 0), 'Could not clear file')
   check(await engine.truncate(file, spec.size, spec.preallocation !== 'off'), 'Could not resize file')

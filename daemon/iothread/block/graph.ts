@@ -5,7 +5,7 @@
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError, IoError } from '../../errors.js'
 import type {
-  CreateSpec,
+  FileCreateSpec,
   NodeDefinition,
   NodeReport,
   NodeSpec,
@@ -258,7 +258,7 @@ export class Graph {
   }
 
   /** Makes or empties an image file; see create.ts. */
-  createFile(spec: CreateSpec, refuse: readonly string[]): Promise<void> {
+  createFile(spec: FileCreateSpec, refuse: readonly string[]): Promise<void> {
     return createFile(this.#env.engine, spec, refuse)
   }
 

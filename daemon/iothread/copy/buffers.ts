@@ -21,6 +21,20 @@ export class Buffers {
     return this.#engine.takeSlots(1)[0]
   }
 
+  /** A slot, once there is one; to be given back with give(). */
+  async acquire(): Promise<number> {
+    for (;;) {
+      const slot = this.take()
+      if (slot !== undefined) return slot
+      await new Promise<void>((resolve) => this.whenGiven(resolve))
+    }
+  }
+
+  /** The bytes of a slot, for codecs; until it is given back. */
+  bytes(slot: number): Uint8Array {
+    return this.#engine.slotBytes(slot)
+  }
+
   give(slot: number): void {
     this.#engine.giveSlots([slot])
     for (const next of this.#line.splice(0)) next()

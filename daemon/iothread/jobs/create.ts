@@ -1,21 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// Create: makes an image file as a job, so that a slow disk holds up nobody. Used for `blockdev-create`.
+// Create: makes an image as a job, so that a slow disk holds up nobody. Used for `blockdev-create`.
+// Whatever is wrong with what was asked shows in the job, as managers know it. Nodes defined for the job alone are
+// opened when it runs and closed when it is over.
 
+import type { Permissions } from '../block/driver.js'
+import { createQcow2, type SlotSource } from '../block/drivers/qcow2/create.js'
 import type { Graph } from '../block/graph.js'
-import type { CreateSpec, JobReceipt } from '../messages.js'
+import type { BlockNode } from '../block/node.js'
+import type { CreateSpec, JobReceipt, NodeSpec, Qcow2CreateSpec } from '../messages.js'
 import type { BodyProgress, JobBody } from './body.js'
 import { Stopwatch } from './stopwatch.js'
+
+/** Nobody else may change the nodes meanwhile. */
+const CREATING: Permissions = {
+  use: ['write', 'resize'],
+  share: ['consistent read', 'write unchanged'],
+}
+const CREATE_USER = 'an unnamed block device'
 
 export class CreateJob implements JobBody {
   readonly #spec: CreateSpec
   readonly #graph: Graph
+  readonly #slots: SlotSource
+  readonly #signal: AbortSignal
   readonly #stopwatch = new Stopwatch()
   #done = 0
   #flushed = false
 
-  constructor(spec: CreateSpec, graph: Graph) {
+  constructor(spec: CreateSpec, graph: Graph, slots: SlotSource, signal: AbortSignal) {
     this.#spec = spec
     this.#graph = graph
+    this.#slots = slots
+    this.#signal = signal
   }
 
   async prepare(): Promise<void> {}
@@ -23,7 +39,8 @@ export class CreateJob implements JobBody {
   async run(): Promise<void> {
     this.#stopwatch.enter('bulk')
     try {
-      await this.#graph.createFile(this.#spec, [])
+      if (this.#spec.driver === 'file') await this.#graph.createFile(this.#spec, [])
+      else await createImage(this.#graph, this.#spec, this.#slots, this.#signal)
       this.#flushed = true
     } finally {
       this.#done = 1
@@ -42,4 +59,39 @@ export class CreateJob implements JobBody {
   }
 
   async finalize(): Promise<void> {}
+}
+
+/** Opens what is defined inline, claims both nodes, makes the image, lets go of everything. */
+export async function createImage(
+  graph: Graph,
+  spec: Qcow2CreateSpec,
+  slots: SlotSource,
+  signal: AbortSignal,
+): Promise<void> {
+  await withNode(graph, spec.file, async (file) => {
+    const make = (dataFile: BlockNode | undefined) =>
+      createQcow2({ file, dataFile, options: spec.options, slots, signal })
+    if (spec.dataFile === undefined) await make(undefined)
+    else await withNode(graph, spec.dataFile, make)
+  })
+}
+
+async function withNode(
+  graph: Graph,
+  wanted: string | NodeSpec,
+  work: (node: BlockNode) => Promise<void>,
+): Promise<void> {
+  const name = typeof wanted === 'string' ? wanted : wanted['node-name']
+  if (typeof wanted !== 'string') await graph.add(wanted)
+  try {
+    const node = graph.node(name)
+    const claim = await graph.claim(CREATE_USER, node, CREATING)
+    try {
+      await work(node)
+    } finally {
+      await claim.release()
+    }
+  } finally {
+    if (typeof wanted !== 'string') await graph.remove(name)
+  }
 }

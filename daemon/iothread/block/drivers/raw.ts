@@ -4,7 +4,7 @@
 import { EINVAL } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
-import type { Extent, ReadHow, Slice, WriteHow, ZeroHow } from '../driver.js'
+import type { Can, Extent, ReadHow, Slice, WriteHow, ZeroHow } from '../driver.js'
 import { type BlockNode, SECTOR } from '../node.js'
 import { sizeOption } from '../options.js'
 import { Filter } from './filter.js'
@@ -21,6 +21,10 @@ class RawDriver extends Filter {
     this.#size = size
   }
 
+  override get can(): Can {
+    const can = super.can
+    return this.#size === undefined ? can : { ...can, resize: false }
+  }
   override length(): number {
     return this.#size ?? Math.max(0, this.child.length() - this.#offset)
   }

@@ -2,11 +2,11 @@
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
-import type { CreateSpec } from '../../../../daemon/iothread/messages.js'
+import type { FileCreateSpec } from '../../../../daemon/iothread/messages.js'
 import { testGraph } from '../../../helpers/graph.js'
 
 const MiB = 1 << 20
-const spec = (filename: string, more: Partial<CreateSpec> = {}): CreateSpec => ({
+const spec = (filename: string, more: Partial<FileCreateSpec> = {}): FileCreateSpec => ({
   kind: 'create',
   driver: 'file',
   filename,

@@ -310,7 +310,13 @@ t.test('a target is not emptied for a mirror whose source is locked by another p
   await other.mirror('j')
   await other.report('job-ready', 'j')
   const spec = { kind: 'create', driver: 'file', filename: dst, size: 4 * MIB, preallocation: 'off' } as const
-  const asked = bench.request('target-create', { spec, refuse: [], source: 'src', oneShot: true })
+  const asked = bench.request('target-create', {
+    spec,
+    image: undefined,
+    refuse: [],
+    source: 'src',
+    oneShot: true,
+  })
   await t.rejects(asked, { message: /lock/ })
   t.equal(readFileSync(dst, 'utf8'), 'precious')
 })
