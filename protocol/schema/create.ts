@@ -2,13 +2,17 @@
 // blockdev-create: a job that makes an image. What each driver can make stands in its own file.
 
 import { blockdevDriver, drivers } from './drivers/index.js'
-import { command, required, str, struct, union } from './types.js'
+import { qcow2Create } from './drivers/qcow2-create.js'
+import { command, optional, required, str, struct, union } from './types.js'
 
 const createOptions = union(
   'BlockdevCreateOptions',
   { driver: required(blockdevDriver, 'Driver that makes the image.') },
   'driver',
-  { file: drivers.file.create },
+  {
+    file: drivers.file.create,
+    qcow2: { ...qcow2Create, 'backing-fmt': optional(blockdevDriver, 'Format of the backing file.') },
+  },
 )
 
 export const createCommands = {

@@ -1,33 +1,152 @@
 // SPDX-License-Identifier: Apache-2.0
-// blockdev-create: a job of type create in a worker of its own, so that a slow file system holds up nothing else.
+// blockdev-create: a job of type create. Files are made in a worker of their own, so that a slow file system holds up
+// nothing else; images where the node is that they go to. What is wrong with the image shows in the job; only names
+// and nodes in use are refused at once.
 
+import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
+import type { CreateSpec, NodeSpec, Qcow2Options } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
+import type { Definition, Directory, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
+import type { JobPlan } from '../jobs/job.js'
 import type { Jobs } from '../jobs/jobs.js'
+import type { DiskWorker } from '../workers.js'
+import { busyText, userAbove } from './nodes.js'
+
+type Options = Arguments<'blockdev-create'>['options']
+type Qcow2Arguments = Extract<Options, { readonly driver: 'qcow2' }>
+
+const plan: Omit<JobPlan, 'id'> = {
+  ...{ type: 'create', speed: 0, copyMode: 'background' },
+  ...{ autoFinalize: true, autoDismiss: false },
+}
 
 export function imageHandlers(graphs: Graphs, jobs: Jobs) {
   return {
     'blockdev-create': async ({ 'job-id': id, options }) => {
-      if (options.driver !== 'file') throw new CommandError('Driver does not support blockdev-create')
-      const { filename, size, preallocation } = options
-      if (size < 0) throw new CommandError("Parameter 'options.size' expects a size below 8 PiB")
+      if (options.driver !== 'file' && options.driver !== 'qcow2')
+        throw new CommandError('Driver does not support blockdev-create')
+      if (options.driver === 'file' && options.size < 0)
+        throw new CommandError("Parameter 'options.size' expects a size below 8 PiB")
       const reservation = jobs.reserve(id)
-      const worker = graphs.startWorker()
-      const end = () => worker.release()
+      const places = new Places(graphs, id)
       try {
-        await jobs.start(
-          reservation,
-          { type: 'create', speed: 0, copyMode: 'background', autoFinalize: true, autoDismiss: false },
-          { kind: 'create', driver: 'file', filename, size, preallocation: preallocation ?? 'off' },
-          worker.handle,
-          end,
-        )
+        const spec = options.driver === 'file' ? fileSpec(options) : qcow2Spec(options, places)
+        const worker = await places.worker()
+        await jobs.start(reservation, plan, spec, worker.handle, () => places.leave())
       } catch (error) {
         jobs.giveBack(reservation)
-        end()
+        places.leave()
         throw error
       }
     },
   } satisfies Handlers
+}
+
+function fileSpec(options: Extract<Options, { readonly driver: 'file' }>): CreateSpec {
+  const { filename, size, preallocation } = options
+  return { kind: 'create', driver: 'file', filename, size, preallocation: preallocation ?? 'off' }
+}
+
+function qcow2Spec(args: Qcow2Arguments, places: Places): CreateSpec {
+  const file = places.enter(args.file, 'file')
+  const wanted = args['data-file']
+  const dataFile = wanted === undefined ? undefined : places.enter(wanted, 'data-file')
+  return {
+    ...{ kind: 'create', driver: 'qcow2', file, dataFile },
+    options: {
+      ...qcow2Options(args),
+      dataFileName: wanted === undefined ? undefined : places.filename(wanted),
+    },
+  }
+}
+
+/** Arguments with their defaults. */
+function qcow2Options(args: Qcow2Arguments): Qcow2Options {
+  return {
+    size: args.size,
+    version: args.version === 'v2' ? 2 : 3,
+    clusterSize: args['cluster-size'] ?? 65536,
+    refcountBits: args['refcount-bits'] ?? 16,
+    extendedL2: args['extended-l2'] ?? false,
+    lazyRefcounts: args['lazy-refcounts'] ?? false,
+    compression: args['compression-type'] ?? 'zlib',
+    preallocation: args.preallocation ?? 'off',
+    backingFile: args['backing-file'],
+    backingFormat: args['backing-fmt'],
+    dataFileName: undefined,
+    dataFileRaw: args['data-file-raw'] ?? false,
+  }
+}
+
+/** The nodes one image goes to: held against other commands from the first on until the job is over. */
+class Places {
+  readonly #graphs: Graphs
+  readonly #directory: Directory
+  readonly #job: string
+  /** Nodes that were there. */
+  readonly #used: Node[] = []
+  /** Roots of what is defined for the job alone; the worker opens and closes them. */
+  readonly #entered: Node[] = []
+  #worker: DiskWorker | undefined
+
+  constructor(graphs: Graphs, job: string) {
+    this.#graphs = graphs
+    this.#directory = graphs.directory
+    this.#job = job
+  }
+
+  /** @returns what the worker is told: a name, which it may find to be nobody's, or a definition */
+  enter(wanted: string | Definition, role: string): string | NodeSpec {
+    if (typeof wanted !== 'string') {
+      const root = this.#directory.enter(wanted, { kind: 'job', name: this.#job })
+      this.#entered.push(root)
+      return this.#directory.nested(root)
+    }
+    const node = this.#directory.find(wanted)
+    if (node === undefined) return wanted
+    if (this.#used.includes(node)) throw conflict(node, role, `an unnamed block device`, 'root')
+    const format = [...node.parents].find((name) => this.#directory.find(name)?.spec.driver === 'qcow2')
+    if (format !== undefined) throw conflict(node, 'root', `node '${format}'`, 'file')
+    if (userAbove(this.#directory, node) !== undefined) throw new CommandError(busyText(node))
+    this.#graphs.checkUnchanging(node)
+    node.use = { job: this.#job, role: 'target' }
+    this.#used.push(node)
+    return wanted
+  }
+
+  /** Name of the file at the bottom, as it was given; undefined where there is none. */
+  filename(wanted: string | Definition): string | undefined {
+    const node = typeof wanted === 'string' ? this.#directory.find(wanted) : this.#entered.at(-1)
+    const leaf = node === undefined ? undefined : this.#directory.tree(node).at(-1)
+    return typeof leaf?.spec.filename === 'string' ? leaf.spec.filename : undefined
+  }
+
+  /** Where the nodes are, or a worker of its own; held until leave(). */
+  async worker(): Promise<DiskWorker> {
+    const fresh = this.#entered.flatMap((root) => this.#directory.own(root))
+    const own = new Set(fresh)
+    const below = fresh.flatMap((node) => this.#directory.children(node)).filter((node) => !own.has(node))
+    const there = [...this.#used, ...below]
+    this.#worker =
+      there.length === 0 ? this.#graphs.startWorker() : await this.#graphs.join(there, this.#job, own)
+    this.#directory.place(fresh, this.#worker)
+    return this.#worker
+  }
+
+  leave(): void {
+    for (const node of this.#used.splice(0)) node.use = undefined
+    for (const node of this.#entered.splice(0)) this.#directory.remove(node)
+    this.#worker?.release()
+    this.#worker = undefined
+  }
+}
+
+function conflict(node: Node, role: string, holder: string, held: string): CommandError {
+  return new CommandError(
+    `Permission conflict on node '${node.name}': permissions 'write, resize' are both required by an unnamed ` +
+      `block device (uses node '${node.name}' as '${role}' child) and unshared by ${holder} (uses node ` +
+      `'${node.name}' as '${held}' child).`,
+  )
 }

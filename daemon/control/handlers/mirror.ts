@@ -8,7 +8,7 @@ import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { MirrorSpec } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
-import type { Definition, Node } from '../directory.js'
+import type { Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 import type { JobPlan } from '../jobs/job.js'
 import type { Jobs, Reservation } from '../jobs/jobs.js'
@@ -22,6 +22,7 @@ import {
   findSource,
   type MirrorArguments,
 } from './mirror-checks.js'
+import { checkFormat, MirrorTarget } from './mirror-target.js'
 import { busyText, userAbove } from './nodes.js'
 
 export function mirrorHandlers(graphs: Graphs, jobs: Jobs, log: Logger) {
@@ -91,11 +92,13 @@ class MirrorStarter {
     checkValues(directory, args, source)
     // A node serves as the drive it is here: the job is named after it when nobody names it.
     const claim = this.#claim(args, source, args['job-id'] ?? source.name, undefined)
+    const made = new MirrorTarget(this.#graphs, args, source)
     await this.#withClaim(claim, async () => {
       const worker = await this.#join([source], claim)
       try {
-        if (!existing) await this.#createFile(args, source, worker)
-        const target = await this.#openTarget(args, claim, worker)
+        const format = await made.format(worker)
+        if (!existing) await made.make(format, worker)
+        const target = await made.open(format, claim.id, worker)
         target.use = { job: claim.id, role: 'target' }
         try {
           checkApart(this.#graphs, source, target)
@@ -192,46 +195,6 @@ class MirrorStarter {
     }
   }
 
-  /** Makes the target's file, unless it is a file that is in use here. */
-  async #createFile(args: Arguments<'drive-mirror'>, source: Node, worker: DiskWorker): Promise<void> {
-    const { directory } = this.#graphs
-    const filename = args.target
-    const size = directory.report(source)?.size ?? 0
-    const refuse = new Set(this.#graphs.identities(source))
-    for (const node of directory.all())
-      if (node.use !== undefined) for (const identity of this.#graphs.identities(node)) refuse.add(identity)
-    await worker.request('target-create', {
-      spec: { kind: 'create', driver: 'file', filename, size, preallocation: 'off' },
-      image: undefined,
-      refuse: [...refuse],
-      source: source.name,
-      oneShot: args['x-auto-complete'] ?? false,
-    })
-  }
-
-  /** The target of a drive-mirror: raw over its file, cached as the source is. */
-  async #openTarget(args: Arguments<'drive-mirror'>, claim: Claim, worker: DiskWorker): Promise<Node> {
-    const source = this.#graphs.directory.report(claim.source)
-    const owner = { kind: 'job', name: claim.id } as const
-    const open = (driver: 'file' | 'host_device'): Promise<Node> => {
-      const definition: Definition = {
-        driver: 'raw',
-        ...(args['node-name'] !== undefined && { 'node-name': args['node-name'] }),
-        discard: (args.unmap ?? true) ? 'unmap' : 'ignore',
-        cache: { direct: source?.cache.direct ?? false, 'no-flush': source?.cache.noFlush ?? false },
-        file: { driver, filename: args.target },
-      }
-      return this.#graphs.open(definition, owner, worker)
-    }
-    try {
-      return await open('file')
-    } catch (error) {
-      const device = error instanceof CommandError && error.message.includes('to be a regular file')
-      if (!device) throw error
-      return await open('host_device')
-    }
-  }
-
   /** Closes a target that no job got. */
   async #discard(target: Node): Promise<void> {
     try {
@@ -240,11 +203,6 @@ class MirrorStarter {
       this.#log.debug({ node: target.name, err: error }, 'target of a refused mirror not closed')
     }
   }
-}
-
-function checkFormat(format: string | undefined, existing: boolean): void {
-  if (format === undefined || format === 'raw') return
-  throw new CommandError(existing ? `Unknown driver '${format}'` : `Unknown file format '${format}'`)
 }
 
 function mirrorSpec(args: MirrorArguments, source: Node, target: Node, filter: Node) {

@@ -2,6 +2,7 @@
 // file, host_device: leaves on a file of the host.
 
 import { bool, enumOf, int, type Members, optional, required, size, str } from '../types.js'
+import { preallocMode } from './qcow2-create.js'
 
 const locking = enumOf('OnOffAuto', ['auto', 'on', 'off'])
 const aio = enumOf('BlockdevAioOptions', ['threads', 'native', 'io_uring'])
@@ -27,11 +28,9 @@ const options = {
 const create = {
   filename: required(str, 'Path of the new file; an existing one is emptied.'),
   size: required(size, 'Size of the image, bytes.'),
-  preallocation: optional(
-    enumOf('PreallocMode', ['off', 'falloc', 'full']),
-    'off: sparse; falloc: space reserved; full: zeroes written.',
-    { default: 'off' },
-  ),
+  preallocation: optional(preallocMode, 'off: sparse; falloc: space reserved; full: zeroes written.', {
+    default: 'off',
+  }),
 } satisfies Members
 
 export const file = { options, create }

@@ -89,6 +89,12 @@ function obey(worker: ScriptedWorker, name: RequestName, args: unknown): void {
   }
 }
 
+/** What a report says of a node besides its names. */
+export const scriptedReport: Omit<NodeReport, 'name' | 'driver' | 'filename' | 'children'> = {
+  ...{ readOnly: false, size: 64, cache: { direct: false, noFlush: false }, detectZeroes: 'off' },
+  ...{ stats: noStats, dirtyBitmaps: [] },
+}
+
 function reports(spec: NodeSpec): NodeReport[] {
   const inline = [spec.file, spec['data-file'], spec.backing].filter(
     (child) => typeof child === 'object' && child !== null,
@@ -100,15 +106,11 @@ function reports(spec: NodeSpec): NodeReport[] {
     {
       name: spec['node-name'],
       driver: spec.driver,
-      children: {},
+      children: below.length > 0 ? { file: below.at(-1)?.name ?? '' } : {},
       filename,
+      ...scriptedReport,
       readOnly: spec['read-only'] === true,
-      size: 64,
-      cache: { direct: false, noFlush: false },
-      detectZeroes: 'off',
       ...(spec.driver === 'file' && { identity: `1:${filename}` }),
-      stats: noStats,
-      dirtyBitmaps: [],
     },
   ]
 }

@@ -30,6 +30,8 @@ export class ScriptedWorker implements WorkerHandle {
   before: (name: RequestName, args: unknown) => void = () => {}
   /** What images name; nothing by default. */
   resolve: (spec: NodeSpec) => NodeDefinition = (spec) => spec
+  /** Replies that are not null. */
+  readonly replies = new Map<RequestName, unknown>([['shutdown', { left: 0 }]])
   terminated = false
   /** Nodes it has open; kept by the script. */
   readonly nodes = new Map<string, NodeSpec>()
@@ -56,8 +58,8 @@ export class ScriptedWorker implements WorkerHandle {
   }
 
   #answer(name: RequestName, args: unknown): unknown {
-    if (name === 'shutdown') return { left: 0 }
-    return name === 'node-resolve' ? this.resolve((args as { spec: NodeSpec }).spec) : null
+    if (name === 'node-resolve') return this.resolve((args as { spec: NodeSpec }).spec)
+    return this.replies.get(name) ?? null
   }
 
   onReport(listener: (report: Report) => void): void {

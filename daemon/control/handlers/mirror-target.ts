@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// The target of a drive-mirror: in which format, made how, opened how. Used by mirror.ts, which has checked the
+// arguments and claimed the source.
+
+import path from 'node:path'
+import type { Arguments } from '../../../protocol/schema/index.js'
+import { CommandError } from '../../errors.js'
+import type { NodeReport, Qcow2CreateSpec } from '../../iothread/messages.js'
+import type { Definition, Node } from '../directory.js'
+import type { Graphs } from '../graphs.js'
+import type { DiskWorker } from '../workers.js'
+
+type DriveMirror = Arguments<'drive-mirror'>
+export type TargetFormat = 'raw' | 'qcow2'
+
+/** Nodes that show what is below them, and are no format of their own. */
+const filters: ReadonlySet<string> = new Set(['throttle', 'x-inject', 'blkdebug', 'mirror_top', 'compress'])
+
+/** @throws CommandError for a format that is not known */
+export function checkFormat(format: string | undefined, existing: boolean): void {
+  if (format === undefined || format === 'raw' || format === 'qcow2') return
+  throw new CommandError(existing ? `Unknown driver '${format}'` : `Unknown file format '${format}'`)
+}
+
+export class MirrorTarget {
+  readonly #graphs: Graphs
+  readonly #args: DriveMirror
+  readonly #source: Node
+
+  constructor(graphs: Graphs, args: DriveMirror, source: Node) {
+    this.#graphs = graphs
+    this.#args = args
+    this.#source = source
+  }
+
+  /**
+   * Format of the target: as asked, else a new one has the source's, and one that is there is raw. What is in it
+   * does not decide: a guest can write any header into its raw disk.
+   * @param worker  where the source is
+   * @throws CommandError when the target begins as a qcow2 image: nobody means to overwrite one with a raw disk
+   */
+  async format(worker: DiskWorker): Promise<TargetFormat> {
+    const { format, mode, target } = this.#args
+    if (format === 'raw' || format === 'qcow2') return format
+    if (mode === 'existing') {
+      if ((await worker.request('target-probe', { filename: target })) === 'raw') return 'raw'
+      throw new CommandError(`'${target}' begins as a qcow2 image: say with 'format' whether it is one`)
+    }
+    return unfiltered(worker, this.#source.name)?.driver === 'qcow2' ? 'qcow2' : 'raw'
+  }
+
+  /** Makes the target's file, unless it is a file that is in use here, and the image in it. */
+  async make(format: TargetFormat, worker: DiskWorker): Promise<void> {
+    const { directory } = this.#graphs
+    const { target } = this.#args
+    const size = directory.report(this.#source)?.size ?? 0
+    const image = format === 'qcow2' ? this.#image(size, worker) : undefined
+    if (image === undefined) this.#checkNoBacking(worker)
+    const refuse = new Set(this.#graphs.identities(this.#source))
+    for (const node of directory.all())
+      if (node.use !== undefined) for (const identity of this.#graphs.identities(node)) refuse.add(identity)
+    const length = image === undefined ? size : 0
+    await worker.request('target-create', {
+      spec: { kind: 'create', driver: 'file', filename: target, size: length, preallocation: 'off' },
+      image,
+      refuse: [...refuse],
+      source: this.#source.name,
+      oneShot: this.#args['x-auto-complete'] ?? false,
+    })
+  }
+
+  /** A format, or raw, over its file, cached as the source is. What is below an image shows when the job is over. */
+  async open(format: TargetFormat, job: string, worker: DiskWorker): Promise<Node> {
+    const source = this.#graphs.directory.report(this.#source)
+    const name = this.#args['node-name']
+    const owner = { kind: 'job', name: job } as const
+    const open = (driver: 'file' | 'host_device'): Promise<Node> => {
+      const definition: Definition = {
+        driver: format,
+        ...(name !== undefined && { 'node-name': name }),
+        discard: (this.#args.unmap ?? true) ? 'unmap' : 'ignore',
+        cache: { direct: source?.cache.direct ?? false, 'no-flush': source?.cache.noFlush ?? false },
+        file: { driver, filename: this.#args.target },
+        ...(format === 'qcow2' && { backing: null }),
+      }
+      return this.#graphs.open(definition, owner, worker)
+    }
+    try {
+      return await open('file')
+    } catch (error) {
+      const device = error instanceof CommandError && error.message.includes('to be a regular file')
+      if (!device) throw error
+      return await open('host_device')
+    }
+  }
+
+  #image(size: number, worker: DiskWorker): Qcow2CreateSpec {
+    const backing = this.#backing(worker)
+    const file = { driver: 'file', 'node-name': this.#graphs.directory.generateName() }
+    return {
+      ...{ kind: 'create', driver: 'qcow2', dataFile: undefined },
+      file: { ...file, filename: this.#args.target },
+      options: {
+        ...{
+          size,
+          version: 3,
+          clusterSize: 65536,
+          refcountBits: 16,
+          compression: 'zlib',
+          preallocation: 'off',
+        },
+        ...{ extendedL2: false, lazyRefcounts: false, dataFileName: undefined, dataFileRaw: false },
+        backingFile: backing === undefined ? undefined : path.resolve(backing.filename),
+        backingFormat: backing === undefined ? undefined : backing.driver === 'qcow2' ? 'qcow2' : 'raw',
+      },
+    }
+  }
+
+  /** What the new image is to lie above: the source's backing file (top), the source itself (none), or nothing. */
+  #backing(worker: DiskWorker): NodeReport | undefined {
+    const source = unfiltered(worker, this.#source.name)
+    if (this.#args.sync === 'none') return source
+    const backing = this.#args.sync === 'top' ? source?.children.backing : undefined
+    return backing === undefined ? undefined : unfiltered(worker, backing)
+  }
+
+  #checkNoBacking(worker: DiskWorker): void {
+    if (this.#args.sync === 'top' && this.#backing(worker) !== undefined)
+      throw new CommandError("Backing file not supported for file format 'raw'")
+  }
+}
+
+/** The node, or the first below it that is no filter. */
+function unfiltered(worker: DiskWorker, name: string): NodeReport | undefined {
+  let report = worker.reports.get(name)
+  while (report !== undefined && filters.has(report.driver)) {
+    const below: string | undefined = report.children.file ?? report.children.image
+    report = below === undefined ? undefined : worker.reports.get(below)
+  }
+  return report
+}
