@@ -80,6 +80,11 @@ export async function lookAtImage(name: string): Promise<End> {
   return endOf(name, stats)
 }
 
+/** A file or device that is to be made, or may be there. @throws CliError when it is there and no image */
+export async function lookAtPath(name: string): Promise<End> {
+  return endOf(name, await statOf(name))
+}
+
 /** Definition of a raw node above the file or device of one end. */
 export function nodeDefinition(
   end: End,

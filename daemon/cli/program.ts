@@ -5,6 +5,8 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { parseSize } from '../common/units.js'
 import { PRODUCT_VERSION } from '../common/version.js'
 import { defaultSocket } from './connection.js'
+import { create } from './create.js'
+import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { map } from './map.js'
 import { mirror } from './mirror.js'
@@ -48,6 +50,7 @@ function createProgram(): Command {
     .usage('COMMAND [options]')
   addMirror(program)
   addJobs(program)
+  addCreate(program)
   addOthers(program)
   return program
 }
@@ -137,6 +140,23 @@ function addJobs(program: Command): void {
     .action((id: string, speed: number, options: SteerOptions) => setJobSpeed(id, speed, options.socket))
 }
 
+function addCreate(program: Command): void {
+  program
+    .command('create')
+    .description('make an empty disk image; an existing file is overwritten')
+    .argument('<file>', 'file (made, or overwritten) or block device')
+    .argument('[size]', 'size of the disk; default: that of the backing file', size)
+    .addOption(new Option('-f, --format <format>', 'format').choices(['raw', 'qcow2']).default('raw'))
+    .option('-b, --backing <file>', 'image that shows through; relative names are relative to the new image')
+    .option('-F, --backing-format <format>', 'format of the backing file; needed with -b')
+    .option('-o, --options <name=value,...>', 'as of qemu-img create', collect, [])
+    .option('-u, --unsafe', 'do not look at the backing file', false)
+    .option('-q, --quiet', 'print nothing', false)
+    .option('--socket <socket>', embedded)
+    .addOption(logLevel())
+    .action((file: string, bytes: number | undefined, options: CreateOptions) => create(file, bytes, options))
+}
+
 function addOthers(program: Command): void {
   program
     .command('map')
@@ -158,6 +178,10 @@ function addOthers(program: Command): void {
     .action(() => {
       process.stdout.write(`blockferry ${PRODUCT_VERSION}\n`)
     })
+}
+
+function collect(text: string, before: readonly string[]): string[] {
+  return [...before, text]
 }
 
 function logLevel(): Option {

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// `blockferry create` with its own daemon; qemu-img as oracle.
+
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { installed } from '../../helpers/program.js'
+import { run } from './run.js'
+
+const MiB = 2 ** 20
+const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
+
+function info(image: string): Record<string, unknown> {
+  const { stdout } = spawnSync('qemu-img', ['info', '--output=json', image], { encoding: 'utf8' })
+  return JSON.parse(stdout) as Record<string, unknown>
+}
+
+function checked(image: string): string {
+  const { status, stdout, stderr } = spawnSync('qemu-img', ['check', image], { encoding: 'utf8' })
+  return status === 0 ? 'clean' : stdout + stderr
+}
+
+t.test('a qcow2 image gets the options of qemu-img', { skip }, async (t) => {
+  const image = join(t.testdir({}), 'a.qcow2')
+  const options = 'cluster_size=16k,refcount_bits=1,extended_l2=on,compression_type=zstd,lazy_refcounts=yes'
+  const made = await run(['create', '-f', 'qcow2', '-o', options, '-o', 'preallocation=full', image, '3M'])
+  t.equal(made.stderr, '')
+  t.match(made.stdout, `Formatting '${image}', fmt=qcow2 size=${3 * MiB} cluster_size=16384`)
+  t.equal(checked(image), 'clean')
+  t.match(info(image), {
+    'virtual-size': 3 * MiB,
+    'cluster-size': 16384,
+    'format-specific': {
+      data: { 'refcount-bits': 1, 'extended-l2': true, 'compression-type': 'zstd', 'lazy-refcounts': true },
+    },
+  })
+})
+
+t.test('an odd size is rounded up to whole sectors, and compat=0.10 is version 2', { skip }, async (t) => {
+  const image = join(t.testdir({}), 'a.qcow2')
+  const made = await run(['create', '-q', '-f', 'qcow2', '-o', 'compat=0.10', image, '1000'])
+  t.same(made, { status: 0, stdout: '', stderr: '' })
+  t.match(info(image), { 'virtual-size': 1024, 'format-specific': { data: { compat: '0.10' } } })
+})
+
+t.test('a raw image has its size and no storage', async (t) => {
+  const image = join(t.testdir({}), 'a.img')
+  t.equal((await run(['create', image, '2M'])).status, 0)
+  t.match(statSync(image), { size: 2 * MiB, blocks: 0 })
+})
+
+t.test('the backing file is found beside the image and gives the size', { skip }, async (t) => {
+  const folder = t.testdir({ 'base.img': '' })
+  truncateSync(join(folder, 'base.img'), 5 * MiB)
+  const image = join(folder, 'a.qcow2')
+  const made = await run(['create', '-f', 'qcow2', '-b', 'base.img', '-F', 'raw', image])
+  t.equal(made.stderr, '')
+  t.match(info(image), {
+    'virtual-size': 5 * MiB,
+    'backing-filename': 'base.img',
+    'backing-filename-format': 'raw',
+  })
+})
+
+t.test('a data file is made beside the image and named absolutely', { skip }, async (t) => {
+  const folder = t.testdir({})
+  const [image, data] = [join(folder, 'a.qcow2'), join(folder, 'with,comma')]
+  const options = `data_file=${data.replace(',', ',,')},data_file_raw`
+  const made = await run(['create', '-f', 'qcow2', '-o', options, image, '1M'])
+  t.equal(made.stderr, '')
+  t.match(info(image), { 'format-specific': { data: { 'data-file': data, 'data-file-raw': true } } })
+  t.equal(statSync(data).size, MiB)
+  t.equal(checked(image), 'clean')
+})
+
+t.test('what fails leaves no new file, and tells why', async (t) => {
+  const folder = t.testdir({ 'there.qcow2': '' })
+  const image = join(folder, 'a.qcow2')
+  const bad = ['-f', 'qcow2', '-o', 'cluster_size=3000']
+  const made = await run(['create', ...bad, image, '1M'])
+  t.equal(made.status, 1)
+  t.equal(made.stderr, `blockferry: ${image}: Cluster size must be a power of two between 512 and 2048k\n`)
+  t.notOk(existsSync(image))
+  t.equal((await run(['create', ...bad, join(folder, 'there.qcow2'), '1M'])).status, 1)
+  t.ok(existsSync(join(folder, 'there.qcow2')))
+})
+
+const refusals: readonly { name: string; args: string[]; status: number; text: RegExp }[] = [
+  { name: 'no size', args: ['-f', 'qcow2'], status: 2, text: /image creation needs a size/ },
+  { name: 'no backing format', args: ['-f', 'qcow2', '-b', 'b'], status: 2, text: /without backing format/ },
+  {
+    name: 'no backing file',
+    args: ['-f', 'qcow2', '-F', 'raw', '1M'],
+    status: 2,
+    text: /without backing file/,
+  },
+  { name: 'raw over a backing file', args: ['-b', 'b', '-F', 'raw'], status: 2, text: /not supported for/ },
+  { name: 'itself', args: ['-f', 'qcow2', '-b', 'a', '-F', 'raw'], status: 2, text: /its own backing file/ },
+  {
+    name: 'a missing backing file',
+    args: ['-f', 'qcow2', '-b', 'b', '-F', 'raw'],
+    status: 1,
+    text: /No such file/,
+  },
+  { name: 'an unknown option', args: ['-o', 'frob=1', '1M'], status: 2, text: /invalid option 'frob'/ },
+  { name: 'an option of qcow2', args: ['-o', 'cluster_size=1k', '1M'], status: 2, text: /'cluster_size'/ },
+  { name: 'an unknown word', args: ['-o', 'preallocation=some', '1M'], status: 1, text: /value 'some'/ },
+  { name: 'no flag', args: ['-f', 'qcow2', '-o', 'extended_l2=2', '1M'], status: 2, text: /'on' or 'off'/ },
+  {
+    name: 'an unknown format',
+    args: ['-f', 'vmdk', '1M'],
+    status: 2,
+    text: /Allowed choices are raw, qcow2/,
+  },
+]
+
+for (const { name, args, status, text } of refusals) {
+  t.test(`refused without touching the file: ${name}`, async (t) => {
+    const image = join(t.testdir({}), 'a')
+    writeFileSync(image, 'precious')
+    const size = args.at(-1) === '1M' ? ['1M'] : []
+    const made = await run(['create', ...args.slice(0, args.length - size.length), image, ...size])
+    t.equal(made.status, status)
+    t.match(made.stderr, text)
+    t.equal(readFileSync(image, 'utf8'), 'precious')
+  })
+}
