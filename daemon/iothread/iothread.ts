@@ -12,6 +12,7 @@ import { SECTOR } from './block/node.js'
 import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
 import type { JobBody, JobControl } from './jobs/body.js'
+import { CheckJob } from './jobs/check.js'
 import { CreateJob, createImage } from './jobs/create.js'
 import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import { JobRunner, type Policy } from './jobs/runner.js'
@@ -122,6 +123,7 @@ export class Iothread {
       spec.kind === 'mirror'
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
+    if (spec.kind === 'check') await this.#graph.freshen(spec.node)
     if (spec.kind === 'mirror') for (const node of [spec.source, spec.target]) await this.#graph.freshen(node)
     const job = new JobRunner(
       id,
@@ -152,6 +154,8 @@ export class Iothread {
         return new MirrorJob(spec, this.#graph, this.#buffers, control)
       case 'create':
         return new CreateJob(spec, this.#graph, this.#buffers, control.signal)
+      case 'check':
+        return new CheckJob(spec, this.#graph, this.#buffers, this.#engine, control)
       default:
         return spec satisfies never
     }

@@ -193,7 +193,32 @@ export interface Qcow2Options {
 
 export type CreateSpec = FileCreateSpec | Qcow2CreateSpec
 
-export type JobSpec = MirrorSpec | CreateSpec
+/** Checks the image whose bytes a node holds. */
+export interface CheckSpec {
+  readonly kind: 'check'
+  readonly node: string
+  readonly repair: 'none' | 'leaks' | 'all'
+}
+
+/** What a check found, counted as `qemu-img check` counts. Corruptions and leaks are those that are left. */
+export interface CheckResult {
+  readonly checkErrors: number
+  readonly corruptions: number
+  readonly leaks: number
+  readonly corruptionsFixed: number
+  readonly leaksFixed: number
+  readonly totalClusters: number
+  readonly allocatedClusters: number
+  readonly fragmentedClusters: number
+  readonly compressedClusters: number
+  /** Bytes. */
+  readonly imageEndOffset: number
+  /** What was found, in words; the first of them. */
+  readonly lines: readonly string[]
+  readonly linesLeftOut: number
+}
+
+export type JobSpec = MirrorSpec | CreateSpec | CheckSpec
 
 export type JobPhase = 'probe' | 'zero' | 'bulk' | 'converge' | 'ready' | 'flush'
 
@@ -217,6 +242,8 @@ export interface JobReceipt {
   readonly skipped: number
   readonly flush: 'ok' | 'failed' | 'not-reached' | 'disabled'
   readonly durations: Readonly<Partial<Record<JobPhase, number>>>
+  /** Of a check that came to its end. */
+  readonly check?: CheckResult
 }
 
 /** Requests of the main thread: argument and reply by name. */

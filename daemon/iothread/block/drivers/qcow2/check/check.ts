@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks a qcow2 image, and repairs it where that is asked for: counts every reference, compares them with the refcounts,
+// looks at the COPIED flags. Works on the bytes of the image file; no qcow2 node is needed, and none may write meanwhile.
+// Used by jobs/check.ts. Counters, texts and what is repaired are those of `qemu-img check`.
+//
+// Repair, in this order, with a flush between the steps: entries that refer to nothing usable become zero; refcounts are
+// raised and lowered, or built anew; COPIED flags; the dirty and the corrupt mark go last.
+
+import { FormatError } from '../../../../../../protocol/format-error.js'
+import { viewOf } from '../../../../../../protocol/qcow2/bytes.js'
+import { type Header, Incompatible } from '../../../../../../protocol/qcow2/header.js'
+import type { CheckResult } from '../../../../messages.js'
+import { compareRefcounts } from './compare.js'
+import { checkCopied } from './copied.js'
+import { Findings } from './findings.js'
+import { countTables, type L1Table } from './guest-tables.js'
+import {
+  type Checked,
+  countRange,
+  encryptionArea,
+  hex,
+  MAX_L1_BYTES,
+  type Repair,
+  readHeader,
+} from './image.js'
+import { type CheckIo, ImageBytes } from './image-bytes.js'
+import { countBitmaps, readSnapshots, type SnapshotTable } from './other-tables.js'
+import { rebuildRefcounts } from './rebuild.js'
+import { Refcounts } from './refcounts.js'
+import { ReferenceCounts } from './reference-counts.js'
+
+/** Where the incompatible features stand in the header. */
+const FEATURES = 72
+
+export interface CheckProgress {
+  /** Steps done and to be done. */
+  done: number
+  total: number
+}
+
+/**
+ * @param io  `node` holds the bytes of the image; writable for a repair
+ * @throws FormatError when the image cannot even be opened, or would need too much memory; IoError; Cancelled
+ */
+export async function checkQcow2(io: CheckIo, repair: Repair, progress: CheckProgress): Promise<CheckResult> {
+  const bytes = new ImageBytes(io)
+  const header = await readHeader(bytes)
+  const checked: Checked = {
+    bytes,
+    header,
+    clusterSize: 2 ** header.clusterBits,
+    extended: header.incompatible.has(Incompatible.extendedL2),
+    dataFile: header.incompatible.has(Incompatible.dataFile),
+    repair,
+    findings: new Findings(),
+    counts: new ReferenceCounts(),
+  }
+  checked.findings.totalClusters = Math.ceil(header.size / checked.clusterSize)
+  await new Check(checked, progress).run()
+  return checked.findings.result()
+}
+
+class Check {
+  readonly #checked: Checked
+  readonly #progress: CheckProgress
+  #snapshots: SnapshotTable = { snapshots: [], length: 0 }
+
+  constructor(checked: Checked, progress: CheckProgress) {
+    this.#checked = checked
+    this.#progress = progress
+  }
+
+  async run(): Promise<void> {
+    const { findings, repair } = this.#checked
+    if (!(await this.#readSnapshots())) return
+    const refcounts = await Refcounts.load(this.#checked)
+    this.#progress.total = this.#snapshots.snapshots.length + 5
+    await this.#count(refcounts)
+    const before = { ...findings.result() }
+    await this.#step(compareRefcounts(this.#checked, refcounts, { leaks: false, errors: false }))
+    const current = await this.#mend(refcounts, before)
+    if (current === undefined) return
+    const protects = this.#protection(current)
+    await this.#step(checkCopied(this.#checked, current, protects))
+    if (repair !== 'none' && findings.checkErrors === 0 && findings.corruptions === 0) await this.#markClean()
+    this.#progress.done = this.#progress.total
+  }
+
+  /** @returns whether there is a table that can be gone by */
+  async #readSnapshots(): Promise<boolean> {
+    const { findings } = this.#checked
+    try {
+      this.#snapshots = await readSnapshots(this.#checked)
+      return true
+    } catch (error) {
+      if (!(error instanceof FormatError)) throw error
+      findings.checkErrors += 1
+      findings.say(`ERROR failed to read the snapshot table: ${error.message}`)
+      return false
+    }
+  }
+
+  async #step(work: Promise<void>): Promise<void> {
+    await work
+    this.#progress.done += 1
+  }
+
+  /** Every reference there is. */
+  async #count(refcounts: Refcounts): Promise<void> {
+    await this.#countAllButRefcounts(this.#protection(refcounts))
+    const { header, clusterSize, bytes } = this.#checked
+    await bytes.flush()
+    countRange(this.#checked, header.refcountTableOffset, header.refcountTableClusters * clusterSize)
+    await this.#step(refcounts.countBlocks())
+  }
+
+  async #countAllButRefcounts(protects: (offset: number) => boolean): Promise<void> {
+    const checked = this.#checked
+    const { header, clusterSize, findings, dataFile } = checked
+    countRange(checked, 0, clusterSize)
+    const active: L1Table = { offset: header.l1Offset, size: header.l1Size, active: true }
+    await this.#step(countTables(checked, active, protects))
+    const { snapshots, length } = this.#snapshots
+    if (dataFile && snapshots.length > 0)
+      findings.corruption(`ERROR ${snapshots.length} snapshots in image with data file`)
+    for (const { id, name, l1Offset, l1Size } of snapshots) {
+      const which = `ERROR snapshot ${id} (${name})`
+      if (l1Offset % clusterSize !== 0)
+        findings.corruption(
+          `${which} l1_offset=0x${hex(l1Offset)}: L1 table is not cluster aligned; snapshot table entry corrupted`,
+        )
+      else if (l1Size * 8 > MAX_L1_BYTES)
+        findings.corruption(
+          `${which} l1_size=0x${hex(l1Size)}: L1 table is too large; snapshot table entry corrupted`,
+        )
+      else await this.#step(countTables(checked, { offset: l1Offset, size: l1Size, active: false }, protects))
+    }
+    countRange(checked, header.snapshotsOffset, length)
+    const area = encryptionArea(header)
+    if (area !== undefined) countRange(checked, area.offset, area.length)
+    await this.#step(countBitmaps(checked))
+  }
+
+  /** @returns the refcounts that count from now on; undefined when the check is over */
+  async #mend(refcounts: Refcounts, before: CheckResult): Promise<Refcounts | undefined> {
+    const { findings, repair } = this.#checked
+    if (repair === 'none') return refcounts
+    if (findings.rebuild && repair === 'leaks') {
+      findings.checkErrors += 1
+      findings.say('ERROR need to rebuild refcount structures')
+      return undefined
+    }
+    if (findings.rebuild) return await this.#rebuild()
+    if (findings.leaks === 0 && findings.corruptions === 0) return refcounts
+    findings.leaks = before.leaks
+    findings.corruptions = before.corruptions
+    await compareRefcounts(this.#checked, refcounts, { leaks: true, errors: repair === 'all' })
+    await refcounts.save()
+    return refcounts
+  }
+
+  async #rebuild(): Promise<Refcounts> {
+    const { findings, header } = this.#checked
+    findings.say('Rebuilding refcount structure')
+    const { leaks, corruptions } = findings
+    const silent = new Findings()
+    const counts = new ReferenceCounts()
+    await new Check(
+      { ...this.#checked, findings: silent, counts, repair: 'none' },
+      { done: 0, total: 0 },
+    ).#recount(this.#snapshots)
+    const built = await rebuildRefcounts({ ...this.#checked, counts })
+    const renewed: Header = {
+      ...header,
+      refcountTableOffset: built.offset,
+      refcountTableClusters: built.clusters,
+    }
+    this.#checked.header = renewed
+    this.#checked.counts = counts
+    // What is wrong with the tables themselves is still wrong; all else was put right.
+    findings.leaks = 0
+    findings.corruptions = silent.corruptions
+    findings.leaksFixed += leaks
+    findings.corruptionsFixed += corruptions - silent.corruptions
+    findings.rebuild = false
+    const refcounts = await Refcounts.load(this.#checked)
+    await compareRefcounts(this.#checked, refcounts, { leaks: false, errors: false })
+    if (findings.rebuild) findings.say('ERROR rebuilt refcount structure is still broken')
+    return refcounts
+  }
+
+  async #recount(snapshots: SnapshotTable): Promise<void> {
+    this.#snapshots = snapshots
+    await this.#countAllButRefcounts(() => true)
+  }
+
+  /** Tells what must not be overwritten as an L2 table: header, tables of all kinds, refcount blocks. */
+  #protection(refcounts: Refcounts): (offset: number) => boolean {
+    const { header, clusterSize } = this.#checked
+    const ranges: [number, number][] = [
+      [0, clusterSize],
+      [header.l1Offset, header.l1Size * 8],
+      [header.refcountTableOffset, header.refcountTableClusters * clusterSize],
+      [header.snapshotsOffset, this.#snapshots.length],
+      ...this.#snapshots.snapshots.map(({ l1Offset, l1Size }): [number, number] => [l1Offset, l1Size * 8]),
+    ]
+    const blocks = new Set<number>()
+    for (let index = 0; index < refcounts.blocks; index++) blocks.add(refcounts.blockOffset(index))
+    return (offset) =>
+      blocks.has(offset) ||
+      offset % clusterSize !== 0 ||
+      ranges.some(([start, length]) => offset < start + length && offset + clusterSize > start)
+  }
+
+  async #markClean(): Promise<void> {
+    const { bytes, header } = this.#checked
+    if (header.version === 2) return
+    const { dirty, corrupt } = Incompatible
+    if (!header.incompatible.has(dirty) && !header.incompatible.has(corrupt)) return
+    await bytes.flush()
+    const field = await bytes.read(FEATURES, 8)
+    const view = viewOf(field)
+    view.setUint8(7, view.getUint8(7) & ~((1 << dirty) | (1 << corrupt)))
+    await bytes.write(FEATURES, field)
+    await bytes.flush()
+  }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads the snapshot table and the bitmap directory for a check, entry by entry and in bounded pieces, and counts what
+// bitmaps occupy. Used by check.ts.
+
+import { FormatError } from '../../../../../../protocol/format-error.js'
+import {
+  type BitmapsExtension,
+  parseBitmapDirectory,
+  parseBitmapsExtension,
+  parseBitmapTableEntry,
+} from '../../../../../../protocol/qcow2/bitmaps.js'
+import { viewOf } from '../../../../../../protocol/qcow2/bytes.js'
+import { Autoclear, ExtensionType } from '../../../../../../protocol/qcow2/header.js'
+import { parseSnapshot, type Snapshot } from '../../../../../../protocol/qcow2/snapshots.js'
+import { type Checked, countRange } from './image.js'
+
+const MAX_SNAPSHOTS = 65536
+/** An entry is shorter: its strings have lengths of 16 bits, other data ends the reading. */
+const WINDOW = 256 * 1024
+const MAX_DIRECTORY_BYTES = 64 * 2 ** 20
+const MAX_BITMAP_TABLE_BYTES = 64 * 2 ** 20
+
+export interface SnapshotTable {
+  readonly snapshots: readonly Snapshot[]
+  /** Bytes of the table. */
+  readonly length: number
+}
+
+/** @throws FormatError when the table cannot be read as one */
+export async function readSnapshots(checked: Checked): Promise<SnapshotTable> {
+  const { bytes, header, findings, clusterSize } = checked
+  const { snapshotCount: count, snapshotsOffset } = header
+  if (count === 0) return { snapshots: [], length: 0 }
+  if (count > MAX_SNAPSHOTS) throw new FormatError('Snapshot table too large')
+  if (snapshotsOffset % clusterSize !== 0) throw new FormatError('Snapshot table offset invalid')
+  const snapshots: Snapshot[] = []
+  let windowAt = snapshotsOffset
+  let window = await bytes.read(windowAt, WINDOW)
+  for (let at = windowAt; snapshots.length < count; ) {
+    if (bytes.tired) await bytes.rest()
+    if (at - windowAt > WINDOW / 2) {
+      windowAt = at
+      window = await bytes.read(windowAt, WINDOW)
+    }
+    const found = parseSnapshot(window, at - windowAt)
+    if (found === undefined || at >= bytes.length) throw new FormatError('Failed to read snapshot table')
+    if (header.version === 3 && found.snapshot.diskSize === undefined)
+      findings.corruption(`ERROR snapshot table entry ${snapshots.length} is incomplete`)
+    snapshots.push(found.snapshot)
+    at = windowAt + found.next
+    if (snapshots.length === count) return { snapshots, length: at - snapshotsOffset }
+  }
+  return { snapshots, length: 0 }
+}
+
+/** Counts directory, tables and data of persistent bitmaps. */
+export async function countBitmaps(checked: Checked): Promise<void> {
+  const { header, findings } = checked
+  const data = header.extensions.find(({ type }) => type === ExtensionType.bitmaps)?.data
+  // Without the bit somebody wrote the image who knows no bitmaps: what is left of them is garbage.
+  if (data === undefined || !header.autoclear.has(Autoclear.bitmaps)) return
+  try {
+    await countBitmapsOf(checked, parseBitmapsExtension(data))
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error
+    findings.corruption(`ERROR bitmaps: ${error.message}`)
+  }
+}
+
+async function countBitmapsOf(checked: Checked, extension: BitmapsExtension): Promise<void> {
+  const { bytes, clusterSize, findings } = checked
+  const { directoryOffset, directorySize, count } = extension
+  if (directorySize > MAX_DIRECTORY_BYTES) throw new FormatError('Bitmap directory is too large')
+  countRange(checked, directoryOffset, directorySize)
+  const bitmaps = parseBitmapDirectory(await bytes.read(directoryOffset, directorySize), count)
+  for (const { tableOffset, tableSize, name } of bitmaps) {
+    if (tableSize * 8 > MAX_BITMAP_TABLE_BYTES) throw new FormatError(`Bitmap '${name}' is too big`)
+    countRange(checked, tableOffset, tableSize * 8)
+    const view = viewOf(await bytes.read(tableOffset, tableSize * 8))
+    for (let at = 0; at < view.byteLength; at += 8) {
+      if (at % 8192 === 0 && bytes.tired) await bytes.rest()
+      try {
+        const { offset } = parseBitmapTableEntry(view, at)
+        if (offset % clusterSize !== 0) throw new FormatError('Invalid bitmap table entry')
+        if (offset !== 0) countRange(checked, offset, clusterSize)
+      } catch (error) {
+        if (!(error instanceof FormatError)) throw error
+        findings.corruption(`ERROR bitmap '${name}': ${error.message}`)
+      }
+    }
+  }
+}
