@@ -33,6 +33,8 @@ export interface Outcome {
   readonly error?: string
   readonly receipt?: Receipt
   readonly progress?: Progress
+  /** What a check found, as the daemon sent it. */
+  readonly result?: JsonObject
   /** I/O errors that the policy 'ignore' had retried. */
   readonly ignoredErrors: number
 }
@@ -86,12 +88,14 @@ export class JobFollower {
         (one) => textOf(one, 'id') === this.#id,
       )
       const receipt = receiptOf(job)
+      const result = asObject(job?.['x-result'])
       const error = this.#ending?.error ?? textOf(job, 'error')
       if (job !== undefined) await this.#client.execute('job-dismiss', { id: this.#id })
       return {
         kind: this.#ending?.kind ?? (error === undefined ? 'completed' : 'failed'),
         ...(error === undefined ? {} : { error }),
         ...(receipt === undefined ? {} : { receipt }),
+        ...(result === undefined ? {} : { result }),
         ...(this.#last === undefined ? {} : { progress: this.#last }),
         ignoredErrors: this.#ignored,
       }

@@ -4,6 +4,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { parseSize } from '../common/units.js'
 import { PRODUCT_VERSION } from '../common/version.js'
+import { type CheckOptions, check } from './check.js'
 import { defaultSocket } from './connection.js'
 import { create } from './create.js'
 import type { CreateOptions } from './create-request.js'
@@ -51,6 +52,7 @@ function createProgram(): Command {
   addMirror(program)
   addJobs(program)
   addCreate(program)
+  addCheck(program)
   addOthers(program)
   return program
 }
@@ -155,6 +157,22 @@ function addCreate(program: Command): void {
     .option('--socket <socket>', embedded)
     .addOption(logLevel())
     .action((file: string, bytes: number | undefined, options: CreateOptions) => create(file, bytes, options))
+}
+
+function addCheck(program: Command): void {
+  program
+    .command('check')
+    .description(
+      'look for errors in a qcow2 image; exit status 0 clean, 1 check failed, 2 corruptions, 3 leaks, 63 no such check',
+    )
+    .argument('<image>', 'file or block device')
+    .addOption(new Option('-r, --repair <what>', 'repair what was found').choices(['leaks', 'all']))
+    .option('-f, --format <format>', 'format of the image (default: qcow2)')
+    .addOption(new Option('--output <kind>', 'how to show it').choices(['human', 'json']).default('human'))
+    .option('-U, --force-share', 'although another program may be writing it', false)
+    .option('--socket <socket>', embedded)
+    .addOption(logLevel())
+    .action((image: string, options: CheckOptions) => check(image, options))
 }
 
 function addOthers(program: Command): void {

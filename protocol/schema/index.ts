@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The schema: every command and event there is. Announces what exists and nothing else.
 
+import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
 import { events } from './events.js'
 import { jobCommands } from './jobs.js'
@@ -15,6 +16,7 @@ export const commands = {
   ...jobCommands,
   ...nodeCommands,
   ...createCommands,
+  ...checkCommands,
   ...mirrorCommands,
   ...objectCommands,
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Jobs: their states, the two families of verbs and the two lists.
 
+import { checkResult } from './check.js'
 import { copyMode } from './mirror.js'
 import {
   arrayOf,
@@ -26,6 +27,7 @@ export const jobType = enumOf('JobType', [
   'snapshot-load',
   'snapshot-save',
   'snapshot-delete',
+  'x-check',
 ])
 
 export const jobStatus = enumOf('JobStatus', [
@@ -79,6 +81,7 @@ const progressExtensions = {
   'x-eta': optional(int, 'Seconds until offset reaches len at this rate; absent when nothing moves.'),
   'x-oldest-request': optional(oldestRequest, 'The request that waits longest, when one does.'),
   'x-receipt': optional(receipt, 'What the job did, once it has ended.'),
+  'x-result': optional(checkResult, 'What a check found, once it has come to its end.'),
 } satisfies Members
 
 export const jobInfo = struct('JobInfo', {

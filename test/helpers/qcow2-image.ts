@@ -10,9 +10,10 @@ export class ImageFile {
   readonly #filename: string
   bytes: Buffer<ArrayBuffer>
 
-  constructor(filename: string) {
+  /** @param bytes  default: what the file holds */
+  constructor(filename: string, bytes: Buffer<ArrayBuffer> = Buffer.from(readFileSync(filename))) {
     this.#filename = filename
-    this.bytes = Buffer.from(readFileSync(filename))
+    this.bytes = bytes
   }
 
   get header(): Header {
@@ -20,9 +21,6 @@ export class ImageFile {
   }
   get clusterSize(): number {
     return 2 ** this.header.clusterBits
-  }
-  get view(): DataView {
-    return new DataView(this.bytes.buffer, this.bytes.byteOffset, this.bytes.length)
   }
 
   u64(at: number): bigint {

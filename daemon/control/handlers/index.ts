@@ -12,6 +12,7 @@ import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { Objects } from '../objects.js'
 import { DiskWorkers } from '../workers.js'
+import { checkHandlers } from './check.js'
 import { imageHandlers } from './create.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
 import { mirrorHandlers } from './mirror.js'
@@ -59,6 +60,7 @@ export function createHandlers({ startWorker, events, log }: HandlerDeps): Comma
     ...nodeHandlers(graphs),
     ...reopenHandlers(graphs, log),
     ...imageHandlers(graphs, jobs),
+    ...checkHandlers(graphs, jobs),
     ...mirrorHandlers(graphs, jobs, log),
     ...objectHandlers(objects, directory, workers),
   }

@@ -13,7 +13,7 @@ import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from
 
 export interface JobPlan {
   readonly id: string
-  readonly type: 'mirror' | 'create'
+  readonly type: 'mirror' | 'create' | 'x-check'
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
   readonly copyMode: CopyMode

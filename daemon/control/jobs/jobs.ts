@@ -100,10 +100,10 @@ export class Jobs {
     return job
   }
 
-  /** For the `block-job-*` verbs, which do not see jobs of type create. */
+  /** For the `block-job-*` verbs, which see jobs that move data only. */
   findBlock(id: string): Job {
     const job = this.#jobs.get(id)
-    if (job === undefined || job.plan.type === 'create')
+    if (job === undefined || job.plan.type !== 'mirror')
       throw new CommandError(`Block job '${id}' not found`, 'DeviceNotActive')
     return job
   }
@@ -129,7 +129,9 @@ export class Jobs {
       log: this.#log,
       concluded: () => {
         const job = this.#jobs.get(plan.id)
-        this.#log.info({ job: plan.id, error: job?.error, ...job?.receipt }, 'job over')
+        // The lines of a check are for its user.
+        const { check: _, ...receipt } = { check: undefined, ...job?.receipt }
+        this.#log.info({ job: plan.id, error: job?.error, ...receipt }, 'job over')
         concluded()
       },
       dismissed: () => {

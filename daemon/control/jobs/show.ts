@@ -7,14 +7,14 @@ import type {
   jobInfo as jobInfoType,
 } from '../../../protocol/schema/jobs.js'
 import type { Infer } from '../../../protocol/schema/types.js'
-import type { OldestRequest } from '../../iothread/messages.js'
+import type { CheckResult, OldestRequest } from '../../iothread/messages.js'
 import type { Job } from './job.js'
 import { isOver } from './life.js'
 
 export type JobInfo = Infer<typeof jobInfoType>
 export type BlockJobInfo = Infer<typeof blockJobInfoType>
 
-type Details = Pick<JobInfo, 'x-phase' | 'x-rate' | 'x-eta' | 'x-oldest-request' | 'x-receipt'>
+type Details = Pick<JobInfo, 'x-phase' | 'x-rate' | 'x-eta' | 'x-oldest-request' | 'x-receipt' | 'x-result'>
 
 export function jobInfo(job: Job): JobInfo {
   const { offset, len } = job.progress
@@ -66,6 +66,24 @@ function details(job: Job): Details {
         durations: receipt.durations,
       },
     }),
+    ...(receipt?.check !== undefined && { 'x-result': checkInfo(receipt.check) }),
+  }
+}
+
+function checkInfo(result: CheckResult): NonNullable<JobInfo['x-result']> {
+  return {
+    'check-errors': result.checkErrors,
+    corruptions: result.corruptions,
+    leaks: result.leaks,
+    'corruptions-fixed': result.corruptionsFixed,
+    'leaks-fixed': result.leaksFixed,
+    'total-clusters': result.totalClusters,
+    'allocated-clusters': result.allocatedClusters,
+    'fragmented-clusters': result.fragmentedClusters,
+    'compressed-clusters': result.compressedClusters,
+    'image-end-offset': result.imageEndOffset,
+    lines: result.lines,
+    'lines-left-out': result.linesLeftOut,
   }
 }
 

@@ -40,7 +40,8 @@ export async function countTables(
     countRange(checked, offset, clusterSize)
     if (offset % clusterSize !== 0)
       findings.corruption(`ERROR l2_offset=${hex(offset)}: Table is not cluster aligned; L1 entry corrupted`)
-    await new L2Walk(checked, offset, table.active, protects(offset)).run()
+    const isProtected = checked.repair === 'all' && protects(offset)
+    await new L2Walk(checked, offset, table.active, isProtected).run()
   }
 }
 

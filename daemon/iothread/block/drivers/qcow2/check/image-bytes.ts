@@ -54,11 +54,12 @@ export class ImageBytes {
     return bytes
   }
 
-  /** The range lies inside the file. */
+  /** What lies beyond the end of the file is left out: a table cut short was read with zeroes there. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     this.#written = true
-    for (let done = 0; done < bytes.length; ) {
-      const piece = Math.min(bytes.length - done, this.#io.slots.slotSize)
+    const length = Math.min(bytes.length, this.length - offset)
+    for (let done = 0; done < length; ) {
+      const piece = Math.min(length - done, this.#io.slots.slotSize)
       await this.#withSlot(async (slot) => {
         this.#io.engine.slotBytes(slot).set(bytes.subarray(done, done + piece))
         await this.#io.node.write(offset + done, { slot, offset: 0, length: piece })

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// `blockferry check`: looks for errors in a qcow2 image and repairs them. Output, JSON members and exit statuses are those
+// of `qemu-img check`; the work is a job of the daemon.
+
+import { randomBytes } from 'node:crypto'
+import type { JsonObject } from '../../protocol/json-value.js'
+import { ConnectionLost, QmpError } from './client.js'
+import { connectOrEmbed } from './connection.js'
+import type { Daemon } from './daemon.js'
+import { Interrupt } from './interrupt.js'
+import { JobFollower } from './job-follower.js'
+import { type End, lookAtImage } from './mirror-request.js'
+import { CliError, failed } from './status.js'
+import { asList, numberOf } from './values.js'
+
+export interface CheckOptions {
+  readonly repair?: 'leaks' | 'all'
+  /** Absent: qcow2, the only one there is a check for. */
+  readonly format?: string
+  readonly output: 'human' | 'json'
+  /** The image may be in use by another program. */
+  readonly forceShare: boolean
+  readonly socket?: string
+  readonly logLevel?: string
+}
+
+/** As qemu-img's. */
+const checkStatus = { clean: 0, failed: 1, corruptions: 2, leaks: 3, unsupported: 63 } as const
+
+/** Names of the counters, in the order in which JSON shows them. The first and the second are always there. */
+const counters = [
+  'check-errors',
+  'image-end-offset',
+  'corruptions',
+  'leaks',
+  'corruptions-fixed',
+  'leaks-fixed',
+  'total-clusters',
+  'allocated-clusters',
+  'fragmented-clusters',
+  'compressed-clusters',
+] as const
+
+type Counters = Record<(typeof counters)[number], number>
+
+/** @throws CliError unless the image is clean */
+export async function check(image: string, options: CheckOptions): Promise<void> {
+  const end = await lookAtImage(image)
+  if (options.format !== undefined && options.format !== 'qcow2') throw unsupported()
+  const daemon = await connectOrEmbed(options)
+  try {
+    const run = new CheckRun(daemon, end, options)
+    using _ = new Interrupt(
+      () => run.cancel(),
+      (status) => {
+        daemon.kill()
+        process.exit(status)
+      },
+    )
+    finish(image, await run.both(), options)
+  } catch (error) {
+    if (error instanceof QmpError || error instanceof ConnectionLost)
+      throw failed(error.message, { cause: error })
+    throw error
+  } finally {
+    await daemon.close()
+  }
+}
+
+class CheckRun {
+  readonly #daemon: Daemon
+  readonly #image: End
+  readonly #options: CheckOptions
+  #job: string | undefined
+
+  constructor(daemon: Daemon, image: End, options: CheckOptions) {
+    this.#daemon = daemon
+    this.#image = image
+    this.#options = options
+  }
+
+  /** The check, and after a repair that changed something another one. */
+  async both(): Promise<Counters> {
+    const { repair, output } = this.#options
+    const first = await this.#one(repair)
+    const [leaks, corruptions] = [first['leaks-fixed'], first['corruptions-fixed']]
+    if (leaks === 0 && corruptions === 0) return first
+    if (output === 'human') {
+      process.stdout.write(
+        `The following inconsistencies were found and repaired:\n\n    ${leaks} leaked clusters\n    ` +
+          `${corruptions} corruptions\n\nDouble checking the fixed image now...\n`,
+      )
+    }
+    const second = await this.#one(undefined)
+    return { ...second, 'leaks-fixed': leaks, 'corruptions-fixed': corruptions }
+  }
+
+  /** ^C */
+  cancel(): void {
+    // A refusal means that the job is at its end anyway; the loss of the connection is told by the follower.
+    if (this.#job !== undefined)
+      this.#daemon.client.execute('job-cancel', { id: this.#job }).catch(() => undefined)
+  }
+
+  async #one(repair: CheckOptions['repair']): Promise<Counters> {
+    const { client } = this.#daemon
+    const name = `check-${randomBytes(4).toString('hex')}`
+    await client.execute('blockdev-add', {
+      driver: this.#image.kind === 'block' ? 'host_device' : 'file',
+      'node-name': name,
+      filename: this.#image.path,
+      'read-only': repair === undefined,
+      'force-share': this.#options.forceShare ? true : undefined,
+    })
+    const follower = new JobFollower(client, name, {
+      event: () => undefined,
+      progress: () => undefined,
+      stopped: () => undefined,
+    })
+    try {
+      await client.execute('x-check', { 'job-id': name, node: name, repair })
+      this.#job = name
+      const { error, result } = await follower.outcome()
+      if (error !== undefined || result === undefined) throw this.#failure(error ?? 'no result')
+      tellLines(result)
+      return countersOf(result)
+    } finally {
+      this.#job = undefined
+      follower.stop()
+      await client.execute('blockdev-del', { 'node-name': name }).catch(() => undefined)
+    }
+  }
+
+  #failure(error: string): CliError {
+    if (error === 'Image is not in qcow2 format' && this.#options.format === undefined) return unsupported()
+    return failed(`cannot check '${this.#image.name}': ${error}`)
+  }
+}
+
+function unsupported(): CliError {
+  return new CliError(checkStatus.unsupported, 'This image format does not support checks')
+}
+
+function tellLines(result: JsonObject): void {
+  for (const line of asList(result.lines)) process.stderr.write(`${String(line)}\n`)
+  const left = numberOf(result, 'lines-left-out') ?? 0
+  if (left > 0) process.stderr.write(`and ${left} more\n`)
+}
+
+function countersOf(result: JsonObject): Counters {
+  const values = counters.map((name) => [name, numberOf(result, name) ?? 0] as const)
+  return { ...zeroCounters, ...Object.fromEntries(values) }
+}
+
+const zeroCounters: Counters = {
+  'check-errors': 0,
+  'image-end-offset': 0,
+  corruptions: 0,
+  leaks: 0,
+  'corruptions-fixed': 0,
+  'leaks-fixed': 0,
+  'total-clusters': 0,
+  'allocated-clusters': 0,
+  'fragmented-clusters': 0,
+  'compressed-clusters': 0,
+}
+
+function finish(image: string, found: Counters, { output }: CheckOptions): void {
+  process.stdout.write(output === 'json' ? jsonText(image, found) : humanText(found))
+  const { clean: _, ...bad } = checkStatus
+  if (found['check-errors'] > 0) throw new CliError(bad.failed)
+  if (found.corruptions > 0) throw new CliError(bad.corruptions)
+  if (found.leaks > 0) throw new CliError(bad.leaks)
+}
+
+/** Counters that are zero are left out, but for the number of errors. */
+export function jsonText(image: string, found: Counters): string {
+  const shown = counters.filter((name) => name === 'check-errors' || found[name] > 0)
+  const object = {
+    filename: image,
+    format: 'qcow2',
+    ...Object.fromEntries(shown.map((name) => [name, found[name]])),
+  }
+  return `${JSON.stringify(object, null, 4)}\n`
+}
+
+export function humanText(found: Counters): string {
+  const { corruptions, leaks } = found
+  const errors = found['check-errors']
+  let text = corruptions + leaks + errors === 0 ? 'No errors were found on the image.\n' : ''
+  if (corruptions > 0) {
+    text +=
+      `\n${corruptions} errors were found on the image.\n` +
+      'Data may be corrupted, or further writes to the image may corrupt it.\n'
+  }
+  if (leaks > 0) {
+    text +=
+      `\n${leaks} leaked clusters were found on the image.\n` +
+      'This means waste of disk space, but no harm to data.\n'
+  }
+  if (errors > 0) text += `\n${errors} internal errors have occurred during the check.\n`
+  const [total, allocated] = [found['total-clusters'], found['allocated-clusters']]
+  if (total > 0 && allocated > 0) {
+    const share = (part: number, whole: number) => ((part * 100) / whole).toFixed(2)
+    text +=
+      `${allocated}/${total} = ${share(allocated, total)}% allocated, ` +
+      `${share(found['fragmented-clusters'], allocated)}% fragmented, ` +
+      `${share(found['compressed-clusters'], allocated)}% compressed clusters\n`
+  }
+  if (found['image-end-offset'] > 0) text += `Image end offset: ${found['image-end-offset']}\n`
+  return text
+}
