@@ -24,7 +24,13 @@ import {
   readHeader,
 } from './image.js'
 import { type CheckIo, ImageBytes } from './image-bytes.js'
-import { countBitmaps, readSnapshots, type SnapshotTable } from './other-tables.js'
+import {
+  type BitmapTable,
+  countBitmaps,
+  readBitmaps,
+  readSnapshots,
+  type SnapshotTable,
+} from './other-tables.js'
 import { rebuildRefcounts } from './rebuild.js'
 import { Refcounts } from './refcounts.js'
 import { ReferenceCounts } from './reference-counts.js'
@@ -64,6 +70,7 @@ class Check {
   readonly #checked: Checked
   readonly #progress: CheckProgress
   #snapshots: SnapshotTable = { snapshots: [], length: 0 }
+  #bitmaps: BitmapTable | undefined
 
   constructor(checked: Checked, progress: CheckProgress) {
     this.#checked = checked
@@ -72,6 +79,7 @@ class Check {
 
   async run(): Promise<void> {
     const { findings, repair } = this.#checked
+    this.#bitmaps = await readBitmaps(this.#checked)
     if (!(await this.#readSnapshots())) return
     const refcounts = await Refcounts.load(this.#checked)
     this.#progress.total = this.#snapshots.snapshots.length + 5
@@ -124,6 +132,7 @@ class Check {
     if (dataFile && snapshots.length > 0)
       findings.corruption(`ERROR ${snapshots.length} snapshots in image with data file`)
     for (const { id, name, l1Offset, l1Size } of snapshots) {
+      if (l1Offset % clusterSize !== 0 || l1Size * 8 > MAX_L1_BYTES) findings.snapshotsDamaged = true
       const which = `ERROR snapshot ${id} (${name})`
       if (l1Offset % clusterSize !== 0)
         findings.corruption(
@@ -138,13 +147,20 @@ class Check {
     countRange(checked, header.snapshotsOffset, length)
     const area = encryptionArea(header)
     if (area !== undefined) countRange(checked, area.offset, area.length)
-    await this.#step(countBitmaps(checked))
+    if (this.#bitmaps !== undefined) await countBitmaps(checked, this.#bitmaps)
+    this.#progress.done += 1
   }
 
   /** @returns the refcounts that count from now on; undefined when the check is over */
   async #mend(refcounts: Refcounts, before: CheckResult): Promise<Refcounts | undefined> {
     const { findings, repair } = this.#checked
     if (repair === 'none') return refcounts
+    if (findings.snapshotsDamaged) {
+      // What belongs to such a snapshot looks like a leak, and would be lost.
+      findings.say('ERROR the snapshot table is damaged: nothing is repaired')
+      this.#checked.repair = 'none'
+      return refcounts
+    }
     if (findings.rebuild && repair === 'leaks') {
       findings.checkErrors += 1
       findings.say('ERROR need to rebuild refcount structures')
@@ -168,7 +184,7 @@ class Check {
     await new Check(
       { ...this.#checked, findings: silent, counts, repair: 'none' },
       { done: 0, total: 0 },
-    ).#recount(this.#snapshots)
+    ).#recount(this)
     const built = await rebuildRefcounts({ ...this.#checked, counts })
     const renewed: Header = {
       ...header,
@@ -189,8 +205,10 @@ class Check {
     return refcounts
   }
 
-  async #recount(snapshots: SnapshotTable): Promise<void> {
-    this.#snapshots = snapshots
+  /** All references but those of the refcount structures, with the tables that another check has read. */
+  async #recount(other: Check): Promise<void> {
+    this.#snapshots = other.#snapshots
+    this.#bitmaps = other.#bitmaps
     await this.#countAllButRefcounts(() => true)
   }
 
@@ -203,6 +221,8 @@ class Check {
       [header.refcountTableOffset, header.refcountTableClusters * clusterSize],
       [header.snapshotsOffset, this.#snapshots.length],
       ...this.#snapshots.snapshots.map(({ l1Offset, l1Size }): [number, number] => [l1Offset, l1Size * 8]),
+      [this.#bitmaps?.directory.directoryOffset ?? 0, this.#bitmaps?.directory.directorySize ?? 0],
+      ...(this.#bitmaps?.bitmaps ?? []).map((one): [number, number] => [one.tableOffset, one.tableSize * 8]),
     ]
     const blocks = new Set<number>()
     for (let index = 0; index < refcounts.blocks; index++) blocks.add(refcounts.blockOffset(index))

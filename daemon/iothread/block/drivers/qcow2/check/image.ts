@@ -25,11 +25,12 @@ export type Repair = 'none' | 'leaks' | 'all'
 /** What all parts of one check work on. */
 export interface Checked {
   readonly bytes: ImageBytes
+  /** Replaced when the refcount structures are built anew. */
   header: Header
   readonly clusterSize: number
   readonly extended: boolean
   readonly dataFile: boolean
-  readonly repair: Repair
+  repair: Repair
   readonly findings: Findings
   counts: ReferenceCounts
 }

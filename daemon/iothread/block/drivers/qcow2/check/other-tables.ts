@@ -8,6 +8,7 @@ import {
   parseBitmapDirectory,
   parseBitmapsExtension,
   parseBitmapTableEntry,
+  type StoredBitmap,
 } from '../../../../../../protocol/qcow2/bitmaps.js'
 import { viewOf } from '../../../../../../protocol/qcow2/bytes.js'
 import { Autoclear, ExtensionType } from '../../../../../../protocol/qcow2/header.js'
@@ -44,8 +45,10 @@ export async function readSnapshots(checked: Checked): Promise<SnapshotTable> {
     }
     const found = parseSnapshot(window, at - windowAt)
     if (found === undefined || at >= bytes.length) throw new FormatError('Failed to read snapshot table')
-    if (header.version === 3 && found.snapshot.diskSize === undefined)
+    if (header.version === 3 && found.snapshot.diskSize === undefined) {
       findings.corruption(`ERROR snapshot table entry ${snapshots.length} is incomplete`)
+      findings.snapshotsDamaged = true
+    }
     snapshots.push(found.snapshot)
     at = windowAt + found.next
     if (snapshots.length === count) return { snapshots, length: at - snapshotsOffset }
@@ -53,28 +56,33 @@ export async function readSnapshots(checked: Checked): Promise<SnapshotTable> {
   return { snapshots, length: 0 }
 }
 
-/** Counts directory, tables and data of persistent bitmaps. */
-export async function countBitmaps(checked: Checked): Promise<void> {
-  const { header, findings } = checked
-  const data = header.extensions.find(({ type }) => type === ExtensionType.bitmaps)?.data
-  // Without the bit somebody wrote the image who knows no bitmaps: what is left of them is garbage.
-  if (data === undefined || !header.autoclear.has(Autoclear.bitmaps)) return
-  try {
-    await countBitmapsOf(checked, parseBitmapsExtension(data))
-  } catch (error) {
-    if (!(error instanceof FormatError)) throw error
-    findings.corruption(`ERROR bitmaps: ${error.message}`)
-  }
+export interface BitmapTable {
+  readonly directory: BitmapsExtension
+  readonly bitmaps: readonly StoredBitmap[]
 }
 
-async function countBitmapsOf(checked: Checked, extension: BitmapsExtension): Promise<void> {
-  const { bytes, clusterSize, findings } = checked
-  const { directoryOffset, directorySize, count } = extension
+/**
+ * The directory of persistent bitmaps, undefined where there is none.
+ * @throws FormatError when it cannot be read: what bitmaps occupy must not pass for leaked then
+ */
+export async function readBitmaps({ bytes, header }: Checked): Promise<BitmapTable | undefined> {
+  const data = header.extensions.find(({ type }) => type === ExtensionType.bitmaps)?.data
+  // Without the bit somebody wrote the image who knows no bitmaps: what is left of them is garbage.
+  if (data === undefined || !header.autoclear.has(Autoclear.bitmaps)) return undefined
+  const directory = parseBitmapsExtension(data)
+  const { directoryOffset, directorySize, count } = directory
   if (directorySize > MAX_DIRECTORY_BYTES) throw new FormatError('Bitmap directory is too large')
-  countRange(checked, directoryOffset, directorySize)
   const bitmaps = parseBitmapDirectory(await bytes.read(directoryOffset, directorySize), count)
-  for (const { tableOffset, tableSize, name } of bitmaps) {
+  for (const { tableSize, name } of bitmaps)
     if (tableSize * 8 > MAX_BITMAP_TABLE_BYTES) throw new FormatError(`Bitmap '${name}' is too big`)
+  return { directory, bitmaps }
+}
+
+/** Counts directory, tables and data of persistent bitmaps. */
+export async function countBitmaps(checked: Checked, { directory, bitmaps }: BitmapTable): Promise<void> {
+  const { bytes, clusterSize, findings } = checked
+  countRange(checked, directory.directoryOffset, directory.directorySize)
+  for (const { tableOffset, tableSize, name } of bitmaps) {
     countRange(checked, tableOffset, tableSize * 8)
     const view = viewOf(await bytes.read(tableOffset, tableSize * 8))
     for (let at = 0; at < view.byteLength; at += 8) {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The checker and `qemu-img check` find the same, line by line, and a repair leaves an image that is clean to both.
 
-import { copyFileSync } from 'node:fs'
+import { copyFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
+import { ReferenceCounts } from '../../../../../../../daemon/iothread/block/drivers/qcow2/check/reference-counts.js'
+import { Incompatible } from '../../../../../../../protocol/qcow2/header.js'
 import { checker, comparable, mustQemuImg, oracle, qemuIo } from '../../../../../../helpers/check-image.js'
 import { installed } from '../../../../../../helpers/program.js'
-import { ImageFile } from '../../../../../../helpers/qcow2-image.js'
+import { ImageFile, smallImage } from '../../../../../../helpers/qcow2-image.js'
 
 const skip = installed('qemu-img') && installed('qemu-io') ? false : 'no qemu-img or qemu-io'
 
@@ -66,6 +68,58 @@ for (const kind of kinds) {
     t.match(found, { corruptions: 0, leaks: 0, checkErrors: 0 })
   })
 }
+
+t.test('an image with an external data file has no data to count', { skip }, async (t) => {
+  const image = file(t)
+  make(image, { name: '', options: `data_file=${image}.data` })
+  const found = await checker(t)(image)
+  t.same(comparable(found), oracle(image))
+  t.match(found, { corruptions: 0, leaks: 0 })
+})
+
+t.test(
+  'a repair takes the dirty and the corrupt mark off an image that is clean, a check does not',
+  async (t) => {
+    const image = file(t)
+    const marks = new Set([Incompatible.dirty, Incompatible.corrupt])
+    writeFileSync(image, smallImage({ incompatible: marks }))
+    const check = checker(t)
+    t.match(await check(image), { corruptions: 0, leaks: 0 })
+    t.same(new ImageFile(image).header.incompatible, marks)
+    await check(image, 'all')
+    t.same(new ImageFile(image).header.incompatible, new Set())
+  },
+)
+
+t.test('nothing that a damaged snapshot may refer to is freed by a repair', { skip }, async (t) => {
+  const image = file(t)
+  make(image, kinds.find(({ name }) => name === 'snapshots') ?? { name: '', options: '' })
+  const broken = new ImageFile(image)
+  // The offset of its L1 table.
+  broken.set64(broken.header.snapshotsOffset, 12_345n)
+  broken.save()
+  const found = await checker(t)(image, 'all')
+  t.ok(found.leaks > 0 && found.leaksFixed === 0)
+  t.ok(new ImageFile(image).bytes.equals(broken.bytes))
+})
+
+t.test('an image whose references need more memory than there may be is refused in one line', async (t) => {
+  const counts = new ReferenceCounts(3 * 4096)
+  for (const cluster of [0, 2 ** 30, 2 ** 40]) counts.add(cluster)
+  t.throws(() => counts.add(2 ** 20), { message: /need more than .* MiB to be counted/ })
+})
+
+t.test('a counter grows as wide as it needs to, and keeps its neighbours', async (t) => {
+  const counts = new ReferenceCounts()
+  counts.add(7)
+  counts.add(8, 255)
+  counts.add(8)
+  counts.add(9, 70_000)
+  t.same(
+    [6, 7, 8, 9].map((cluster) => counts.get(cluster)),
+    [0, 1, 256, 70_000],
+  )
+})
 
 t.test('compressed clusters count as qemu-img counts them', { skip }, async (t) => {
   const image = file(t)
