@@ -51,6 +51,7 @@ export class Iothread {
       engine,
       log: (level, fields, text) => this.#report({ kind: 'log', level, fields, text }),
       changed: (nodes, gone) => this.#report({ kind: 'nodes', nodes, gone }),
+      corrupted: (report) => this.#report({ kind: 'image-corrupted', ...report }),
     })
     this.#buffers = new Buffers(engine)
     this.#handlers = this.#makeHandlers()

@@ -351,6 +351,15 @@ export type Report =
       readonly outcome: JobOutcome
       readonly receipt: JobReceipt
     }
+  /** An image contradicts its format. `fatal`: it was marked, and is not written any more. Offset and size in bytes. */
+  | {
+      readonly kind: 'image-corrupted'
+      readonly node: string
+      readonly text: string
+      readonly offset: number
+      readonly size: number
+      readonly fatal: boolean
+    }
   /** Level, text and fields of a log line; the main thread writes it. */
   | {
       readonly kind: 'log'

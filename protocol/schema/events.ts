@@ -2,7 +2,7 @@
 // Events: QMP events, or JSON-RPC notifications of the same name.
 
 import { jobStatus, jobType } from './jobs.js'
-import { enumOf, event, int, type Members, optional, required, str, struct } from './types.js'
+import { bool, enumOf, event, int, type Members, optional, required, str, struct } from './types.js'
 
 const blockJobFields = {
   type: required(jobType, 'Kind of job.'),
@@ -54,6 +54,17 @@ export const events = {
         enumOf('BlockErrorAction', ['ignore', 'report', 'stop']),
         'What the policy makes of it: go on, fail, pause.',
       ),
+    }),
+  }),
+  BLOCK_IMAGE_CORRUPTED: event({
+    doc: 'An image contradicts its format. Told once for each way an open image is found to do so.',
+    data: struct('BLOCK_IMAGE_CORRUPTED-arg', {
+      device: required(str, 'Empty: nodes have no devices here.'),
+      'node-name': optional(str, 'Node of the image.'),
+      msg: required(str, 'What is wrong.'),
+      offset: optional(int, 'Where, bytes.'),
+      size: optional(int, 'How much, bytes.'),
+      fatal: required(bool, 'The image was marked corrupt and is not written any more.'),
     }),
   }),
   'x-events-lost': event({

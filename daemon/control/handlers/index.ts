@@ -48,6 +48,13 @@ export function createHandlers({ startWorker, events, log }: HandlerDeps): Comma
     report: (worker, report) => {
       if (isJobReport(report)) jobs.report(worker.handle, report)
       else if (report.kind === 'nodes') graphs.report(worker, report)
+      else {
+        const { node, text, offset, size, fatal } = report
+        log.error({ node, offset, size }, `image is corrupt: ${text}`)
+        events.emit('BLOCK_IMAGE_CORRUPTED', {
+          ...{ device: '', 'node-name': node, msg: text, offset, ...(size > 0 && { size }), fatal },
+        })
+      }
     },
     lost: (worker, reason) => {
       jobs.workerEnded(worker.handle, reason)

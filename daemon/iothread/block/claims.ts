@@ -6,7 +6,7 @@
 // Claims on one leaf are settled one after the other, so a lock never tells of a claim that was refused.
 
 import { CommandError } from '../../errors.js'
-import { type ChildPermissions, PERMISSIONS, type Permission, type Permissions } from './driver.js'
+import { PERMISSIONS, type Permission, type Permissions } from './driver.js'
 import type { BlockNode } from './node.js'
 import type { NodeRecord, Records } from './records.js'
 
@@ -34,7 +34,7 @@ type Seen = Map<BlockNode, Permissions | undefined>
  * What a node wants of a child when its driver does not say: the same as is wanted of it. Of a backing file only to
  * read it, which must not change under its overlay, unless changes of the overlay's content are shared too.
  */
-const usual: ChildPermissions = (role, own) =>
+const usual = (role: string, own: Permissions): Permissions =>
   role === 'backing'
     ? {
         use: own.use.filter((permission) => permission === 'consistent read'),

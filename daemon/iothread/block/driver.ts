@@ -99,8 +99,8 @@ export interface Permissions {
 export const PERMISSIONS = ['consistent read', 'write', 'write unchanged', 'resize'] as const
 export type Permission = (typeof PERMISSIONS)[number]
 
-/** What a driver wants of one of its children, given what its own users want of it. */
-export type ChildPermissions = (role: string, own: Permissions) => Permissions
+/** What a driver wants of one of its children, given what its own users want of it; undefined: as usual. */
+export type ChildPermissions = (role: string, own: Permissions) => Permissions | undefined
 
 export interface BlockDriver {
   readonly type: DriverName

@@ -10,11 +10,13 @@ import type {
   NodeReport,
   NodeSpec,
   OldestRequest,
+  Report,
   ThrottleLimits,
 } from '../messages.js'
 import { type Claim, Claims } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
+import { DriverBuffers } from './driver-buffers.js'
 import { MirrorTop } from './drivers/mirror-top.js'
 import { HeldRequests } from './held.js'
 import { ImageSource, type NamedImage } from './image-source.js'
@@ -38,7 +40,10 @@ export interface GraphEnv {
   readonly log: GraphLog
   /** Nodes that are new or changed, in the order they came to be, and names of nodes that are no more. */
   readonly changed: (nodes: NodeReport[], gone: string[]) => void
+  readonly corrupted: (report: Omit<Corrupted, 'kind'>) => void
 }
+
+type Corrupted = Extract<Report, { kind: 'image-corrupted' }>
 
 /** The engine's verbs that have another name above. */
 const verbs: Readonly<Record<string, string>> = {
@@ -55,6 +60,8 @@ export class Graph {
   readonly #held = new HeldRequests()
   /** Node names by engine handle. */
   readonly #files = new Map<FileId, string>()
+  /** Made with the first format. */
+  #buffers: DriverBuffers | undefined
   /** Names of nodes being opened, oldest first. */
   readonly #opening = new Set<string>()
   /** Filters by the node below them. */
@@ -338,6 +345,11 @@ export class Graph {
       held: this.#held,
       opened: (file) => this.#files.set(file, spec['node-name']),
       previous,
+      formatBuffers: () => {
+        this.#buffers ??= new DriverBuffers(this.#env.engine)
+        return this.#buffers
+      },
+      corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }
     const nodes: ChildNodes = Object.fromEntries(children.map(({ role, node }) => [role, node]))
     return driverEntry(spec.driver).open(spec, options, context, nodes)

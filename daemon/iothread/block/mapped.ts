@@ -127,16 +127,22 @@ export class MappedDriver implements BlockDriver {
     return this.#map.freshen()
   }
 
+  async takeOver(previous: BlockDriver): Promise<void> {
+    if (previous instanceof MappedDriver) this.#map.takeOver(previous.#map)
+  }
+
   format(): FormatFacts {
     return this.#map.format()
   }
 
-  /** The image's own file follows its node; what shows through is only read. */
-  childPermissions(role: string, own: Permissions): Permissions {
-    const share = ['consistent read', 'write unchanged'] as const
-    if (role === 'backing' || !this.can.write) return { use: ['consistent read'], share }
-    const changes = own.use.includes('write') || own.use.includes('resize')
-    return { use: changes ? ['consistent read', 'write', 'resize'] : ['consistent read'], share }
+  /** The files of the image are its own: whoever writes the disk writes and resizes them, and nobody else does. */
+  childPermissions(role: string, own: Permissions): Permissions | undefined {
+    if (role === 'backing') return undefined
+    const changes = this.can.write && (own.use.includes('write') || own.use.includes('resize'))
+    return {
+      use: changes ? ['consistent read', 'write', 'resize'] : ['consistent read'],
+      share: ['consistent read', 'write unchanged'],
+    }
   }
 
   async close(): Promise<void> {

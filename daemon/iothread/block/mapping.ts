@@ -89,6 +89,8 @@ export interface MapDriver {
   resize(length: number): Promise<void>
   settle(): Promise<void>
   freshen(): Promise<void>
+  /** On reopening, without I/O: knows what the one before knew, which has settled. */
+  takeOver(previous: MapDriver): void
   format(): FormatFacts
 }
 

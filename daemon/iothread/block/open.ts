@@ -6,12 +6,14 @@ import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
 import type { BlockDriver } from './driver.js'
+import type { DriverBuffers } from './driver-buffers.js'
 import { CompressDriver } from './drivers/compress.js'
 import { InjectDriver } from './drivers/inject.js'
 import { blkdebugRules, ownRules } from './drivers/inject-rules.js'
 import { MemoryDriver, openMemory } from './drivers/memory.js'
 import { openNull } from './drivers/null.js'
 import { openFile } from './drivers/open-file.js'
+import { openQcow2 } from './drivers/qcow2/open.js'
 import { openRaw } from './drivers/raw.js'
 import { ThrottleDriver } from './drivers/throttle.js'
 import type { HeldRequests } from './held.js'
@@ -28,6 +30,10 @@ export interface OpenContext {
   opened(file: FileId): void
   /** The driver in use until now, when the node is being reopened. */
   readonly previous: BlockDriver | undefined
+  /** Shared by all formats of the graph. @throws CommandError when there is no memory for them */
+  formatBuffers(): DriverBuffers
+  /** The image contradicts its format. */
+  corrupted(text: string, at: { offset: number; size: number; fatal: boolean }): void
 }
 
 /** Children of a node, open, by the option that names or defines them. */
@@ -76,6 +82,7 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
   'null-co': nothing,
   'null-aio': nothing,
   raw: filter('file', openRaw),
+  qcow2: { children: ['file', 'data-file', 'backing'], fixed: [], open: openQcow2 },
   compress: filter('file', (_spec, child) => new CompressDriver(child)),
   throttle: filter('file', (spec, child, context) => {
     const group = context.throttleGroups.get(spec['throttle-group'] as string)

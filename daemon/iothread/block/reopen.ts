@@ -99,7 +99,11 @@ export async function commitReopen(
       if (!records.holds(step.record)) throw unknown(step.record.node.name)
     }
     // Parents first: a drained child would hold up its parent's requests for ever.
-    for (const { step } of [...reopened].reverse()) held.push(await step.record.node.drain())
+    // What a format holds back goes to its children while they still take it.
+    for (const { step } of [...reopened].reverse()) {
+      held.push(await step.record.node.drain())
+      await step.record.node.driver.settle?.()
+    }
     // What the old handle could not write back must be heard before it is closed.
     for (const { step } of reopened) {
       const { node, children } = step.record

@@ -23,7 +23,7 @@ export interface ImageEnv {
   readonly buffers: DriverBuffers
   readonly readOnly: boolean
   /** Told once of each image found corrupt. */
-  readonly corrupted: (text: string, at: { offset?: number; size?: number; fatal: boolean }) => void
+  readonly corrupted: (text: string, at: { offset: number; size: number; fatal: boolean }) => void
 }
 
 export class Image {

@@ -4,41 +4,37 @@
 import { Incompatible } from '../../../../../protocol/qcow2/header.js'
 import { CommandError } from '../../../../errors.js'
 import type { NodeSpec } from '../../../messages.js'
-import type { DriverBuffers } from '../../driver-buffers.js'
 import { MappedDriver } from '../../mapped.js'
-import type { BlockNode } from '../../node.js'
+import type { ChildNodes, OpenContext } from '../../open.js'
 import type { NodeOptions } from '../../options.js'
 import { Image, type ImageEnv } from './image.js'
 import { loadHeader } from './load.js'
 import { cacheSizes, tasksOption } from './options.js'
 import { Qcow2Map } from './qcow2-map.js'
 
-export interface Qcow2Context {
-  readonly buffers: DriverBuffers
-  readonly corrupted: ImageEnv['corrupted']
-}
-
 /**
- * @param children  by role: 'file', and where they are 'backing' and 'data-file'
  * @throws CommandError naming what is wrong with the image or the options
  * @throws IoError
  */
 export async function openQcow2(
   spec: NodeSpec,
   options: NodeOptions,
-  context: Qcow2Context,
-  children: ReadonlyMap<string, BlockNode>,
+  context: OpenContext,
+  children: ChildNodes,
 ): Promise<MappedDriver> {
-  const file = children.get('file')
+  const { file, backing, 'data-file': dataFile } = children
   if (file === undefined) throw new CommandError("Parameter 'file' is missing")
   const name = spec['node-name']
   const readOnly = options.readOnly || file.readOnly
-  const dataFile = children.get('data-file')
-  const env: ImageEnv = { name, file, dataFile, readOnly, ...context }
+  const buffers = context.formatBuffers()
+  const corrupted: ImageEnv['corrupted'] = (text, at) => context.corrupted(text, at)
+  const env: ImageEnv = { name, file, dataFile, readOnly, buffers, corrupted }
   const header = await loadHeader(env)
   checkUse(header.incompatible, readOnly, dataFile !== undefined)
+  // What an image names is opened before it, where its file could be looked into.
+  if (header.backingFile !== undefined && spec.backing === undefined)
+    throw new CommandError(`The image names the backing file '${header.backingFile}': say what 'backing' is`)
   const image = new Image(env, header)
-  const backing = children.get('backing')
   const map = new Qcow2Map(image, {
     backing,
     caches: cacheSizes(spec, image.clusterSize, Math.ceil(header.size / image.clusterSize) * image.entrySize),
@@ -49,7 +45,6 @@ export async function openQcow2(
     },
   })
   await map.load()
-  const { buffers } = context
   return new MappedDriver({
     type: 'qcow2',
     name,

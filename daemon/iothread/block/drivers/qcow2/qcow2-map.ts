@@ -187,6 +187,13 @@ export class Qcow2Map implements MapDriver {
     await this.load()
   }
 
+  takeOver(previous: MapDriver): void {
+    if (!(previous instanceof Qcow2Map)) return
+    this.#image.reloaded(previous.#image.header)
+    this.#l1.use(previous.#l1.bytes)
+    this.#snapshots = previous.#snapshots
+  }
+
   format(): FormatFacts {
     return formatFacts(this.#image.header, this.#snapshots)
   }
