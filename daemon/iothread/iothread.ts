@@ -11,8 +11,10 @@ import { Graph } from './block/graph.js'
 import { SECTOR } from './block/node.js'
 import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
+import { BenchJob } from './jobs/bench.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
+import { CompareJob } from './jobs/compare.js'
 import { CreateJob, createImage } from './jobs/create.js'
 import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import { JobRunner, type Policy } from './jobs/runner.js'
@@ -124,8 +126,7 @@ export class Iothread {
       spec.kind === 'mirror'
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
-    if (spec.kind === 'check') await this.#graph.freshen(spec.node)
-    if (spec.kind === 'mirror') for (const node of [spec.source, spec.target]) await this.#graph.freshen(node)
+    for (const node of nodesOf(spec)) await this.#graph.freshen(node)
     const job = new JobRunner(
       id,
       (control) => this.#makeBody(spec, control),
@@ -157,6 +158,10 @@ export class Iothread {
         return new CreateJob(spec, this.#graph, this.#buffers, control.signal)
       case 'check':
         return new CheckJob(spec, this.#graph, this.#buffers, this.#engine, control)
+      case 'bench':
+        return new BenchJob(spec, this.#graph, this.#buffers, control)
+      case 'compare':
+        return new CompareJob(spec, this.#graph, this.#buffers, control)
       default:
         return spec satisfies never
     }
@@ -241,6 +246,23 @@ function continues(last: MapExtent, next: MapExtent): boolean {
     last.absent === next.absent &&
     next.host === (last.host === undefined ? undefined : last.host + last.length)
   )
+}
+
+/** Open nodes that a job uses. */
+function nodesOf(spec: JobSpec): readonly string[] {
+  switch (spec.kind) {
+    case 'mirror':
+      return [spec.source, spec.target]
+    case 'create':
+      return []
+    case 'bench':
+    case 'check':
+      return [spec.node]
+    case 'compare':
+      return [spec.node, spec.other]
+    default:
+      return spec satisfies never
+  }
 }
 
 function done(_nothing: unknown): null {

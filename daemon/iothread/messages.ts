@@ -6,6 +6,7 @@
 // Order: a worker's messages arrive in the order it sent them, so a report sent before a reply is seen before it.
 
 import type { AioChoice } from '../../native/types.js'
+import type { JsonObject } from '../../protocol/json-value.js'
 import type { IoOp } from '../errors.js'
 
 /**
@@ -218,7 +219,36 @@ export interface CheckResult {
   readonly linesLeftOut: number
 }
 
-export type JobSpec = MirrorSpec | CreateSpec | CheckSpec
+/** Requests of one kind in a fixed pattern, as `qemu-img bench` makes them. Sizes and offsets in bytes. */
+export interface BenchSpec {
+  readonly kind: 'bench'
+  readonly node: string
+  readonly write: boolean
+  /** Requests altogether. */
+  readonly count: number
+  /** Requests at once. */
+  readonly depth: number
+  readonly size: number
+  readonly step: number
+  /** Where the first request begins. */
+  readonly offset: number
+  /** Byte that is written. */
+  readonly pattern: number
+  /** Requests between two flushes; 0 = none. */
+  readonly flushInterval: number
+  /** Requests in flight end before each flush. */
+  readonly drain: boolean
+}
+
+export interface CompareSpec {
+  readonly kind: 'compare'
+  readonly node: string
+  readonly other: string
+  /** Sizes and what is allocated must be alike too. */
+  readonly strict: boolean
+}
+
+export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 export type JobPhase = 'probe' | 'zero' | 'bulk' | 'converge' | 'ready' | 'flush'
 
@@ -243,8 +273,10 @@ export interface JobReceipt {
   readonly flush: 'ok' | 'failed' | 'not-reached' | 'disabled'
   readonly durations: Readonly<Partial<Record<JobPhase, number>>>
   /** Of a check that came to its end. */
-  readonly check?: CheckResult
 }
+
+/** What a job found out, for jobs that find something out; shown as it is. */
+export type JobResult = JsonObject | Readonly<Record<string, string | number | boolean>>
 
 /** Requests of the main thread: argument and reply by name. */
 export interface Requests {
@@ -350,6 +382,7 @@ export type Report =
       readonly progress: JobProgress
       readonly outcome: JobOutcome
       readonly receipt: JobReceipt
+      readonly result?: JobResult
     }
   /** An image contradicts its format. `fatal`: it was marked, and is not written any more. Offset and size in bytes. */
   | {

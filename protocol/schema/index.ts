@@ -4,6 +4,7 @@
 import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
 import { events } from './events.js'
+import { inspectCommands } from './inspect.js'
 import { jobCommands } from './jobs.js'
 import { mirrorCommands } from './mirror.js'
 import { nodeCommands } from './nodes.js'
@@ -18,6 +19,7 @@ export const commands = {
   ...createCommands,
   ...checkCommands,
   ...mirrorCommands,
+  ...inspectCommands,
   ...objectCommands,
 }
 

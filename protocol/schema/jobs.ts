@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Jobs: their states, the two families of verbs and the two lists.
 
-import { checkResult } from './check.js'
 import { copyMode } from './mirror.js'
 import {
+  any,
   arrayOf,
   bool,
   command,
@@ -28,6 +28,8 @@ export const jobType = enumOf('JobType', [
   'snapshot-save',
   'snapshot-delete',
   'x-check',
+  'x-bench',
+  'x-compare',
 ])
 
 export const jobStatus = enumOf('JobStatus', [
@@ -81,7 +83,10 @@ const progressExtensions = {
   'x-eta': optional(int, 'Seconds until offset reaches len at this rate; absent when nothing moves.'),
   'x-oldest-request': optional(oldestRequest, 'The request that waits longest, when one does.'),
   'x-receipt': optional(receipt, 'What the job did, once it has ended.'),
-  'x-result': optional(checkResult, 'What a check found, once it has come to its end.'),
+  'x-result': optional(
+    any,
+    'An object: what the job found out, once it has ended; see the command that starts it.',
+  ),
 } satisfies Members
 
 export const jobInfo = struct('JobInfo', {

@@ -14,6 +14,7 @@ import { Objects } from '../objects.js'
 import { DiskWorkers } from '../workers.js'
 import { checkHandlers } from './check.js'
 import { imageHandlers } from './create.js'
+import { inspectHandlers } from './inspect.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
 import { mirrorHandlers } from './mirror.js'
 import { nodeHandlers } from './nodes.js'
@@ -69,6 +70,7 @@ export function createHandlers({ startWorker, events, log }: HandlerDeps): Comma
     ...imageHandlers(graphs, jobs),
     ...checkHandlers(graphs, jobs),
     ...mirrorHandlers(graphs, jobs, log),
+    ...inspectHandlers(graphs, jobs),
     ...objectHandlers(objects, directory, workers),
   }
   const lasting = { ...jobHandlers(jobs), ...blockJobHandlers(jobs), ...queryHandlers(directory, jobs) }

@@ -7,13 +7,13 @@ import { strict as assert } from 'node:assert'
 import type { Logger } from 'pino'
 import { CommandError } from '../../errors.js'
 import type { WorkerHandle } from '../../iothread/handle.js'
-import type { CopyMode, JobProgress, JobReceipt, Report } from '../../iothread/messages.js'
+import type { CopyMode, JobProgress, JobReceipt, JobResult, Report } from '../../iothread/messages.js'
 import type { EventSink } from '../commands.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
 
 export interface JobPlan {
   readonly id: string
-  readonly type: 'mirror' | 'create' | 'x-check'
+  readonly type: 'mirror' | 'create' | 'x-check' | 'x-bench' | 'x-compare'
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
   readonly copyMode: CopyMode
@@ -62,6 +62,7 @@ export class Job {
   #autoDismiss: boolean
   #error: string | undefined
   #receipt: JobReceipt | undefined
+  #result: JobResult | undefined
 
   constructor(plan: JobPlan, around: JobSurroundings) {
     this.plan = plan
@@ -95,6 +96,9 @@ export class Job {
   get receipt(): JobReceipt | undefined {
     return this.#receipt
   }
+  get result(): JobResult | undefined {
+    return this.#result
+  }
   /** As `query-block-jobs` has it: a pending mirror keeps its nodes quiet and so counts as paused. */
   get paused(): boolean {
     return this.#userPaused || (this.plan.type === 'mirror' && this.#state === 'pending')
@@ -125,6 +129,7 @@ export class Job {
         return
       case 'job-ended':
         this.#receipt = report.receipt
+        this.#result = report.result
         this.#progress = { ...report.progress, busy: false }
         this.#onEnded(report.outcome)
         return

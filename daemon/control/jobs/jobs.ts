@@ -100,7 +100,7 @@ export class Jobs {
     return job
   }
 
-  /** For the `block-job-*` verbs, which see jobs that move data only. */
+  /** For the `block-job-*` verbs, which see mirrors only. */
   findBlock(id: string): Job {
     const job = this.#jobs.get(id)
     if (job === undefined || job.plan.type !== 'mirror')

@@ -7,7 +7,7 @@ import type {
   jobInfo as jobInfoType,
 } from '../../../protocol/schema/jobs.js'
 import type { Infer } from '../../../protocol/schema/types.js'
-import type { CheckResult, OldestRequest } from '../../iothread/messages.js'
+import type { OldestRequest } from '../../iothread/messages.js'
 import type { Job } from './job.js'
 import { isOver } from './life.js'
 
@@ -66,24 +66,7 @@ function details(job: Job): Details {
         durations: receipt.durations,
       },
     }),
-    ...(receipt?.check !== undefined && { 'x-result': checkInfo(receipt.check) }),
-  }
-}
-
-function checkInfo(result: CheckResult): NonNullable<JobInfo['x-result']> {
-  return {
-    'check-errors': result.checkErrors,
-    corruptions: result.corruptions,
-    leaks: result.leaks,
-    'corruptions-fixed': result.corruptionsFixed,
-    'leaks-fixed': result.leaksFixed,
-    'total-clusters': result.totalClusters,
-    'allocated-clusters': result.allocatedClusters,
-    'fragmented-clusters': result.fragmentedClusters,
-    'compressed-clusters': result.compressedClusters,
-    'image-end-offset': result.imageEndOffset,
-    lines: result.lines,
-    'lines-left-out': result.linesLeftOut,
+    ...(job.result !== undefined && { 'x-result': job.result }),
   }
 }
 

@@ -30,7 +30,7 @@ export class Buffers {
     }
   }
 
-  /** The bytes of a slot, for codecs; until it is given back. */
+  /** The bytes of a slot that is taken; not to be kept after it is given back. */
   bytes(slot: number): Uint8Array {
     return this.#engine.slotBytes(slot)
   }

@@ -3,7 +3,7 @@
 // events — is a table on the main thread; a body only works, and obeys its control.
 
 import type { CopyControl } from '../copy/engine.js'
-import type { CopyMode, JobPhase, JobReceipt } from '../messages.js'
+import type { CopyMode, JobPhase, JobReceipt, JobResult } from '../messages.js'
 
 /** The copy engine's part, and what only a body needs. */
 export interface JobControl extends CopyControl {
@@ -29,6 +29,8 @@ export interface JobBody {
   run(): Promise<void>
   /** What was done, asked once when run() has ended, however it did. */
   receipt(): JobReceipt
+  /** What was found out, asked once after receipt(). */
+  result?(): JobResult | undefined
   progress(): BodyProgress
   /** A ready job is asked to end with success. */
   complete?(pivot: boolean): void

@@ -8,7 +8,7 @@ import type { Permissions } from '../block/driver.js'
 import { checkQcow2 } from '../block/drivers/qcow2/check/check.js'
 import type { Graph } from '../block/graph.js'
 import type { Buffers } from '../copy/buffers.js'
-import type { CheckResult, CheckSpec, JobReceipt } from '../messages.js'
+import type { CheckResult, CheckSpec, JobReceipt, JobResult } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
 
@@ -61,8 +61,11 @@ export class CheckJob implements JobBody {
     const flush =
       this.#spec.repair === 'none' ? 'disabled' : this.#result === undefined ? 'not-reached' : 'ok'
     const durations = this.#stopwatch.durations()
-    const check = this.#result
-    return { copied: 0, zeroed: 0, skipped: 0, flush, durations, ...(check !== undefined && { check }) }
+    return { copied: 0, zeroed: 0, skipped: 0, flush, durations }
+  }
+
+  result(): JobResult | undefined {
+    return this.#result === undefined ? undefined : checkInfo(this.#result)
   }
 
   progress(): BodyProgress {
@@ -77,5 +80,23 @@ export class CheckJob implements JobBody {
 
   async finalize(): Promise<void> {
     await this.#claim?.release()
+  }
+}
+
+/** Members as `qemu-img check --output=json` names them. */
+function checkInfo(result: CheckResult): JobResult {
+  return {
+    'check-errors': result.checkErrors,
+    corruptions: result.corruptions,
+    leaks: result.leaks,
+    'corruptions-fixed': result.corruptionsFixed,
+    'leaks-fixed': result.leaksFixed,
+    'total-clusters': result.totalClusters,
+    'allocated-clusters': result.allocatedClusters,
+    'fragmented-clusters': result.fragmentedClusters,
+    'compressed-clusters': result.compressedClusters,
+    'image-end-offset': result.imageEndOffset,
+    lines: [...result.lines],
+    'lines-left-out': result.linesLeftOut,
   }
 }

@@ -79,6 +79,7 @@ export class JobRunner implements JobControl {
         : { kind: 'failed', error: error instanceof Error ? error.message : String(error) }
     }
     const receipt = this.body.receipt()
+    const result = this.body.result?.()
     if (outcome.kind !== 'success') await this.#undo()
     this.#over = true
     clearInterval(this.#timer)
@@ -88,6 +89,7 @@ export class JobRunner implements JobControl {
       progress: this.#progress(),
       outcome,
       receipt,
+      ...(result === undefined ? {} : { result }),
     })
     return outcome.kind === 'success'
   }

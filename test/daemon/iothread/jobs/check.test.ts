@@ -16,12 +16,12 @@ async function bench(t: Test, more: Record<string, unknown> = {}): Promise<Bench
   return bench
 }
 
-t.test('a check tells what it found in its receipt', async (t) => {
+t.test('a check tells what it found as its result', async (t) => {
   const b = await bench(t)
   await b.request('job-start', { id: 'c', spec: { kind: 'check', node: 'img', repair: 'none' } })
-  const { outcome, receipt } = await b.report('job-ended', 'c')
+  const { outcome, result } = await b.report('job-ended', 'c')
   t.same(outcome, { kind: 'success' })
-  t.match(receipt.check, { corruptions: 0, leaks: 0, totalClusters: 256, allocatedClusters: 1 })
+  t.match(result, { corruptions: 0, leaks: 0, 'total-clusters': 256, 'allocated-clusters': 1 })
 })
 
 t.test('a repair of a node that is read-only is refused before there is a job', async (t) => {
@@ -53,7 +53,7 @@ t.test('an image that cannot be read fails the check with the error of the disk'
   const rules = [{ op: 'read', nth: 4, count: 0, errno: 5 }]
   await b.add({ driver: 'x-inject', 'node-name': 'bad', file: 'img', rules })
   await b.request('job-start', { id: 'c', spec: { kind: 'check', node: 'bad', repair: 'all' } })
-  const { outcome, receipt } = await b.report('job-ended', 'c')
+  const { outcome, result } = await b.report('job-ended', 'c')
   t.same(outcome, { kind: 'failed', error: 'Input/output error' })
-  t.equal(receipt.check, undefined)
+  t.equal(result, undefined)
 })
