@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Follows one job from before its start to its end: events as they come, progress asked for now and then, and at the
-// end what became of it. Used by mirror.ts. Listens before the job is started, so no event is missed.
+// end what became of it. Used by the commands that start jobs. Listens before the job is started, so no event is missed.
 
 import type { JsonObject } from '../../protocol/json-value.js'
 import type { Client, ConnectionLost, QmpEvent } from './client.js'
@@ -32,9 +32,9 @@ export interface Outcome {
   readonly kind: 'completed' | 'failed' | 'cancelled'
   readonly error?: string
   readonly receipt?: Receipt
-  readonly progress?: Progress
-  /** What a check found, as the daemon sent it. */
+  /** What a job found out that finds something out; as the daemon sent it. */
   readonly result?: JsonObject
+  readonly progress?: Progress
   /** I/O errors that the policy 'ignore' had retried. */
   readonly ignoredErrors: number
 }
@@ -52,6 +52,7 @@ const pollMs = 250
 export class JobFollower {
   readonly #client: Client
   readonly #id: string
+  readonly #list: 'query-block-jobs' | 'query-jobs'
   readonly #tell: FollowerEvents
   readonly #release: (() => void)[] = []
   #asking = false
@@ -62,7 +63,14 @@ export class JobFollower {
   /** Settled by the event that says the job is over, or by the loss of the connection. */
   readonly #concluded: Promise<void>
 
-  constructor(client: Client, id: string, tell: FollowerEvents) {
+  /** @param list  the query that tells how far the job is; only mirrors are in query-block-jobs */
+  constructor(
+    client: Client,
+    id: string,
+    tell: FollowerEvents,
+    list: 'query-block-jobs' | 'query-jobs' = 'query-block-jobs',
+  ) {
+    this.#list = list
     this.#client = client
     this.#id = id
     this.#tell = tell
@@ -152,21 +160,21 @@ export class JobFollower {
   }
 
   async #ask(): Promise<void> {
-    const jobs = objectsOf(await this.#client.execute('query-block-jobs'))
-    const job = jobs.find((one) => textOf(one, 'device') === this.#id)
+    const jobs = objectsOf(await this.#client.execute(this.#list))
+    const job = jobs.find((one) => (textOf(one, 'device') ?? textOf(one, 'id')) === this.#id)
     if (job !== undefined) this.#last = progressOf(job)
   }
 }
 
-/** Reads one entry of query-block-jobs. */
+/** Reads one entry of query-block-jobs or query-jobs. */
 export function progressOf(job: JsonObject): Progress {
   const oldest = asObject(job['x-oldest-request'])
   const eta = numberOf(job, 'x-eta')
   return {
     status: textOf(job, 'status') ?? 'unknown',
     phase: textOf(job, 'x-phase') ?? textOf(job, 'status') ?? 'unknown',
-    offset: numberOf(job, 'offset') ?? 0,
-    length: numberOf(job, 'len') ?? 0,
+    offset: numberOf(job, 'offset') ?? numberOf(job, 'current-progress') ?? 0,
+    length: numberOf(job, 'len') ?? numberOf(job, 'total-progress') ?? 0,
     rate: numberOf(job, 'x-rate') ?? 0,
     ...(eta === undefined ? {} : { etaSeconds: eta }),
     ioStatus: textOf(job, 'io-status') ?? 'ok',

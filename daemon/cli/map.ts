@@ -8,13 +8,16 @@ import type { JsonObject } from '../../protocol/json-value.js'
 import { QmpError } from './client.js'
 import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
-import { type End, lookAtImage, nodeDefinition } from './mirror-request.js'
+import { type Format, findImage, type Image, imageDefinition } from './image.js'
 import { sizeOfNode } from './node-size.js'
 import { failed } from './status.js'
 import { table } from './table.js'
 import { flagOf, numberOf, objectsOf } from './values.js'
 
 export interface MapOptions {
+  readonly format?: Format
+  readonly imageOpts: boolean
+  readonly forceShare: boolean
   readonly socket?: string
   readonly json: boolean
   readonly logLevel?: string
@@ -35,11 +38,11 @@ export interface MapExtent {
 /** Extents asked for at once. */
 const portion = 4096
 
-export async function map(image: string, options: MapOptions): Promise<void> {
-  const end = await lookAtImage(image)
+export async function map(name: string, options: MapOptions): Promise<void> {
+  const image = await findImage(name, options.format, options.imageOpts)
   const daemon = await connectOrEmbed(options)
   try {
-    const extents = await extentsOf(daemon, end)
+    const extents = await extentsOf(daemon, image, options.forceShare)
     process.stdout.write(options.json ? jsonText(extents) : tableText(extents))
   } catch (error) {
     if (error instanceof QmpError) throw failed(error.message, { cause: error })
@@ -49,10 +52,11 @@ export async function map(image: string, options: MapOptions): Promise<void> {
   }
 }
 
-async function extentsOf(daemon: Daemon, image: End): Promise<MapExtent[]> {
+async function extentsOf(daemon: Daemon, image: Image, forceShare: boolean): Promise<MapExtent[]> {
   const { client } = daemon
   const nodeName = `map-${randomBytes(4).toString('hex')}`
-  const definition = nodeDefinition(image, nodeName, { readOnly: true, direct: false })
+  const how = { readOnly: true, direct: false, forceShare }
+  const definition = imageDefinition(image, nodeName, how)
   await client.execute('blockdev-add', definition)
   try {
     const size = await sizeOfNode(client, nodeName)
@@ -60,10 +64,11 @@ async function extentsOf(daemon: Daemon, image: End): Promise<MapExtent[]> {
     for (let offset = 0; offset < size; ) {
       const ask = { node: nodeName, offset, length: size - offset, limit: portion }
       const reply = await client.execute('x-node-map', ask)
-      const more = objectsOf(reply).map(extentFrom)
+      const more = objectsOf(reply).map((value) => extentFrom(value, image.format === 'raw'))
       append(extents, more)
       const end = more.at(-1)
-      if (end === undefined) throw failed(`'${image.name}': the daemon tells no extents from ${offset} on`)
+      if (end === undefined)
+        throw failed(`'${image.end.name}': the daemon tells no extents from ${offset} on`)
       offset = end.start + end.length
     }
     return extents
@@ -72,19 +77,20 @@ async function extentsOf(daemon: Daemon, image: End): Promise<MapExtent[]> {
   }
 }
 
-/** Reads one extent of a raw image, where every byte has its place in this layer. */
-function extentFrom(value: JsonObject): MapExtent {
+/** Reads one extent. @param raw  every byte has its place in this layer, at the same offset unless it is told */
+function extentFrom(value: JsonObject, raw: boolean): MapExtent {
   const start = numberOf(value, 'offset') ?? 0
   const zero = flagOf(value, 'zero')
+  const place = numberOf(value, 'host') ?? (raw ? start : undefined)
   return {
     start,
     length: numberOf(value, 'length') ?? 0,
-    depth: 0,
-    present: true,
+    depth: numberOf(value, 'depth') ?? 0,
+    present: !flagOf(value, 'absent'),
     zero,
     data: !zero,
-    offset: start,
-    compressed: false,
+    ...(place === undefined ? {} : { offset: place }),
+    compressed: flagOf(value, 'compressed'),
   }
 }
 

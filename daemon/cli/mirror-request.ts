@@ -7,6 +7,7 @@ import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { EIO, ENOENT, errnoNumber, errnoText } from '../common/errno.js'
 import type { CommandArguments } from './client.js'
+import type { Format } from './image.js'
 import { isSameStorage } from './same-storage.js'
 import { failed, usage } from './status.js'
 
@@ -14,6 +15,12 @@ export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop'
 
 /** Options of the command line, parsed. Sizes in bytes. */
 export interface MirrorOptions {
+  /** Absent: guessed. */
+  readonly sourceFormat?: Format
+  /** Absent: raw. */
+  readonly targetFormat?: Format
+  /** top: only what the uppermost layer holds; default: everything. */
+  readonly sync?: 'full' | 'top'
   readonly speed?: number
   /** true: O_DIRECT or fail; false: cached; undefined: O_DIRECT where it works. */
   readonly direct?: boolean
@@ -50,9 +57,14 @@ export interface Ends {
 
 /**
  * Looks at both paths.
+ * @param how  existing: the target must be there; sameSize: as large as the source, when both are files
  * @throws CliError when they cannot be mirrored: missing, not an image, or one and the same
  */
-export async function lookAt(sourceName: string, targetName: string, existing: boolean): Promise<Ends> {
+export async function lookAt(
+  sourceName: string,
+  targetName: string,
+  { existing, sameSize }: { readonly existing: boolean; readonly sameSize: boolean },
+): Promise<Ends> {
   const [sourceStats, targetStats] = await Promise.all([statOf(sourceName), statOf(targetName)])
   const source = endOf(sourceName, sourceStats)
   const target = endOf(targetName, targetStats)
@@ -62,7 +74,7 @@ export async function lookAt(sourceName: string, targetName: string, existing: b
     const what = target.kind === 'block' ? 'device' : 'file'
     throw failed(`cannot mirror '${sourceName}' onto itself: '${targetName}' is the same ${what}`)
   }
-  if (existing && source.kind === 'file' && target.kind === 'file') {
+  if (sameSize && source.kind === 'file' && target.kind === 'file') {
     const [ours, theirs] = [sectors(sourceStats), sectors(targetStats)]
     if (ours !== theirs) {
       throw failed(
@@ -85,45 +97,12 @@ export async function lookAtPath(name: string): Promise<End> {
   return endOf(name, await statOf(name))
 }
 
-/** Definition of a raw node above the file or device of one end. */
-export function nodeDefinition(
-  end: End,
-  nodeName: string,
-  how: {
-    readonly readOnly: boolean
-    readonly direct: boolean
-    readonly unmap?: boolean
-    readonly forceShare?: boolean
-    readonly size?: number
-  },
-): CommandArguments {
-  // A request to leave holes gets through only where every layer lets it.
-  const discard = how.unmap ? 'unmap' : undefined
-  const common = {
-    'read-only': how.readOnly,
-    'force-share': how.forceShare ? true : undefined,
-    cache: { direct: how.direct },
-    discard,
-  }
-  return {
-    driver: 'raw',
-    'node-name': nodeName,
-    ...common,
-    size: how.size,
-    file: {
-      driver: end.kind === 'block' ? 'host_device' : 'file',
-      filename: end.path,
-      ...common,
-    },
-  }
-}
-
 /** The arguments that blockdev-mirror and drive-mirror share. */
 export function jobArguments(options: MirrorOptions, jobId: string, source: string): CommandArguments {
   return {
     'job-id': jobId,
     device: source,
-    sync: 'full',
+    sync: options.sync ?? 'full',
     speed: options.speed,
     granularity: options.granularity,
     'buf-size': options.bufSize,
@@ -141,8 +120,13 @@ function sectors(stats: Stats | 'missing'): number {
   return stats === 'missing' ? 0 : Math.ceil(stats.size / 512) * 512
 }
 
+/** @throws CliError for a name that is empty */
+export function checkNamed(...names: readonly string[]): void {
+  if (names.includes('')) throw usage('an image needs a name, but one is empty')
+}
+
 async function statOf(name: string): Promise<Stats | 'missing'> {
-  if (name === '') throw usage('an image needs a name, but one is empty')
+  checkNamed(name)
   try {
     return await stat(name)
   } catch (cause) {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line of `blockferry`: names, options and their help. Values are checked here; the work is elsewhere.
 
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
-import { parseSize } from '../common/units.js'
+import { Command, CommanderError, Option } from 'commander'
 import { PRODUCT_VERSION } from '../common/version.js'
 import { type CheckOptions, check } from './check.js'
 import { defaultSocket } from './connection.js'
 import { create } from './create.js'
 import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
-import { map } from './map.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
+import { addTools, formatOption } from './program-tools.js'
+import { aioOption, embedded, logLevel, size } from './program-values.js'
 import { qmp } from './qmp.js'
 import { CliError, exitStatus } from './status.js'
 
@@ -53,6 +53,7 @@ function createProgram(): Command {
   addJobs(program)
   addCreate(program)
   addCheck(program)
+  addTools(program)
   addOthers(program)
   return program
 }
@@ -62,7 +63,6 @@ Sizes are bytes or have a binary suffix: 512k, 100M, 1.5G.
 SOCKET is $BLOCKFERRY_SOCKET or ${defaultSocket} where it is not given.
 Exit status: 0 done, 1 failed, 2 usage, 3 cannot connect, 130 interrupted.`
 
-const embedded = 'socket of a running daemon; without it the command runs a daemon of its own'
 const policies = ['report', 'ignore', 'enospc', 'stop']
 
 function addMirror(program: Command): void {
@@ -71,12 +71,8 @@ function addMirror(program: Command): void {
     .description('copy a disk image or device; done means equal and durable')
     .argument('<source>', 'file or block device; opened read-only')
     .argument('<target>', 'file (made, or overwritten) or block device')
-    .addOption(
-      new Option('-f, --source-format <format>', 'format of the source').choices(['raw']).default('raw'),
-    )
-    .addOption(
-      new Option('-O, --target-format <format>', 'format of the target').choices(['raw']).default('raw'),
-    )
+    .addOption(formatOption('-f, --source-format', 'format of the source (default: guessed)'))
+    .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
     .option('--speed <size>', 'bytes per second at most', size)
     .option('--direct', 'O_DIRECT at both ends, or fail (default: O_DIRECT where both ends allow it)')
     .option('--no-direct', 'through the page cache')
@@ -95,9 +91,7 @@ function addMirror(program: Command): void {
     .addOption(
       new Option('--on-target-error <policy>', 'after a write error').choices(policies).default('report'),
     )
-    .addOption(
-      new Option('--aio <engine>', 'I/O engine of the own daemon').choices(['auto', 'threads', 'io_uring']),
-    )
+    .addOption(aioOption())
     .option('--json', 'events as JSON lines on stdout, the result last', false)
     .option('--no-progress', 'no progress, only the result')
     .addOption(logLevel())
@@ -177,14 +171,6 @@ function addCheck(program: Command): void {
 
 function addOthers(program: Command): void {
   program
-    .command('map')
-    .description('show which ranges of an image are data and which read as zeroes')
-    .argument('<image>', 'file or block device')
-    .option('--json', 'as qemu-img map --output=json', false)
-    .option('--socket <socket>', embedded)
-    .addOption(logLevel())
-    .action(map)
-  program
     .command('qmp')
     .description('send one command to a daemon, or talk to it in a shell')
     .argument('[command...]', 'NAME, then a JSON object or key=value pairs')
@@ -200,22 +186,6 @@ function addOthers(program: Command): void {
 
 function collect(text: string, before: readonly string[]): string[] {
   return [...before, text]
-}
-
-function logLevel(): Option {
-  return new Option('--log-level <level>', "show the own daemon's log on stderr").choices([
-    'error',
-    'warn',
-    'info',
-    'debug',
-    'trace',
-  ])
-}
-
-function size(text: string): number {
-  const bytes = parseSize(text)
-  if (bytes === undefined) throw new InvalidArgumentError('Expected a size such as 4096, 512k, 100M or 1.5G.')
-  return bytes
 }
 
 /** commander's "error: text." and what follows it as one line in our style. */

@@ -8,6 +8,7 @@ import type { NodeSpec } from '../messages.js'
 import type { BlockDriver } from './driver.js'
 import type { DriverBuffers } from './driver-buffers.js'
 import { CompressDriver } from './drivers/compress.js'
+import { openGuessedRaw } from './drivers/guessed-raw.js'
 import { InjectDriver } from './drivers/inject.js'
 import { blkdebugRules, ownRules } from './drivers/inject-rules.js'
 import { MemoryDriver, openMemory } from './drivers/memory.js'
@@ -81,7 +82,11 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
   host_device: file,
   'null-co': nothing,
   'null-aio': nothing,
-  raw: filter('file', openRaw),
+  raw: filter('file', (spec, child, context) =>
+    spec['x-guessed'] === true
+      ? openGuessedRaw(spec, child, (slot) => context.engine.slotBytes(slot))
+      : openRaw(spec, child),
+  ),
   qcow2: { children: ['file', 'data-file', 'backing'], fixed: [], open: openQcow2 },
   compress: filter('file', (_spec, child) => new CompressDriver(child)),
   throttle: filter('file', (spec, child, context) => {

@@ -23,6 +23,7 @@ const common = new Set([
   'pr-manager',
   'drop-cache',
   'implied',
+  'x-guessed',
 ])
 
 export function nodeReport(record: NodeRecord, records: Records): NodeReport {

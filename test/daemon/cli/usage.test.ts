@@ -35,7 +35,7 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
     name: 'a format that is not there',
     args: ['mirror', 'a', 'b', '-O', 'vmdk'],
     status: 2,
-    text: "option '-O, --target-format <format>' argument 'vmdk' is invalid. Allowed choices are raw",
+    text: "option '-O, --target-format <format>' argument 'vmdk' is invalid. Allowed choices are raw, qcow2",
   },
   {
     name: 'engine of a foreign daemon',

@@ -239,6 +239,8 @@ function fitsBuiltin(name: string, value: JsonValue): boolean {
       return true
     case 'number':
       return ['number', 'bigint'].includes(typeof value) || value instanceof JsonDouble
+    case 'uint8':
+      return typeof value === 'number' && value >= 0 && value < 2 ** 8
     case 'uint32':
       return typeof value === 'number' && value >= 0 && value < 2 ** 32
     default:

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// `blockferry convert`: a mirror whose target is made as options say (format, layout, compression), under the names
+// that qemu-img convert has for them.
+
+import { stat } from 'node:fs/promises'
+import type { CommandArguments } from './client.js'
+import { type CopyTools, runCopy } from './copy-run.js'
+import { type Format, findImage, type Image, imageDefinition } from './image.js'
+import { createOptions } from './image-options.js'
+import { JobFollower } from './job-follower.js'
+import { startMirror } from './mirror.js'
+import { checkNamed, type End, lookAt, type MirrorOptions } from './mirror-request.js'
+import { sizeOfNode } from './node-size.js'
+import { failed, usage } from './status.js'
+
+const MiB = 1048576
+
+export interface ConvertOptions {
+  readonly format?: Format
+  readonly targetFormat?: Format
+  readonly imageOpts: boolean
+  readonly compress: boolean
+  /** 0: zeroes take up storage. */
+  readonly sparse?: number
+  /** The target is there. */
+  readonly existing: boolean
+  readonly targetIsZero: boolean
+  readonly options: readonly string[]
+  readonly backing?: string
+  readonly backingFormat?: string
+  /** Pieces of 1 MiB in flight. */
+  readonly tasks?: number
+  readonly rate?: number
+  readonly cache: 'none' | 'writeback'
+  readonly sourceCache: 'none' | 'writeback'
+  readonly progress: boolean
+  readonly quiet: boolean
+  readonly forceShare: boolean
+  readonly aio?: 'auto' | 'threads' | 'io_uring'
+  readonly socket?: string
+  readonly logLevel?: string
+}
+
+/** @throws CliError for every end but success */
+export async function convert(
+  sourceName: string,
+  targetName: string,
+  options: ConvertOptions,
+): Promise<void> {
+  check(options)
+  checkNamed(sourceName, targetName)
+  const source = await findImage(sourceName, options.format, options.imageOpts)
+  const { existing, targetFormat = 'raw' } = options
+  const sameSize = existing && source.format === 'raw' && targetFormat === 'raw'
+  const path = options.imageOpts ? source.end.path : sourceName
+  const ends = await lookAt(path, targetName, { existing, sameSize })
+  const mirror = mirrorOptions(options)
+  const plain =
+    targetFormat === 'raw' && !options.compress && options.sparse !== 0 && options.options.length === 0
+  const create = createArguments(options)
+  const start = (tools: CopyTools) =>
+    plain ? startMirror(ends, mirror, tools) : new Target(ends.target, options, create, tools).start()
+  const words = { verb: 'convert', done: 'converted', quiet: options.quiet }
+  await runCopy({ ...words, source, target: ends.target, options: mirror, start }, undefined)
+}
+
+function check(options: ConvertOptions): void {
+  const { compress, targetFormat = 'raw', existing, backing, backingFormat, targetIsZero, sparse } = options
+  if (compress && targetFormat !== 'qcow2')
+    throw usage(`images of format '${targetFormat}' cannot be compressed`)
+  if (compress && sparse === 0) throw usage('-c and -S 0 exclude each other')
+  if (targetIsZero && !existing) throw usage('--target-is-zero requires use of -n flag')
+  if (existing && options.options.length > 0)
+    throw usage('-o makes a new image, -n keeps the one that is there')
+  if (backing === undefined) {
+    if (backingFormat !== undefined) throw usage('-F names the format of a backing file, which -B names')
+    return
+  }
+  if (targetFormat !== 'qcow2') throw usage(`images of format '${targetFormat}' have no backing file`)
+  if (targetIsZero) throw usage('--target-is-zero cannot be used when the destination has a backing file')
+  if (sparse === 0) throw usage('-S 0 cannot be used when the destination has a backing file')
+  if (backingFormat === undefined && !existing) throw usage('-B needs -F, the format of the backing file')
+}
+
+function mirrorOptions(options: ConvertOptions): MirrorOptions {
+  const { tasks, rate, forceShare, existing, targetIsZero, targetFormat, progress, aio, socket, logLevel } =
+    options
+  return {
+    ...(targetFormat === undefined ? {} : { targetFormat }),
+    ...(tasks === undefined ? {} : { bufSize: tasks * MiB }),
+    ...(rate === undefined ? {} : { speed: rate }),
+    ...(aio === undefined ? {} : { aio }),
+    ...(socket === undefined ? {} : { socket }),
+    ...(logLevel === undefined ? {} : { logLevel }),
+    ...(options.backing === undefined ? {} : { sync: 'top' }),
+    // One way for both ends: the page cache only where it was asked for at both.
+    ...(options.cache === 'writeback' && options.sourceCache === 'writeback' ? { direct: false } : {}),
+    unmap: options.sparse !== 0,
+    onSourceError: 'report',
+    onTargetError: 'report',
+    json: false,
+    ...{ forceShare, existing, targetIsZero, progress },
+  }
+}
+
+/** Of blockdev-create, without driver, size and place. */
+function createArguments(options: ConvertOptions): CommandArguments {
+  const { targetFormat = 'raw', backing, backingFormat } = options
+  const given = createOptions(targetFormat, options.options)
+  return {
+    // Zeroes that take up storage: all of the target does from the beginning.
+    ...(options.sparse === 0 ? { preallocation: 'falloc' } : {}),
+    ...(backing === undefined ? {} : { 'backing-file': backing, 'backing-fmt': backingFormat }),
+    ...given,
+  }
+}
+
+/** The target of one attempt: file, format and what is above. */
+class Target {
+  readonly #end: End
+  readonly #options: ConvertOptions
+  readonly #create: CommandArguments
+  readonly #tools: CopyTools
+  readonly #format: Format
+
+  constructor(end: End, options: ConvertOptions, create: CommandArguments, tools: CopyTools) {
+    this.#end = end
+    this.#options = options
+    this.#create = create
+    this.#tools = tools
+    this.#format = options.targetFormat ?? 'raw'
+  }
+
+  async start(): Promise<void> {
+    const { client, job, source, touching } = this.#tools
+    const size = await sizeOfNode(client, source)
+    touching()
+    if (!this.#options.existing) await this.#make(size)
+    const node = await this.#open()
+    touching()
+    await client.execute('blockdev-mirror', { ...job, target: node })
+  }
+
+  async #make(size: number): Promise<void> {
+    const { client, node } = this.#tools
+    const qcow2 = this.#format === 'qcow2'
+    if (this.#end.kind !== 'block') {
+      const file = { driver: 'file', filename: this.#end.path, size: qcow2 ? 0 : size }
+      await this.#runCreate({ ...file, ...(qcow2 ? {} : this.#create) })
+    }
+    if (!qcow2) return
+    const file = node('target-file')
+    await client.execute('blockdev-add', { ...this.#file(), 'node-name': file })
+    try {
+      await this.#runCreate({ driver: 'qcow2', file, size, ...this.#create })
+    } finally {
+      await client.execute('blockdev-del', { 'node-name': file }).catch(() => undefined)
+    }
+  }
+
+  #file(): CommandArguments {
+    const driver = this.#end.kind === 'block' ? 'host_device' : 'file'
+    return { driver, filename: this.#end.path, discard: this.#unmap() ? 'unmap' : undefined }
+  }
+
+  #unmap(): boolean {
+    return this.#options.sparse !== 0
+  }
+
+  async #runCreate(options: CommandArguments): Promise<void> {
+    const { client, node } = this.#tools
+    const id = node('create')
+    const quiet = { event: () => undefined, progress: () => undefined, stopped: () => undefined }
+    const follower = new JobFollower(client, id, quiet, 'query-jobs')
+    try {
+      await client.execute('blockdev-create', { 'job-id': id, options })
+      const { kind, error } = await follower.outcome()
+      if (kind !== 'completed') throw failed(`cannot make '${this.#end.name}': ${error ?? 'cancelled'}`)
+    } finally {
+      follower.stop()
+    }
+  }
+
+  /** @returns the node to write to: the image, or the filter above it that compresses */
+  async #open(): Promise<string> {
+    const { client, node, direct } = this.#tools
+    const image: Image = {
+      end: { ...this.#end, kind: await kindNow(this.#end) },
+      format: this.#format,
+      guessed: this.#options.existing && this.#options.targetFormat === undefined,
+    }
+    const target = node('target')
+    const how = { readOnly: false, direct, unmap: this.#unmap() }
+    await client.execute('blockdev-add', imageDefinition(image, target, how))
+    if (!this.#options.compress) return target
+    const filter = node('target-compressed')
+    const discard = this.#unmap() ? 'unmap' : 'ignore'
+    await client.execute('blockdev-add', { driver: 'compress', 'node-name': filter, file: target, discard })
+    return filter
+  }
+}
+
+/** What was missing before may have been made. */
+async function kindNow(end: End): Promise<End['kind']> {
+  return (await stat(end.path)).isBlockDevice() ? 'block' : 'file'
+}

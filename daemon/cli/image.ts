@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// An image as a command names it: a path with or without a format, or options (--image-opts). Decides which node is
+// to be opened for it; talks to no daemon. A format nobody named is guessed from the first bytes.
+
+import { open } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { formatOf, PROBE_LENGTH } from '../../protocol/image-magic.js'
+import { isJsonObject, type JsonObject } from '../../protocol/json-value.js'
+import { parseKeyval } from '../../protocol/keyval.js'
+import { ArgumentError } from '../../protocol/schema/validate.js'
+import { EIO, errnoNumber, errnoText } from '../common/errno.js'
+import { requestOf } from './arguments.js'
+import type { CommandArguments } from './client.js'
+import { type End, lookAtImage } from './mirror-request.js'
+import { failed, usage } from './status.js'
+
+export const formats = ['raw', 'qcow2'] as const
+export type Format = (typeof formats)[number]
+
+/** An image that is there. */
+export interface Image {
+  readonly end: End
+  readonly format: Format
+  /** Nobody named the format. */
+  readonly guessed: boolean
+  /** What --image-opts said, in place of path and format. */
+  readonly options?: CommandArguments
+}
+
+/** How a node is to be opened. */
+export interface HowToOpen {
+  readonly readOnly: boolean
+  readonly direct: boolean
+  /** Requests to leave holes are passed on. */
+  readonly unmap?: boolean
+  readonly forceShare?: boolean
+  readonly noFlush?: boolean
+  /** Only the beginning of a raw image, bytes. */
+  readonly size?: number
+  /** Nothing shows through from below. */
+  readonly noBacking?: boolean
+  /** Scattered pieces of one request that run at once; qcow2 only. */
+  readonly tasks?: number
+}
+
+/** @throws CliError when it is missing or no image */
+export async function findImage(name: string, format: Format | undefined, imageOpts = false): Promise<Image> {
+  if (imageOpts) {
+    if (format !== undefined) throw usage('--image-opts and a format are mutually exclusive')
+    return imageOf(name)
+  }
+  const end = await lookAtImage(name)
+  return { end, format: format ?? (await guess(end)), guessed: format === undefined }
+}
+
+/** Format by the first bytes: qcow2, or raw for everything else. */
+export async function guess(end: End): Promise<Format> {
+  try {
+    const file = await open(end.path, 'r')
+    try {
+      const start = new Uint8Array(PROBE_LENGTH)
+      const { bytesRead } = await file.read(start, 0, PROBE_LENGTH, 0)
+      return formatOf(start.subarray(0, bytesRead)) === 'qcow2' ? 'qcow2' : 'raw'
+    } finally {
+      await file.close()
+    }
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code ?? ''
+    const reason = errnoText(errnoNumber(code) ?? EIO)
+    throw failed(`cannot open '${end.name}' to see its format: ${reason}`, { cause })
+  }
+}
+
+/** Definition of the node that shows what is in the image. */
+export function imageDefinition(image: Image, nodeName: string, how: HowToOpen): CommandArguments {
+  const common = {
+    'read-only': how.readOnly,
+    'force-share': how.forceShare ? true : undefined,
+    cache: { direct: how.direct, ...(how.noFlush ? { 'no-flush': true } : {}) },
+    // A request to leave holes gets through only where every layer lets it.
+    discard: how.unmap ? 'unmap' : undefined,
+  }
+  if (image.options !== undefined) return { ...image.options, 'node-name': nodeName, ...common }
+  const { end, format } = image
+  return {
+    driver: format,
+    'node-name': nodeName,
+    ...common,
+    ...(format === 'raw' && how.size !== undefined ? { size: how.size } : {}),
+    ...(format === 'raw' && image.guessed && !how.readOnly && how.size === undefined
+      ? { 'x-guessed': true }
+      : {}),
+    ...(format === 'qcow2' && how.noBacking ? { backing: null } : {}),
+    ...(format === 'qcow2' && how.tasks !== undefined ? { 'x-tasks': how.tasks } : {}),
+    file: { driver: end.kind === 'block' ? 'host_device' : 'file', filename: end.path, ...common },
+  }
+}
+
+/** `driver=qcow2,file.filename=disk` or JSON; without a driver the file itself. */
+function imageOf(text: string): Image {
+  const options = text.startsWith('{') ? requestOf([text]) : keyvalOf(text)
+  const file = isJsonObject(options.file) ? options.file : undefined
+  const filename = options.filename ?? file?.filename
+  const format = options.driver === 'qcow2' ? 'qcow2' : 'raw'
+  const end: End = { name: text, path: typeof filename === 'string' ? resolve(filename) : text, kind: 'file' }
+  return { end, format, guessed: false, options: completed(options) }
+}
+
+function keyvalOf(text: string): JsonObject {
+  try {
+    return typed(parseKeyval(text, undefined))
+  } catch (cause) {
+    if (cause instanceof ArgumentError) throw usage(`--image-opts: ${cause.message}`)
+    throw cause
+  }
+}
+
+/** Option strings have only texts: switches and numbers become what the daemon's schema wants. */
+function typed(object: JsonObject): JsonObject {
+  for (const [name, value] of Object.entries(object)) {
+    if (isJsonObject(value)) typed(value)
+    else if (value === 'on' || value === 'true') object[name] = true
+    else if (value === 'off' || value === 'false') object[name] = false
+    else if (typeof value === 'string' && /^[0-9]+$/.test(value) && name !== 'filename')
+      object[name] = Number(value)
+  }
+  return object
+}
+
+/** Names of files relative to this process, and drivers that go without saying, as the daemon needs them. */
+function completed(options: JsonObject): JsonObject {
+  for (const role of ['file', 'backing', 'data-file']) {
+    const child = options[role]
+    if (isJsonObject(child)) options[role] = completed(child)
+  }
+  if (options.driver === undefined) options.driver = isJsonObject(options.file) ? 'raw' : 'file'
+  if (typeof options.filename === 'string') options.filename = resolve(options.filename)
+  return options
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// `blockferry info`: what an image is, with its layers if asked. Layouts are those of qemu-img info.
+
+import { dirname, isAbsolute, join } from 'node:path'
+import type { JsonObject } from '../../protocol/json-value.js'
+import { type Format, findImage, type Image } from './image.js'
+import { indented } from './indented.js'
+import { humanInfo } from './info-text.js'
+import { withNodes } from './open-nodes.js'
+import { failed } from './status.js'
+import { asObject, objectsOf, textOf } from './values.js'
+
+export interface InfoOptions {
+  readonly output: 'human' | 'json'
+  readonly backingChain: boolean
+  readonly format?: Format
+  readonly imageOpts: boolean
+  readonly forceShare: boolean
+  readonly socket?: string
+  readonly logLevel?: string
+}
+
+export async function info(name: string, options: InfoOptions): Promise<void> {
+  const image = await findImage(name, options.format, options.imageOpts)
+  const layers = await layersOf(image, options)
+  if (options.output === 'json') {
+    const value = options.backingChain ? layers : (layers[0] ?? {})
+    process.stdout.write(`${indented(value)}\n`)
+  } else process.stdout.write(layers.map(humanInfo).join('\n'))
+}
+
+/** The image as the daemon tells it and, if asked, what is below it; top first. */
+async function layersOf(image: Image, options: InfoOptions): Promise<JsonObject[]> {
+  const { backingChain, forceShare } = options
+  const how = { readOnly: true, direct: false, forceShare, noBacking: !backingChain }
+  return await withNodes(options, async ({ client }, nodes) => {
+    const name = await nodes.open(image, 'info', how)
+    const all = objectsOf(await client.execute('query-named-block-nodes'))
+    const own = all.find((node) => textOf(node, 'node-name') === name)
+    const top = asObject(own?.image)
+    if (top === undefined) throw failed(`'${image.end.name}': the daemon tells nothing of it`)
+    const layers: JsonObject[] = []
+    // Names are relative to the one that the user gave.
+    let filename: string | undefined = image.options === undefined ? image.end.name : undefined
+    for (let layer: JsonObject | undefined = top; layer !== undefined; ) {
+      const own = ownPart(layer, filename)
+      layers.push(own)
+      layer = backingChain ? asObject(layer['backing-image']) : undefined
+      filename = textOf(own, 'full-backing-filename')
+    }
+    return layers
+  })
+}
+
+/** One layer without those below. @param filename  in place of the daemon's, which is absolute */
+function ownPart(layer: JsonObject, filename: string | undefined): JsonObject {
+  const { 'backing-image': _below, ...own } = layer
+  const name = filename ?? textOf(layer, 'filename') ?? ''
+  const backing = textOf(layer, 'backing-filename')
+  if (backing !== undefined && isPath(backing) && isPath(name))
+    own['full-backing-filename'] = isAbsolute(backing) ? backing : join(dirname(name), backing)
+  return { ...own, filename: name }
+}
+
+/** Not `json:…` nor `nbd://…`. */
+function isPath(name: string): boolean {
+  return !/^[^/]*:/.test(name)
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Nodes that a command opens in its daemon for as long as it runs. Used by the commands that look at images.
+
+import { randomBytes } from 'node:crypto'
+import { ConnectionLost, QmpError } from './client.js'
+import { connectOrEmbed } from './connection.js'
+import type { Daemon } from './daemon.js'
+import { type HowToOpen, type Image, imageDefinition } from './image.js'
+import { CliError, failed } from './status.js'
+
+export class OpenNodes {
+  readonly #daemon: Daemon
+  readonly #tag = randomBytes(4).toString('hex')
+  readonly #names: string[] = []
+
+  constructor(daemon: Daemon) {
+    this.#daemon = daemon
+  }
+
+  /** A name for something of this command; others use the daemon too. */
+  name(what: string): string {
+    return `${what}-${this.#tag}`
+  }
+
+  /** @returns the node's name. @throws CliError that names the image */
+  async open(image: Image, what: string, how: HowToOpen): Promise<string> {
+    const name = this.name(what)
+    try {
+      await this.#daemon.client.execute('blockdev-add', imageDefinition(image, name, how))
+    } catch (error) {
+      if (!(error instanceof QmpError)) throw error
+      throw failed(`cannot open '${image.end.name}': ${error.message}`, { cause: error })
+    }
+    this.#names.push(name)
+    return name
+  }
+
+  /** As open(), with O_DIRECT where the file system has it. */
+  async openDirect(image: Image, what: string, how: Omit<HowToOpen, 'direct'>): Promise<string> {
+    try {
+      return await this.open(image, what, { ...how, direct: true })
+    } catch (error) {
+      if (!(error instanceof CliError) || !mayBeDirect(error)) throw error
+      return await this.open(image, what, { ...how, direct: false })
+    }
+  }
+
+  /** Best effort: what is gone already stays so. Last opened first. */
+  async close(): Promise<void> {
+    for (const name of this.#names.splice(0).reverse())
+      await this.#daemon.client.execute('blockdev-del', { 'node-name': name }).catch(() => undefined)
+  }
+}
+
+/** Runs what needs a daemon and nodes in it; both are let go of, however it ends. */
+export async function withNodes<T>(
+  options: Parameters<typeof connectOrEmbed>[0],
+  work: (daemon: Daemon, nodes: OpenNodes) => Promise<T>,
+): Promise<T> {
+  const daemon = await connectOrEmbed(options)
+  const nodes = new OpenNodes(daemon)
+  try {
+    return await work(daemon, nodes)
+  } catch (error) {
+    if (error instanceof QmpError) throw failed(error.message, { cause: error })
+    if (error instanceof ConnectionLost) {
+      const whose = daemon.embedded ? 'the embedded daemon' : `the daemon at '${daemon.socket}'`
+      throw failed(`${whose} is gone: ${daemon.lastWords() ?? error.message}`, { cause: error })
+    }
+    throw error
+  } finally {
+    await nodes.close()
+    await daemon.close()
+  }
+}
+
+/** File systems without O_DIRECT refuse the open with EINVAL. */
+export function mayBeDirect(error: Error): boolean {
+  return /O_DIRECT|Invalid argument/.test(error.message)
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// The part of the command line that looks at images and copies them: names, options and their help. Called by
+// program.ts; the work is elsewhere.
+
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { type BenchOptions, bench } from './bench.js'
+import { type CompareOptions, compare } from './compare.js'
+import { type ConvertOptions, convert } from './convert.js'
+import { formats } from './image.js'
+import { type InfoOptions, info } from './info.js'
+import { map } from './map.js'
+import { aioOption, embedded, logLevel, size } from './program-values.js'
+
+const image = 'file or block device, or options with --image-opts'
+
+export function addTools(program: Command): void {
+  addInfo(program)
+  addMap(program)
+  addCompare(program)
+  addConvert(program)
+  addBench(program)
+}
+
+/** `-f` and its kin; absent, the format is guessed. */
+export function formatOption(flags: string, what: string): Option {
+  return new Option(`${flags} <format>`, what).choices([...formats])
+}
+
+function addInfo(program: Command): void {
+  const command = program.command('info').description('show what an image is').argument('<image>', image)
+  command
+    .addOption(
+      new Option('--output <output>', 'for people or programs').choices(['human', 'json']).default('human'),
+    )
+    .option('--backing-chain', 'with the layers below', false)
+  addCommon(command).action((name: string, options: InfoOptions) => info(name, options))
+}
+
+function addMap(program: Command): void {
+  const command = program
+    .command('map')
+    .description('show which ranges of an image are data and which read as zeroes')
+    .argument('<image>', image)
+    .option('--json', 'as qemu-img map --output=json', false)
+  addCommon(command).action(map)
+}
+
+function addCompare(program: Command): void {
+  const command = program
+    .command('compare')
+    .description('whether two images hold the same disk; exit status 0 alike, 1 not, above that an error')
+    .argument('<image>', image)
+    .argument('<other>', image)
+    .addOption(formatOption('-F, --second-format', 'format of the other'))
+    .option('-s, --strict', 'sizes and what is allocated must be alike too', false)
+    .option('-p, --progress', 'show how far it is', false)
+    .option('-q, --quiet', 'only the exit status', false)
+  addCommon(command).action((one: string, other: string, options: CompareOptions) =>
+    compare(one, other, options),
+  )
+}
+
+function addConvert(program: Command): void {
+  const caches = ['none', 'writeback']
+  const command = program
+    .command('convert')
+    .description('copy an image into a new one of another format or layout')
+    .argument('<source>', image)
+    .argument('<target>', 'file (made, or overwritten) or block device')
+    .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
+    .option('-c, --compress', 'compressed clusters (qcow2)', false)
+    .option('-S, --sparse <size>', '0: zeroes take up storage; else they never do', size)
+    .option('-n, --existing', 'the target is there and has the right size; do not make it', false)
+    .option('--target-is-zero', 'the target is known to read as zeroes everywhere; with -n', false)
+    .option('-o, --options <options>', 'of the new image, as name=value,…; may be repeated', collect, [])
+    .option('-B, --backing <file>', 'the new image is a layer above this one; only what differs is copied')
+    .option('-F, --backing-format <format>', 'format of the backing file')
+    .option('-W, --out-of-order', 'taken as given: pieces are always written as they come', false)
+    .option('-m, --tasks <count>', 'pieces of 1 MiB in flight', wholeNumber)
+    .option('-r, --rate <size>', 'bytes per second at most', size)
+    .addOption(new Option('-t, --cache <cache>', 'of the target').choices(caches).default('none'))
+    .addOption(new Option('-T, --source-cache <cache>', 'of the source').choices(caches).default('none'))
+    .option('-p, --progress', 'show how far it is', false)
+    .option('-q, --quiet', 'no result on stdout', false)
+    .addOption(aioOption())
+  addCommon(command).action((source: string, target: string, options: ConvertOptions) =>
+    convert(source, target, options),
+  )
+}
+
+function addBench(program: Command): void {
+  const command = program
+    .command('bench')
+    .description('measure how fast an image takes requests, as qemu-img bench does')
+    .usage('[options] <image>')
+    .argument('<words...>', image)
+    .option('-c, --count <count>', 'requests altogether', wholeNumber, 75000)
+    .option('-d, --depth <count>', 'requests at once', wholeNumber, 64)
+    .option('-s, --size <size>', 'bytes of each request', size, 4096)
+    .option('-S, --step <size>', 'bytes from one request to the next (default: the size)', size)
+    .option('-o, --offset <size>', 'where the first request begins', size, 0)
+    .option('-w, --write', 'write instead of read; what is in the image is lost', false)
+    .option('--pattern <byte>', 'what is written, 0 to 255', wholeNumber, 0)
+    .option('--flush-interval <count>', 'writes between two flushes', wholeNumber, 0)
+    .option('--no-drain', 'flush without waiting for the writes in flight')
+    .option('-n, --native', 'I/O of the kernel; an engine may follow: auto, threads, io_uring', false)
+    .addOption(
+      new Option('-t, --cache <cache>', 'page cache')
+        .choices(['none', 'writeback', 'unsafe'])
+        .default('writeback'),
+    )
+    .option('--workers <count>', 'scattered pieces of one request at once (qcow2; default: 8)', wholeNumber)
+    .option('-q, --quiet', 'nothing on stdout', false)
+    .addOption(aioOption())
+  addCommon(command).action((words: string[], options: BenchOptions) => bench(words, options))
+}
+
+function addCommon(command: Command): Command {
+  return command
+    .addOption(formatOption('-f, --format', 'format of the image (default: guessed)'))
+    .option('--image-opts', 'the image is given as options of a node: driver=qcow2,file.filename=…', false)
+    .option('-U, --force-share', 'although another program may be writing it', false)
+    .option('--socket <socket>', embedded)
+    .addOption(logLevel())
+}
+
+function collect(text: string, all: readonly string[]): string[] {
+  return [...all, text]
+}
+
+function wholeNumber(text: string): number {
+  if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(Number(text)))
+    throw new InvalidArgumentError('Expected a whole number.')
+  return Number(text)
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Options and values that several commands have. Used by program.ts and program-tools.ts.
+
+import { InvalidArgumentError, Option } from 'commander'
+import { parseSize } from '../common/units.js'
+
+export const embedded = 'socket of a running daemon; without it the command runs a daemon of its own'
+
+export function logLevel(): Option {
+  return new Option('--log-level <level>', "show the own daemon's log on stderr").choices([
+    'error',
+    'warn',
+    'info',
+    'debug',
+    'trace',
+  ])
+}
+
+export function aioOption(): Option {
+  return new Option('--aio <engine>', 'I/O engine of the own daemon').choices(['auto', 'threads', 'io_uring'])
+}
+
+/** @throws InvalidArgumentError, which commander tells as a usage error */
+export function size(text: string): number {
+  const bytes = parseSize(text)
+  if (bytes === undefined) throw new InvalidArgumentError('Expected a size such as 4096, 512k, 100M or 1.5G.')
+  return bytes
+}

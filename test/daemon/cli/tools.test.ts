@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// info, map, compare, convert and bench on real images, each against what qemu-img says of the same image.
+
+import { spawnSync } from 'node:child_process'
+import { closeSync, ftruncateSync, openSync, readFileSync, statSync, writeFileSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { createOptions } from '../../../daemon/cli/image-options.js'
+import { sizeText } from '../../../daemon/cli/info-text.js'
+import { installed } from '../../helpers/program.js'
+import { run } from './run.js'
+
+const MiB = 1048576
+const skip = installed('qemu-img') ? false : 'no qemu-img'
+
+function sparse(path: string, size: number, places: readonly { at: number; fill: number }[]): string {
+  const file = openSync(path, 'w')
+  ftruncateSync(file, size)
+  for (const { at, fill } of places) writeSync(file, Buffer.alloc(65536, fill), 0, 65536, at)
+  closeSync(file)
+  return path
+}
+
+function qemuImg(...args: string[]) {
+  const { status, stdout } = spawnSync('qemu-img', args, { encoding: 'utf8' })
+  return { status, stdout }
+}
+
+function images(t: Test) {
+  const folder = t.testdir({})
+  const places = [
+    { at: 0, fill: 1 },
+    { at: 5 * MiB, fill: 2 },
+  ]
+  const a = sparse(join(folder, 'a'), 8 * MiB, places)
+  const b = sparse(join(folder, 'b'), 8 * MiB, [...places, { at: MiB, fill: 0 }])
+  const c = sparse(join(folder, 'c'), 8 * MiB, [...places, { at: MiB, fill: 9 }])
+  const d = sparse(join(folder, 'd'), 9 * MiB, places)
+  return { folder, a, b, c, d }
+}
+
+const pairs = [
+  { name: 'alike', one: 'a', other: 'b', options: [] },
+  { name: 'different content', one: 'a', other: 'c', options: [] },
+  { name: 'different length', one: 'd', other: 'a', options: [] },
+  { name: 'strictly different length', one: 'd', other: 'a', options: ['-s'] },
+  { name: 'strictly different allocation', one: 'a', other: 'b', options: ['-s'] },
+  { name: 'quiet', one: 'a', other: 'c', options: ['-q'] },
+] as const
+
+for (const { name, one, other, options } of pairs) {
+  t.test(`compare says what qemu-img says: ${name}`, { skip }, async (t) => {
+    const all = images(t)
+    const args = ['compare', ...options, '-f', 'raw', '-F', 'raw', all[one], all[other]]
+    const { status, stdout } = await run(args)
+    t.same({ status, stdout }, qemuImg(...args))
+  })
+}
+
+t.test('compare of an image that is not there ends with 2, not as a difference', async (t) => {
+  const { a, folder } = images(t)
+  const { status, stderr } = await run(['compare', a, join(folder, 'none')])
+  t.equal(status, 2)
+  t.match(stderr, /cannot open '.*none': No such file or directory\n$/)
+})
+
+t.test('info of a raw image is as qemu-img shows it', { skip }, async (t) => {
+  const { a } = images(t)
+  t.equal((await run(['info', '-f', 'raw', a])).stdout, qemuImg('info', '-f', 'raw', a).stdout)
+  const json = await run(['info', '--output', 'json', a])
+  t.same(JSON.parse(json.stdout), JSON.parse(qemuImg('info', '-f', 'raw', '--output=json', a).stdout))
+})
+
+t.test('map of a raw image tells the extents that qemu-img tells', { skip }, async (t) => {
+  const { a } = images(t)
+  const ours: Record<string, unknown>[] = JSON.parse((await run(['map', '--json', a])).stdout)
+  const theirs = JSON.parse(qemuImg('map', '-f', 'raw', '--output=json', a).stdout)
+  t.same(
+    ours.map(({ compressed, ...extent }) => extent),
+    theirs.map(({ compressed, ...extent }: Record<string, unknown>) => extent),
+  )
+})
+
+t.test('options of a node stand for an image', async (t) => {
+  const { a, folder } = images(t)
+  const window = `driver=raw,offset=${5 * MiB},size=65536,file.driver=file,file.filename=${a}`
+  const two = sparse(join(folder, 'two'), 65536, [{ at: 0, fill: 2 }])
+  const nodeOf = (path: string) => `driver=file,filename=${path}`
+  t.match(await run(['compare', '--image-opts', window, nodeOf(two)]), {
+    status: 0,
+    stdout: 'Images are identical.\n',
+  })
+})
+
+t.test('bench says what it sends, and sends it', { skip }, async (t) => {
+  const { a } = images(t)
+  const options = [
+    '-w',
+    '-c',
+    '12',
+    '-d',
+    '3',
+    '-s',
+    '4k',
+    '-S',
+    '8k',
+    '-o',
+    '64k',
+    '--pattern',
+    '7',
+    '-f',
+    'raw',
+  ]
+  const { status, stdout } = await run(['bench', ...options, '--flush-interval', '6', a])
+  t.equal(status, 0)
+  const withoutTime = (text: string) => text.replace(/[0-9.]+ seconds/, 'N seconds')
+  const theirs = qemuImg('bench', ...options, '--flush-interval=6', `${a}`)
+  t.equal(withoutTime(stdout), withoutTime(theirs.stdout))
+  const bytes = readFileSync(a)
+  t.equal(bytes.indexOf(7), 65536)
+  t.equal(bytes.lastIndexOf(7), 65536 + 11 * 8192 + 4095)
+})
+
+const engines = [
+  { words: ['-n', 'threads'] },
+  { words: ['-n', 'native'] },
+  { words: ['-n', '-t', 'none'] },
+  { words: ['--aio', 'threads'] },
+]
+for (const { words } of engines) {
+  t.test(`bench takes ${words.join(' ')}`, async (t) => {
+    const { a } = images(t)
+    t.match(await run(['bench', '-c', '3', ...words, a]), { status: 0, stderr: '' })
+  })
+}
+
+t.test('bench refuses what qemu-img refuses, as a usage error', async (t) => {
+  const { a } = images(t)
+  const refused = [
+    { args: ['--flush-interval', '5'], text: '--flush-interval is only available in write tests' },
+    { args: ['-w', '--flush-interval', '5'], text: "Flush interval can't be smaller than depth" },
+    { args: ['-d', '0'], text: 'Invalid queue depth specified' },
+    { args: ['extra'], text: 'one image is expected' },
+  ]
+  for (const { args, text } of refused) {
+    const { status, stderr } = await run(['bench', a, ...args])
+    t.equal(status, 2)
+    t.match(stderr, text)
+  }
+})
+
+t.test('a request beyond the end ends bench with an error', async (t) => {
+  const { a } = images(t)
+  const { status, stderr } = await run(['bench', '-c', '3', '-o', '9M', a])
+  t.same({ status, stderr }, { status: 1, stderr: 'blockferry: Input/output error\n' })
+})
+
+t.test('convert to raw leaves holes, and with -S 0 none', async (t) => {
+  const { folder, a } = images(t)
+  const [thin, thick] = [join(folder, 'thin'), join(folder, 'thick')]
+  t.match(await run(['convert', '-O', 'raw', a, thin]), { status: 0, stdout: /^converted '.*flushed\n$/ })
+  t.same(await run(['convert', '-q', '-S', '0', a, thick]), { status: 0, stdout: '', stderr: '' })
+  t.ok(readFileSync(thin).equals(readFileSync(a)))
+  t.ok(readFileSync(thick).equals(readFileSync(a)))
+  t.ok(statSync(thin).blocks * 512 <= MiB, 'thin')
+  t.ok(statSync(thick).blocks * 512 >= 8 * MiB, 'thick')
+})
+
+t.test('convert refuses what does not go together, and makes nothing', async (t) => {
+  const { folder, a } = images(t)
+  const target = join(folder, 'new')
+  const refused = [
+    { args: ['-c'], text: "images of format 'raw' cannot be compressed" },
+    { args: ['--target-is-zero'], text: '--target-is-zero requires use of -n flag' },
+    { args: ['-B', a], text: "images of format 'raw' have no backing file" },
+    { args: ['-O', 'qcow2', '-B', a], text: '-B needs -F' },
+    { args: ['-O', 'qcow2', '-o', 'size_of_cluster=1'], text: "option 'size_of_cluster' is not known" },
+  ]
+  for (const { args, text } of refused) {
+    const { status, stderr } = await run(['convert', ...args, a, target])
+    t.equal(status, 2)
+    t.match(stderr, text)
+    t.throws(() => statSync(target), { code: 'ENOENT' })
+  }
+})
+
+t.test('an existing target of unknown format does not become an image of another format', async (t) => {
+  const { folder } = images(t)
+  const [source, target] = [join(folder, 'source'), join(folder, 'target')]
+  const disk = Buffer.alloc(65536)
+  disk.set([0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3])
+  writeFileSync(source, disk)
+  writeFileSync(target, Buffer.alloc(65536, 5))
+  for (const args of [
+    ['mirror', '--existing'],
+    ['convert', '-n'],
+  ]) {
+    const { status, stderr } = await run([...args, '-f', 'raw', source, target])
+    t.equal(status, 1)
+    t.match(stderr, /only guessed to be raw, so the beginning of a qcow2 image is not written to it/)
+    t.equal(readFileSync(target)[0], 5)
+  }
+  const names = ['-f', 'raw', '-O', 'raw']
+  t.match(
+    await run(['mirror', '--existing', ...names, source, target]),
+    { status: 0 },
+    'who names it gets it',
+  )
+  t.ok(readFileSync(target).equals(disk))
+})
+
+t.test('options of a new image have the names of qemu-img', async (t) => {
+  const text = ['compat=0.10,cluster_size=2M,lazy_refcounts=on,refcount_bits=64', 'backing_file=a,,b']
+  t.same(createOptions('qcow2', text), {
+    version: 'v2',
+    'cluster-size': 2 * MiB,
+    'lazy-refcounts': true,
+    'refcount-bits': 64,
+    'backing-file': 'a,b',
+  })
+  t.throws(() => createOptions('qcow2', ['lazy_refcounts=maybe']), /is on or off/)
+  t.throws(() => createOptions('raw', ['cluster_size=1']), /not known for images of format 'raw'/)
+})
+
+t.test('sizes are written as qemu-img writes them', async (t) => {
+  const sizes = { 0: '0 B', 999: '999 B', 1023: '0.999 KiB', 200704: '196 KiB', 1072693248: '0.999 GiB' }
+  for (const [bytes, text] of Object.entries(sizes)) t.equal(sizeText(Number(bytes)), text)
+})
