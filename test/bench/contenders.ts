@@ -8,7 +8,7 @@ import { readFileSync, rmSync } from 'node:fs'
 import { Daemon } from '../helpers/daemon.js'
 import { blockferryd, buildFolder, installed, type Program, storageDaemon } from '../helpers/program.js'
 import type { QmpClient } from '../helpers/qmp-client.js'
-import { makeTarget } from './images.js'
+import { makeQcow2, makeTarget } from './images.js'
 import { Probe } from './probe.js'
 
 export interface Cost {
@@ -21,10 +21,15 @@ export interface Cost {
   readonly longestAnswer?: number
 }
 
+export type ImageFormat = 'raw' | 'qcow2'
+
 export interface Copy {
   readonly source: string
   readonly target: string
   readonly size: number
+  /** Default: raw. */
+  readonly sourceFormat?: ImageFormat
+  readonly targetFormat?: ImageFormat
   /** Scratch folder for sockets. */
   readonly directory: string
 }
@@ -35,15 +40,15 @@ export interface Contender {
 }
 
 /** Node options as in the comparison users make: O_DIRECT and io_uring on both ends. */
-function node(name: string, filename: string): object {
+function node(name: string, filename: string, driver: ImageFormat = 'raw'): object {
   const file = { driver: 'file', filename, aio: 'io_uring', cache: { direct: true } }
-  return { driver: 'raw', 'node-name': name, discard: 'unmap', file: { ...file, discard: 'unmap' } }
+  return { driver, 'node-name': name, discard: 'unmap', file: { ...file, discard: 'unmap' } }
 }
 
 /** Both nodes added, the source mirrored, the nodes removed. @returns seconds of the mirror itself */
 export async function mirror(client: QmpClient, copy: Copy): Promise<number> {
-  await client.execute('blockdev-add', node('source', copy.source))
-  await client.execute('blockdev-add', node('target', copy.target))
+  await client.execute('blockdev-add', node('source', copy.source, copy.sourceFormat))
+  await client.execute('blockdev-add', node('target', copy.target, copy.targetFormat))
   const start = performance.now()
   const job = { 'job-id': 'copy', device: 'source', target: 'target', sync: 'full' }
   await client.execute('blockdev-mirror', job)
@@ -61,7 +66,8 @@ export function daemonContender(name: string, program: Program, env: NodeJS.Proc
   return {
     name,
     async copy(copy) {
-      makeTarget(copy.target, copy.size)
+      if (copy.targetFormat === 'qcow2') makeQcow2(copy.target, copy.size)
+      else makeTarget(copy.target, copy.size)
       await using daemon = await Daemon.start({ directory: copy.directory, program, env })
       const { client } = daemon
       const probe = await Probe.start(`${daemon.socket}1`)
@@ -90,8 +96,8 @@ function commandContender(
   }
 }
 
-/** Runs under bash's `time`, which knows the CPU seconds of ended children. */
-async function timed(command: readonly string[]): Promise<Cost> {
+/** What a program that ends costs. Runs under bash's `time`, which knows the CPU seconds of ended children. */
+export async function timed(command: readonly string[]): Promise<Cost> {
   const script = 'TIMEFORMAT="cost %R %U %S"; time "$@"'
   const child = spawn('bash', ['-c', script, 'bash', ...command], { stdio: ['ignore', 'ignore', 'pipe'] })
   let text = ''
@@ -135,6 +141,7 @@ export function contenders(qemu10: string | undefined): Contender[] {
         `${buildFolder}daemon/cli/main.js`,
         'mirror',
         '--direct',
+        ...formats(copy),
         copy.source,
         copy.target,
       ],
@@ -151,13 +158,10 @@ export function contenders(qemu10: string | undefined): Contender[] {
     all.push(
       commandContender(
         `qemu-img convert ${version('', 'qemu-img')}`,
-        ({ source, target }) => [
+        (copy) => [
           'qemu-img',
           'convert',
-          '-f',
-          'raw',
-          '-O',
-          'raw',
+          ...formats(copy),
           '-t',
           'none',
           '-T',
@@ -165,8 +169,8 @@ export function contenders(qemu10: string | undefined): Contender[] {
           '-W',
           '-m',
           '16',
-          source,
-          target,
+          copy.source,
+          copy.target,
         ],
         removeTarget,
       ),
@@ -193,6 +197,10 @@ export function contenders(qemu10: string | undefined): Contender[] {
     )
   }
   return all
+}
+
+function formats({ sourceFormat = 'raw', targetFormat = 'raw' }: Copy): string[] {
+  return ['-f', sourceFormat, '-O', targetFormat]
 }
 
 function version(root: string, program: string): string {

@@ -24,14 +24,20 @@ import { atMost, mebibytes, median, print, round, table, type Verdict } from './
 const GiB = 2 ** 30
 const SEED = 20
 
-interface Result {
+export interface Result {
   readonly name: string
   readonly rounds: Cost[]
   /** Storage in use by the target of the last round, bytes. */
   allocated: number
 }
 
-async function race(copy: Copy, all: readonly Contender[], rounds: number): Promise<Result[]> {
+/** @param verify  throws unless source and target of a copy are equal */
+export async function race(
+  copy: Copy,
+  all: readonly Contender[],
+  rounds: number,
+  verify: (copy: Copy) => void = ({ source, target }) => assertEqual(source, target),
+): Promise<Result[]> {
   const results = all.map((each): Result => ({ name: each.name, rounds: [], allocated: 0 }))
   for (let turn = 0; turn < rounds; turn++) {
     for (const [index, contender] of all.entries()) {
@@ -41,7 +47,7 @@ async function race(copy: Copy, all: readonly Contender[], rounds: number): Prom
       dropCaches()
       const cost = await contender.copy(copy)
       result.rounds.push(cost)
-      assertEqual(copy.source, copy.target)
+      verify(copy)
       result.allocated = allocated(copy.target)
       print(
         `<!-- ${contender.name} round ${turn + 1}: ${round(cost.seconds)} s, cpu ${round(cost.cpuSeconds)} s -->`,
@@ -53,11 +59,11 @@ async function race(copy: Copy, all: readonly Contender[], rounds: number): Prom
 }
 
 /** Median of our time over theirs, round by round. */
-function ratio(ours: Result, theirs: Result): number {
+export function ratio(ours: Result, theirs: Result): number {
   return median(ours.rounds.map((cost, turn) => cost.seconds / (theirs.rounds[turn]?.seconds ?? Number.NaN)))
 }
 
-function show(results: readonly Result[]): void {
+export function show(results: readonly Result[]): void {
   const [ours] = results
   if (!ours) return
   const head = ['', 'seconds', 'ours / theirs', 'CPU s', 'peak RSS', 'longest answer', 'target on disk']
@@ -80,7 +86,7 @@ function longest(result: Result): string {
   return values.length === 0 ? '' : `${round(Math.max(...values))} ms`
 }
 
-function find(results: readonly Result[], part: string): Result | undefined {
+export function find(results: readonly Result[], part: string): Result | undefined {
   return results.find((each) => each.name.startsWith(part))
 }
 

@@ -79,6 +79,23 @@ export function makeTarget(path: string, size: number): void {
   truncateSync(path, size)
 }
 
+/** An empty qcow2 image, as QEMU's tool makes it by default. */
+export function makeQcow2(path: string, size: number, options: readonly string[] = []): void {
+  rmSync(path, { force: true })
+  runTool('qemu-img', ['create', '-q', '-f', 'qcow2', ...options, path, String(size)])
+}
+
+/** @param input  commands for its stdin. @returns what it printed. @throws Error with what it said when it failed */
+export function runTool(program: string, args: readonly string[], input?: string): string {
+  const { status, stdout, stderr, error } = spawnSync(program, args, {
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+    ...(input === undefined ? {} : { input }),
+  })
+  if (status !== 0) throw new Error(`${program} ${args.join(' ')}: ${error?.message ?? stderr}`)
+  return stdout
+}
+
 /** Nothing cached of either image: every contender starts with the same. */
 export function dropCaches(): void {
   spawnSync('sync')

@@ -8,6 +8,7 @@ import { commands } from './commands.js'
 import { fragmented, random, scattered } from './copies.js'
 import { memory } from './memory.js'
 import { type BenchOptions, readOptions } from './options.js'
+import { qcow2 } from './qcow2.js'
 import { print, table, type Verdict } from './report.js'
 import { soak } from './soak.js'
 import { stall } from './stall.js'
@@ -19,6 +20,7 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   stall,
   commands,
   memory,
+  qcow2,
   soak,
 }
 
