@@ -15,6 +15,8 @@ const V3_LENGTH = 104
 const MIN_CLUSTER_BITS = 9
 const MAX_CLUSTER_BITS = 21
 const MAX_BACKING_NAME = 1023
+const SUBCLUSTERS = 32
+const MIN_SUBCLUSTER = 512
 
 /** Bit numbers. An image with an incompatible bit that is not here must not be opened. */
 export const Incompatible = { dirty: 0, corrupt: 1, dataFile: 2, compression: 3, extendedL2: 4 } as const
@@ -107,6 +109,8 @@ export function parseHeader(bytes: Uint8Array): Header {
   const incompatible = v3 ? features(view, 72) : new Set<number>()
   const extensions = parseExtensions(bytes, headerLength, clusterSize)
   checkFeatures(incompatible, extensions)
+  if (incompatible.has(Incompatible.extendedL2) && clusterSize < SUBCLUSTERS * MIN_SUBCLUSTER)
+    throw new FormatError(`Unsupported subcluster size: ${clusterSize / SUBCLUSTERS}`)
   const refcountOrder = v3 ? view.getUint32(96) : 4
   if (refcountOrder > 6)
     throw new FormatError('Reference count entry width too large; may not exceed 64 bits')
@@ -225,13 +229,15 @@ function parseExtensions(bytes: Uint8Array, from: number, clusterSize: number): 
   return extensions
 }
 
-/** Names features that are not known here as the image itself calls them. */
+/** Names features that are not known here as the image itself calls them; the rest by their bits, in hexadecimal. */
 function checkFeatures(incompatible: Features, extensions: readonly Extension[]): void {
   const known = new Set<number>(Object.values(Incompatible))
   const unknown = [...incompatible].filter((bit) => !known.has(bit))
   if (unknown.length === 0) return
   const names = featureNames(extensions.find(({ type }) => type === ExtensionType.featureNames)?.data)
-  const texts = unknown.map((bit) => names.get(bit) ?? `Unknown incompatible feature: bit ${bit}`)
+  const texts = unknown.flatMap((bit) => names.get(bit) ?? [])
+  const nameless = unknown.reduce((mask, bit) => (names.has(bit) ? mask : mask | (1n << BigInt(bit))), 0n)
+  if (nameless !== 0n) texts.push(`Unknown incompatible feature: ${nameless.toString(16)}`)
   throw new FormatError(`Unsupported qcow2 feature(s): ${texts.join(', ')}`)
 }
 
@@ -253,10 +259,13 @@ function encryptionOf(view: DataView): Encryption {
 
 function compressionOf(bytes: Uint8Array, headerLength: number, incompatible: Features): Compression {
   const value = headerLength > V3_LENGTH ? (bytes[V3_LENGTH] ?? 0) : 0
-  if (incompatible.has(Incompatible.compression) !== (value !== 0))
-    throw new FormatError('Compression type and its incompatible feature bit contradict each other')
   const found = compressions[value]
-  if (found === undefined) throw new FormatError(`Unknown compression type: ${value}`)
+  if (found === undefined) throw new FormatError(`qcow2: unknown compression type: ${value}`)
+  const marked = incompatible.has(Incompatible.compression)
+  if (marked !== (found !== 'zlib')) {
+    const wanted = marked ? 'must not be set' : 'must be set'
+    throw new FormatError(`qcow2: Compression type incompatible feature bit ${wanted}`)
+  }
   return found
 }
 
