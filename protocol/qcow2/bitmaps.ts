@@ -3,7 +3,7 @@
 // Source: docs/interop/qcow2 of QEMU, "Bitmaps extension" and "Bitmaps".
 
 import { FormatError } from '../format-error.js'
-import { getUint64, padded, setUint64, viewOf } from './bytes.js'
+import { getUint64, padded, setUint64, textOf, viewOf } from './bytes.js'
 
 const FIXED = 24
 const DIRTY_TRACKING = 1
@@ -88,7 +88,7 @@ function parseEntry(bytes: Uint8Array): { bitmap: StoredBitmap; length: number }
     throw new FormatError('Invalid bitmap directory entry')
   const nameAt = FIXED + extraSize
   const bitmap: StoredBitmap = {
-    name: new TextDecoder().decode(bytes.subarray(nameAt, nameAt + nameSize)),
+    name: textOf(bytes.subarray(nameAt, nameAt + nameSize)),
     tableOffset: getUint64(view, 0),
     tableSize: view.getUint32(8),
     inUse: (flags & Flag.inUse) !== 0,

@@ -23,3 +23,10 @@ export function viewOf(bytes: Uint8Array): DataView {
 export function padded(length: number): number {
   return Math.ceil(length / 8) * 8
 }
+
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
+
+/** Names and strings, as they are: a byte order mark is part of a file's name. */
+export function textOf(bytes: Uint8Array): string {
+  return utf8.decode(bytes)
+}

@@ -96,7 +96,8 @@ export function formatL2Entry(
     formatCompressed(view, at, entry, clusterBits)
     return
   }
-  setUint64(view, at, entry.offset + (entry.zero ? 1 : 0))
+  setUint64(view, at, entry.offset)
+  if (entry.zero) view.setUint32(at + 4, (view.getUint32(at + 4) | 1) >>> 0)
   if (entry.copied) view.setUint32(at, (view.getUint32(at) | COPIED) >>> 0)
 }
 

@@ -4,7 +4,7 @@
 // whether offsets fit the file is the reader's to check.
 
 import { FormatError } from '../format-error.js'
-import { getUint64, padded, setUint64, viewOf } from './bytes.js'
+import { getUint64, padded, setUint64, textOf, viewOf } from './bytes.js'
 
 export const MAGIC = 0x514649fb
 /** Bytes that are enough for the fixed part. */
@@ -166,7 +166,7 @@ export function formatHeader(header: Header): Uint8Array {
 /** Text of an extension that is a string; undefined when it is absent. */
 export function extensionText(header: Header, type: number): string | undefined {
   const found = header.extensions.find((extension) => extension.type === type)
-  return found === undefined ? undefined : new TextDecoder().decode(found.data)
+  return found === undefined ? undefined : textOf(found.data)
 }
 
 function formatFields(view: DataView, header: Header): void {
@@ -245,7 +245,7 @@ function checkFeatures(incompatible: Features, extensions: readonly Extension[])
 function featureNames(table: Uint8Array | undefined): Map<number, string> {
   const names = new Map<number, string>()
   for (let at = 0; table !== undefined && at + 48 <= table.length; at += 48) {
-    const text = new TextDecoder().decode(table.subarray(at + 2, at + 48)).replace(/\0.*$/s, '')
+    const text = textOf(table.subarray(at + 2, at + 48)).replace(/\0.*$/s, '')
     if (table[at] === 0) names.set(table[at + 1] ?? 0, text)
   }
   return names
@@ -278,7 +278,7 @@ function backingFileOf(bytes: Uint8Array, headerLength: number, clusterSize: num
     throw new FormatError('Backing file name too long')
   if (offset < headerLength || offset + length > bytes.length)
     throw new FormatError('Invalid backing file offset')
-  return new TextDecoder().decode(bytes.subarray(offset, offset + length))
+  return textOf(bytes.subarray(offset, offset + length))
 }
 
 function features(view: DataView, at: number): Set<number> {

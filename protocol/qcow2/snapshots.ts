@@ -2,7 +2,7 @@
 // The table of internal snapshots. Source: docs/interop/qcow2 of QEMU, "Snapshots".
 
 import { FormatError } from '../format-error.js'
-import { getUint64, padded, viewOf } from './bytes.js'
+import { getUint64, padded, textOf, viewOf } from './bytes.js'
 
 const FIXED = 40
 const MAX_EXTRA = 1024
@@ -42,7 +42,7 @@ export function parseSnapshot(
   const idAt = at + FIXED + extra
   const end = idAt + idLength + nameLength
   if (end > bytes.length) return undefined
-  const text = (from: number, length: number) => new TextDecoder().decode(bytes.subarray(from, from + length))
+  const text = (from: number, length: number) => textOf(bytes.subarray(from, from + length))
   const snapshot: Snapshot = {
     id: text(idAt, idLength),
     name: text(idAt + idLength, nameLength),

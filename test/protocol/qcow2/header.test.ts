@@ -78,6 +78,11 @@ t.test('a backing file and its format are read, and stay where they were', { ski
   }
 })
 
+t.test('a byte order mark is part of a name', { skip: noQemuImg }, async (t) => {
+  const header = { ...new Image(t).header(), backingFile: '\ufeffbase.raw' }
+  t.equal(parseHeader(formatHeader(header)).backingFile, '\ufeffbase.raw')
+})
+
 t.test('the name of a data file is read', { skip: noQemuImg }, async (t) => {
   const image = new Image(t, ['data_file=disk.data'])
   t.equal(extensionText(image.header(), ExtensionType.dataFile), 'disk.data')
