@@ -305,6 +305,12 @@ class Engine implements IoEngine {
     }
   }
 
+  trim(): void {
+    // Twice: a group that was used since the last look stays.
+    this.#trim()
+    this.#trim()
+  }
+
   #trim(): void {
     const mapped = this.#native.trim()
     this.#groups.length = 0

@@ -129,6 +129,8 @@ export interface IoEngine {
   /** Takes `count` free slots, or as many as there are. Slots are 4096-aligned and keep stale bytes. */
   takeSlots(count: number): number[]
   giveSlots(slots: readonly number[]): void
+  /** Gives all buffers back that nobody has taken; by itself the engine does so after some idle seconds. */
+  trim(): void
   /** The bytes of a slot, for codecs and tests. Valid until the slot is given back. */
   slotBytes(slot: number): Uint8Array
 

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The disk workers of the daemon with what the main thread knows of each: who still needs it, what it last reported,
 // which throttle groups it was told of. Used by Graphs and Jobs' starters.
-// Invariant: a worker lives while somebody holds it (each node, each job, each command under way); the last release
-// ends it.
+// Invariant: a worker lives while somebody holds it (each node, each job, each command under way); with the last
+// release it ends. Its thread is kept as a spare when it is clean.
 
 import type { Logger } from 'pino'
 import type { StartWorker, WorkerHandle } from '../iothread/handle.js'
 import type { NodeReport, Report, RequestName, Requests, ThrottleLimits } from '../iothread/messages.js'
-
-/** Time an unused worker gets to end by itself, milliseconds. It has nothing open then. */
-const FAREWELL_MS = 1000
+import { askToEnd, endThread, FAREWELL_MS } from './farewell.js'
+import { type SpareOptions, SpareWorkers } from './spare-workers.js'
 
 export class DiskWorker {
   readonly handle: WorkerHandle
@@ -67,9 +66,12 @@ export class DiskWorkers {
   readonly #log: Logger
   readonly #events: WorkerEvents
   readonly #alive = new Set<DiskWorker>()
+  readonly #spares: SpareWorkers
   #count = 0
+  #ending = false
 
-  constructor(start: StartWorker, log: Logger, events: WorkerEvents) {
+  constructor(start: StartWorker, log: Logger, events: WorkerEvents, spares: SpareOptions) {
+    this.#spares = new SpareWorkers(spares, log)
     this.#start = start
     this.#log = log
     this.#events = events
@@ -77,8 +79,9 @@ export class DiskWorkers {
 
   /** A new worker, held once. */
   start(): DiskWorker {
-    const handle = this.#start(`disk${this.#count++}`)
-    const worker = new DiskWorker(handle, (unused) => void this.#end(unused, FAREWELL_MS))
+    const name = `disk${this.#count++}`
+    const handle = this.#spares.take(name) ?? this.#start(name)
+    const worker = new DiskWorker(handle, (unused) => void this.#retire(unused))
     this.#alive.add(worker)
     handle.onReport((report) => this.#report(worker, report))
     handle.onExit((error) => this.#exit(worker, error))
@@ -99,22 +102,40 @@ export class DiskWorkers {
 
   /** Ends all of them, whoever holds them. Answers when the threads are gone. */
   async endAll(deadlineMs: number): Promise<void> {
-    await Promise.all([...this.#alive].map((worker) => this.#end(worker, deadlineMs)))
+    this.#ending = true
+    const workers = [...this.#alive].map((worker) => this.#end(worker, deadlineMs))
+    await Promise.all([...workers, this.#spares.endAll(deadlineMs)])
   }
 
   async #end(worker: DiskWorker, deadlineMs: number): Promise<void> {
     if (!this.#alive.has(worker)) return
+    await askToEnd(worker.handle, deadlineMs, this.#log)
+    if (!this.#leave(worker)) return
+    await endThread(worker.handle, this.#log)
+  }
+
+  /** Nobody holds it any more: its thread becomes a spare, or ends. */
+  async #retire(worker: DiskWorker): Promise<void> {
+    const clean = !this.#spares.full && (await this.#rests(worker))
+    // The end of everything may have begun meanwhile; it ends what is in `#alive` and what is a spare, not what becomes one.
+    if (!clean || this.#ending) await this.#end(worker, FAREWELL_MS)
+    else if (this.#leave(worker)) this.#spares.keep(worker.handle)
+  }
+
+  async #rests(worker: DiskWorker): Promise<boolean> {
     try {
-      const { left } = await worker.request('shutdown', { deadlineMs })
-      if (left > 0) this.#log.warn({ iothread: worker.name, left }, 'requests left in flight')
+      return (await worker.request('rest', null)).clean
     } catch (error) {
-      this.#log.debug({ iothread: worker.name, err: error }, 'iothread did not end by itself')
+      this.#log.debug({ iothread: worker.name, err: error }, 'iothread does not rest')
+      return false
     }
-    if (!this.#alive.delete(worker)) return
+  }
+
+  /** @returns false when it had left before */
+  #leave(worker: DiskWorker): boolean {
+    if (!this.#alive.delete(worker)) return false
     this.#events.lost(worker, `iothread '${worker.name}' ended`)
-    await worker.handle.terminate().catch((error: unknown) => {
-      this.#log.warn({ iothread: worker.name, err: error }, 'iothread could not be ended')
-    })
+    return true
   }
 
   #report(worker: DiskWorker, report: Report): void {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Handle: a disk's worker as the main thread sees it. Requests become messages, replies settle promises, reports go
 // to the listener. The only file of iothread/ besides messages.ts that control/ may import.
+// A thread may serve several users one after the other; each has a handle of its own, with its own name.
 // Invariant: every request is settled, at the latest when the worker ends.
 
 import { Worker } from 'node:worker_threads'
@@ -20,8 +21,13 @@ export interface WorkerHandle {
   /** Rejects with CommandError (also when the worker ended), IoError or Cancelled. */
   request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']>
   onReport(listener: (report: Report) => void): void
-  /** Called once; with an error unless the end was asked for. */
+  /** Called once, and never after the thread was passed on; with an error unless the end was asked for. */
   onExit(listener: (error: Error | undefined) => void): void
+  /**
+   * A handle for the next user of a thread that rests (it answered `rest` with `clean`). This one has ended: what it
+   * asks is refused, and it hears nothing any more.
+   */
+  passOn(name: string): WorkerHandle
   terminate(): Promise<void>
 }
 
@@ -34,22 +40,21 @@ interface Pending {
 
 /** Starts workers with what they have in common. */
 export function workerStarter(setup: Omit<WorkerSetup, 'name'>): StartWorker {
-  return (name) => new ThreadHandle({ ...setup, name })
+  return (name) => new ThreadHandle(name, new Thread({ ...setup, name }))
 }
 
-class ThreadHandle implements WorkerHandle {
-  readonly name: string
+/** A worker thread, whoever uses it. */
+class Thread {
+  /** Gets the reports and the end. */
+  user: ThreadHandle | undefined
   readonly #worker: Worker
   readonly #pending = new Map<number, Pending>()
   #next = 0
-  #report: (report: Report) => void = () => {}
-  #exit: (error: Error | undefined) => void = () => {}
   #error: Error | undefined
   #asked = false
   #ended = false
 
   constructor(setup: WorkerSetup) {
-    this.name = setup.name
     this.#worker = new Worker(new URL('./entry.js', import.meta.url), {
       name: setup.name,
       workerData: setup,
@@ -72,14 +77,6 @@ class ThreadHandle implements WorkerHandle {
     return settled
   }
 
-  onReport(listener: (report: Report) => void): void {
-    this.#report = listener
-  }
-
-  onExit(listener: (error: Error | undefined) => void): void {
-    this.#exit = listener
-  }
-
   async terminate(): Promise<void> {
     this.#asked = true
     await this.#worker.terminate()
@@ -87,7 +84,7 @@ class ThreadHandle implements WorkerHandle {
 
   #receive(message: FromWorker): void {
     if ('report' in message) {
-      this.#report(message.report)
+      this.user?.reported(message.report)
       return
     }
     const pending = this.#pending.get(message.reply)
@@ -101,14 +98,62 @@ class ThreadHandle implements WorkerHandle {
     const error = this.#endError()
     for (const pending of this.#pending.values()) pending.reject(error)
     this.#pending.clear()
-    this.#exit(this.#asked ? undefined : error)
+    this.user?.exited(this.#asked ? undefined : error)
   }
 
   #endError(): Error {
+    const name = this.user?.name ?? ''
     const cause = this.#error
-    if (cause === undefined) return new CommandError(`iothread '${this.name}' ended`)
-    return new CommandError(`iothread '${this.name}' ended: ${cause.message}`, 'GenericError', { cause })
+    if (cause === undefined) return ended(name)
+    return new CommandError(`iothread '${name}' ended: ${cause.message}`, 'GenericError', { cause })
   }
+}
+
+/** One user's time with a thread. */
+class ThreadHandle implements WorkerHandle {
+  readonly name: string
+  readonly #thread: Thread
+  #report: (report: Report) => void = () => {}
+  #exit: (error: Error | undefined) => void = () => {}
+
+  constructor(name: string, thread: Thread) {
+    this.name = name
+    this.#thread = thread
+    thread.user = this
+  }
+
+  request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']> {
+    if (this.#thread.user !== this) return Promise.reject(ended(this.name))
+    return this.#thread.request(name, args)
+  }
+
+  onReport(listener: (report: Report) => void): void {
+    this.#report = listener
+  }
+
+  onExit(listener: (error: Error | undefined) => void): void {
+    this.#exit = listener
+  }
+
+  passOn(name: string): WorkerHandle {
+    return new ThreadHandle(name, this.#thread)
+  }
+
+  async terminate(): Promise<void> {
+    if (this.#thread.user === this) await this.#thread.terminate()
+  }
+
+  reported(report: Report): void {
+    this.#report(report)
+  }
+
+  exited(error: Error | undefined): void {
+    this.#exit(error)
+  }
+}
+
+function ended(name: string): CommandError {
+  return new CommandError(`iothread '${name}' ended`)
 }
 
 function fromWire(error: WireError): Error {

@@ -44,6 +44,10 @@ export class Iothread {
   readonly #jobs = new Map<string, JobRunner>()
   readonly #running = new Set<Promise<void>>()
   readonly #handlers: Handlers
+  /** Requests of the main thread not answered yet. */
+  #unanswered = 0
+  /** An operator had to be told of something, or there was a bug: the state of this worker is not to be trusted. */
+  #failed = false
   #refresh: NodeJS.Timeout | undefined
 
   constructor(engine: IoEngine, post: (message: FromWorker) => void) {
@@ -61,15 +65,21 @@ export class Iothread {
 
   /** Answers one request; never rejects. */
   async receive(message: ToWorker): Promise<void> {
+    this.#unanswered++
     try {
       const handler = this.#handlers[message.name] as (args: unknown) => unknown
       this.#post({ reply: message.request, value: await handler(message.args) })
     } catch (error) {
-      this.#post({ reply: message.request, error: toWire(error) })
+      const wire = toWire(error)
+      if (wire.kind === 'bug') this.#failed = true
+      this.#post({ reply: message.request, error: wire })
+    } finally {
+      this.#unanswered--
     }
   }
 
   #report(report: Report): void {
+    if (report.kind === 'log' && report.level === 'error') this.#failed = true
     this.#post({ report })
   }
 
@@ -98,6 +108,7 @@ export class Iothread {
       'job-change': ({ id, copyMode }) => done(this.#job(id).body.change?.(copyMode)),
       'job-finalize': ({ id, commit }) => this.#finalize(id, commit),
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
+      rest: () => ({ clean: this.#rest() }),
       shutdown: ({ deadlineMs }) => this.#shutdown(deadlineMs),
     }
   }
@@ -208,6 +219,17 @@ export class Iothread {
       at += extent.length
     }
     return extents
+  }
+
+  /** Looks and does not wait: who has to wait for something is not at rest. */
+  #rest(): boolean {
+    const others = this.#unanswered - 1 + this.#jobs.size + this.#running.size
+    const { requests, slotsInUse } = this.#engine.stats()
+    if (this.#failed || others + requests + slotsInUse > 0 || !this.#graph.forget()) return false
+    clearInterval(this.#refresh)
+    this.#refresh = undefined
+    this.#engine.trim()
+    return true
   }
 
   async #shutdown(deadlineMs: number): Promise<{ left: number }> {

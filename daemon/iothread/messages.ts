@@ -329,6 +329,12 @@ export interface Requests {
     reply: readonly MapExtent[]
   }
   'throttle-group-set': { args: { id: string; limits: ThrottleLimits | null }; reply: null }
+  /**
+   * A worker that nobody needs any more forgets what it was told and gives its buffers back. `clean`: nothing is open,
+   * running or stuck and nothing ever failed in it, so it may serve another disk; it sends no report until asked again.
+   * Otherwise nothing is changed.
+   */
+  rest: { args: null; reply: { clean: boolean } }
   /** Cancels jobs, flushes and closes nodes, ends the engine. Stuck requests are abandoned after the deadline. */
   shutdown: { args: { deadlineMs: number }; reply: { left: number } }
 }

@@ -110,7 +110,10 @@ interface Standing {
   readonly rss: number
 }
 
-/** Counts once they stand still: workers that were told to end are gone. */
+/** Rounds of 200 ms without a change: longer than a spare worker is kept. */
+const STILL = 20
+
+/** Counts once they stand still: workers that were told to end, and spare ones, are gone. */
 async function settled(daemon: Daemon): Promise<Standing> {
   const count = (): Standing => ({
     descriptors: daemon.descriptors().length,
@@ -118,7 +121,7 @@ async function settled(daemon: Daemon): Promise<Standing> {
     rss: daemon.memory().rss,
   })
   let last = count()
-  for (let same = 0, tries = 0; same < 5 && tries < 100; tries++) {
+  for (let same = 0, tries = 0; same < STILL && tries < 150; tries++) {
     await pace(200)
     const now = count()
     same = now.descriptors === last.descriptors && now.threads === last.threads ? same + 1 : 0

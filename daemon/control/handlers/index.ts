@@ -11,6 +11,7 @@ import { Directory } from '../directory.js'
 import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { Objects } from '../objects.js'
+import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
 import { checkHandlers } from './check.js'
 import { imageHandlers } from './create.js'
@@ -24,6 +25,8 @@ import { reopenHandlers } from './reopen.js'
 
 export interface HandlerDeps {
   readonly startWorker: StartWorker
+  /** How many threads are kept for the next disk, and how long. */
+  readonly spares?: SpareOptions
   readonly events: EventSink
   readonly log: Logger
 }
@@ -41,27 +44,32 @@ export interface CommandSet {
 const JOBS_SHARE = 0.5
 const WORKERS_SHARE = 0.8
 
-export function createHandlers({ startWorker, events, log }: HandlerDeps): CommandSet {
+export function createHandlers({ startWorker, events, log, spares = SPARES }: HandlerDeps): CommandSet {
   const directory = new Directory()
   const objects = new Objects()
   const jobs = new Jobs(events, log)
-  const workers = new DiskWorkers(startWorker, log, {
-    report: (worker, report) => {
-      if (isJobReport(report)) jobs.report(worker.handle, report)
-      else if (report.kind === 'nodes') graphs.report(worker, report)
-      else {
-        const { node, text, offset, size, fatal } = report
-        log.error({ node, offset, size }, `image is corrupt: ${text}`)
-        events.emit('BLOCK_IMAGE_CORRUPTED', {
-          ...{ device: '', 'node-name': node, msg: text, offset, ...(size > 0 && { size }), fatal },
-        })
-      }
+  const workers = new DiskWorkers(
+    startWorker,
+    log,
+    {
+      report: (worker, report) => {
+        if (isJobReport(report)) jobs.report(worker.handle, report)
+        else if (report.kind === 'nodes') graphs.report(worker, report)
+        else {
+          const { node, text, offset, size, fatal } = report
+          log.error({ node, offset, size }, `image is corrupt: ${text}`)
+          events.emit('BLOCK_IMAGE_CORRUPTED', {
+            ...{ device: '', 'node-name': node, msg: text, offset, ...(size > 0 && { size }), fatal },
+          })
+        }
+      },
+      lost: (worker, reason) => {
+        jobs.workerEnded(worker.handle, reason)
+        graphs.lost(worker)
+      },
     },
-    lost: (worker, reason) => {
-      jobs.workerEnded(worker.handle, reason)
-      graphs.lost(worker)
-    },
-  })
+    spares,
+  )
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
 
   const starting = {

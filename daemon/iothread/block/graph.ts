@@ -269,6 +269,14 @@ export class Graph {
     return createFile(this.#env.engine, spec, refuse)
   }
 
+  /** Forgets what it was told, the throttle groups; false, and nothing done, while there is a node or a request. */
+  forget(): boolean {
+    const busy = this.#records.all().length + this.#opening.size + this.#files.size > 0
+    if (busy || this.#held.oldest() !== undefined) return false
+    this.#throttleGroups.clear()
+    return true
+  }
+
   /** Flushes and closes every node, parents first. */
   async close(): Promise<void> {
     const records = this.#records.all().reverse()

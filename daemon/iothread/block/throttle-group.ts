@@ -110,6 +110,11 @@ export class ThrottleGroups {
     else group.setLimits(limits)
   }
 
+  /** Forgets all of them. */
+  clear(): void {
+    for (const id of [...this.#groups.keys()]) this.set(id, null)
+  }
+
   /** @throws CommandError for an unknown id */
   get(id: string): ThrottleGroup {
     const group = this.#groups.get(id)

@@ -33,6 +33,8 @@ export class ScriptedWorker implements WorkerHandle {
   /** Replies that are not null. */
   readonly replies = new Map<RequestName, unknown>([['shutdown', { left: 0 }]])
   terminated = false
+  /** What it answers when it is to rest: ended unless the test says otherwise. */
+  clean = false
   /** Nodes it has open; kept by the script. */
   readonly nodes = new Map<string, NodeSpec>()
   #report: ((report: Report) => void) | undefined
@@ -58,6 +60,7 @@ export class ScriptedWorker implements WorkerHandle {
   }
 
   #answer(name: RequestName, args: unknown): unknown {
+    if (name === 'rest') return { clean: this.clean }
     if (name === 'node-resolve') return this.resolve((args as { spec: NodeSpec }).spec)
     return this.replies.get(name) ?? null
   }
@@ -68,6 +71,10 @@ export class ScriptedWorker implements WorkerHandle {
 
   onExit(listener: (error: Error | undefined) => void): void {
     this.#exit = listener
+  }
+
+  passOn(name: string): WorkerHandle {
+    return new ScriptedWorker(name)
   }
 
   async terminate(): Promise<void> {

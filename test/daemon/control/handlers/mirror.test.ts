@@ -80,7 +80,7 @@ t.test('a mirror brings the target into the worker of the source and shows its f
   await daemon.run('blockdev-mirror', { ...mirror, 'filter-node-name': 'top' })
   await turn()
   t.same(daemon.placement(), ['#block1 #block2 dst src'])
-  t.same(daemon.workers[1]?.names(), ['node-add', 'node-del', 'shutdown'])
+  t.same(daemon.workers[1]?.names(), ['node-add', 'node-del', 'rest', 'shutdown'])
   t.same(daemon.seen, ['S:created', 'S:running'])
   t.match(daemon.workers[0]?.asked.at(-1), {
     name: 'job-start',
