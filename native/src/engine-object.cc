@@ -81,6 +81,8 @@ void EngineObject::end() {
   LoopPoll* poll = poll_;
   poll_ = nullptr;
   poll->close();
+  // The function holds the engine of JavaScript, and that holds this object: neither would ever be collected.
+  onFinished_.Reset();
 }
 
 void EngineObject::stop(const Napi::CallbackInfo&) { end(); }

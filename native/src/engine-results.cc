@@ -54,7 +54,8 @@ void EngineObject::deliver() {
   if (poll_ == nullptr) return;
   const auto done = front_->reap();
   if (front_->requests() == 0) poll_->hold(false);
-  for (size_t from = 0; from < done.size(); from += kDeliverAtOnce) {
+  // What is called may end the engine; then nobody waits for the rest.
+  for (size_t from = 0; from < done.size() && poll_ != nullptr; from += kDeliverAtOnce) {
     deliverSome(done, from, std::min(kDeliverAtOnce, done.size() - from));
   }
 }
