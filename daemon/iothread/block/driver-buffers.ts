@@ -20,6 +20,7 @@ export class DriverBuffers {
   readonly copies: SlicePool
   /** Reads as zero and is never written. */
   readonly zeroes: Slice
+  readonly #slots: readonly number[]
 
   /** @throws CommandError when the engine has not as many free slots */
   constructor(engine: IoEngine) {
@@ -30,6 +31,7 @@ export class DriverBuffers {
       engine.giveSlots(slots)
       throw new CommandError('no free buffers for another image format; let running jobs end first')
     }
+    this.#slots = slots
     const whole = (slot: number): Slice => ({ slot, offset: 0, length: engine.slotSize })
     const pieces = Array.from({ length: Math.floor(engine.slotSize / TABLE_BUFFER) }, (_, index) => ({
       slot: first,
@@ -41,6 +43,11 @@ export class DriverBuffers {
     this.tables = new SlicePool(pieces.slice(1))
     this.packed = new SlicePool(slots.slice(1, 1 + PACKED_SLOTS).map(whole))
     this.copies = new SlicePool(slots.slice(1 + PACKED_SLOTS).map(whole))
+  }
+
+  /** No format is open any more. */
+  giveBack(): void {
+    this.engine.giveSlots(this.#slots)
   }
 }
 

@@ -269,11 +269,13 @@ export class Graph {
     return createFile(this.#env.engine, spec, refuse)
   }
 
-  /** Forgets what it was told, the throttle groups; false, and nothing done, while there is a node or a request. */
+  /** Forgets what it was told, the throttle groups, and gives back the formats' buffers; false, and nothing done, while there is a node or a request. */
   forget(): boolean {
     const busy = this.#records.all().length + this.#opening.size + this.#files.size > 0
     if (busy || this.#held.oldest() !== undefined) return false
     this.#throttleGroups.clear()
+    this.#buffers?.giveBack()
+    this.#buffers = undefined
     return true
   }
 
