@@ -64,6 +64,7 @@ const options = {
     default: 600,
   }),
   encrypt: optional(encryption, 'Encrypted images are refused.'),
+  'x-tasks': optional(int, 'Pieces of one request under way at most, 1 to 64.', { default: 8 }),
   'data-file': optional(blockdevRef, "Node that holds the guest's data; absent: as the image says."),
 } satisfies Members
 
