@@ -37,6 +37,9 @@ export interface MappedOptions {
   readonly readOnly: boolean
 }
 
+/** Mappings told as one extent at most: an answer must not take long. */
+const MOST_JOINED = 4096
+
 type Compressed = Extract<Mapping, { kind: 'compressed' }>
 
 export class MappedDriver implements BlockDriver {
@@ -97,15 +100,19 @@ export class MappedDriver implements BlockDriver {
     const epoch = this.#map.enter()
     const end = offset + length
     try {
-      let found = await this.#extent(await this.#map.map(offset, length))
-      for (let at = offset + found.length; at < end; ) {
+      const found = await this.#extent(await this.#map.map(offset, length))
+      let { host } = found
+      let at = offset + found.length
+      for (let joined = 0; at < end && joined < MOST_JOINED; joined++) {
         const next = await this.#extent(await this.#map.map(at, end - at))
-        const joined = join(found, next, how?.places === true)
-        if (joined === undefined) break
-        found = joined
+        if (!alike(found, next)) break
+        const inLine = host === undefined ? next.host === undefined : next.host === host + at - offset
+        if (!inLine && how?.places === true) break
+        if (!inLine) host = undefined
         at += next.length
       }
-      return found
+      const { host: _, ...rest } = found
+      return host === undefined ? { ...rest, length: at - offset } : { ...found, length: at - offset }
     } finally {
       this.#map.leave(epoch)
     }
@@ -253,19 +260,13 @@ export function part(slice: Slice, from: number, length: number): Slice {
   return { slot: slice.slot, offset: slice.offset + from, length }
 }
 
-/** Two neighbours as one, or undefined when they differ. @param places  in their places too */
-function join(first: Extent, next: Extent, places: boolean): Extent | undefined {
-  const same =
+/** Neighbours with one answer, but for their places. */
+function alike(first: Extent, next: Extent): boolean {
+  return (
     first.kind === next.kind &&
     first.allocated === next.allocated &&
     first.depth === next.depth &&
     first.compressed === next.compressed &&
     first.absent === next.absent
-  if (!same) return undefined
-  const length = first.length + next.length
-  const inLine = first.host === undefined ? next.host === undefined : next.host === first.host + first.length
-  if (inLine) return { ...first, length }
-  if (places) return undefined
-  const { host: _, ...rest } = first
-  return { ...rest, length }
+  )
 }

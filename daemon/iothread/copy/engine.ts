@@ -56,6 +56,12 @@ export interface CopyOptions {
   readonly targetIsZero: boolean
 }
 
+/** What the source has up to an offset. */
+interface Run {
+  readonly kind: 'data' | 'zero'
+  readonly end: number
+}
+
 /** Bytes, by what was done with them. */
 export interface CopyCounters {
   copied: number
@@ -173,22 +179,36 @@ export class CopyEngine {
     bitmap.clear(area.offset, area.length)
     this.#pending += area.length
     try {
-      while (at < end) {
+      // What was asked once is not asked for each piece. Where the source changes meanwhile, it will be dirty again.
+      for (let known: Run | undefined; at < end; ) {
         await this.#turn(pool)
-        let extent: { kind: 'data' | 'zero'; length: number }
-        try {
-          extent = await source.status(at, end - at)
-        } catch (error) {
-          if (this.#judge('read', error) === 'report') throw error
-          return
+        if (known === undefined || known.end <= at) {
+          try {
+            const extent = await source.status(at, end - at)
+            known = this.#wholeUnits(extent.kind, at, at + extent.length, end)
+          } catch (error) {
+            if (this.#judge('read', error) === 'report') throw error
+            return
+          }
         }
-        const length = extent.kind === 'zero' ? extent.length : Math.min(extent.length, this.#pieceLength())
-        await this.#start({ offset: at, length }, extent.kind, pool)
+        const left = known.end - at
+        const length = known.kind === 'zero' ? left : Math.min(left, this.#pieceLength())
+        await this.#start({ offset: at, length }, known.kind, pool)
         at += length
       }
     } finally {
       if (at < end) this.#giveBack(at, end - at)
     }
+  }
+
+  /** A run of the source in units that the target writes whole: what is only partly zero counts as data. */
+  #wholeUnits(kind: 'data' | 'zero', start: number, end: number, limit: number): Run {
+    const { target, piece } = this.#options
+    const unit = Math.min(target.driver.limits.writeAlign ?? 1, piece)
+    if (end >= limit || end % unit === 0) return { kind, end: Math.min(end, limit) }
+    const down = Math.floor(end / unit) * unit
+    if (kind === 'zero' && down > start) return { kind, end: down }
+    return { kind: 'data', end: Math.min(limit, down + unit) }
   }
 
   #pieceLength(): number {

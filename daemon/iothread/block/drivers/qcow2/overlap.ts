@@ -26,7 +26,9 @@ export class TableClusters {
 
   /** Name of a table that a host range would overwrite. */
   find(offset: number, length: number): string | undefined {
-    for (const index of this.#indices(offset, length)) {
+    if (this.#names.size === 0) return undefined
+    const end = Math.ceil((offset + length) / this.#clusterSize)
+    for (let index = Math.floor(offset / this.#clusterSize); index < end; index++) {
       const name = this.#names.get(index)
       if (name !== undefined) return name
     }
