@@ -30,6 +30,8 @@ export class Refcounts {
   readonly #blocks: TableCache
   readonly #tables: TableClusters
   readonly #turns = new Turns()
+  /** Around writing the table and moving it: the commit writes it while somebody allocates. */
+  readonly #tableTurns = new Turns()
   /** Host offsets of refcount blocks, 0 = none; with room to grow up to the table's end. */
   #table = new Float64Array(0)
   #tableDirty = false
@@ -151,11 +153,15 @@ export class Refcounts {
   /** Counts, and then where they are, to the disk. What refers to new clusters may be written after a flush. */
   async writeBack(): Promise<void> {
     await this.#blocks.writeBack()
-    if (!this.#tableDirty) return
+    if (this.#tableDirty) await this.#tableTurns.run(() => this.#writeTable())
+  }
+
+  async #writeTable(): Promise<void> {
+    const bytes = tableBytes(this.#table)
     this.#tableDirty = false
     try {
       await this.#image.flush()
-      await this.#image.write(this.#image.header.refcountTableOffset, this.#tableBytes())
+      await this.#image.write(this.#image.header.refcountTableOffset, bytes)
     } catch (error) {
       this.#tableDirty = true
       throw error
@@ -311,10 +317,13 @@ export class Refcounts {
     const table = new Float64Array(clusters * perCluster)
     table.set(this.#table)
     for (let i = 0; i < blocks; i++) table[this.#table.length + i] = start + i * clusterSize
-    this.#table = table
     const offset = start + blocks * clusterSize
-    await this.#image.write(offset, this.#tableBytes())
-    await this.#image.changeHeader({ refcountTableOffset: offset, refcountTableClusters: clusters })
+    await this.#tableTurns.run(async () => {
+      await this.#image.write(offset, tableBytes(table))
+      await this.#image.changeHeader({ refcountTableOffset: offset, refcountTableClusters: clusters })
+      this.#table = table
+      this.#tableDirty = false
+    })
     this.#tables.add(start, blocks * clusterSize, 'refcount block')
     this.#tables.delete(old.offset, old.length)
     this.#tables.add(offset, clusters * clusterSize, 'refcount table')
@@ -333,18 +342,18 @@ export class Refcounts {
     }
   }
 
-  #tableBytes(): Uint8Array {
-    const bytes = new Uint8Array(this.#table.length * 8)
-    const view = new DataView(bytes.buffer)
-    for (const [index, offset] of this.#table.entries()) {
-      if (offset !== 0) formatL1Entry(view, index * 8, { offset, copied: false })
-    }
-    return bytes
-  }
-
   #full(): IoError {
     return new IoError(EFBIG, 'write', this.#image.env.name)
   }
+}
+
+function tableBytes(table: Float64Array): Uint8Array {
+  const bytes = new Uint8Array(table.length * 8)
+  const view = new DataView(bytes.buffer)
+  for (const [index, offset] of table.entries()) {
+    if (offset !== 0) formatL1Entry(view, index * 8, { offset, copied: false })
+  }
+  return bytes
 }
 
 export function roundUp(value: number, unit: number): number {
