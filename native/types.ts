@@ -167,12 +167,16 @@ export interface IoEngine {
   lockedByOthers(file: FileId, offset: number, length: number): Promise<number>
   unlink(path: string): Promise<number>
   /**
-   * Compresses with the parameters of QEMU's qcow2. Computations run one per processor at most and let I/O go first.
+   * Compresses unit by unit with the parameters of QEMU's qcow2. Computations run one per processor at most and let I/O
+   * go first. `into` gets the size of each unit (32 bits, little-endian; 0: it does not get shorter, or there was no
+   * room for it, and it is left out), then the compressed units one behind the other.
    * @param from  must not overlap `into`
-   * @param into  the room: for a gain, at least a byte shorter than `from`; what lies behind the result is undefined
-   * @returns bytes produced; -ENOSPC when they do not fit; -ELIBACC when the machine has no libz.so.1 (libzstd.so.1)
+   * @param unit  bytes; the last one may be shorter
+   * @param into  what lies behind the result is undefined
+   * @returns bytes produced, those of the sizes too; -EINVAL when not even they fit; -ELIBACC when the machine has no
+   *          libz.so.1 (libzstd.so.1)
    */
-  compress(codec: Codec, from: SlotRanges, into: SlotRanges): Promise<number>
+  compress(codec: Codec, from: SlotRanges, unit: number, into: SlotRanges): Promise<number>
   /**
    * The bytes [skip, skip + length of `into`) of what decompresses to `total` bytes. Straight into place when all are wanted.
    * @param from   compressed data; what follows it (up to the end of its sector) is ignored. Must not overlap `into`

@@ -10,6 +10,9 @@ namespace blockferry {
 
 namespace {
 
+// Of the size of a unit in front of what was compressed, little-endian.
+constexpr size_t kSizeBytes = 4;
+
 size_t lengthOf(const std::vector<Piece>& pieces) {
   size_t length = 0;
   for (const Piece& piece : pieces) length += piece.length;
@@ -38,13 +41,31 @@ void scatter(const std::byte* from, size_t length, const std::vector<Piece>& pie
   }
 }
 
+// Unit by unit, so that a long run costs one request: the sizes come first, then the units one behind the other.
+int64_t compressUnits(Coder& coder, const Request& request, const std::byte* from, std::byte* into, size_t room) {
+  const size_t total = lengthOf(request.from);
+  const auto unit = static_cast<size_t>(request.length);
+  size_t at = (total + unit - 1) / unit * kSizeBytes;
+  if (room < at) return -EINVAL;
+  for (size_t done = 0, index = 0; done < total; done += unit, index++) {
+    const size_t length = std::min(unit, total - done);
+    const int64_t made = coder.compress(request.codec, from + done, length, into + at, std::min(length - 1, room - at));
+    if (made < 0 && made != -ENOSPC) return made;
+    const auto size = static_cast<uint32_t>(std::max<int64_t>(made, 0));
+    for (size_t byte = 0; byte < kSizeBytes; byte++)
+      into[index * kSizeBytes + byte] = static_cast<std::byte>(size >> (8 * byte));
+    at += size;
+  }
+  return static_cast<int64_t>(at);
+}
+
 int64_t compress(Coder& coder, const Request& request) {
   const std::byte* from = gather(request.from, coder.input);
   const size_t room = lengthOf(request.into);
   const bool direct = request.into.size() == 1;
   std::byte* into = direct ? request.into.front().data : coder.output.atLeast(room);
   if (from == nullptr || into == nullptr) return -ENOMEM;
-  const int64_t made = coder.compress(request.codec, from, lengthOf(request.from), into, room);
+  const int64_t made = compressUnits(coder, request, from, into, room);
   if (made > 0 && !direct) scatter(into, static_cast<size_t>(made), request.into);
   return made;
 }

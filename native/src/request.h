@@ -61,7 +61,7 @@ struct Request {
   // read, write
   std::shared_ptr<SlotGroup> memory;
   std::byte* data = nullptr;
-  // compress, decompress; of what decompresses to `length` bytes those from `offset` on are wanted
+  // compress (`length`: bytes of a unit), decompress; of what decompresses to `length` bytes those from `offset` on are wanted
   Codec codec = Codec::zlib;
   std::vector<Piece> from;
   std::vector<Piece> into;

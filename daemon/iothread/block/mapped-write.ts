@@ -5,13 +5,16 @@
 // Order: changes that stay where the bytes are share their clusters; those that change the map hold them alone. So two
 // writes into one new cluster follow each other, and neither copies what the other is writing.
 
-import { ENOSPC, ENOTSUP } from '../../common/errno.js'
+import { ENOTSUP } from '../../common/errno.js'
 import { IoError } from '../../errors.js'
 import { TaskPool } from '../copy/task-pool.js'
 import type { Slice, WriteHow, ZeroHow } from './driver.js'
 import { type MappedDriver, type MappedOptions, part } from './mapped.js'
-import type { Allocation, MapDriver, Mapping } from './mapping.js'
+import type { Allocation, MapDriver, Mapping, PackedPlaces } from './mapping.js'
 import { RangeLock } from './range-lock.js'
+
+/** Of a size in front of packed clusters; see IoEngine.compress. */
+const SIZE_BYTES = 4
 
 type Data = Extract<Mapping, { kind: 'data' }>
 
@@ -198,44 +201,65 @@ export class MappedWriter {
     return offset % clusterSize === 0 && (length % clusterSize === 0 || reachesEnd)
   }
 
-  /** Each cluster packed by itself; one that does not get shorter is written as it is. */
+  /** Each cluster packed by itself, a buffer full at once; one that does not get shorter is written as it is. */
   async #writePacked(offset: number, from: Slice): Promise<void> {
-    const pool = new TaskPool(this.#options.tasks)
     const { clusterSize } = this.#map
-    try {
-      for (let done = 0; done < from.length; done += clusterSize) {
-        const at = offset + done
-        const slice = part(from, done, Math.min(clusterSize, from.length - done))
-        await pool.start(async () => {
-          if (slice.length < clusterSize || !(await this.#packCluster(at, slice)))
-            await this.#writeAllocating(at, slice)
-        })
+    const { slotSize } = this.#options.buffers.engine
+    const whole = clusterSize > slotSize ? 0 : Math.floor(from.length / clusterSize) * clusterSize
+    for (let done = 0; done < whole; done += slotSize) {
+      const slice = part(from, done, Math.min(slotSize, whole - done))
+      const packed = await this.#packClusters(offset + done, slice)
+      for (const [index, isPacked] of packed.entries()) {
+        const at = index * clusterSize
+        if (!isPacked) await this.#writeAllocating(offset + done + at, part(slice, at, clusterSize))
       }
-    } finally {
-      await pool.settle()
     }
-    await pool.idle()
+    if (whole < from.length)
+      await this.#writeAllocating(offset + whole, part(from, whole, from.length - whole))
   }
 
-  /** @returns false when the cluster is to be written as it is */
-  async #packCluster(offset: number, from: Slice): Promise<boolean> {
+  /** @returns for each cluster whether it was packed */
+  async #packClusters(offset: number, from: Slice): Promise<boolean[]> {
     const { engine, packed } = this.#options.buffers
+    const { clusterSize, compression } = this.#map
+    const count = from.length / clusterSize
     using loan = await packed.take()
-    const [buffer] = loan.slices
-    if (buffer === undefined || from.length > buffer.length) return false
-    const into = part(buffer, 0, from.length - 1)
-    const size = await engine.compress(this.#map.compression, from, into)
-    if (size === -ENOSPC) return false
-    if (size < 0) throw new IoError(-size, 'write', this.#options.name, offset, from.length)
-    const place = await this.#map.allocatePacked(offset, size)
-    if (place === undefined) return false
+    const [into] = loan.slices
+    if (into === undefined) return []
+    const result = await engine.compress(compression, from, clusterSize, into)
+    if (result < 0) throw new IoError(-result, 'write', this.#options.name, offset, from.length)
+    const view = new DataView(engine.slotBytes(into.slot).buffer, 0)
+    const start = engine.slotBytes(into.slot).byteOffset + into.offset
+    const sizes = Array.from({ length: count }, (_, index) =>
+      view.getUint32(start + index * SIZE_BYTES, true),
+    )
+    const places = await this.#map.allocatePacked(offset, sizes)
+    if (places === undefined) return sizes.map(() => false)
     try {
-      await place.file.write(place.host, part(into, 0, size))
+      await this.#writeUnits(places, sizes, part(into, count * SIZE_BYTES, result - count * SIZE_BYTES))
     } catch (error) {
-      await place.abandon()
+      await places.abandon()
       throw error
     }
-    await place.link()
-    return true
+    await places.link()
+    return sizes.map((size) => size > 0)
+  }
+
+  /** Packed clusters lie one behind the other in the buffer, and mostly in the file too. */
+  async #writeUnits(places: PackedPlaces, sizes: readonly number[], from: Slice): Promise<void> {
+    let run: { host: number; slice: Slice } | undefined
+    let at = 0
+    for (const [index, host] of places.hosts.entries()) {
+      const size = sizes[index] ?? 0
+      if (host === undefined) continue
+      if (run !== undefined && run.host + run.slice.length === host) {
+        run = { host: run.host, slice: { ...run.slice, length: run.slice.length + size } }
+      } else {
+        if (run !== undefined) await places.file.write(run.host, run.slice)
+        run = { host, slice: part(from, at, size) }
+      }
+      at += size
+    }
+    if (run !== undefined) await places.file.write(run.host, run.slice)
   }
 }

@@ -52,10 +52,11 @@ export interface Allocation {
   abandon(): Promise<void>
 }
 
-/** The same for one compressed cluster. */
-export interface PackedPlace {
+/** The same for compressed clusters that follow each other for the guest. */
+export interface PackedPlaces {
   readonly file: BlockNode
-  readonly host: number
+  /** Where each of them goes; undefined for those left out. */
+  readonly hosts: readonly (number | undefined)[]
   link(): Promise<void>
   abandon(): Promise<void>
 }
@@ -74,8 +75,11 @@ export interface MapDriver {
   beforeChange(offset: number, length: number): Promise<void> | undefined
   /** A place for the beginning of a range that is not writable where it is. */
   allocate(offset: number, length: number): Promise<Allocation>
-  /** A place for `size` bytes that hold the cluster at `offset`; undefined where the format cannot. */
-  allocatePacked(offset: number, size: number): Promise<PackedPlace | undefined>
+  /**
+   * Places for the clusters from `offset` on, of which each has so many bytes, 0 = it is left out.
+   * @returns undefined where the format cannot
+   */
+  allocatePacked(offset: number, sizes: readonly number[]): Promise<PackedPlaces | undefined>
   /**
    * Makes the beginning of a range read as zero.
    * @param unmap  places may be given back

@@ -4,7 +4,7 @@
 
 import type { L2Entry } from '../../../../../protocol/qcow2/entries.js'
 import { formatL2Entry } from '../../../../../protocol/qcow2/entries.js'
-import type { Allocation, PackedPlace } from '../../mapping.js'
+import type { Allocation, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
 import { hasPlace, maskOf, SUBCLUSTERS, withData } from './cluster.js'
 import type { Freed, Frees } from './frees.js'
@@ -70,22 +70,66 @@ export class Allocator {
     return this.#place({ ...run, entries }, range.offset, range.blank, offset, length, range)
   }
 
-  /** Room for packed bytes behind those packed before, while they are in one host cluster or continue in the next. */
-  async allocatePacked(offset: number, size: number): Promise<PackedPlace | undefined> {
+  /** Room for packed clusters behind those packed before, while they fit into one host cluster or continue in the next. */
+  async allocatePacked(offset: number, sizes: readonly number[]): Promise<PackedPlaces | undefined> {
     const { image, l2, map, refcounts } = this.#parts
     if (image.external) return undefined
     const cluster = Math.floor(offset / image.clusterSize)
-    await l2.ensureWritable(cluster)
-    const slice = await l2.slice(cluster)
-    if (slice === undefined) return undefined
-    const old = await map.entry(slice, cluster)
-    const host = await this.#packing.run(() => this.#packedRoom(size))
-    const length = Math.ceil(((host % SECTOR) + size) / SECTOR) * SECTOR - (host % SECTOR)
+    const olds: (L2Entry | undefined)[] = []
+    for (const [index, size] of sizes.entries()) {
+      if (size > 0) await l2.ensureWritable(cluster + index)
+      const slice = size > 0 ? await l2.slice(cluster + index) : undefined
+      olds.push(slice === undefined ? undefined : await map.entry(slice, cluster + index))
+    }
+    const hosts = await this.#packing.run(() => this.#packedRooms(sizes))
     return {
       file: image.env.file,
-      host,
-      link: () => this.#link(cluster, [old], () => ({ kind: 'compressed', offset: host, length })),
-      abandon: () => refcounts.release(host, size),
+      hosts,
+      link: () => this.#linkPacked(cluster, olds, hosts, sizes),
+      abandon: () => this.#unpack(hosts, sizes, refcounts),
+    }
+  }
+
+  /** All of them, or none when there is no room. */
+  async #packedRooms(sizes: readonly number[]): Promise<(number | undefined)[]> {
+    const hosts: (number | undefined)[] = []
+    try {
+      for (const size of sizes) hosts.push(size > 0 ? await this.#packedRoom(size) : undefined)
+      return hosts
+    } catch (error) {
+      await this.#unpack(hosts, sizes, this.#parts.refcounts)
+      throw error
+    }
+  }
+
+  async #unpack(
+    hosts: readonly (number | undefined)[],
+    sizes: readonly number[],
+    refcounts: Refcounts,
+  ): Promise<void> {
+    for (const [index, host] of hosts.entries())
+      if (host !== undefined) await refcounts.release(host, sizes[index] ?? 0)
+  }
+
+  /** Shows packed clusters, those of one slice at once. */
+  async #linkPacked(
+    cluster: number,
+    olds: readonly (L2Entry | undefined)[],
+    hosts: readonly (number | undefined)[],
+    sizes: readonly number[],
+  ): Promise<void> {
+    const { perSlice } = this.#parts.l2
+    for (let index = 0; index < olds.length; ) {
+      const rest = perSlice - ((cluster + index) % perSlice)
+      const first = index
+      const entries = olds.slice(first, first + rest)
+      await this.#link(cluster + first, entries, (_old, at) => {
+        const host = hosts[first + at] ?? 0
+        const size = sizes[first + at] ?? 0
+        const length = Math.ceil(((host % SECTOR) + size) / SECTOR) * SECTOR - (host % SECTOR)
+        return { kind: 'compressed', offset: host, length }
+      })
+      index += entries.length
     }
   }
 
@@ -211,15 +255,17 @@ export class Allocator {
     return { start: Math.max(start, begin), end: Math.min(end, finish) }
   }
 
-  /** Shows the new entries, and gives up the places of the old ones. */
+  /** Shows the new entries, and gives up the places of the old ones; undefined: an entry that stays. */
   async #link(
     cluster: number,
-    olds: readonly L2Entry[],
+    olds: readonly (L2Entry | undefined)[],
     entry: (old: L2Entry, index: number) => L2Entry,
   ): Promise<void> {
     const { image, l2, frees } = this.#parts
+    if (olds.every((old) => old === undefined)) return
     await l2.change(cluster, (slice) => {
       for (const [index, old] of olds.entries()) {
+        if (old === undefined) continue
         const at = l2.indexIn(cluster + index) * image.entrySize
         const next = entry(old, index)
         formatL2Entry(slice.view, at, next, image.header.clusterBits, image.extended)

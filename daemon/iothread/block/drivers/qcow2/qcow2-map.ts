@@ -5,7 +5,7 @@
 import { Autoclear, type Header } from '../../../../../protocol/qcow2/header.js'
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import type { FormatFacts } from '../../../messages.js'
-import type { Allocation, Epoch, MapDriver, Mapping, PackedPlace } from '../../mapping.js'
+import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
 import { Allocator } from './allocate.js'
 import { Commit } from './commit.js'
@@ -124,8 +124,8 @@ export class Qcow2Map implements MapDriver {
     return this.#allocator.allocate(offset, length)
   }
 
-  allocatePacked(offset: number, size: number): Promise<PackedPlace | undefined> {
-    return this.#allocator.allocatePacked(offset, size)
+  allocatePacked(offset: number, sizes: readonly number[]): Promise<PackedPlaces | undefined> {
+    return this.#allocator.allocatePacked(offset, sizes)
   }
 
   mapZero(offset: number, length: number, unmap: boolean): Promise<number> {
