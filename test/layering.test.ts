@@ -31,7 +31,7 @@ const layers: readonly Layer[] = [
   {
     name: 'work',
     files: /^daemon\/iothread\/(jobs|exports)\//,
-    may: [...leaves, 'messages', 'block', 'copy'],
+    may: [...leaves, 'messages', 'tasks', 'block', 'copy'],
   },
   {
     name: 'iothread',

@@ -11,9 +11,7 @@ t.setTimeout(600_000)
 
 /** Sessions of commands that do not exist here yet, with what they wait for. A session that passes must leave. */
 const WAITING: Readonly<Record<string, string>> = {
-  '11-blockdev-add-qcow2': 'qcow2',
   '31-mirror-pivot': 'NBD exports',
-  '41-drive-mirror-qcow2': 'qcow2',
   '50-blockdev-backup': 'backup jobs',
   '51-bitmaps-incremental': 'bitmaps',
   '52-block-commit': 'commit jobs',

@@ -47,8 +47,8 @@ t.test('unknown children, names in use and unknown drivers are refused by name',
   await t.rejects(g.graph.add({ driver: 'x-memory', 'node-name': 'm' }), {
     message: "Duplicate nodes with node-name='m'",
   })
-  await t.rejects(g.graph.add({ driver: 'qcow2', 'node-name': 'q', file: 'm' }), {
-    message: "Unknown driver 'qcow2'",
+  await t.rejects(g.graph.add({ driver: 'vmdk', 'node-name': 'q', file: 'm' }), {
+    message: "Unknown driver 'vmdk'",
   })
   await t.rejects(g.graph.add({ driver: 'throttle', 'node-name': 'x', file: 'm', 'throttle-group': 'tg' }), {
     message: "Throttle group 'tg' does not exist",
