@@ -151,11 +151,20 @@ export class Directory {
 
   /** The node and everything below it, parents before children. */
   tree(node: Node): Node[] {
+    return this.#below(node, () => true)
+  }
+
+  /** The node and what its own layer is stored in: everything below it but backing chains. */
+  layer(node: Node): Node[] {
+    return this.#below(node, (role) => role !== 'backing')
+  }
+
+  #below(node: Node, follow: (role: string) => boolean): Node[] {
     const seen = new Set<Node>()
-    const visit = (node: Node) => {
-      if (seen.has(node)) return
+    const visit = (node: Node | undefined) => {
+      if (node === undefined || seen.has(node)) return
       seen.add(node)
-      this.children(node).forEach(visit)
+      for (const [role, name] of node.children) if (follow(role)) visit(this.#nodes.get(name))
     }
     visit(node)
     return [...seen]

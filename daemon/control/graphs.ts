@@ -151,9 +151,9 @@ export class Graphs {
         if (report.gone.includes(node.name)) this.directory.remove(node)
   }
 
-  /** Identities of the files at the leaves of a tree. */
-  identities(node: Node): Set<string> {
-    const reports = this.directory.tree(node).flatMap((each): readonly NodeReport[] => {
+  /** Identities of the files among some nodes. */
+  identities(nodes: readonly Node[]): Set<string> {
+    const reports = nodes.flatMap((each): readonly NodeReport[] => {
       const report = this.directory.report(each)
       return report === undefined ? [] : [report]
     })

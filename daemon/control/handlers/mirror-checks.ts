@@ -53,17 +53,18 @@ export function checkSpeed(args: MirrorArguments): void {
   if ((args.speed ?? 0) < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
 }
 
-/** Source and target must be different storage. Names may hide that they are not. */
+/** Source and target must be different storage, but for backing files, which both only read. Names may hide that they are not. */
 export function checkApart(graphs: Graphs, source: Node, target: Node): void {
   const { directory } = graphs
-  const below = new Set(directory.tree(source))
-  const shared = directory.tree(target).find((node) => below.has(node))
+  const read = directory.tree(source)
+  const written = directory.layer(target)
+  const shared = written.find((node) => read.includes(node))
   if (shared !== undefined)
     throw new CommandError(
       `Permission conflict on node '${shared.name}': it is part of both the source '${source.name}' and the ` +
         `target '${target.name}'`,
     )
-  const files = graphs.identities(source)
-  if ([...graphs.identities(target)].some((identity) => files.has(identity)))
+  const files = graphs.identities(read)
+  if ([...graphs.identities(written)].some((identity) => files.has(identity)))
     throw new CommandError('Failed to get shared "consistent read" lock')
 }

@@ -56,9 +56,8 @@ export class MirrorTarget {
     const size = directory.report(this.#source)?.size ?? 0
     const image = format === 'qcow2' ? this.#image(size, worker) : undefined
     if (image === undefined) this.#checkNoBacking(worker)
-    const refuse = new Set(this.#graphs.identities(this.#source))
-    for (const node of directory.all())
-      if (node.use !== undefined) for (const identity of this.#graphs.identities(node)) refuse.add(identity)
+    const used = [...directory.all()].filter((node) => node.use !== undefined)
+    const refuse = this.#graphs.identities([this.#source, ...used].flatMap((node) => directory.tree(node)))
     const length = image === undefined ? size : 0
     await worker.request('target-create', {
       spec: { kind: 'create', driver: 'file', filename: target, size: length, preallocation: 'off' },
@@ -69,7 +68,7 @@ export class MirrorTarget {
     })
   }
 
-  /** A format, or raw, over its file, cached as the source is. What is below an image shows when the job is over. */
+  /** A format, or raw, over its file, cached as the source is. */
   async open(format: TargetFormat, job: string, worker: DiskWorker): Promise<Node> {
     const source = this.#graphs.directory.report(this.#source)
     const name = this.#args['node-name']
@@ -81,7 +80,7 @@ export class MirrorTarget {
         discard: (this.#args.unmap ?? true) ? 'unmap' : 'ignore',
         cache: { direct: source?.cache.direct ?? false, 'no-flush': source?.cache.noFlush ?? false },
         file: { driver, filename: this.#args.target },
-        ...(format === 'qcow2' && { backing: null }),
+        ...(format === 'qcow2' && this.#below(worker)),
       }
       return this.#graphs.open(definition, owner, worker)
     }
@@ -92,6 +91,16 @@ export class MirrorTarget {
       if (!device) throw error
       return await open('host_device')
     }
+  }
+
+  /**
+   * What shows through the target: of one that is there, what it names; of a copy of the uppermost layer, what the source
+   * lies above, so that zeroes hide it. Above the source itself nothing shows before the job is over.
+   */
+  #below(worker: DiskWorker): { backing?: string | null } {
+    if (this.#args.mode === 'existing') return {}
+    const backing = this.#args.sync === 'top' ? this.#backing(worker) : undefined
+    return { backing: backing?.name ?? null }
   }
 
   #image(size: number, worker: DiskWorker): Qcow2CreateSpec {
@@ -110,7 +119,7 @@ export class MirrorTarget {
           preallocation: 'off',
         },
         ...{ extendedL2: false, lazyRefcounts: false, dataFileName: undefined, dataFileRaw: false },
-        backingFile: backing === undefined ? undefined : path.resolve(backing.filename),
+        backingFile: backing === undefined ? undefined : nameFor(backing.filename),
         backingFormat: backing === undefined ? undefined : backing.driver === 'qcow2' ? 'qcow2' : 'raw',
       },
     }
@@ -128,6 +137,11 @@ export class MirrorTarget {
     if (this.#args.sync === 'top' && this.#backing(worker) !== undefined)
       throw new CommandError("Backing file not supported for file format 'raw'")
   }
+}
+
+/** A name that means the same from everywhere. */
+function nameFor(filename: string): string {
+  return filename.startsWith('json:') ? filename : path.resolve(filename)
 }
 
 /** The node, or the first below it that is no filter. */

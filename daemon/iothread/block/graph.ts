@@ -170,6 +170,11 @@ export class Graph {
     return this.#records.get(name).node
   }
 
+  /** The driver of the image that a node shows, below filters; undefined where there is no format. */
+  format(node: BlockNode): BlockDriver | undefined {
+    return this.#records.format(node)?.node.driver
+  }
+
   nodes(): BlockNode[] {
     return this.#records.all().map(({ node }) => node)
   }

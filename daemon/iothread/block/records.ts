@@ -126,10 +126,21 @@ export class Records {
     let record = this.#records.get(node.name)
     for (let below = record; below !== undefined; ) {
       record = below
-      const storage = below.children.find(({ role }) => role === 'file' || role === 'image')
-      below = storage && this.#records.get(storage.node.name)
+      below = this.#storage(below)
     }
     return record
+  }
+
+  /** The first node on the way to the leaf that is of a format. */
+  format(node: BlockNode): NodeRecord | undefined {
+    let record = this.#records.get(node.name)
+    while (record !== undefined && record.node.driver.format === undefined) record = this.#storage(record)
+    return record
+  }
+
+  #storage(record: NodeRecord): NodeRecord | undefined {
+    const storage = record.children.find(({ role }) => role === 'file' || role === 'image')
+    return storage && this.#records.get(storage.node.name)
   }
 
   /** The file a node's own image is in, where it is in one: its path, and its `device:inode`. */

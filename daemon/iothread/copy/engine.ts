@@ -105,6 +105,54 @@ export class CopyEngine {
     return bitmap.length
   }
 
+  /**
+   * Of a source that is an image, only what somebody stored is to be copied.
+   * @param layers  top: the uppermost layer alone, as the target lies above the same layers below; all: the whole chain,
+   *                and what no layer holds where the target is not proved to read as zero
+   * @returns bytes that were clean before
+   */
+  async dirtyAllocated(layers: 'top' | 'all'): Promise<number> {
+    const { bitmap } = this.#options
+    const pool = new TaskPool(1)
+    let marked = 0
+    for (let at = 0; at < bitmap.length; ) {
+      await this.#checkpoint(pool)
+      await new Promise((resolve) => setImmediate(resolve))
+      for (const end = Math.min(at + AREA, bitmap.length); at < end; ) {
+        const { skip, length } = await this.#needless(at, end - at, layers)
+        const before = bitmap.bytes
+        if (!skip) bitmap.set(at, length)
+        marked += bitmap.bytes - before
+        at += length
+      }
+    }
+    if (layers === 'all') this.counters.skipped += bitmap.length - bitmap.bytes
+    if (bitmap.length > 0) this.#unflushed = true
+    return marked
+  }
+
+  /** Whether the beginning of a range need not be copied. What storage does not tell is copied. */
+  async #needless(
+    offset: number,
+    length: number,
+    layers: 'top' | 'all',
+  ): Promise<{ skip: boolean; length: number }> {
+    const { source, target } = this.#options
+    let operation: 'read' | 'write' = 'read'
+    try {
+      const extent = await source.status(offset, length)
+      if (layers === 'top') return { skip: !extent.allocated, length: extent.length }
+      if (extent.absent !== true) return { skip: false, length: extent.length }
+      if (this.#vouched) return { skip: true, length: extent.length }
+      operation = 'write'
+      const there = await target.status(offset, extent.length)
+      return { skip: there.kind === 'zero', length: there.length }
+    } catch (error) {
+      if (this.#judge(operation, error) === 'report') throw error
+      return { skip: false, length }
+    }
+  }
+
   /** The target was changed for this job without this engine. */
   touched(): void {
     this.#unflushed = true

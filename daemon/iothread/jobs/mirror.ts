@@ -105,12 +105,22 @@ export class MirrorJob implements JobBody {
   async run(): Promise<void> {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
-    if (this.#spec.sync !== 'none') this.#len += this.#engine.dirtyAll()
+    this.#len += await this.#markDirty()
     await this.#synchronize('bulk')
     this.#phase('ready')
     this.#control.ready()
     await this.#keepSynchronized()
     await this.#quiesce()
+  }
+
+  /** What is to be copied at first. Only formats know what was never stored; other storage is looked at while it is copied. */
+  async #markDirty(): Promise<number> {
+    const { sync } = this.#spec
+    if (sync === 'none') return 0
+    const format = this.#graph.format(this.#source)
+    if (format === undefined) return this.#engine.dirtyAll()
+    const shallow = sync === 'top' && format.backing !== undefined
+    return await this.#engine.dirtyAllocated(shallow ? 'top' : 'all')
   }
 
   /** Stops the source's users at a moment when the target is equal and durable; they go on after finalize(). */

@@ -82,7 +82,12 @@ const header: readonly Hostile[] = [
       value: 2 ** 30,
       says: /Invalid backing file offset/,
     },
-    { name: 'a compression without its feature bit', at: 104, value: 1 << 24, says: /feature bit must be set/ },
+    {
+      name: 'a compression without its feature bit',
+      at: 104,
+      value: 1 << 24,
+      says: /feature bit must be set/,
+    },
   ].map(({ name, at, value, says }): Hostile => {
     const change = (image: ImageFile) => {
       // The length of an extension counts only behind a type.
