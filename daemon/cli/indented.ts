@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// JSON values over several lines, for a person at a terminal. Numbers keep all their digits.
+// JSON values over several lines: for a person at a terminal, and as QEMU's tools print them. Numbers keep all their
+// digits.
 
 import { toText } from '../../protocol/json-text.js'
 import type { JsonValue } from '../../protocol/json-value.js'
@@ -21,4 +22,17 @@ export function indented(value: JsonValue, margin = ''): string {
     ([name, item]) => `${inner}${toText(name)}: ${indented(item, inner)}`,
   )
   return `{\n${members.join(',\n')}\n${margin}}`
+}
+
+/** Every member and item on a line of its own, as `qemu-img --output=json` has it. */
+export function spread(value: JsonValue, margin = ''): string {
+  const object = asObject(value)
+  const list = Array.isArray(value) ? value : undefined
+  if (object === undefined && list === undefined) return toText(value)
+  const inner = `${margin}    `
+  const lines =
+    list?.map((item) => inner + spread(item, inner)) ??
+    Object.entries(object ?? {}).map(([name, item]) => `${inner}${toText(name)}: ${spread(item, inner)}`)
+  const [open, close] = list === undefined ? '{}' : '[]'
+  return `${open}\n${lines.join(',\n')}${lines.length > 0 ? '\n' : ''}${margin}${close}`
 }

@@ -3,8 +3,9 @@
 
 import { dirname, isAbsolute, join } from 'node:path'
 import type { JsonObject } from '../../protocol/json-value.js'
+import type { Client } from './client.js'
 import { type Format, findImage, type Image } from './image.js'
-import { indented } from './indented.js'
+import { spread } from './indented.js'
 import { humanInfo } from './info-text.js'
 import { withNodes } from './open-nodes.js'
 import { failed } from './status.js'
@@ -25,7 +26,7 @@ export async function info(name: string, options: InfoOptions): Promise<void> {
   const layers = await layersOf(image, options)
   if (options.output === 'json') {
     const value = options.backingChain ? layers : (layers[0] ?? {})
-    process.stdout.write(`${indented(value)}\n`)
+    process.stdout.write(`${spread(value)}\n`)
   } else process.stdout.write(layers.map(humanInfo).join('\n'))
 }
 
@@ -35,21 +36,26 @@ async function layersOf(image: Image, options: InfoOptions): Promise<JsonObject[
   const how = { readOnly: true, direct: false, forceShare, noBacking: !backingChain }
   return await withNodes(options, async ({ client }, nodes) => {
     const name = await nodes.open(image, 'info', how)
-    const all = objectsOf(await client.execute('query-named-block-nodes'))
-    const own = all.find((node) => textOf(node, 'node-name') === name)
-    const top = asObject(own?.image)
-    if (top === undefined) throw failed(`'${image.end.name}': the daemon tells nothing of it`)
-    const layers: JsonObject[] = []
-    // Names are relative to the one that the user gave.
-    let filename: string | undefined = image.options === undefined ? image.end.name : undefined
-    for (let layer: JsonObject | undefined = top; layer !== undefined; ) {
-      const own = ownPart(layer, filename)
-      layers.push(own)
-      layer = backingChain ? asObject(layer['backing-image']) : undefined
-      filename = textOf(own, 'full-backing-filename')
-    }
-    return layers
+    const layers = await chainOf(client, name, image)
+    return backingChain ? layers : layers.slice(0, 1)
   })
+}
+
+/** What the daemon tells of an image that is open, and of those below it; top first. */
+export async function chainOf(client: Client, nodeName: string, image: Image): Promise<JsonObject[]> {
+  const all = objectsOf(await client.execute('query-named-block-nodes'))
+  const top = asObject(all.find((node) => textOf(node, 'node-name') === nodeName)?.image)
+  if (top === undefined) throw failed(`'${image.end.name}': the daemon tells nothing of it`)
+  const layers: JsonObject[] = []
+  // Names are relative to the one that the user gave.
+  let filename: string | undefined = image.options === undefined ? image.end.name : undefined
+  for (let layer: JsonObject | undefined = top; layer !== undefined; ) {
+    const own = ownPart(layer, filename)
+    layers.push(own)
+    layer = asObject(layer['backing-image'])
+    filename = textOf(own, 'full-backing-filename')
+  }
+  return layers
 }
 
 /** One layer without those below. @param filename  in place of the daemon's, which is absolute */
@@ -57,9 +63,13 @@ function ownPart(layer: JsonObject, filename: string | undefined): JsonObject {
   const { 'backing-image': _below, ...own } = layer
   const name = filename ?? textOf(layer, 'filename') ?? ''
   const backing = textOf(layer, 'backing-filename')
-  if (backing !== undefined && isPath(backing) && isPath(name))
-    own['full-backing-filename'] = isAbsolute(backing) ? backing : join(dirname(name), backing)
+  if (backing !== undefined) own['full-backing-filename'] = fromHere(backing, name)
   return { ...own, filename: name }
+}
+
+/** A name that an image has for another one, as it is found from here. */
+export function fromHere(name: string, image: string): string {
+  return isPath(name) && isPath(image) && !isAbsolute(name) ? join(dirname(image), name) : name
 }
 
 /** Not `json:…` nor `nbd://…`. */

@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// `blockferry map`: which ranges of an image hold data and which read as zeroes; members named as qemu-img map names
-// them. Asks the daemon in portions, so that an image of a million extents needs no million in one answer.
+// `blockferry map`: which ranges of an image hold data and which read as zeroes, printed as qemu-img map does. Asks the daemon in portions, so that an image of a million extents needs no million in one answer.
 
-import { randomBytes } from 'node:crypto'
 import { toText } from '../../protocol/json-text.js'
 import type { JsonObject } from '../../protocol/json-value.js'
-import { QmpError } from './client.js'
-import { connectOrEmbed } from './connection.js'
-import type { Daemon } from './daemon.js'
-import { type Format, findImage, type Image, imageDefinition } from './image.js'
+import type { Client } from './client.js'
+import { type Format, findImage, type Image } from './image.js'
+import { chainOf, fromHere } from './info.js'
 import { sizeOfNode } from './node-size.js'
+import { withNodes } from './open-nodes.js'
 import { failed } from './status.js'
-import { table } from './table.js'
-import { flagOf, numberOf, objectsOf } from './values.js'
+import { asObject, flagOf, numberOf, objectsOf, textOf } from './values.js'
 
 export interface MapOptions {
   readonly format?: Format
@@ -31,8 +28,8 @@ export interface MapExtent {
   readonly present: boolean
   readonly zero: boolean
   readonly data: boolean
-  readonly offset?: number
   readonly compressed: boolean
+  readonly offset?: number
 }
 
 /** Extents asked for at once. */
@@ -40,41 +37,38 @@ const portion = 4096
 
 export async function map(name: string, options: MapOptions): Promise<void> {
   const image = await findImage(name, options.format, options.imageOpts)
-  const daemon = await connectOrEmbed(options)
-  try {
-    const extents = await extentsOf(daemon, image, options.forceShare)
-    process.stdout.write(options.json ? jsonText(extents) : tableText(extents))
-  } catch (error) {
-    if (error instanceof QmpError) throw failed(error.message, { cause: error })
-    throw error
-  } finally {
-    await daemon.close()
-  }
+  await withNodes(options, async ({ client }, nodes) => {
+    const how = { readOnly: true, direct: false, forceShare: options.forceShare }
+    const node = await nodes.open(image, 'map', how)
+    const extents = await extentsOf(client, node, image)
+    if (options.json) process.stdout.write(jsonText(extents))
+    else {
+      const { text, complete } = humanText(extents, (await chainOf(client, node, image)).map(storageOf))
+      process.stdout.write(text)
+      if (!complete) throw failed('File contains external, encrypted or compressed clusters.')
+    }
+  })
 }
 
-async function extentsOf(daemon: Daemon, image: Image, forceShare: boolean): Promise<MapExtent[]> {
-  const { client } = daemon
-  const nodeName = `map-${randomBytes(4).toString('hex')}`
-  const how = { readOnly: true, direct: false, forceShare }
-  const definition = imageDefinition(image, nodeName, how)
-  await client.execute('blockdev-add', definition)
-  try {
-    const size = await sizeOfNode(client, nodeName)
-    const extents: MapExtent[] = []
-    for (let offset = 0; offset < size; ) {
-      const ask = { node: nodeName, offset, length: size - offset, limit: portion }
-      const reply = await client.execute('x-node-map', ask)
-      const more = objectsOf(reply).map((value) => extentFrom(value, image.format === 'raw'))
-      append(extents, more)
-      const end = more.at(-1)
-      if (end === undefined)
-        throw failed(`'${image.end.name}': the daemon tells no extents from ${offset} on`)
-      offset = end.start + end.length
-    }
-    return extents
-  } finally {
-    await client.execute('blockdev-del', { 'node-name': nodeName }).catch(() => undefined)
+async function extentsOf(client: Client, node: string, image: Image): Promise<MapExtent[]> {
+  const size = await sizeOfNode(client, node)
+  const extents: MapExtent[] = []
+  for (let offset = 0; offset < size; ) {
+    const reply = await client.execute('x-node-map', { node, offset, length: size - offset, limit: portion })
+    const more = objectsOf(reply).map((value) => extentFrom(value, image.format === 'raw'))
+    append(extents, more)
+    const end = more.at(-1)
+    if (end === undefined) throw failed(`'${image.end.name}': the daemon tells no extents from ${offset} on`)
+    offset = end.start + end.length
   }
+  return extents
+}
+
+/** The file in which the data of a layer lies. */
+function storageOf(layer: JsonObject): string {
+  const name = textOf(layer, 'filename') ?? ''
+  const dataFile = textOf(asObject(asObject(layer['format-specific'])?.data), 'data-file')
+  return dataFile === undefined ? name : fromHere(dataFile, name)
 }
 
 /** Reads one extent. @param raw  every byte has its place in this layer, at the same offset unless it is told */
@@ -89,8 +83,8 @@ function extentFrom(value: JsonObject, raw: boolean): MapExtent {
     present: !flagOf(value, 'absent'),
     zero,
     data: !zero,
-    ...(place === undefined ? {} : { offset: place }),
     compressed: flagOf(value, 'compressed'),
+    ...(place === undefined ? {} : { offset: place }),
   }
 }
 
@@ -115,30 +109,35 @@ function continues(last: MapExtent, next: MapExtent): boolean {
   return same && last.start + last.length === next.start && place === next.offset
 }
 
-/** One extent per line inside a list, so that both people and line tools can read it. */
+/** One extent per line inside a list, spaced as `qemu-img map --output=json` does. */
 export function jsonText(extents: readonly MapExtent[]): string {
-  return `[${extents.map((extent) => toText(extent)).join(',\n')}]\n`
+  const lines = extents.map((extent) => `{ ${toText(extent).slice(1)}`)
+  return `[${lines.join(',\n')}]\n`
 }
 
-export function tableText(extents: readonly MapExtent[]): string {
-  const rows = extents.map((extent) => [
-    String(extent.start),
-    String(extent.length),
-    kindText(extent),
-    String(extent.depth),
-    extent.offset === undefined ? '-' : String(extent.offset),
-  ])
-  return table(['START', 'LENGTH', 'KIND', 'DEPTH', 'OFFSET'], rows, [
-    'right',
-    'right',
-    'left',
-    'right',
-    'right',
-  ])
+/**
+ * What holds data and where, as `qemu-img map` prints it.
+ * @param files  of each layer
+ * @returns complete: false when it ends at data that have no place of their own
+ */
+export function humanText(
+  extents: readonly MapExtent[],
+  files: readonly string[],
+): { text: string; complete: boolean } {
+  const data = extents.filter((extent) => extent.data)
+  const nowhere = data.findIndex((extent) => extent.offset === undefined)
+  const placed = nowhere < 0 ? data : data.slice(0, nowhere)
+  const rows = placed.map(({ start, length, offset, depth }) =>
+    row(hex(start), hex(length), hex(offset ?? 0), files[depth] ?? ''),
+  )
+  const text = row('Offset', 'Length', 'Mapped to', 'File') + rows.join('')
+  return { text, complete: nowhere < 0 }
 }
 
-function kindText(extent: MapExtent): string {
-  if (!extent.present) return 'absent'
-  if (extent.compressed) return 'compressed'
-  return extent.zero ? 'zero' : 'data'
+function row(start: string, length: string, place: string, file: string): string {
+  return `${start.padEnd(16)}${length.padEnd(16)}${place.padEnd(16)}${file}\n`
+}
+
+function hex(number: number): string {
+  return number === 0 ? '0' : `0x${number.toString(16)}`
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text tables: columns as wide as their widest cell, two blanks between. Used by jobs and map.
+// Text tables: columns as wide as their widest cell, two blanks between. Used by jobs.
 
 /** @param align  per column; numbers read best on the right */
 export function table(

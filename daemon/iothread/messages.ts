@@ -85,6 +85,8 @@ export interface SnapshotFacts {
   readonly nanoseconds: number
   /** Nanoseconds the guest had run. */
   readonly guestClock: number
+  /** Instructions the guest had run. */
+  readonly icount?: number
 }
 
 export interface BitmapFacts {

@@ -22,6 +22,8 @@ export interface Snapshot {
   readonly vmStateSize: number
   /** Bytes of the virtual disk then; undefined where the entry does not tell (version 2). */
   readonly diskSize: number | undefined
+  /** Instructions the guest had run; undefined where nobody counted them. */
+  readonly icount: number | undefined
 }
 
 /**
@@ -53,6 +55,12 @@ export function parseSnapshot(
     guestClock: getUint64(view, at + 24),
     vmStateSize: extra >= 8 ? getUint64(view, at + FIXED) : view.getUint32(at + 32),
     diskSize: extra >= 16 ? getUint64(view, at + FIXED + 8) : undefined,
+    icount: extra >= 24 ? icountOf(view, at + FIXED + 16) : undefined,
   }
   return { snapshot, next: at + padded(end - at) }
+}
+
+/** All bits set: nobody counted. */
+function icountOf(view: DataView, at: number): number | undefined {
+  return view.getBigInt64(at) === -1n ? undefined : getUint64(view, at)
 }

@@ -113,6 +113,7 @@ const snapshotInfo = struct('SnapshotInfo', {
   'date-nsec': required(int, 'Nanoseconds of that.'),
   'vm-clock-sec': required(int, 'How long the guest had run, seconds.'),
   'vm-clock-nsec': required(int, 'Nanoseconds of that.'),
+  icount: optional(int, 'Instructions the guest had run, where they were counted.'),
 })
 
 const imageMembers = {

@@ -38,43 +38,39 @@ export function imageChain(directory: Directory, node: Node, report: NodeReport)
     : { 'backing-image': imageChain(directory, below.node, below.report), ...info }
 }
 
+/** Members in the order in which QEMU's tools print them, here and below. */
 export function imageInfo(report: NodeReport): ImageInfo {
-  const { driver, filename, format } = report
+  const { driver, filename, format, fullBacking } = report
+  const { backingFile, backingFormat, snapshots = [] } = format ?? {}
   return {
+    ...(backingFormat !== undefined && { 'backing-filename-format': backingFormat }),
+    ...(snapshots.length > 0 && { snapshots: snapshots.map(snapshotInfo) }),
     'virtual-size': report.size,
     filename,
+    ...(format && { 'cluster-size': format.clusterSize }),
     format: driver,
     ...(report.allocated !== undefined && { 'actual-size': report.allocated }),
     ...(driver === 'file' && { 'format-specific': { type: 'file', data: {} } as const }),
-    ...(format && formatInfo(format, report.fullBacking)),
-    'dirty-flag': format?.dirty ?? false,
-  }
-}
-
-function formatInfo(format: FormatFacts, fullBacking: string | undefined): Partial<ImageInfo> {
-  const { backingFile, backingFormat, snapshots } = format
-  return {
-    ...(snapshots.length > 0 && { snapshots: snapshots.map(snapshotInfo) }),
-    'cluster-size': format.clusterSize,
-    ...(backingFile !== undefined && { 'backing-filename': backingFile }),
+    ...(format && { 'format-specific': specific(format) }),
     ...(fullBacking !== undefined && { 'full-backing-filename': fullBacking }),
-    ...(backingFormat !== undefined && { 'backing-filename-format': backingFormat }),
-    'format-specific': specific(format),
+    ...(backingFile !== undefined && { 'backing-filename': backingFile }),
+    'dirty-flag': format?.dirty ?? false,
   }
 }
 
 function specific(format: FormatFacts): Specific {
   const { version, dataFile, bitmaps } = format
-  const data = {
-    compat: version === 2 ? '0.10' : '1.1',
-    'compression-type': format.compression,
-    'refcount-bits': format.refcountBits,
-  }
-  if (version === 2) return { type: 'qcow2', data }
+  const { compression, refcountBits } = format
+  if (version === 2)
+    return {
+      type: 'qcow2',
+      data: { compat: '0.10', 'compression-type': compression, 'refcount-bits': refcountBits },
+    }
   return {
     type: 'qcow2',
     data: {
-      ...data,
+      compat: '1.1',
+      'compression-type': compression,
       'lazy-refcounts': format.lazyRefcounts,
       ...(bitmaps.length > 0 && {
         bitmaps: bitmaps.map(({ name, granularity, inUse, auto }) => ({
@@ -83,6 +79,7 @@ function specific(format: FormatFacts): Specific {
           granularity,
         })),
       }),
+      'refcount-bits': refcountBits,
       ...(dataFile !== undefined && { 'data-file': dataFile, 'data-file-raw': format.dataFileRaw }),
       corrupt: format.corrupt,
       'extended-l2': format.extendedL2,
@@ -94,12 +91,13 @@ const SECOND = 1e9
 
 function snapshotInfo(snapshot: SnapshotFacts): Snapshot {
   return {
-    id: snapshot.id,
+    ...(snapshot.icount !== undefined && { icount: snapshot.icount }),
+    'vm-clock-nsec': snapshot.guestClock % SECOND,
     name: snapshot.name,
-    'vm-state-size': snapshot.vmStateSize,
     'date-sec': snapshot.seconds,
     'date-nsec': snapshot.nanoseconds,
     'vm-clock-sec': Math.floor(snapshot.guestClock / SECOND),
-    'vm-clock-nsec': snapshot.guestClock % SECOND,
+    id: snapshot.id,
+    'vm-state-size': snapshot.vmStateSize,
   }
 }

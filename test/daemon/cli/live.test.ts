@@ -353,10 +353,8 @@ t.test(
       offset,
     })
     t.same(ours.map(named), theirs.map(named))
-    t.match(
-      (await run(['map', source])).stdout,
-      /^ *START +LENGTH +KIND +DEPTH +OFFSET\n +0 +65536 +data +0 +0\n/,
-    )
+    const human = spawnSync('qemu-img', ['map', '-f', 'raw', source], { encoding: 'utf8' })
+    t.equal((await run(['map', source])).stdout, human.stdout)
   },
 )
 

@@ -4,7 +4,7 @@
 import t from 'tap'
 import { indented } from '../../../daemon/cli/indented.js'
 import type { Progress } from '../../../daemon/cli/job-follower.js'
-import { append, jsonText, type MapExtent, tableText } from '../../../daemon/cli/map.js'
+import { append, humanText, jsonText, type MapExtent } from '../../../daemon/cli/map.js'
 import { percentText, progressText } from '../../../daemon/cli/reporter.js'
 import { JsonStream } from '../../../protocol/json-stream.js'
 
@@ -41,8 +41,8 @@ const data: MapExtent = {
   present: true,
   zero: false,
   data: true,
-  offset: 0,
   compressed: false,
+  offset: 0,
 }
 
 t.test('an extent cut by the border of two portions becomes one again', async (t) => {
@@ -54,24 +54,32 @@ t.test('an extent cut by the border of two portions becomes one again', async (t
   t.same(extents, [{ ...data, length: 8192 }, hole, { ...hole, start: 12288, offset: 999 }])
 })
 
-t.test('a map is a table, or JSON with one extent per line', async (t) => {
+t.test('a map is a table of data, or JSON with one extent per line', async (t) => {
   const hole = { ...data, start: 4096, length: 8192, zero: true, data: false, offset: 4096 }
-  t.equal(
-    tableText([data, hole]),
-    [
-      'START  LENGTH  KIND  DEPTH  OFFSET',
-      '    0    4096  data      0       0',
-      ' 4096    8192  zero      0    4096',
+  const below = { ...data, start: 65536, depth: 1, offset: 0x50000 }
+  t.same(humanText([data, hole, below], ['top', 'base']), {
+    text: [
+      'Offset          Length          Mapped to       File',
+      '0               0x1000          0               top',
+      '0x10000         0x1000          0x50000         base',
       '',
     ].join('\n'),
-  )
+    complete: true,
+  })
   t.equal(
     jsonText([data, hole]),
-    `[{"start": 0, "length": 4096, "depth": 0, "present": true, "zero": false, "data": true, "offset": 0, "compressed": false},
-{"start": 4096, "length": 8192, "depth": 0, "present": true, "zero": true, "data": false, "offset": 4096, "compressed": false}]
+    `[{ "start": 0, "length": 4096, "depth": 0, "present": true, "zero": false, "data": true, "compressed": false, "offset": 0},
+{ "start": 4096, "length": 8192, "depth": 0, "present": true, "zero": true, "data": false, "compressed": false, "offset": 4096}]
 `,
   )
   t.equal(jsonText([]), '[]\n')
+})
+
+t.test('a table for people ends at compressed data', async (t) => {
+  const { offset: _, ...packed } = { ...data, start: 4096, compressed: true }
+  const { text, complete } = humanText([data, packed, { ...data, start: 8192 }], ['a'])
+  t.equal(complete, false)
+  t.equal(text.split('\n').length, 3)
 })
 
 t.test('short values stay on one line, long ones are indented', async (t) => {

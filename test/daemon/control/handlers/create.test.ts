@@ -127,7 +127,8 @@ t.test('sync none lays the new image above the source', async (t) => {
 
 t.test('sync top lays the new image above the backing file of the source', async (t) => {
   const daemon = scriptedDaemon()
-  await daemon.run('blockdev-add', { driver: 'qcow2', 'node-name': 'src', file: leaf('f') })
+  const base = { driver: 'raw', 'node-name': 'base', file: leaf('b') } as const
+  await daemon.run('blockdev-add', { driver: 'qcow2', 'node-name': 'src', file: leaf('f'), backing: base })
   const [worker] = daemon.workers
   const report = (
     name: string,
@@ -137,7 +138,7 @@ t.test('sync top lays the new image above the backing file of the source', async
   ) => ({ ...scriptedReport, ...{ name, driver, filename, children: backing } }) as const
   worker?.say({
     kind: 'nodes',
-    nodes: [report('#base', 'raw', 'base.img', {}), report('src', 'qcow2', '/f', { backing: '#base' })],
+    nodes: [report('base', 'raw', 'base.img', {}), report('src', 'qcow2', '/f', { backing: 'base' })],
     gone: [],
   })
   await t.rejects(daemon.run('drive-mirror', { ...drive, sync: 'top', format: 'raw' }), {

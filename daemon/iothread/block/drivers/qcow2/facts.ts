@@ -29,8 +29,9 @@ export function formatFacts(header: Header, snapshots: readonly Snapshot[]): For
     dataFileRaw: header.autoclear.has(Autoclear.rawDataFile),
     ...(header.backingFile === undefined ? {} : { backingFile: header.backingFile }),
     ...(backingFormat === undefined ? {} : { backingFormat }),
-    snapshots: snapshots.map(({ id, name, vmStateSize, seconds, nanoseconds, guestClock }) => ({
+    snapshots: snapshots.map(({ id, name, vmStateSize, seconds, nanoseconds, guestClock, icount }) => ({
       ...{ id, name, vmStateSize, seconds, nanoseconds, guestClock },
+      ...(icount !== undefined && { icount }),
     })),
     bitmaps: [],
   }
