@@ -3,15 +3,14 @@
 // that qemu-img convert has for them.
 
 import { stat } from 'node:fs/promises'
-import type { CommandArguments } from './client.js'
 import { type CopyTools, runCopy } from './copy-run.js'
 import { type Format, findImage, type Image, imageDefinition } from './image.js'
-import { createOptions } from './image-options.js'
-import { JobFollower } from './job-follower.js'
+import { makeImage, type NewImage } from './image-maker.js'
+import { backingOf, imageOptions } from './image-options.js'
 import { startMirror } from './mirror.js'
 import { checkNamed, type End, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
-import { failed, usage } from './status.js'
+import { usage } from './status.js'
 
 const MiB = 1048576
 
@@ -54,35 +53,51 @@ export async function convert(
   const sameSize = existing && source.format === 'raw' && targetFormat === 'raw'
   const path = options.imageOpts ? source.end.path : sourceName
   const ends = await lookAt(path, targetName, { existing, sameSize })
-  const mirror = mirrorOptions(options)
+  const image = existing ? undefined : newImage(options)
+  if (image?.dataFile !== undefined) await lookAt(path, image.dataFile, { existing: false, sameSize: false })
+  const mirror = mirrorOptions(options, ends.target, image)
   const plain =
     targetFormat === 'raw' && !options.compress && options.sparse !== 0 && options.options.length === 0
-  const create = createArguments(options)
   const start = (tools: CopyTools) =>
-    plain ? startMirror(ends, mirror, tools) : new Target(ends.target, options, create, tools).start()
+    plain ? startMirror(ends, mirror, tools) : new Target(ends.target, options, image, tools).start()
   const words = { verb: 'convert', done: 'converted', quiet: options.quiet }
   await runCopy({ ...words, source, target: ends.target, options: mirror, start }, undefined)
 }
 
 function check(options: ConvertOptions): void {
-  const { compress, targetFormat = 'raw', existing, backing, backingFormat, targetIsZero, sparse } = options
+  const { compress, targetFormat = 'raw', existing, backing, targetIsZero, sparse } = options
   if (compress && targetFormat !== 'qcow2')
     throw usage(`images of format '${targetFormat}' cannot be compressed`)
   if (compress && sparse === 0) throw usage('-c and -S 0 exclude each other')
   if (targetIsZero && !existing) throw usage('--target-is-zero requires use of -n flag')
   if (existing && options.options.length > 0)
     throw usage('-o makes a new image, -n keeps the one that is there')
-  if (backing === undefined) {
-    if (backingFormat !== undefined) throw usage('-F names the format of a backing file, which -B names')
-    return
-  }
+  if (!existing || backing === undefined) return
   if (targetFormat !== 'qcow2') throw usage(`images of format '${targetFormat}' have no backing file`)
   if (targetIsZero) throw usage('--target-is-zero cannot be used when the destination has a backing file')
   if (sparse === 0) throw usage('-S 0 cannot be used when the destination has a backing file')
-  if (backingFormat === undefined && !existing) throw usage('-B needs -F, the format of the backing file')
 }
 
-function mirrorOptions(options: ConvertOptions): MirrorOptions {
+/** @throws CliError (usage) */
+function newImage(options: ConvertOptions): NewImage {
+  const { targetFormat: format = 'raw', sparse } = options
+  const { size, dataFile, more, ...given } = imageOptions(format, options.options)
+  if (size !== undefined) throw usage('the size of a copy is that of its source, not for -o')
+  const backing = backingOf(
+    format,
+    options.backing ?? given.backing,
+    options.backingFormat ?? given.backingFormat,
+  )
+  if (backing !== undefined && sparse === 0)
+    throw usage('-S 0 cannot be used when the destination has a backing file')
+  if (dataFile !== undefined && options.compress)
+    throw usage('an image with a data file cannot be compressed')
+  // Zeroes that take up storage: all of the target does from the beginning.
+  return { format, backing, dataFile, more: { ...(sparse === 0 && { preallocation: 'falloc' }), ...more } }
+}
+
+/** @param image  to be made; undefined: the target is there */
+function mirrorOptions(options: ConvertOptions, target: End, image: NewImage | undefined): MirrorOptions {
   const { tasks, rate, forceShare, existing, targetIsZero, targetFormat, progress, aio, socket, logLevel } =
     options
   return {
@@ -92,26 +107,17 @@ function mirrorOptions(options: ConvertOptions): MirrorOptions {
     ...(aio === undefined ? {} : { aio }),
     ...(socket === undefined ? {} : { socket }),
     ...(logLevel === undefined ? {} : { logLevel }),
-    ...(options.backing === undefined ? {} : { sync: 'top' }),
+    ...((image === undefined ? options.backing : image.backing) === undefined ? {} : { sync: 'top' }),
     // One way for both ends: the page cache only where it was asked for at both.
     ...(options.cache === 'writeback' && options.sourceCache === 'writeback' ? { direct: false } : {}),
     unmap: options.sparse !== 0,
     onSourceError: 'report',
     onTargetError: 'report',
     json: false,
-    ...{ forceShare, existing, targetIsZero, progress },
-  }
-}
-
-/** Of blockdev-create, without driver, size and place. */
-function createArguments(options: ConvertOptions): CommandArguments {
-  const { targetFormat = 'raw', backing, backingFormat } = options
-  const given = createOptions(targetFormat, options.options)
-  return {
-    // Zeroes that take up storage: all of the target does from the beginning.
-    ...(options.sparse === 0 ? { preallocation: 'falloc' } : {}),
-    ...(backing === undefined ? {} : { 'backing-file': backing, 'backing-fmt': backingFormat }),
-    ...given,
+    // What was made in a new file reads as zero, also where it was preallocated and is to stay so.
+    targetIsZero:
+      targetIsZero || (image !== undefined && image.backing === undefined && target.kind !== 'block'),
+    ...{ forceShare, existing, progress },
   }
 }
 
@@ -119,14 +125,14 @@ function createArguments(options: ConvertOptions): CommandArguments {
 class Target {
   readonly #end: End
   readonly #options: ConvertOptions
-  readonly #create: CommandArguments
+  readonly #image: NewImage | undefined
   readonly #tools: CopyTools
   readonly #format: Format
 
-  constructor(end: End, options: ConvertOptions, create: CommandArguments, tools: CopyTools) {
+  constructor(end: End, options: ConvertOptions, image: NewImage | undefined, tools: CopyTools) {
     this.#end = end
     this.#options = options
-    this.#create = create
+    this.#image = image
     this.#tools = tools
     this.#format = options.targetFormat ?? 'raw'
   }
@@ -135,50 +141,14 @@ class Target {
     const { client, job, source, touching } = this.#tools
     const size = await sizeOfNode(client, source)
     touching()
-    if (!this.#options.existing) await this.#make(size)
+    if (this.#image !== undefined) await makeImage(client, this.#end, this.#image, size)
     const node = await this.#open()
     touching()
     await client.execute('blockdev-mirror', { ...job, target: node })
   }
 
-  async #make(size: number): Promise<void> {
-    const { client, node } = this.#tools
-    const qcow2 = this.#format === 'qcow2'
-    if (this.#end.kind !== 'block') {
-      const file = { driver: 'file', filename: this.#end.path, size: qcow2 ? 0 : size }
-      await this.#runCreate({ ...file, ...(qcow2 ? {} : this.#create) })
-    }
-    if (!qcow2) return
-    const file = node('target-file')
-    await client.execute('blockdev-add', { ...this.#file(), 'node-name': file })
-    try {
-      await this.#runCreate({ driver: 'qcow2', file, size, ...this.#create })
-    } finally {
-      await client.execute('blockdev-del', { 'node-name': file }).catch(() => undefined)
-    }
-  }
-
-  #file(): CommandArguments {
-    const driver = this.#end.kind === 'block' ? 'host_device' : 'file'
-    return { driver, filename: this.#end.path, discard: this.#unmap() ? 'unmap' : undefined }
-  }
-
   #unmap(): boolean {
     return this.#options.sparse !== 0
-  }
-
-  async #runCreate(options: CommandArguments): Promise<void> {
-    const { client, node } = this.#tools
-    const id = node('create')
-    const quiet = { event: () => undefined, progress: () => undefined, stopped: () => undefined }
-    const follower = new JobFollower(client, id, quiet, 'query-jobs')
-    try {
-      await client.execute('blockdev-create', { 'job-id': id, options })
-      const { kind, error } = await follower.outcome()
-      if (kind !== 'completed') throw failed(`cannot make '${this.#end.name}': ${error ?? 'cancelled'}`)
-    } finally {
-      follower.stop()
-    }
   }
 
   /** @returns the node to write to: the image, or the filter above it that compresses */

@@ -160,6 +160,14 @@ export class Graphs {
     return new Set(reports.flatMap(({ identity }) => (identity === undefined ? [] : [identity])))
   }
 
+  /** Identities of the files that open images and running jobs read or write, backing files among them. */
+  held(): Set<string> {
+    const holding = [...this.directory.all()].filter(
+      (node) => node.use !== undefined || node.spec.driver === 'qcow2',
+    )
+    return this.identities(holding.flatMap((node) => this.directory.tree(node)))
+  }
+
   /** Where new nodes go: to the nodes they name, to others of their throttle group, else to a worker of their own. */
   async #workerFor(fresh: readonly Node[], into: DiskWorker | undefined): Promise<DiskWorker> {
     if (into !== undefined) {

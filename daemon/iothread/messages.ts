@@ -161,6 +161,8 @@ export interface FileCreateSpec {
   /** Bytes. */
   readonly size: number
   readonly preallocation: Preallocation
+  /** Identities (`device:inode`) of files that are in use and not to be emptied. */
+  readonly refuse?: readonly string[]
 }
 
 /** Makes a qcow2 image in a node. */

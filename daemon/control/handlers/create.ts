@@ -32,7 +32,7 @@ export function imageHandlers(graphs: Graphs, jobs: Jobs) {
       const reservation = jobs.reserve(id)
       const places = new Places(graphs, id)
       try {
-        const spec = options.driver === 'file' ? fileSpec(options) : qcow2Spec(options, places)
+        const spec = options.driver === 'file' ? fileSpec(options, graphs.held()) : qcow2Spec(options, places)
         const worker = await places.worker()
         await jobs.start(reservation, plan, spec, worker.handle, () => places.leave())
       } catch (error) {
@@ -44,9 +44,12 @@ export function imageHandlers(graphs: Graphs, jobs: Jobs) {
   } satisfies Handlers
 }
 
-function fileSpec(options: Extract<Options, { readonly driver: 'file' }>): CreateSpec {
-  const { filename, size, preallocation } = options
-  return { kind: 'create', driver: 'file', filename, size, preallocation: preallocation ?? 'off' }
+function fileSpec(
+  options: Extract<Options, { readonly driver: 'file' }>,
+  held: ReadonlySet<string>,
+): CreateSpec {
+  const { filename, size, preallocation = 'off' } = options
+  return { kind: 'create', driver: 'file', filename, size, preallocation, refuse: [...held] }
 }
 
 function qcow2Spec(args: Qcow2Arguments, places: Places): CreateSpec {

@@ -56,13 +56,12 @@ export class MirrorTarget {
     const size = directory.report(this.#source)?.size ?? 0
     const image = format === 'qcow2' ? this.#image(size, worker) : undefined
     if (image === undefined) this.#checkNoBacking(worker)
-    const used = [...directory.all()].filter((node) => node.use !== undefined)
-    const refuse = this.#graphs.identities([this.#source, ...used].flatMap((node) => directory.tree(node)))
+    const refuse = [...this.#graphs.identities(directory.tree(this.#source)), ...this.#graphs.held()]
     const length = image === undefined ? size : 0
     await worker.request('target-create', {
       spec: { kind: 'create', driver: 'file', filename: target, size: length, preallocation: 'off' },
       image,
-      refuse: [...refuse],
+      refuse,
       source: this.#source.name,
       oneShot: this.#args['x-auto-complete'] ?? false,
     })

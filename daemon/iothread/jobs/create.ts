@@ -39,7 +39,7 @@ export class CreateJob implements JobBody {
   async run(): Promise<void> {
     this.#stopwatch.enter('bulk')
     try {
-      if (this.#spec.driver === 'file') await this.#graph.createFile(this.#spec, [])
+      if (this.#spec.driver === 'file') await this.#graph.createFile(this.#spec, this.#spec.refuse ?? [])
       else await createImage(this.#graph, this.#spec, this.#slots, this.#signal)
       this.#flushed = true
     } finally {

@@ -5,7 +5,7 @@ import { spawnSync } from 'node:child_process'
 import { closeSync, ftruncateSync, openSync, readFileSync, statSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { createOptions } from '../../../daemon/cli/image-options.js'
+import { imageOptions } from '../../../daemon/cli/image-options.js'
 import { sizeText } from '../../../daemon/cli/info-text.js'
 import { installed } from '../../helpers/program.js'
 import { run } from './run.js'
@@ -172,15 +172,80 @@ t.test('convert refuses what does not go together, and makes nothing', async (t)
   const refused = [
     { args: ['-c'], text: "images of format 'raw' cannot be compressed" },
     { args: ['--target-is-zero'], text: '--target-is-zero requires use of -n flag' },
-    { args: ['-B', a], text: "images of format 'raw' have no backing file" },
-    { args: ['-O', 'qcow2', '-B', a], text: '-B needs -F' },
-    { args: ['-O', 'qcow2', '-o', 'size_of_cluster=1'], text: "option 'size_of_cluster' is not known" },
+    { args: ['-B', a], text: "backing file not supported for file format 'raw'" },
+    { args: ['-O', 'qcow2', '-B', a], text: 'backing file specified without backing format (-F)' },
+    { args: ['-O', 'qcow2', '-o', 'size_of_cluster=1'], text: "invalid option 'size_of_cluster'" },
+    { args: ['-O', 'qcow2', '-o', 'size=1M'], text: 'the size of a copy is that of its source' },
+    { args: ['-O', 'qcow2', '-o', `data_file=${target}`], text: 'an image cannot be its own data file' },
   ]
   for (const { args, text } of refused) {
     const { status, stderr } = await run(['convert', ...args, a, target])
     t.equal(status, 2)
     t.match(stderr, text)
     t.throws(() => statSync(target), { code: 'ENOENT' })
+  }
+})
+
+const chains = [
+  { name: 'zlib', args: ['-c'] },
+  { name: 'zstd', args: ['-c', '-o', 'compression_type=zstd'] },
+  { name: 'version 2 with clusters of 512 bytes', args: ['-o', 'compat=0.10,cluster_size=512'] },
+  { name: 'subclusters', args: ['-o', 'extended_l2=on,cluster_size=128k'] },
+  { name: 'a data file', args: ['-o', 'data_file=$/data,data_file_raw=on'] },
+  { name: 'a layer above the same base', args: ['-B', '$/base', '-F', 'qcow2'] },
+  { name: 'the same, named by an option', args: ['-o', 'backing_file=$/base,backing_fmt=qcow2'] },
+  { name: 'a compressed layer', args: ['-c', '-B', '$/base', '-F', 'qcow2'] },
+]
+
+/** An image of 8 MiB above another; data, zeroes and compressed data in it. */
+function layers(folder: string): { top: string; base: string } {
+  const [top, base] = [join(folder, 'top'), join(folder, 'base')]
+  const io = (path: string, ...commands: string[]) =>
+    spawnSync('qemu-io', ['-f', 'qcow2', ...commands.flatMap((one) => ['-c', one]), path])
+  qemuImg('create', '-f', 'qcow2', base, '8M')
+  io(base, 'write -P 1 0 3M')
+  qemuImg('create', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top)
+  io(top, 'write -P 2 1M 1M', 'write -z 2M 512k', 'write -c -P 3 5M 64k')
+  return { top, base }
+}
+
+for (const { name, args } of chains) {
+  t.test(
+    `convert of a chain makes an image that qemu-img finds equal and clean: ${name}`,
+    { skip },
+    async (t) => {
+      const folder = t.testdir({})
+      const { top } = layers(folder)
+      const target = join(folder, 'new')
+      const words = args.map((word) => word.replace('$', folder))
+      t.match(await run(['convert', '-q', '-O', 'qcow2', ...words, top, target]), { status: 0, stderr: '' })
+      t.equal(qemuImg('compare', top, target).stdout, 'Images are identical.\n')
+      t.equal(qemuImg('check', target).status, 0)
+    },
+  )
+}
+
+t.test('preallocated storage stays where the source has zeroes', { skip }, async (t) => {
+  const { folder, a } = images(t)
+  const target = join(folder, 'new')
+  await run(['convert', '-q', '-O', 'qcow2', '-o', 'preallocation=full', a, target])
+  t.ok(statSync(target).blocks * 512 >= 8 * MiB)
+  t.equal(qemuImg('compare', '-f', 'raw', a, target).status, 0)
+})
+
+for (const words of [['info'], ['info', '--backing-chain'], ['info', '--output=json'], ['map']])
+  t.test(`${words.join(' ')} of a chain prints what qemu-img prints`, { skip }, async (t) => {
+    const { top } = layers(t.testdir({}))
+    t.equal((await run([...words, top])).stdout, qemuImg(...words, top).stdout)
+  })
+
+t.test('convert does not write over what its source lies above', { skip }, async (t) => {
+  const { top, base } = layers(t.testdir({}))
+  const before = readFileSync(base)
+  for (const args of [[], ['-O', 'qcow2'], ['-O', 'qcow2', '-o', `data_file=${base}`]]) {
+    const target = args.length > 2 ? `${base}-new` : base
+    t.equal((await run(['convert', ...args, top, target])).status, 1)
+    t.ok(readFileSync(base).equals(before))
   }
 })
 
@@ -211,15 +276,15 @@ t.test('an existing target of unknown format does not become an image of another
 
 t.test('options of a new image have the names of qemu-img', async (t) => {
   const text = ['compat=0.10,cluster_size=2M,lazy_refcounts=on,refcount_bits=64', 'backing_file=a,,b']
-  t.same(createOptions('qcow2', text), {
-    version: 'v2',
-    'cluster-size': 2 * MiB,
-    'lazy-refcounts': true,
-    'refcount-bits': 64,
-    'backing-file': 'a,b',
+  t.same(imageOptions('qcow2', [...text, 'data_file=d,size=1M']), {
+    size: MiB,
+    backing: 'a,b',
+    backingFormat: undefined,
+    dataFile: 'd',
+    more: { version: 'v2', 'cluster-size': 2 * MiB, 'lazy-refcounts': true, 'refcount-bits': 64 },
   })
-  t.throws(() => createOptions('qcow2', ['lazy_refcounts=maybe']), /is on or off/)
-  t.throws(() => createOptions('raw', ['cluster_size=1']), /not known for images of format 'raw'/)
+  t.throws(() => imageOptions('qcow2', ['lazy_refcounts=maybe']), /expects 'on' or 'off'/)
+  t.throws(() => imageOptions('raw', ['cluster_size=1']), /'cluster_size' for -o and format 'raw'/)
 })
 
 t.test('sizes are written as qemu-img writes them', async (t) => {
