@@ -154,14 +154,21 @@ export class Image {
     await this.#growing
   }
 
-  /** Changes fields of the header: durable before and after. */
+  /**
+   * Changes fields of the header: durable before and after. After a failure nobody knows which header is on the disk, and
+   * which tables are in use: nothing more is written.
+   */
   async changeHeader(changes: Partial<Header>): Promise<void> {
     await this.flush()
     const header = { ...this.#header, ...changes }
     const bytes = formatHeader(header)
-    if (changes.extensions === undefined && changes.backingFile === undefined) {
-      await this.write(0, bytes.subarray(0, SECTOR))
-    } else await this.write(0, bytes)
+    const whole = changes.extensions !== undefined || changes.backingFile !== undefined
+    try {
+      await this.write(0, whole ? bytes : bytes.subarray(0, SECTOR))
+    } catch (error) {
+      if (error instanceof IoError) this.#broken ??= error
+      throw error
+    }
     this.#header = header
     await this.flush()
   }

@@ -30,8 +30,8 @@ export class Refcounts {
   readonly #blocks: TableCache
   readonly #tables: TableClusters
   readonly #turns = new Turns()
-  /** Around writing the table and moving it: the commit writes it while somebody allocates. */
-  readonly #tableTurns = new Turns()
+  /** What is being written is seen as written by nobody else before it is: one write-back, or move of the table, at once. */
+  readonly #writing = new Turns()
   /** Host offsets of refcount blocks, 0 = none; with room to grow up to the table's end. */
   #table = new Float64Array(0)
   #tableDirty = false
@@ -150,22 +150,25 @@ export class Refcounts {
     return getRefcount(slice.view, at, this.#image.header.refcountOrder)
   }
 
-  /** Counts, and then where they are, to the disk. What refers to new clusters may be written after a flush. */
-  async writeBack(): Promise<void> {
-    await this.#blocks.writeBack()
-    if (this.#tableDirty) await this.#tableTurns.run(() => this.#writeTable())
-  }
-
-  async #writeTable(): Promise<void> {
-    const bytes = tableBytes(this.#table)
-    this.#tableDirty = false
-    try {
-      await this.#image.flush()
-      await this.#image.write(this.#image.header.refcountTableOffset, bytes)
-    } catch (error) {
-      this.#tableDirty = true
-      throw error
-    }
+  /**
+   * Counts, and then where they are, to the disk; all that were changed before the call. What refers to new clusters may
+   * be written after a flush.
+   */
+  writeBack(): Promise<void> {
+    return this.#writing.run(async () => {
+      // A block that is added from now on is not among those written below: the table must not show it yet.
+      const table = this.#tableDirty ? tableBytes(this.#table) : undefined
+      this.#tableDirty = false
+      try {
+        await this.#blocks.writeBack()
+        if (table === undefined) return
+        await this.#image.flush()
+        await this.#image.write(this.#image.header.refcountTableOffset, table)
+      } catch (error) {
+        if (table !== undefined) this.#tableDirty = true
+        throw error
+      }
+    })
   }
 
   /** End of the last cluster in use, host offset. */
@@ -313,12 +316,12 @@ export class Refcounts {
     const counts = new Uint8Array(blocks * clusterSize)
     const view = new DataView(counts.buffer)
     for (let i = 0; i < blocks + clusters; i++) setRefcount(view, i, header.refcountOrder, 1)
-    await this.#image.write(start, counts)
     const table = new Float64Array(clusters * perCluster)
     table.set(this.#table)
     for (let i = 0; i < blocks; i++) table[this.#table.length + i] = start + i * clusterSize
     const offset = start + blocks * clusterSize
-    await this.#tableTurns.run(async () => {
+    await this.#writing.run(async () => {
+      await this.#image.write(start, counts)
       await this.#image.write(offset, tableBytes(table))
       await this.#image.changeHeader({ refcountTableOffset: offset, refcountTableClusters: clusters })
       this.#table = table
