@@ -123,7 +123,8 @@ export class MappedDriver implements BlockDriver {
   }
 
   resize(length: number): Promise<void> {
-    return this.#map.resize(length)
+    const how = { unmap: false, fast: false }
+    return this.#map.resize(length, (at, size) => this.#writer.zero(at, size, how))
   }
 
   async settle(): Promise<void> {

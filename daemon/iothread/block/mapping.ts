@@ -90,7 +90,8 @@ export interface MapDriver {
   unmap(offset: number, length: number): Promise<void>
   /** Everything linked before is durable when this resolves. */
   flush(): Promise<void>
-  resize(length: number): Promise<void>
+  /** @param clear  makes a guest range read as zero, beyond the end of the disk too */
+  resize(length: number, clear: (offset: number, length: number) => Promise<void>): Promise<void>
   settle(): Promise<void>
   freshen(): Promise<void>
   /** On reopening, without I/O: knows what the one before knew, which has settled. */

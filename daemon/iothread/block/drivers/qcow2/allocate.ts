@@ -12,7 +12,7 @@ import type { GuestMap } from './guest-map.js'
 import type { Image } from './image.js'
 import type { L2Tables } from './l2-tables.js'
 import type { TableClusters } from './overlap.js'
-import type { HostRange, Refcounts } from './refcounts.js'
+import { type HostRange, type Refcounts, roundUp } from './refcounts.js'
 import { Turns } from './turn.js'
 
 const SECTOR = 512
@@ -252,7 +252,9 @@ export class Allocator {
     const start = fine(run.entries[0]) ? Math.floor(offset / unit) * unit : begin
     const wanted = Math.min(finish, offset + length)
     const end = fine(run.entries.at(-1)) ? Math.ceil(wanted / unit) * unit : finish
-    return { start: Math.max(start, begin), end: Math.min(end, finish) }
+    // A data file ends with the disk, maybe inside a cluster.
+    const there = image.external ? roundUp(image.dataFile.length(), SECTOR) : finish
+    return { start: Math.max(start, begin), end: Math.min(end, finish, there) }
   }
 
   /** Shows the new entries, and gives up the places of the old ones; undefined: an entry that stays. */

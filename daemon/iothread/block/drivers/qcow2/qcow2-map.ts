@@ -143,7 +143,7 @@ export class Qcow2Map implements MapDriver {
     await this.#commit.tidy()
   }
 
-  async resize(length: number): Promise<void> {
+  async resize(length: number, clear: (offset: number, length: number) => Promise<void>): Promise<void> {
     await this.beforeChange()
     const resizer = new Resizer({
       image: this.#image,
@@ -157,7 +157,7 @@ export class Qcow2Map implements MapDriver {
       backing: this.#options.backing,
       snapshots: this.#snapshots,
     })
-    await resizer.resize(length)
+    await resizer.resize(length, clear)
   }
 
   /** Everything to the disk, and the file no longer than what is used of it. */

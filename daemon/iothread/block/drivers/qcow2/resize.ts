@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Changing the size of a qcow2 disk. Nobody else uses the image meanwhile (the node is drained). The header names the
-// new size last: a crash before leaves the old size, and nothing that it shows has changed.
+// new size last: a crash before leaves the old size. Growing changes nothing that it shows; of what shrinking is to cut off
+// a crash may leave parts.
 
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import { CommandError } from '../../../../errors.js'
@@ -29,6 +30,8 @@ export interface ResizeParts {
   readonly snapshots: readonly Snapshot[]
 }
 
+type Clear = (offset: number, length: number) => Promise<void>
+
 export class Resizer {
   readonly #parts: ResizeParts
 
@@ -36,18 +39,20 @@ export class Resizer {
     this.#parts = parts
   }
 
-  /** @throws CommandError for a size that the image cannot have */
-  async resize(length: number): Promise<void> {
+  /**
+   * @param clear  makes a guest range read as zero, beyond the end of the disk too
+   * @throws CommandError for a size that the image cannot have
+   */
+  async resize(length: number, clear: Clear): Promise<void> {
     const { image, snapshots, commit } = this.#parts
     if (length % SECTOR !== 0) throw new CommandError('The new size must be a multiple of 512')
     if (snapshots.length > 0 && image.header.version === 2)
       throw new CommandError("Can't resize a version 2 image which has snapshots")
     if (length < image.header.size) await this.#shrink(length)
-    else if (length > image.header.size) await this.#grow(length)
+    else if (length > image.header.size) await this.#grow(length, clear)
     await commit.run()
     await image.changeHeader({ size: length })
-    if (image.external && (image.rawData || length < image.dataFile.length()))
-      await image.dataFile.resize(length)
+    if (image.external && length < image.dataFile.length()) await image.dataFile.resize(length)
     await commit.run()
   }
 
@@ -65,7 +70,7 @@ export class Resizer {
     }
   }
 
-  async #grow(length: number): Promise<void> {
+  async #grow(length: number, clear: Clear): Promise<void> {
     const { image, backing } = this.#parts
     const old = image.header.size
     const entries = Math.ceil(length / image.l2Span)
@@ -75,8 +80,12 @@ export class Resizer {
     if (shows > old && image.header.version === 2)
       throw new CommandError('Cannot grow a version 2 image whose backing file is longer')
     if (entries > this.#parts.l1.size) await this.#growL1(entries)
-    // What the backing node has there was never part of this disk.
     const start = roundUp(old, image.clusterSize)
+    // Its clusters are written where they are, so all of them must be there.
+    if (image.external && length > image.dataFile.length()) await image.dataFile.resize(length)
+    // The rest of the last cluster may hold what an earlier, longer disk had there.
+    if (old < start) await clear(old, Math.min(start, length) - old)
+    // What the backing node has there was never part of this disk.
     const end = roundUp(shows, image.clusterSize)
     for (let at = start; at < end; ) at += await this.#parts.zeroer.zero(at, end - at, true)
   }
