@@ -65,7 +65,11 @@ export class Workload {
     const sectors = this.#node.length() / 512
     for (let sector = 0; sector < sectors; sector += MOST) {
       const count = Math.min(MOST, sectors - sector)
-      await this.#request({ op: 'write', sector, count, stamp: this.#stamp++ }, false, this.#lab.slots[1] ?? 0)
+      await this.#request(
+        { op: 'write', sector, count, stamp: this.#stamp++ },
+        false,
+        this.#lab.slots[1] ?? 0,
+      )
     }
   }
 
