@@ -92,7 +92,7 @@ export class Scenario {
   /**
    * Cuts the power at points of a recording.
    * @param points  how many at most; all when there are no more
-   * @param judge   whether qemu-img is asked too, at a point
+   * @param external  whether qemu-img is asked too, and the image used again, at a point
    * @returns faults, empty when all is well
    */
   async cuts(recording: Recording, points: number, external: (point: number) => boolean): Promise<string[]> {
@@ -121,10 +121,23 @@ export class Scenario {
       const node = await this.#lab.open(disks, true)
       const fault = model.fault(await this.#lab.content(node))
       if (fault !== undefined) return fault
-      return external ? this.#askQemu(cut) : undefined
+      if (!external) return undefined
+      return this.#askQemu(cut) ?? (await this.#goOn(disks))
     } catch (error) {
       return String(error)
     }
+  }
+
+  /** An image that was left can be worked with. */
+  async #goOn(disks: Disks): Promise<string | undefined> {
+    const node = await this.#lab.open(disks, false, TINY)
+    const workload = new Workload(this.#lab, node, this.#newRecording(), this.kind.shape, this.#stamp)
+    await workload.run(4)
+    await workload.close()
+    const { corruptions, checkErrors, lines } = await this.#lab.check(disks.image)
+    return corruptions + checkErrors === 0
+      ? undefined
+      : `used again after it: ${lines.slice(0, 5).join('; ')}`
   }
 
   #askQemu([image]: DiskBytes[]): string | undefined {

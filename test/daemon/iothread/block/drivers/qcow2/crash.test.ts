@@ -29,7 +29,7 @@ for (const kind of kinds.filter(({ name }) => name.includes(ONLY))) {
       await scenario.prepare()
       const { recording, workload } = await scenario.record()
       const faults = [...workload.faults]
-      faults.push(...(await scenario.cuts(recording, CUTS, (point) => point % 40 === 0)))
+      faults.push(...(await scenario.cuts(recording, CUTS, (point) => point % 20 === 0)))
       faults.push(...lab.corrupt.splice(0))
       if (faults.length > 0) t.fail(`SEED=${seed + round}: ${faults.join('; ')}`)
     }
