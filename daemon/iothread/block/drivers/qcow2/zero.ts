@@ -48,12 +48,14 @@ export class Zeroer {
     return (await this.#zeroPart(offset, partEnd - offset)) ? Math.min(length, partEnd - offset) : 0
   }
 
-  /** Whole clusters inside the range lose their places; what they show then is zero, where the format can say so. */
+  /** Whole clusters inside the range lose their places and show zeroes then; where that cannot be, nothing changes. */
   async discard(offset: number, length: number): Promise<void> {
-    const { image } = this.#parts
+    const { image, backing } = this.#parts
     const { clusterSize } = image
     // Who reads the data file without the map must see the same.
     if (image.rawData) return
+    // Version 2 cannot say that they are zero, and what the backing node has there is long out of date.
+    if (image.header.version === 2 && backing !== undefined) return
     const reachesEnd = offset + length >= image.header.size
     const start = Math.ceil(offset / clusterSize) * clusterSize
     const end = (reachesEnd ? Math.ceil : Math.floor)((offset + length) / clusterSize) * clusterSize
@@ -116,7 +118,7 @@ export class Zeroer {
   #discarded(entry: L2Entry): L2Entry | undefined {
     const { image, backing } = this.#parts
     if (isNothing(entry) && backing === undefined) return undefined
-    if (image.header.version === 2 || backing === undefined) return UNALLOCATED
+    if (backing === undefined) return UNALLOCATED
     return isZero(entry) && entry.offset === 0
       ? undefined
       : withZero(UNALLOCATED, false, image.extended, 0xffff_ffff)
