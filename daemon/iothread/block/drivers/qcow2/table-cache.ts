@@ -58,7 +58,8 @@ export class TableCache {
 
   /** A slice that is all zero and not on the disk yet. */
   async create(offset: number): Promise<TableSlice> {
-    const slice = this.peek(offset) ?? (await this.#load(offset, false))
+    const slice = this.peek(offset)
+    if (slice === undefined) return await this.#load(offset, false)
     new Uint8Array(slice.view.buffer).fill(0)
     this.changed(slice)
     return slice
@@ -125,8 +126,12 @@ export class TableCache {
   async #fetch(offset: number, read: boolean): Promise<TableSlice> {
     await this.#room()
     const buffer = this.#spare.pop() ?? new ArrayBuffer(this.sliceSize)
-    if (read) await this.#image.readInto(offset, new Uint8Array(buffer))
+    const bytes = new Uint8Array(buffer)
+    if (read) await this.#image.readInto(offset, bytes)
+    else bytes.fill(0)
     const slice: TableSlice = { offset, view: new DataView(buffer), dirty: false, pins: 0, used: true }
+    // A new one is not on the disk: it is changed from the start, or somebody's search for room would drop it.
+    if (!read) this.changed(slice)
     this.#slices.set(offset, slice)
     return slice
   }
