@@ -171,17 +171,22 @@ export class Refcounts {
     })
   }
 
-  /** End of the last cluster in use, host offset. */
+  /** End of the last cluster of the file that is in use, host offset. */
   end(): Promise<number> {
     return this.#turns.run(() => this.#end())
   }
 
   async #end(): Promise<number> {
-    const { clusterSize, blockEntries, header } = this.#image
-    let block = this.#table.length - 1
-    for (; block >= 0; block--) {
-      if (this.#table[block] === 0) continue
-      for (let index = (block + 1) * blockEntries - 1; index >= block * blockEntries; index--) {
+    const { clusterSize, blockEntries, header, env } = this.#image
+    // Counts beyond the end of the file are not looked at: a block of narrow ones has millions.
+    const last = Math.ceil(env.file.length() / clusterSize) - 1
+    for (let block = this.#blockOf(last); block >= 0; block--) {
+      if ((this.#table[block] ?? 0) === 0) continue
+      for (
+        let index = Math.min(last, (block + 1) * blockEntries - 1);
+        index >= block * blockEntries;
+        index--
+      ) {
         const { slice, at } = await this.#place(index)
         if (getRefcount(slice.view, at, header.refcountOrder) > 0) return (index + 1) * clusterSize
       }
