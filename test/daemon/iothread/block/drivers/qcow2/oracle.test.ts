@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random operations on qcow2 images of every kind: the disk is what was written, and qemu-img finds every image clean.
+// SEED=n repeats one round of that seed; ORACLE_ROUNDS=n runs as many, ORACLE_STEPS=n of that length.
+
+import t from 'tap'
+import { newSeed, random, testGraph } from '../../../../../helpers/graph.js'
+import { installed } from '../../../../../helpers/program.js'
+import { Scratch } from '../../../../../helpers/scratch.js'
+import { makeFiles, pickCase } from './oracle-case.js'
+import { OracleRun } from './oracle-run.js'
+
+const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
+const first = newSeed()
+const rounds = process.env.SEED === undefined ? Number(process.env.ORACLE_ROUNDS ?? 24) : 1
+const steps = Number(process.env.ORACLE_STEPS ?? 40)
+
+for (let round = 0; round < rounds; round++) {
+  const c = pickCase(first + round)
+  t.test(`seed ${c.seed}`, { skip }, async (t) => {
+    t.comment(c.name)
+    const scratch = new Scratch()
+    t.teardown(() => scratch[Symbol.dispose]())
+    const g = testGraph(t, c.aio)
+    const rnd = random(c.seed + 1)
+    const run = new OracleRun(c, g, makeFiles(c, scratch.path, rnd), rnd)
+    try {
+      await run.run(steps)
+      t.pass(`${run.story.length} operations`)
+    } catch (error) {
+      const stack = String(error instanceof Error && error.stack)
+      t.fail(`SEED=${c.seed}: ${error}`, { case: c.name, last: run.story.slice(-40), log: g.log, stack })
+    }
+  })
+}
