@@ -84,14 +84,14 @@ export function stamp(bytes: Uint8Array, offset: number, generation: number): vo
   }
 }
 
+/** Each 8 bytes by themselves: a page cache does not keep readers from a write that is half done. */
 function wrongSector(bytes: Uint8Array, sector: number, generations: Set<number>): string | undefined {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  const generation = view.getUint32(4)
   for (let at = 0; at < SECTOR; at += 8) {
-    const [number, found] = [view.getUint32(at), view.getUint32(at + 4)]
-    if (number === (generation === ZERO ? 0 : sector + 1) && found === generation) continue
-    return `sector ${sector} at ${at}: sector ${number - 1} of generation ${found}, after generation ${generation}`
+    const [number, generation] = [view.getUint32(at), view.getUint32(at + 4)]
+    if (number === (generation === ZERO ? 0 : sector + 1) && generations.has(generation)) continue
+    const wanted = [...generations].join(' or ')
+    return `sector ${sector} at ${at}: sector ${number - 1} of generation ${generation} instead of ${wanted}`
   }
-  if (generations.has(generation)) return undefined
-  return `sector ${sector}: generation ${generation} instead of ${[...generations].join(' or ')}`
+  return undefined
 }
