@@ -7,6 +7,7 @@ import type { Slice, WriteHow } from '../../../../../../daemon/iothread/block/dr
 import type { BlockNode } from '../../../../../../daemon/iothread/block/node.js'
 import { mustQemuImg, oracle, qemuImg } from '../../../../../helpers/check-image.js'
 import type { TestGraph } from '../../../../../helpers/graph.js'
+import { qemuTools } from '../../../../../helpers/qemu-tools.js'
 import { type Case, type CaseFiles, nodeSpec, pickRuntime, type Random } from './oracle-case.js'
 
 const SECTOR = 512
@@ -254,7 +255,12 @@ export class OracleRun {
   #compare(): void {
     const raw = `${this.#image}.model`
     writeFileSync(raw, this.#disk)
-    mustQemuImg('compare', '-f', 'raw', '-F', 'qcow2', raw, this.#image)
+    const folder = this.#image.slice(0, this.#image.lastIndexOf('/'))
+    for (const tools of qemuTools) {
+      if (tools.absent !== false) continue
+      tools.run(folder, 'qemu-img', 'check', '-q', '-f', 'qcow2', this.#image)
+      tools.run(folder, 'qemu-img', 'compare', '-f', 'raw', '-F', 'qcow2', raw, this.#image)
+    }
     if (this.#case.dataFile === 'raw') mustQemuImg('compare', '-f', 'raw', '-F', 'raw', raw, this.dataFile)
     for (const [name, content] of this.#snapshots) {
       mustQemuImg('convert', '-l', name, '-O', 'raw', this.#image, raw)

@@ -12,7 +12,7 @@ import { OracleRun } from './oracle-run.js'
 const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
 const first = newSeed()
 const rounds = process.env.SEED === undefined ? Number(process.env.ORACLE_ROUNDS ?? 24) : 1
-const steps = Number(process.env.ORACLE_STEPS ?? 40)
+const steps = Number(process.env.ORACLE_STEPS ?? 50)
 
 for (let round = 0; round < rounds; round++) {
   const c = pickCase(first + round)
