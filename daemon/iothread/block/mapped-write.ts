@@ -85,7 +85,7 @@ export class MappedWriter {
   async #writeInPlace(offset: number, from: Slice): Promise<boolean> {
     const pieces: Data[] = []
     for (let done = 0; done < from.length; ) {
-      const mapping = await this.#map.map(offset + done, from.length - done)
+      const mapping = await this.#map.map(offset + done, from.length - done, 'write')
       if (mapping.kind !== 'data' || !mapping.writable) return false
       const last = pieces.at(-1)
       if (last !== undefined && last.file === mapping.file && last.host + last.length === mapping.host) {
@@ -118,7 +118,7 @@ export class MappedWriter {
       for (let done = 0; done < from.length; ) {
         const at = offset + done
         const left = from.length - done
-        const mapping = await this.#map.map(at, left)
+        const mapping = await this.#map.map(at, left, 'write')
         if (mapping.kind === 'data' && mapping.writable) {
           const slice = part(from, done, mapping.length)
           await pool.start(() => mapping.file.write(mapping.host, slice))

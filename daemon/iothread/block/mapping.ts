@@ -66,8 +66,11 @@ export interface MapDriver {
   readonly clusterSize: number
   readonly compression: 'zlib' | 'zstd'
   length(): number
-  /** The first mapping at `offset`, at most `length` > 0 bytes. Without a promise when what it needs is in memory. */
-  map(offset: number, length: number): Mapping | Promise<Mapping>
+  /**
+   * The first mapping at `offset`, at most `length` > 0 bytes. Without a promise when what it needs is in memory.
+   * @param use  for a write, an image found damaged is marked as that, and is not changed any more
+   */
+  map(offset: number, length: number, use?: 'read' | 'write'): Mapping | Promise<Mapping>
   /** Places that this request may still be using are not given to others until leave(). */
   enter(): Epoch
   leave(epoch: Epoch): void

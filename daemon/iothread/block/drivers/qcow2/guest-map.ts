@@ -14,6 +14,9 @@ import type { TableClusters } from './overlap.js'
 import { roundUp } from './refcounts.js'
 import type { TableSlice } from './table-cache.js'
 
+/** What a mapping is wanted for. */
+type Use = 'read' | 'write'
+
 export class GuestMap {
   readonly #image: Image
   readonly #l1: L1Table
@@ -28,22 +31,22 @@ export class GuestMap {
   }
 
   /** The first mapping at `offset`, at most `length` bytes; at once when its table is in memory. */
-  map(offset: number, length: number): Mapping | Promise<Mapping> {
-    const slice = this.#l2.slice(Math.floor(offset / this.#image.clusterSize))
+  map(offset: number, length: number, use: Use = 'read'): Mapping | Promise<Mapping> {
+    const slice = this.#l2.slice(Math.floor(offset / this.#image.clusterSize), use)
     if (slice === undefined) return { kind: 'backing', offset, length: this.#emptyFrom(offset, length) }
-    if (slice instanceof Promise) return slice.then((loaded) => this.#inSlice(loaded, offset, length))
-    return this.#inSlice(slice, offset, length)
+    if (slice instanceof Promise) return slice.then((loaded) => this.#inSlice(loaded, offset, length, use))
+    return this.#inSlice(slice, offset, length, use)
   }
 
   /**
-   * The entry of a guest cluster.
+   * The entry of a guest cluster that is to be changed.
    * @throws IoError when it is not one; the image is corrupt then
    */
   async entry(slice: TableSlice, cluster: number): Promise<L2Entry> {
     try {
       return this.parse(slice, cluster)
     } catch (error) {
-      throw await this.#bad(error, cluster * this.#image.clusterSize)
+      throw await this.#bad(error, cluster * this.#image.clusterSize, 'write')
     }
   }
 
@@ -70,12 +73,12 @@ export class GuestMap {
     return Math.min(end, index * span) - offset
   }
 
-  async #bad(error: unknown, offset: number): Promise<unknown> {
+  async #bad(error: unknown, offset: number, use: Use): Promise<unknown> {
     if (!(error instanceof FormatError)) return error
-    return await this.#image.corrupt('read', error.message, offset)
+    return await this.#image.corrupt(use, error.message, offset)
   }
 
-  #inSlice(slice: TableSlice, offset: number, length: number): Mapping | Promise<Mapping> {
+  #inSlice(slice: TableSlice, offset: number, length: number, use: Use): Mapping | Promise<Mapping> {
     const { clusterSize } = this.#image
     const perSlice = this.#l2.perSlice
     const last = (Math.floor(offset / clusterSize / perSlice) + 1) * perSlice * clusterSize
@@ -89,7 +92,7 @@ export class GuestMap {
       }
       return found
     } catch (error) {
-      return this.#bad(error, offset).then((reason) => Promise.reject(reason))
+      return this.#bad(error, offset, use).then((reason) => Promise.reject(reason))
     }
   }
 

@@ -39,6 +39,8 @@ export class Image {
   #header: Header
   /** Set when nothing may be written any more: what is on the disk is not known, or not sound. */
   #broken: IoError | undefined
+  /** What users heard of damage: each kind once. */
+  #told: 'nothing' | 'damage' | 'end of writing' = 'nothing'
   /** A change of the file's length under way. */
   #growing: Promise<void> | undefined
 
@@ -182,7 +184,7 @@ export class Image {
     const cause = new FormatError(text)
     const error = new IoError(EIO, op, this.env.name, offset, size, { cause })
     const fatal = !this.env.readOnly && op !== 'read' && op !== 'status'
-    this.env.corrupted(text, { offset, size, fatal })
+    this.#tell(text, { offset, size, fatal })
     if (fatal && this.#broken === undefined) {
       if (this.#header.version === 3) {
         const incompatible = new Set([...this.#header.incompatible, Incompatible.corrupt])
@@ -192,5 +194,11 @@ export class Image {
       this.#broken = error
     }
     return error
+  }
+
+  #tell(text: string, at: { offset: number; size: number; fatal: boolean }): void {
+    if (this.#told === 'end of writing' || (this.#told === 'damage' && !at.fatal)) return
+    this.#told = at.fatal ? 'end of writing' : 'damage'
+    this.env.corrupted(text, at)
   }
 }

@@ -39,16 +39,17 @@ export class L2Tables {
   }
 
   /** The slice with the entry of a guest cluster; undefined when its table does not exist. */
-  slice(cluster: number): TableSlice | undefined | Promise<TableSlice> {
+  slice(cluster: number, use: 'read' | 'write' = 'read'): TableSlice | undefined | Promise<TableSlice> {
     const { image, l1, cache } = this.#parts
     const index = Math.floor(cluster / image.l2Entries)
     if (index >= l1.size || l1.isEmpty(index)) return undefined
     const { offset, reserved } = l1.get(index)
-    if (reserved || offset === 0 || offset % image.clusterSize !== 0) return this.#invalid(index, offset)
+    if (reserved || offset === 0 || offset % image.clusterSize !== 0) return this.#invalid(index, offset, use)
     const at = offset + Math.floor((cluster % image.l2Entries) / this.#perSlice) * cache.sliceSize
     const found = cache.peek(at)
     if (found !== undefined) return found
-    if (offset >= roundUp(image.env.file.length(), image.clusterSize)) return this.#invalid(index, offset)
+    if (offset >= roundUp(image.env.file.length(), image.clusterSize))
+      return this.#invalid(index, offset, use)
     return cache.get(at)
   }
 
@@ -57,10 +58,12 @@ export class L2Tables {
     return cluster % this.#perSlice
   }
 
-  /** The table of a cluster can be changed when this resolves. */
+  /** The table of a cluster can be changed when this resolves. @throws IoError when what is there is no table */
   async ensureWritable(cluster: number): Promise<void> {
     const { image, l1 } = this.#parts
     const index = Math.floor(cluster / image.l2Entries)
+    const slice = this.slice(cluster, 'write')
+    if (slice instanceof Promise) await slice
     if (!l1.isEmpty(index) && l1.get(index).copied) return
     await this.#turns.run(async () => {
       const { offset, copied } = l1.get(index)
@@ -109,10 +112,10 @@ export class L2Tables {
     frees.add({ offset: old, length: image.clusterSize, reason: 'snapshot' })
   }
 
-  async #invalid(index: number, offset: number): Promise<never> {
+  async #invalid(index: number, offset: number, use: 'read' | 'write'): Promise<never> {
     const { image } = this.#parts
     const error: IoError = await image.corrupt(
-      'read',
+      use,
       `L2 table offset 0x${offset.toString(16)} invalid or unaligned (L1 index: 0x${index.toString(16)})`,
       offset,
     )

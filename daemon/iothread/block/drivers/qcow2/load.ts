@@ -87,6 +87,7 @@ export async function loadSnapshots(image: Image): Promise<Snapshot[]> {
   try {
     while (snapshots.length < snapshotCount) {
       const found = parseSnapshot(bytes, 0)
+      if (from - snapshotsOffset > MAX_SNAPSHOT_TABLE) throw new FormatError('Snapshot table is too big')
       if (found === undefined) {
         if (bytes.length >= MAX_SNAPSHOT_TABLE || from >= image.env.file.length())
           throw new FormatError('Snapshot table too large')

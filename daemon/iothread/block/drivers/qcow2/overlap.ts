@@ -16,6 +16,16 @@ export class TableClusters {
     for (const index of this.#indices(offset, length)) this.#names.set(index, name)
   }
 
+  /**
+   * Adds a table where none may be yet.
+   * @returns the name of one that is there; nothing was added then
+   */
+  claim(offset: number, length: number, name: string): string | undefined {
+    const found = this.find(offset, length)
+    if (found === undefined) this.add(offset, length, name)
+    return found
+  }
+
   delete(offset: number, length: number): void {
     for (const index of this.#indices(offset, length)) this.#names.delete(index)
   }

@@ -96,8 +96,8 @@ export class Qcow2Map implements MapDriver {
     return this.#image.header.size
   }
 
-  map(offset: number, length: number): Mapping | Promise<Mapping> {
-    return this.#guest.map(offset, length)
+  map(offset: number, length: number, use?: 'read' | 'write'): Mapping | Promise<Mapping> {
+    return this.#guest.map(offset, length, use)
   }
 
   enter(): Epoch {

@@ -56,10 +56,12 @@ export class Refcounts {
   async load(): Promise<void> {
     const { header, clusterSize, env } = this.#image
     const length = header.refcountTableClusters * clusterSize
+    if (header.refcountTableOffset + length > roundUp(env.file.length(), clusterSize))
+      throw await this.#image.corrupt('write', 'Refcount table lies beyond the end of the file', length)
     const bytes = await this.#image.read(header.refcountTableOffset, length)
     const view = new DataView(bytes.buffer)
     const table = new Float64Array(length / 8)
-    this.#tables.add(header.refcountTableOffset, length, 'refcount table')
+    await this.#claim(header.refcountTableOffset, length, 'refcount table')
     for (let index = 0; index < table.length; index++) {
       const { offset, reserved } = parseRefcountTableEntry(view, index * 8)
       if (reserved || offset % clusterSize !== 0 || offset >= roundUp(env.file.length(), clusterSize)) {
@@ -70,11 +72,22 @@ export class Refcounts {
         )
       }
       table[index] = offset
-      if (offset !== 0) this.#tables.add(offset, clusterSize, 'refcount block')
+      if (offset !== 0) await this.#claim(offset, clusterSize, 'refcount block')
     }
     this.#table = table
     this.#lowest = 0
     this.#blankFrom = roundUp(env.file.length(), clusterSize)
+  }
+
+  async #claim(offset: number, length: number, name: string): Promise<void> {
+    const other = this.#tables.claim(offset, length, name)
+    if (other === undefined) return
+    throw await this.#image.corrupt(
+      'write',
+      `Preventing invalid write on ${name} (overlaps with ${other})`,
+      offset,
+      length,
+    )
   }
 
   /** Between 1 and `count` clusters in one piece, each used once from now on. */
@@ -125,6 +138,10 @@ export class Refcounts {
       for (let index = Math.floor(offset / clusterSize); index <= last; index++) {
         const { slice, at } = await this.#place(index)
         const count = getRefcount(slice.view, at, header.refcountOrder)
+        const table = index === 0 ? 'header' : this.#tables.find(index * clusterSize, clusterSize)
+        if (count === 1 && table !== undefined) {
+          throw await this.#image.corrupt('write', `Preventing the loss of ${table}`, index * clusterSize)
+        }
         if (count === 0) {
           throw await this.#image.corrupt(
             'write',
@@ -287,6 +304,12 @@ export class Refcounts {
     }
     const { clusterSize, blockEntries, header } = this.#image
     const offset = block * blockEntries * clusterSize
+    // The header's own cluster has no count, or what is a table has none: nothing of this is to be believed.
+    const table = this.#tables.find(offset, clusterSize)
+    if (table !== undefined) {
+      const text = `Preventing invalid allocation of ${table} at offset ${offset}`
+      throw await this.#image.corrupt('write', text, offset)
+    }
     await this.#image.ensureLength(offset + clusterSize)
     for (let at = 0; at < clusterSize; at += this.#blocks.sliceSize) await this.#blocks.create(offset + at)
     const first = await this.#blocks.get(offset)
