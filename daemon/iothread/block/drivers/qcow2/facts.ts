@@ -11,8 +11,13 @@ import {
 } from '../../../../../protocol/qcow2/header.js'
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import type { FormatFacts } from '../../../messages.js'
+import { bitmapFacts, type StoredBitmaps } from './bitmap-directory.js'
 
-export function formatFacts(header: Header, snapshots: readonly Snapshot[]): FormatFacts {
+export function formatFacts(
+  header: Header,
+  snapshots: readonly Snapshot[],
+  bitmaps: StoredBitmaps | undefined,
+): FormatFacts {
   const dataFile = extensionText(header, ExtensionType.dataFile)
   const backingFormat = extensionText(header, ExtensionType.backingFormat)
   return {
@@ -33,6 +38,6 @@ export function formatFacts(header: Header, snapshots: readonly Snapshot[]): For
       ...{ id, name, vmStateSize, seconds, nanoseconds, guestClock },
       ...(icount !== undefined && { icount }),
     })),
-    bitmaps: [],
+    bitmaps: bitmapFacts(bitmaps),
   }
 }

@@ -8,6 +8,8 @@ import type { FormatFacts } from '../../../messages.js'
 import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
 import { Allocator } from './allocate.js'
+import { loadBitmaps } from './bitmap-directory.js'
+import { Bitmaps } from './bitmaps.js'
 import { Commit } from './commit.js'
 import { formatFacts } from './facts.js'
 import { type Freed, Frees } from './frees.js'
@@ -15,6 +17,7 @@ import { GuestMap } from './guest-map.js'
 import type { Image } from './image.js'
 import { L1Table } from './l1-table.js'
 import { L2Tables } from './l2-tables.js'
+import { learnTables } from './learn-tables.js'
 import { loadHeader, loadSnapshots } from './load.js'
 import type { CacheSizes } from './options.js'
 import { TableClusters } from './overlap.js'
@@ -51,6 +54,7 @@ export class Qcow2Map implements MapDriver {
   readonly #allocator: Allocator
   readonly #zeroer: Zeroer
   readonly #commit: Commit
+  readonly #bitmaps: Bitmaps
   #snapshots: readonly Snapshot[] = []
   /** Set with the first change; forgotten when others may have changed the image. */
   #prepared: Promise<void> | undefined
@@ -80,6 +84,7 @@ export class Qcow2Map implements MapDriver {
     this.#allocator = new Allocator({ image, map, l2, refcounts, frees, tables })
     this.#zeroer = new Zeroer({ image, map, l2, frees, backing, passDiscard: passDiscard.request })
     this.#commit = new Commit({ image, refcounts, l1, l2: cache, frees })
+    this.#bitmaps = new Bitmaps({ image, refcounts, tables, commit: this.#commit })
   }
 
   get compression(): 'zlib' | 'zstd' {
@@ -90,6 +95,7 @@ export class Qcow2Map implements MapDriver {
   async load(): Promise<void> {
     await this.#l1.load()
     this.#snapshots = await loadSnapshots(this.#image)
+    this.#bitmaps.use(await loadBitmaps(this.#image))
   }
 
   length(): number {
@@ -108,16 +114,11 @@ export class Qcow2Map implements MapDriver {
     this.#frees.leave(epoch)
   }
 
-  beforeChange(): Promise<void> | undefined {
-    if (this.#ready) {
-      this.#image.checkSound()
-      return undefined
-    }
-    this.#prepared ??= this.#prepare().catch((error: unknown) => {
-      this.#prepared = undefined
-      throw error
-    })
-    return this.#prepared
+  beforeChange(offset: number, length: number): Promise<void> | undefined {
+    if (!this.#ready) return this.#makeReady().then(() => this.#bitmaps.mark(offset, length))
+    this.#image.checkSound()
+    this.#bitmaps.mark(offset, length)
+    return undefined
   }
 
   allocate(offset: number, length: number): Promise<Allocation> {
@@ -144,7 +145,7 @@ export class Qcow2Map implements MapDriver {
   }
 
   async resize(length: number, clear: (offset: number, length: number) => Promise<void>): Promise<void> {
-    await this.beforeChange()
+    await this.#makeReady()
     const resizer = new Resizer({
       image: this.#image,
       l1: this.#l1,
@@ -156,6 +157,7 @@ export class Qcow2Map implements MapDriver {
       commit: this.#commit,
       backing: this.#options.backing,
       snapshots: this.#snapshots,
+      bitmaps: this.#bitmaps.stored,
     })
     await resizer.resize(length, clear)
   }
@@ -164,6 +166,7 @@ export class Qcow2Map implements MapDriver {
   async settle(): Promise<void> {
     if (!this.#ready) return
     await this.flush()
+    await this.#bitmaps.save()
     await this.#image.flush()
     const { file } = this.#image.env
     const end = await this.#refcounts.end()
@@ -178,7 +181,10 @@ export class Qcow2Map implements MapDriver {
 
   /** Other programs may have changed the image: nothing that was known of it counts. */
   async freshen(): Promise<void> {
-    if (this.#ready) return
+    if (!this.#ready) await this.#reload()
+  }
+
+  async #reload(): Promise<void> {
     const header = await loadHeader(this.#image.env)
     this.#image.reloaded(header)
     this.#l2Cache.clear()
@@ -192,27 +198,34 @@ export class Qcow2Map implements MapDriver {
     this.#image.reloaded(previous.#image.header)
     this.#l1.use(previous.#l1.bytes)
     this.#snapshots = previous.#snapshots
+    this.#bitmaps.use(previous.#bitmaps.stored)
   }
 
   format(): FormatFacts {
-    return formatFacts(this.#image.header, this.#snapshots)
+    return formatFacts(this.#image.header, this.#snapshots, this.#bitmaps.stored)
   }
 
-  /** Before the first change: learns which clusters are tables, and clears marks that a writer must not leave. */
+  #makeReady(): Promise<void> {
+    if (this.#ready) return Promise.resolve()
+    this.#prepared ??= this.#prepare().catch((error: unknown) => {
+      this.#prepared = undefined
+      throw error
+    })
+    return this.#prepared
+  }
+
+  /**
+   * Before the first change: this one learns which clusters are tables, and marks that it must not leave are
+   * cleared. Nobody else writes from here on: locks are held.
+   */
   async #prepare(): Promise<void> {
-    const { header, clusterSize } = this.#image
-    this.#tables.clear()
-    this.#tables.add(0, clusterSize, 'qcow2_header')
-    this.#tables.add(header.l1Offset, header.l1Size * 8, 'active L1 table')
-    for (let index = 0; index < this.#l1.size; index++) {
-      const { offset } = this.#l1.get(index)
-      if (offset !== 0) this.#tables.add(offset, clusterSize, 'active L2 table')
-    }
-    for (const snapshot of this.#snapshots)
-      this.#tables.add(snapshot.l1Offset, snapshot.l1Size * 8, 'inactive L1 table')
+    const image = this.#image
+    image.checkSound()
+    await learnTables(image, this.#l1, this.#snapshots, this.#bitmaps.stored, this.#tables)
     await this.#refcounts.load()
-    const autoclear = autoclearAfterWrites(header)
-    if (autoclear.size !== header.autoclear.size) await this.#image.changeHeader({ autoclear })
+    const autoclear = autoclearAfterWrites(image.header)
+    if (autoclear.size !== image.header.autoclear.size) await image.changeHeader({ autoclear })
+    await this.#bitmaps.begin()
     this.#ready = true
   }
 
