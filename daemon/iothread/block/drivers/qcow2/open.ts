@@ -60,10 +60,6 @@ export async function openQcow2(
 function checkUse(incompatible: ReadonlySet<number>, readOnly: boolean, dataFile: boolean): void {
   if (incompatible.has(Incompatible.corrupt) && !readOnly)
     throw new CommandError('qcow2: Image is corrupt; cannot be opened read/write')
-  if (incompatible.has(Incompatible.dirty) && !readOnly)
-    throw new CommandError(
-      'qcow2: Image was not closed by its last writer; repair it first (check --repair leaks)',
-    )
   if (incompatible.has(Incompatible.dataFile) && !dataFile)
     throw new CommandError("'data-file' is required for this image")
   if (!incompatible.has(Incompatible.dataFile) && dataFile)

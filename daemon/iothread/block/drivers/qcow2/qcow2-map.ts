@@ -2,7 +2,7 @@
 // The qcow2 format as a map: holds the parts together. What each does stands in its own file; what order they keep on
 // the disk in commit.ts.
 
-import { Autoclear, type Header } from '../../../../../protocol/qcow2/header.js'
+import { Autoclear, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import type { FormatFacts } from '../../../messages.js'
 import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
@@ -22,6 +22,7 @@ import { loadHeader, loadSnapshots } from './load.js'
 import type { CacheSizes } from './options.js'
 import { TableClusters } from './overlap.js'
 import { Refcounts } from './refcounts.js'
+import { repairDirty } from './repair-dirty.js'
 import { Resizer } from './resize.js'
 import { TableCache } from './table-cache.js'
 import { Zeroer } from './zero.js'
@@ -215,12 +216,16 @@ export class Qcow2Map implements MapDriver {
   }
 
   /**
-   * Before the first change: this one learns which clusters are tables, and marks that it must not leave are
-   * cleared. Nobody else writes from here on: locks are held.
+   * Before the first change: what an earlier writer left undone is put right, this one learns which clusters are tables,
+   * and marks that it must not leave are cleared. Nobody else writes from here on: locks are held.
    */
   async #prepare(): Promise<void> {
     const image = this.#image
     image.checkSound()
+    if (image.header.incompatible.has(Incompatible.dirty)) {
+      await repairDirty(image)
+      await this.#reload()
+    }
     await learnTables(image, this.#l1, this.#snapshots, this.#bitmaps.stored, this.#tables)
     await this.#refcounts.load()
     const autoclear = autoclearAfterWrites(image.header)

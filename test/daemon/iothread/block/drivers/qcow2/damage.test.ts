@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Damage met in use: what a write finds is marked and told once, and the rest of the image can still be read. An image
+// whose writer did not finish is repaired before it is written.
+
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import t from 'tap'
+import { Incompatible } from '../../../../../../protocol/qcow2/header.js'
+import { oracle } from '../../../../../helpers/check-image.js'
+import { testGraph } from '../../../../../helpers/graph.js'
+import { openImage, refusedByDisk } from '../../../../../helpers/opened-image.js'
+import { installed } from '../../../../../helpers/program.js'
+import { ImageFile, smallImage } from '../../../../../helpers/qcow2-image.js'
+
+const CLUSTER = 4096
+const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
+
+t.test('a write that meets damage marks the image, and is told of once', async (t) => {
+  const file = path.join(t.testdir({}), 'a.qcow2')
+  const image = new ImageFile(file, smallImage())
+  image.set64(image.l2At(1), (1n << 63n) | BigInt(5 * CLUSTER + 512))
+  image.save()
+  const g = testGraph(t)
+  const node = await openImage(g, file)
+  const bytes = new Uint8Array(CLUSTER).fill(9)
+  t.ok(await refusedByDisk(g.read(node, CLUSTER, CLUSTER)), 'reading it fails')
+  t.notOk(new ImageFile(file).header.incompatible.has(Incompatible.corrupt), 'and marks nothing')
+  for (let round = 0; round < 3; round++) t.ok(await refusedByDisk(g.write(node, CLUSTER, bytes)))
+  t.ok(new ImageFile(file).header.incompatible.has(Incompatible.corrupt))
+  t.ok(await refusedByDisk(g.write(node, 0, bytes)), 'other writes fail from then on')
+  t.same(await g.read(node, 0, CLUSTER), new Uint8Array(CLUSTER).fill(0x5a), 'reads go on')
+  t.equal(g.log.filter((line) => line.startsWith('corrupted')).length, 2, 'by the read, and by the write')
+  await g.graph.remove(node.name)
+  await t.rejects(openImage(g, file), { message: 'qcow2: Image is corrupt; cannot be opened read/write' })
+  await openImage(g, file, { 'read-only': true })
+})
+
+t.test('a dirty image is repaired before it is written, and left alone before', { skip }, async (t) => {
+  const file = path.join(t.testdir({}), 'a.qcow2')
+  const image = new ImageFile(file, smallImage({ incompatible: new Set([Incompatible.dirty]) }))
+  image.setRefcount(5, 0)
+  image.save()
+  const before = readFileSync(file)
+  const g = testGraph(t)
+  const node = await openImage(g, file)
+  t.same(await g.read(node, 0, CLUSTER), new Uint8Array(CLUSTER).fill(0x5a))
+  t.ok(readFileSync(file).equals(before), 'reading changes nothing')
+  await g.write(node, 7 * CLUSTER, new Uint8Array(CLUSTER).fill(3))
+  t.notOk(new ImageFile(file).header.incompatible.has(Incompatible.dirty))
+  t.same(await g.read(node, 0, CLUSTER), new Uint8Array(CLUSTER).fill(0x5a), 'nothing was lost')
+  await g.graph.remove(node.name)
+  t.match(oracle(file), { corruptions: 0, leaks: 0, checkErrors: 0 })
+})
+
+t.test('encrypted images are refused by the name of their encryption', async (t) => {
+  const g = testGraph(t)
+  for (const encryption of ['aes', 'luks'] as const) {
+    const file = path.join(t.testdir({}), 'a.qcow2')
+    new ImageFile(file, smallImage({ encryption })).save()
+    await t.rejects(openImage(g, file), { message: `Encrypted images (${encryption}) are not supported` })
+  }
+})
