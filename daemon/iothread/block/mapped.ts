@@ -154,7 +154,11 @@ export class MappedDriver implements BlockDriver {
   }
 
   async close(): Promise<void> {
-    await this.settle()
+    try {
+      await this.settle()
+    } finally {
+      this.#map.close()
+    }
   }
 
   /** Scattered pieces at once, at most as many as the option says. */

@@ -99,6 +99,8 @@ export interface MapDriver {
   freshen(): Promise<void>
   /** On reopening, without I/O: knows what the one before knew, which has settled. */
   takeOver(previous: MapDriver): void
+  /** Nothing comes after it. */
+  close(): void
   format(): FormatFacts
 }
 

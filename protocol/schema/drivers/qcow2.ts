@@ -50,12 +50,23 @@ const options = {
     blockdevRefOrNull,
     'What shows through where nothing is allocated; null for nothing. Absent: as the image says.',
   ),
-  'lazy-refcounts': optional(bool, 'Write refcounts late; default: as the image says.'),
+  'lazy-refcounts': optional(
+    bool,
+    'Accepted for images of version 3; refcounts are always written in time, which such an image allows.',
+  ),
   'pass-discard-request': optional(bool, "Pass the guest's discards on; default: where discard is unmap."),
   'pass-discard-snapshot': optional(bool, 'Pass on what deleted snapshots free.', { default: true }),
   'pass-discard-other': optional(bool, 'Pass on what other changes free.', { default: false }),
-  'discard-no-unref': optional(bool, 'Discarded clusters stay allocated.', { default: false }),
-  'overlap-check': optional(overlapChecks, 'Metadata that writes are kept away from.', { default: 'cached' }),
+  'discard-no-unref': optional(
+    bool,
+    'Discarded clusters read as zero and keep their places, so that the image does not fragment.',
+    { default: false },
+  ),
+  'overlap-check': optional(
+    overlapChecks,
+    'Metadata that writes are kept away from. Accepted; all of it but L2 tables of snapshots is always checked.',
+    { default: 'cached' },
+  ),
   'cache-size': optional(int, 'Memory for tables altogether, bytes.'),
   'l2-cache-size': optional(int, 'Memory for L2 tables at most, bytes.'),
   'l2-cache-entry-size': optional(int, 'Unit of the L2 cache, bytes, a power of two; default: a cluster.'),
@@ -64,7 +75,9 @@ const options = {
     default: 600,
   }),
   encrypt: optional(encryption, 'Encrypted images are refused.'),
-  'x-tasks': optional(int, 'Pieces of one request under way at most, 1 to 64.', { default: 8 }),
+  'x-tasks': optional(int, 'Scattered pieces of one request that are read or written at once, 1 to 64.', {
+    default: 8,
+  }),
   'data-file': optional(blockdevRef, "Node that holds the guest's data; absent: as the image says."),
 } satisfies Members
 

@@ -9,7 +9,7 @@ import type { ChildNodes, OpenContext } from '../../open.js'
 import type { NodeOptions } from '../../options.js'
 import { Image, type ImageEnv } from './image.js'
 import { loadHeader } from './load.js'
-import { cacheSizes, tasksOption } from './options.js'
+import { cacheSizes, checkFormatOptions, cleanInterval, tasksOption } from './options.js'
 import { Qcow2Map } from './qcow2-map.js'
 
 /**
@@ -31,13 +31,17 @@ export async function openQcow2(
   const env: ImageEnv = { name, file, dataFile, readOnly, buffers, corrupted }
   const header = await loadHeader(env)
   checkUse(header.incompatible, readOnly, dataFile !== undefined)
+  checkFormatOptions(spec, header.version)
   // What an image names is opened before it, where its file could be looked into.
   if (header.backingFile !== undefined && spec.backing === undefined)
     throw new CommandError(`The image names the backing file '${header.backingFile}': say what 'backing' is`)
   const image = new Image(env, header)
+  const tasks = tasksOption(spec)
   const map = new Qcow2Map(image, {
     backing,
     caches: cacheSizes(spec, image.clusterSize, Math.ceil(header.size / image.clusterSize) * image.entrySize),
+    cleanInterval: cleanInterval(spec),
+    keepPlaces: flag(spec, 'discard-no-unref', false),
     passDiscard: {
       request: flag(spec, 'pass-discard-request', options.discard === 'unmap'),
       snapshot: flag(spec, 'pass-discard-snapshot', true),
@@ -52,7 +56,7 @@ export async function openQcow2(
     file,
     backing,
     buffers,
-    tasks: tasksOption(spec),
+    tasks,
     readOnly,
   })
 }

@@ -10,6 +10,7 @@ const MiB = 1024 * KiB
 const MAX_L2 = 32 * MiB
 const DEFAULT_SLICE = 4 * KiB
 const DEFAULT_TASKS = 8
+const DEFAULT_CLEAN_INTERVAL = 600
 
 /** Bytes. */
 export interface CacheSizes {
@@ -24,6 +25,10 @@ export interface CacheSizes {
  * @throws CommandError for sizes that contradict each other
  */
 export function cacheSizes(spec: NodeSpec, clusterSize: number, l2Size: number): CacheSizes {
+  for (const name of ['cache-size', 'l2-cache-size', 'l2-cache-entry-size', 'refcount-cache-size']) {
+    if (((spec[name] as number | undefined) ?? 0) < 0)
+      throw new CommandError(`Parameter '${name}' expects a non-negative number below 2^64`)
+  }
   const total = sizeOption(spec, 'cache-size', undefined)
   const l2Wanted = sizeOption(spec, 'l2-cache-size', undefined)
   const refcountWanted = sizeOption(spec, 'refcount-cache-size', undefined)
@@ -52,4 +57,26 @@ export function tasksOption(spec: NodeSpec): number {
   const tasks = (spec['x-tasks'] as number | undefined) ?? DEFAULT_TASKS
   if (tasks < 1 || tasks > 64) throw new CommandError("Parameter 'x-tasks' expects a value between 1 and 64")
   return tasks
+}
+
+/**
+ * Seconds after which unused tables are forgotten; 0: never.
+ * @throws CommandError
+ */
+export function cleanInterval(spec: NodeSpec): number {
+  const seconds = (spec['cache-clean-interval'] as number | undefined) ?? DEFAULT_CLEAN_INTERVAL
+  if (seconds < 0 || seconds > 0xffff_ffff) throw new CommandError('Cache clean interval too big')
+  return seconds
+}
+
+/** @throws CommandError for what an image of this kind cannot have */
+export function checkFormatOptions(spec: NodeSpec, version: 2 | 3): void {
+  const encrypt = spec.encrypt as { readonly format: string } | undefined
+  if (encrypt !== undefined)
+    throw new CommandError(`No encryption in image header, but options specified format '${encrypt.format}'`)
+  if (version === 3) return
+  if (spec['lazy-refcounts'] === true)
+    throw new CommandError('Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level')
+  if (spec['discard-no-unref'] === true)
+    throw new CommandError('discard-no-unref is only supported since qcow2 version 3')
 }

@@ -38,6 +38,10 @@ export interface MapOptions {
   readonly backing: BlockNode | undefined
   readonly caches: CacheSizes
   readonly passDiscard: PassDiscard
+  /** Seconds after which tables that nobody looked at are forgotten; 0: never. */
+  readonly cleanInterval: number
+  /** Discarded clusters keep their places. */
+  readonly keepPlaces: boolean
 }
 
 export class Qcow2Map implements MapDriver {
@@ -56,6 +60,8 @@ export class Qcow2Map implements MapDriver {
   readonly #zeroer: Zeroer
   readonly #commit: Commit
   readonly #bitmaps: Bitmaps
+  /** Runs between load() and close(). */
+  #cleaning: NodeJS.Timeout | undefined
   #snapshots: readonly Snapshot[] = []
   /** Set with the first change; forgotten when others may have changed the image. */
   #prepared: Promise<void> | undefined
@@ -65,7 +71,7 @@ export class Qcow2Map implements MapDriver {
     this.clusterSize = image.clusterSize
     this.#image = image
     this.#options = options
-    const { caches, backing, passDiscard } = options
+    const { caches, backing, passDiscard, keepPlaces } = options
     const commit = () => this.#commit.run()
     const tables = new TableClusters(image.clusterSize)
     const l1 = new L1Table(image)
@@ -83,7 +89,15 @@ export class Qcow2Map implements MapDriver {
     this.#l2 = l2
     this.#guest = map
     this.#allocator = new Allocator({ image, map, l2, refcounts, frees, tables })
-    this.#zeroer = new Zeroer({ image, map, l2, frees, backing, passDiscard: passDiscard.request })
+    this.#zeroer = new Zeroer({
+      image,
+      map,
+      l2,
+      frees,
+      backing,
+      passDiscard: passDiscard.request,
+      keepPlaces,
+    })
     this.#commit = new Commit({ image, refcounts, l1, l2: cache, frees })
     this.#bitmaps = new Bitmaps({ image, refcounts, tables, commit: this.#commit })
   }
@@ -94,6 +108,16 @@ export class Qcow2Map implements MapDriver {
 
   /** Reads what an open image needs in memory. @throws IoError, CommandError */
   async load(): Promise<void> {
+    await this.#loadTables()
+    const { cleanInterval } = this.#options
+    if (cleanInterval > 0) this.#cleaning ??= this.#cleanEvery(cleanInterval)
+  }
+
+  close(): void {
+    clearInterval(this.#cleaning)
+  }
+
+  async #loadTables(): Promise<void> {
     await this.#l1.load()
     this.#snapshots = await loadSnapshots(this.#image)
     this.#bitmaps.use(await loadBitmaps(this.#image))
@@ -191,7 +215,7 @@ export class Qcow2Map implements MapDriver {
     this.#l2Cache.clear()
     this.#blockCache.clear()
     this.#tables.clear()
-    await this.load()
+    await this.#loadTables()
   }
 
   takeOver(previous: MapDriver): void {
@@ -204,6 +228,19 @@ export class Qcow2Map implements MapDriver {
 
   format(): FormatFacts {
     return formatFacts(this.#image.header, this.#snapshots, this.#bitmaps.stored)
+  }
+
+  #cleanEvery(seconds: number): NodeJS.Timeout {
+    // Longer than a timer can wait is as good as that.
+    const timer = setInterval(
+      () => {
+        this.#l2Cache.forgetUnused()
+        this.#blockCache.forgetUnused()
+      },
+      Math.min(seconds * 1000, 2 ** 31 - 1),
+    )
+    timer.unref()
+    return timer
   }
 
   #makeReady(): Promise<void> {

@@ -103,6 +103,15 @@ export class TableCache {
     }
   }
 
+  /** Forgets what nobody looked at since the last call, or since the last search for room. */
+  forgetUnused(): void {
+    this.#spare = []
+    for (const slice of [...this.#slices.values()]) {
+      if (!slice.used && !slice.dirty && slice.pins === 0) this.#slices.delete(slice.offset)
+      slice.used = false
+    }
+  }
+
   /** Forgets everything; nothing may be changed. */
   clear(): void {
     this.#slices.clear()

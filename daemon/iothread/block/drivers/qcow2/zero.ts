@@ -19,6 +19,8 @@ export interface ZeroParts {
   readonly backing: BlockNode | undefined
   /** Discards of guests are passed to the storage below. */
   readonly passDiscard: boolean
+  /** Discarded clusters keep their places. */
+  readonly keepPlaces: boolean
 }
 
 /** What an entry becomes; undefined: it stays. */
@@ -59,8 +61,17 @@ export class Zeroer {
     const reachesEnd = offset + length >= image.header.size
     const start = Math.ceil(offset / clusterSize) * clusterSize
     const end = (reachesEnd ? Math.ceil : Math.floor)((offset + length) / clusterSize) * clusterSize
-    for (let at = start; at < end; )
-      at = await this.#change(at, end, (entry) => this.#discarded(entry), 'request')
+    for (let at = start; at < end; ) {
+      const kept: number[] = []
+      const change = (entry: L2Entry) => {
+        const next = this.#discarded(entry)
+        if (next?.kind === 'standard' && next.offset !== 0) kept.push(next.offset)
+        return next
+      }
+      at = await this.#change(at, end, change, 'request')
+      if (!this.#parts.passDiscard) continue
+      for (const host of kept) await this.#discardIn(image.env.file, host)
+    }
   }
 
   /** Whole clusters show the backing node, or nothing, again: for what lies beyond a new end. */
@@ -76,7 +87,7 @@ export class Zeroer {
       await image.ensureLength(Math.min(end, image.header.size), image.dataFile)
       await image.dataFile.zero(offset, Math.min(end, image.header.size) - offset, { unmap, fast: false })
     }
-    const keep = !unmap || image.external
+    const keep = !unmap || image.external || this.#parts.keepPlaces
     return (await this.#change(offset, end, (entry) => this.#zeroed(entry, keep), 'request')) - offset
   }
 
@@ -116,8 +127,10 @@ export class Zeroer {
   }
 
   #discarded(entry: L2Entry): L2Entry | undefined {
-    const { image, backing } = this.#parts
+    const { image, backing, keepPlaces } = this.#parts
     if (isNothing(entry) && backing === undefined) return undefined
+    const hasOwn = entry.kind === 'standard' && entry.copied && entry.offset !== 0
+    if (keepPlaces && hasOwn && !image.external) return this.#zeroed(entry, true)
     if (backing === undefined) return UNALLOCATED
     return isZero(entry) && entry.offset === 0
       ? undefined
@@ -160,15 +173,14 @@ export class Zeroer {
     // Clusters of a data file are nobody else's: it can be told before the change is durable.
     if (image.external && passDiscard && reason === 'request') {
       for (const { cluster, old, next } of changes)
-        if (next.offset !== old.offset) await this.#discardData(cluster * image.clusterSize)
+        if (next.offset !== old.offset) await this.#discardIn(image.dataFile, cluster * image.clusterSize)
     }
     return last * image.clusterSize
   }
 
-  async #discardData(offset: number): Promise<void> {
-    const { dataFile, clusterSize } = this.#parts.image
-    const length = Math.min(clusterSize, dataFile.length() - offset)
-    if (length > 0) await dataFile.discard(offset, length)
+  async #discardIn(node: BlockNode, offset: number): Promise<void> {
+    const length = Math.min(this.#parts.image.clusterSize, node.length() - offset)
+    if (length > 0) await node.discard(offset, length)
   }
 
   /** Clusters without a table, that show nothing: where the next table begins. */
