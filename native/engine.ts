@@ -195,8 +195,8 @@ class Engine implements IoEngine {
     return this.#submitPath('unlink', path, 0, 0, 0)
   }
 
-  compress(codec: Codec, from: SlotRanges, unit: number, into: SlotRanges): Promise<number> {
-    return this.#submitCodec('compress', codec, unit, 0, from, into)
+  compress(codec: Codec, from: SlotRanges, unit: number, start: number, into: SlotRanges): Promise<number> {
+    return this.#submitCodec('compress', codec, unit, start, from, into)
   }
 
   decompress(codec: Codec, from: SlotRanges, total: number, skip: number, into: SlotRanges): Promise<number> {

@@ -169,14 +169,15 @@ export interface IoEngine {
   /**
    * Compresses unit by unit with the parameters of QEMU's qcow2. Computations run one per processor at most and let I/O
    * go first. `into` gets the size of each unit (32 bits, little-endian; 0: it does not get shorter, or there was no
-   * room for it, and it is left out), then the compressed units one behind the other.
-   * @param from  must not overlap `into`
-   * @param unit  bytes; the last one may be shorter
-   * @param into  what lies behind the result is undefined
-   * @returns bytes produced, those of the sizes too; -EINVAL when not even they fit; -ELIBACC when the machine has no
+   * room for it, and it is left out), then, from `start` on, the compressed units one behind the other.
+   * @param from   must not overlap `into`
+   * @param unit   bytes; the last one may be shorter
+   * @param start  bytes, room enough for the sizes
+   * @param into   what lies behind the result is undefined
+   * @returns where the last unit ends in `into`; -EINVAL when `start` leaves no room; -ELIBACC when the machine has no
    *          libz.so.1 (libzstd.so.1)
    */
-  compress(codec: Codec, from: SlotRanges, unit: number, into: SlotRanges): Promise<number>
+  compress(codec: Codec, from: SlotRanges, unit: number, start: number, into: SlotRanges): Promise<number>
   /**
    * The bytes [skip, skip + length of `into`) of what decompresses to `total` bytes. Straight into place when all are wanted.
    * @param from   compressed data; what follows it (up to the end of its sector) is ignored. Must not overlap `into`

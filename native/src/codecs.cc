@@ -41,12 +41,13 @@ void scatter(const std::byte* from, size_t length, const std::vector<Piece>& pie
   }
 }
 
-// Unit by unit, so that a long run costs one request: the sizes come first, then the units one behind the other.
+// Unit by unit, so that a long run costs one request: the sizes come first, then, from `offset` on, the units one
+// behind the other.
 int64_t compressUnits(Coder& coder, const Request& request, const std::byte* from, std::byte* into, size_t room) {
   const size_t total = lengthOf(request.from);
   const auto unit = static_cast<size_t>(request.length);
-  size_t at = (total + unit - 1) / unit * kSizeBytes;
-  if (room < at) return -EINVAL;
+  auto at = static_cast<size_t>(request.offset);
+  if (room < at || at / kSizeBytes < (total + unit - 1) / unit) return -EINVAL;
   for (size_t done = 0, index = 0; done < total; done += unit, index++) {
     const size_t length = std::min(unit, total - done);
     const int64_t made = coder.compress(request.codec, from + done, length, into + at, std::min(length - 1, room - at));

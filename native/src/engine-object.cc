@@ -164,7 +164,7 @@ Napi::Value EngineObject::submitPath(const Napi::CallbackInfo& info) {
 Napi::Value EngineObject::submitCodec(const Napi::CallbackInfo& info) {
   const auto refuse = [&](int error) { return Napi::Number::New(info.Env(), -error); };
   const double total = numberAt(info, 3);  // of a unit, where it compresses
-  const double skip = numberAt(info, 4);
+  const double skip = numberAt(info, 4);  // of the result; where it compresses, where that begins
   auto request = std::make_unique<Request>();
   request->op = static_cast<Op>(bitsAt(info, 0));
   request->id = numberAt(info, 1);
@@ -172,12 +172,13 @@ Napi::Value EngineObject::submitCodec(const Napi::CallbackInfo& info) {
   if (!addPieces(info[5].As<Napi::Array>(), request->from)) return refuse(EINVAL);
   if (!addPieces(info[6].As<Napi::Array>(), request->into)) return refuse(EINVAL);
   if (!(total >= 1 && total <= kMaxCoded)) return refuse(EINVAL);
+  if (!isRange(skip, 0)) return refuse(EINVAL);
   request->length = static_cast<int64_t>(total);
+  request->offset = static_cast<int64_t>(skip);
   if (request->op == Op::decompress) {
     double wanted = 0;
     for (const Piece& piece : request->into) wanted += static_cast<double>(piece.length);
     if (!isRange(skip, wanted) || skip + wanted > total) return refuse(EINVAL);
-    request->offset = static_cast<int64_t>(skip);
   }
   return Napi::Number::New(info.Env(), accept(std::move(request)));
 }

@@ -3,13 +3,13 @@
 // over it ends equal.
 
 import t from 'tap'
-import { mustQemuImg, oracle } from '../helpers/check-image.js'
+import { mustQemuImg, oracle, qemuImg } from '../helpers/check-image.js'
 import { Daemon } from '../helpers/daemon.js'
 import { newSeed, random } from '../helpers/graph.js'
 import { installed } from '../helpers/program.js'
 import type { QmpClient } from '../helpers/qmp-client.js'
 import { fill, MiB, rawNode, Scratch } from '../helpers/scratch.js'
-import { pace } from '../helpers/waiting.js'
+import { deadline, pace } from '../helpers/waiting.js'
 
 const skip = installed('qemu-img') ? false : 'no qemu-img'
 const SIZE = 64 * MiB
@@ -28,6 +28,15 @@ async function start(client: QmpClient, source: string, target: string, more: ob
   await client.execute('blockdev-add', rawNode('source', source))
   const job = { 'job-id': 'm', device: 'source', sync: 'full', format: 'qcow2', target }
   await client.execute('drive-mirror', { ...job, ...more })
+}
+
+/** The tasks of a killed daemon's engine end a moment after it, and their locks with them. */
+async function unlocked(image: string): Promise<void> {
+  using clock = deadline(10_000)
+  while (/lock/.test(qemuImg('info', image).stderr)) {
+    if (clock.over) throw new Error(`'${image}' is locked still`)
+    await pace(20)
+  }
 }
 
 t.test(
@@ -49,6 +58,7 @@ t.test(
       await copied(daemon.client, below(SIZE))
       daemon.running.child.kill('SIGKILL')
       t.equal(await daemon.running.ended(10_000), -9)
+      await unlocked(target)
       t.match(oracle(target), { corruptions: 0, checkErrors: 0 }, `after ${kill + 1} kills`)
     }
     await using daemon = await Daemon.start({ directory: scratch.path })

@@ -54,7 +54,7 @@ function room(engine: IoEngine, length: number, offset = 0): SlotRange {
 async function compressed(engine: IoEngine, codec: Codec, bytes: Uint8Array): Promise<Uint8Array | number> {
   const from = placed(engine, bytes)
   const into = room(engine, bytes.length)
-  const made = await engine.compress(codec, from, bytes.length, into)
+  const made = await engine.compress(codec, from, bytes.length, 4, into)
   const found = bytesOf(engine, into).slice(0, Math.max(0, made))
   engine.giveSlots([from.slot, into.slot])
   if (made < 0) return made
@@ -119,7 +119,7 @@ for (const { aio, absent } of kinds) {
         placed(engine, bytes.subarray(index * CLUSTER, (index + 1) * CLUSTER)),
       )
       const packed = [room(engine, 40 * KIB), room(engine, CLUSTER), room(engine, CLUSTER)]
-      const made = await engine.compress(codec, from, 3 * CLUSTER, packed)
+      const made = await engine.compress(codec, from, 3 * CLUSTER, 4, packed)
       t.ok(made > 40 * KIB && made < 3 * CLUSTER, `${made} bytes`)
       const into = [room(engine, 1000), room(engine, CLUSTER)]
       const [first, ...rest] = packed.map((range, index) =>
@@ -257,11 +257,11 @@ for (const { aio, absent } of kinds) {
       { name: 'nothing', range: { ...good, length: 0 } },
     ]
     for (const { name, range } of bad) {
-      t.equal(await engine.compress('zlib', range, 4 * KIB, into), -EINVAL, `from ${name}`)
-      t.equal(await engine.compress('zlib', good, 4 * KIB, range), -EINVAL, `into ${name}`)
+      t.equal(await engine.compress('zlib', range, 4 * KIB, 4, into), -EINVAL, `from ${name}`)
+      t.equal(await engine.compress('zlib', good, 4 * KIB, 4, range), -EINVAL, `into ${name}`)
       t.equal(await engine.decompress('zlib', [good, range], 4 * KIB, 0, into), -EINVAL, `from ${name}`)
     }
-    t.equal(await engine.compress('zlib', [], 4 * KIB, into), -EINVAL)
+    t.equal(await engine.compress('zlib', [], 4 * KIB, 4, into), -EINVAL)
     t.equal(await engine.decompress('zlib', good, 4 * KIB, 1, into), -EINVAL, 'beyond the result')
     t.equal(await engine.decompress('zlib', good, 4 * KIB, -1, into), -EINVAL, 'before the result')
     t.equal(await engine.decompress('zlib', good, 65 * MIB, 0, into), -EINVAL, 'a result too large')
@@ -272,7 +272,7 @@ for (const { aio, absent } of kinds) {
     const before = engine.stats().tasks
     const from = placed(engine, mixed(MIB))
     const rooms = Array.from({ length: 20 }, () => room(engine, MIB))
-    const made = rooms.map((into) => engine.compress('zstd', from, MIB, into))
+    const made = rooms.map((into) => engine.compress('zstd', from, MIB, 4, into))
     t.ok(engine.stats().tasks <= before + availableParallelism(), `${engine.stats().tasks} tasks`)
     const file = await engine.open(process.execPath, { write: false })
     t.ok(file > 0, 'I/O goes on meanwhile')
@@ -287,8 +287,8 @@ t.test('a machine without libzstd has zlib, and is told what it lacks', { skip: 
     const { createEngine } = await import(${JSON.stringify(new URL('../../native/engine.js', import.meta.url))})
     const engine = createEngine({ aio: 'threads' })
     const [from, into] = engine.takeSlots(2).map((slot) => ({ slot, offset: 0, length: 65536 }))
-    console.log(await engine.compress('zstd', from, 65536, into), await engine.decompress('zstd', from, 65536, 0, into))
-    console.log((await engine.compress('zlib', from, 65536, into)) > 0)
+    console.log(await engine.compress('zstd', from, 65536, 4, into), await engine.decompress('zstd', from, 65536, 0, into))
+    console.log((await engine.compress('zlib', from, 65536, 4, into)) > 0)
     await engine.shutdown(1000)`
   const hidden = `mount --bind /dev/null "$0" && LD_PRELOAD="$1" exec "$2" --input-type=module -e "$3"`
   const values = [libraryPath() ?? '', process.env.LD_PRELOAD ?? '', process.execPath, script]

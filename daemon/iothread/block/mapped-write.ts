@@ -15,6 +15,8 @@ import { RangeLock } from './range-lock.js'
 
 /** Of a size in front of packed clusters; see IoEngine.compress. */
 const SIZE_BYTES = 4
+/** Where packed clusters begin in a buffer, bytes: past the sizes, and aligned for O_DIRECT. */
+const PACKED_START = 4096
 
 type Data = Extract<Mapping, { kind: 'data' }>
 
@@ -206,8 +208,9 @@ export class MappedWriter {
     const { clusterSize } = this.#map
     const { slotSize } = this.#options.buffers.engine
     const whole = clusterSize > slotSize ? 0 : Math.floor(from.length / clusterSize) * clusterSize
-    for (let done = 0; done < whole; done += slotSize) {
-      const slice = part(from, done, Math.min(slotSize, whole - done))
+    const most = Math.min(slotSize, (PACKED_START / SIZE_BYTES) * clusterSize)
+    for (let done = 0; done < whole; done += most) {
+      const slice = part(from, done, Math.min(most, whole - done))
       const packed = await this.#packClusters(offset + done, slice)
       for (const [index, isPacked] of packed.entries()) {
         const at = index * clusterSize
@@ -226,7 +229,7 @@ export class MappedWriter {
     using loan = await packed.take()
     const [into] = loan.slices
     if (into === undefined) return []
-    const result = await engine.compress(compression, from, clusterSize, into)
+    const result = await engine.compress(compression, from, clusterSize, PACKED_START, into)
     if (result < 0) throw new IoError(-result, 'write', this.#options.name, offset, from.length)
     const view = new DataView(engine.slotBytes(into.slot).buffer, 0)
     const start = engine.slotBytes(into.slot).byteOffset + into.offset
@@ -236,7 +239,7 @@ export class MappedWriter {
     const places = await this.#map.allocatePacked(offset, sizes)
     if (places === undefined) return sizes.map(() => false)
     try {
-      await this.#writeUnits(places, sizes, part(into, count * SIZE_BYTES, result - count * SIZE_BYTES))
+      await this.#writeUnits(places, sizes, into)
     } catch (error) {
       await places.abandon()
       throw error
@@ -247,19 +250,31 @@ export class MappedWriter {
 
   /** Packed clusters lie one behind the other in the buffer, and mostly in the file too. */
   async #writeUnits(places: PackedPlaces, sizes: readonly number[], from: Slice): Promise<void> {
-    let run: { host: number; slice: Slice } | undefined
-    let at = 0
+    let run: PackedRun | undefined
+    let at = PACKED_START
     for (const [index, host] of places.hosts.entries()) {
       const size = sizes[index] ?? 0
       if (host === undefined) continue
-      if (run !== undefined && run.host + run.slice.length === host) {
-        run = { host: run.host, slice: { ...run.slice, length: run.slice.length + size } }
-      } else {
-        if (run !== undefined) await places.file.write(run.host, run.slice)
-        run = { host, slice: part(from, at, size) }
+      if (run !== undefined && run.host + run.length === host) run.length += size
+      else {
+        if (run !== undefined) await places.file.write(run.host, part(from, run.at, run.length))
+        run = { host, at, length: size }
       }
       at += size
     }
-    if (run !== undefined) await places.file.write(run.host, run.slice)
+    if (run === undefined) return
+    // A whole number of blocks costs no reading; before the next run there is no room for that in the buffer.
+    const end = Math.ceil((run.host + run.length) / places.align) * places.align
+    const length = Math.min(end - run.host, from.length - run.at)
+    const bytes = this.#options.buffers.engine.slotBytes(from.slot)
+    bytes.fill(0, from.offset + run.at + run.length, from.offset + run.at + length)
+    await places.file.write(run.host, part(from, run.at, length))
   }
+}
+
+/** Clusters that follow each other in the file: host offset, offset in the buffer, bytes. */
+interface PackedRun {
+  readonly host: number
+  readonly at: number
+  length: number
 }

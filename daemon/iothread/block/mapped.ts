@@ -100,11 +100,18 @@ export class MappedDriver implements BlockDriver {
     const epoch = this.#map.enter()
     const end = offset + length
     try {
-      const found = await this.#extent(await this.#map.map(offset, length))
+      let mapping = await this.#map.map(offset, length)
+      const found = await this.#extent(mapping)
       let { host } = found
       let at = offset + found.length
-      for (let joined = 0; at < end && joined < MOST_JOINED; joined++) {
-        const next = await this.#extent(await this.#map.map(at, end - at))
+      // Where a backing node's answer ends early, the next one differs: to ask would double the work at each layer.
+      for (
+        let joined = 0;
+        mapping.offset + mapping.length === at && at < end && joined < MOST_JOINED;
+        joined++
+      ) {
+        mapping = await this.#map.map(at, end - at)
+        const next = await this.#extent(mapping)
         if (!alike(found, next)) break
         const inLine = host === undefined ? next.host === undefined : next.host === host + at - offset
         if (!inLine && how?.places === true) break

@@ -57,6 +57,8 @@ export interface PackedPlaces {
   readonly file: BlockNode
   /** Where each of them goes; undefined for those left out. */
   readonly hosts: readonly (number | undefined)[]
+  /** What follows each up to a multiple of this is nobody's: it may be overwritten. Bytes. */
+  readonly align: number
   link(): Promise<void>
   abandon(): Promise<void>
 }

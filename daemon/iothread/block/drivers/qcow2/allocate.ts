@@ -85,14 +85,25 @@ export class Allocator {
     return {
       file: image.env.file,
       hosts,
+      align: this.#packedAlign(),
       link: () => this.#linkPacked(cluster, olds, hosts, sizes),
       abandon: () => this.#unpack(hosts, sizes, refcounts),
     }
   }
 
+  /** What the file below wants requests to be multiples of; small clusters are not spent on it. */
+  #packedAlign(): number {
+    const { clusterSize, env } = this.#parts.image
+    const { requestAlign } = env.file.driver.limits
+    return requestAlign * 8 <= clusterSize ? requestAlign : 1
+  }
+
   /** All of them, or none when there is no room. */
   async #packedRooms(sizes: readonly number[]): Promise<(number | undefined)[]> {
     const hosts: (number | undefined)[] = []
+    // Clusters packed at once begin with a block of their own, so that they are written without reading.
+    this.#packedAt = roundUp(this.#packedAt, this.#packedAlign())
+    if (this.#packedAt % this.#parts.image.clusterSize === 0) this.#packedAt = 0
     try {
       for (const size of sizes) hosts.push(size > 0 ? await this.#packedRoom(size) : undefined)
       return hosts
