@@ -260,11 +260,22 @@ export class Graph {
   /** Asks leaves for their facts anew and reports nodes that changed. A leaf that does not answer is not asked again. */
   async refresh(): Promise<void> {
     const leaves = this.#records.all().filter(({ node }) => !this.#asking.has(node))
+    const asked = new Set<NodeRecord>()
+    let reporting: Promise<void> | undefined
+    // Leaves that answer together are reported at once: each is below the whole of a chain.
+    const reportSoon = async () => {
+      await new Promise((resolve) => setImmediate(resolve))
+      reporting = undefined
+      const records = this.#records.all().filter((record) => asked.has(record))
+      asked.clear()
+      this.#report(records)
+    }
     await Promise.all(
       leaves.map(async (record) => {
         await this.#ask(record)
-        if (this.#records.find(record.node.name) !== record) return
-        this.#report(this.#records.above([record.node]))
+        for (const one of this.#records.above([record.node])) asked.add(one)
+        reporting ??= reportSoon()
+        await reporting
       }),
     )
   }
