@@ -98,6 +98,11 @@ export class Allocator {
     return requestAlign * 8 <= clusterSize ? requestAlign : 1
   }
 
+  /** Others may have changed the image: what was begun is not continued. */
+  restart(): void {
+    this.#packedAt = 0
+  }
+
   /** All of them, or none when there is no room. */
   async #packedRooms(sizes: readonly number[]): Promise<(number | undefined)[]> {
     const hosts: (number | undefined)[] = []
@@ -150,14 +155,15 @@ export class Allocator {
     const { clusterSize } = image
     const at = this.#packedAt
     const left = at === 0 ? 0 : clusterSize - (at % clusterSize)
-    if (left >= size && (await refcounts.addUse(at - (at % clusterSize)))) {
+    const useAgain = () => refcounts.addUse(at - (at % clusterSize), () => this.#packedAt === at)
+    if (left >= size && (await useAgain())) {
       this.#packedAt = left === size ? 0 : at + size
       return at
     }
     const fresh = await refcounts.allocate(1)
     // Bytes may cross into the new cluster when it follows the old one.
     if (left > 0 && left < size && fresh.offset === at + left) {
-      if (await refcounts.addUse(at - (at % clusterSize))) {
+      if (await useAgain()) {
         this.#packedAt = at + size
         return at
       }

@@ -265,6 +265,7 @@ export class Qcow2Map implements MapDriver {
     }
     await learnTables(image, this.#l1, this.#snapshots, this.#bitmaps.stored, this.#tables)
     await this.#refcounts.load()
+    this.#allocator.restart()
     const autoclear = autoclearAfterWrites(image.header)
     if (autoclear.size !== image.header.autoclear.size) await image.changeHeader({ autoclear })
     await this.#bitmaps.begin()

@@ -110,9 +110,14 @@ export class Refcounts {
     })
   }
 
-  /** One more use of a cluster. @returns false when its count cannot be higher */
-  addUse(offset: number): Promise<boolean> {
+  /**
+   * One more use of a cluster.
+   * @param still  asked when its turn has come: it may have become free, and somebody else's, before
+   * @returns false when its count cannot be higher, or it is not wanted any more
+   */
+  addUse(offset: number, still: () => boolean): Promise<boolean> {
     return this.#turns.run(async () => {
+      if (!still()) return false
       const order = this.#image.header.refcountOrder
       const { slice, at } = await this.#place(offset / this.#image.clusterSize)
       const count = getRefcount(slice.view, at, order)
