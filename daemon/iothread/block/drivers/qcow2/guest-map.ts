@@ -6,7 +6,7 @@ import { FormatError } from '../../../../../protocol/format-error.js'
 import { type L2Entry, parseL2Entry } from '../../../../../protocol/qcow2/entries.js'
 import { Incompatible } from '../../../../../protocol/qcow2/header.js'
 import type { Mapping } from '../../mapping.js'
-import { shownAt } from './cluster.js'
+import { hasPlace, shownAt } from './cluster.js'
 import type { Image } from './image.js'
 import type { L1Table } from './l1-table.js'
 import type { L2Tables } from './l2-tables.js'
@@ -129,7 +129,10 @@ export class GuestMap {
         )
       return
     }
-    if (offset === 0) return
+    if (!hasPlace(entry, external)) {
+      if (entry.subclusters === undefined || entry.subclusters.allocated === 0) return
+      throw new FormatError(`Subclusters of guest cluster ${cluster} are allocated without a host cluster`)
+    }
     if (offset % clusterSize !== 0)
       throw new FormatError(
         `Cluster allocation offset 0x${offset.toString(16)} unaligned (guest cluster ${cluster})`,

@@ -5,6 +5,7 @@
 import type { StoredBitmaps } from './bitmap-directory.js'
 import type { Image } from './image.js'
 import type { L1Table } from './l1-table.js'
+import type { SnapshotTable } from './load.js'
 import type { TableClusters } from './overlap.js'
 import { roundUp } from './refcounts.js'
 
@@ -18,7 +19,7 @@ interface TableRange {
 export async function learnTables(
   image: Image,
   l1: L1Table,
-  inactive: readonly { readonly l1Offset: number; readonly l1Size: number }[],
+  snapshots: SnapshotTable,
   bitmaps: StoredBitmaps | undefined,
   tables: TableClusters,
 ): Promise<void> {
@@ -38,7 +39,8 @@ export async function learnTables(
     const { offset } = l1.get(index)
     if (offset !== 0) await claim({ offset, length: clusterSize, name: 'active L2 table' })
   }
-  for (const [offset, length] of merged(inactive.map((one) => [one.l1Offset, one.l1Size * 8] as const)))
+  await claim({ offset: header.snapshotsOffset, length: snapshots.size, name: 'snapshot table' })
+  for (const [offset, length] of merged(snapshots.list.map((one) => [one.l1Offset, one.l1Size * 8] as const)))
     await claim({ offset, length, name: 'inactive L1 table' })
   if (bitmaps === undefined) return
   const { directoryOffset, directorySize } = bitmaps.directory

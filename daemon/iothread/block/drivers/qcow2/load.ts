@@ -78,8 +78,14 @@ function checkTable(offset: number, size: number, limit: number, name: string, c
     throw new FormatError(`${name} offset invalid`)
 }
 
+export interface SnapshotTable {
+  readonly list: readonly Snapshot[]
+  /** Bytes. */
+  readonly size: number
+}
+
 /** @throws CommandError when the table is malformed, or larger than any that makes sense */
-export async function loadSnapshots(image: Image): Promise<Snapshot[]> {
+export async function loadSnapshots(image: Image): Promise<SnapshotTable> {
   const { snapshotCount, snapshotsOffset } = image.header
   const snapshots: Snapshot[] = []
   let bytes: Uint8Array = new Uint8Array(0)
@@ -109,5 +115,5 @@ export async function loadSnapshots(image: Image): Promise<Snapshot[]> {
     if (error instanceof FormatError) throw new CommandError(error.message, 'GenericError', { cause: error })
     throw error
   }
-  return snapshots
+  return { list: snapshots, size: from - snapshotsOffset }
 }

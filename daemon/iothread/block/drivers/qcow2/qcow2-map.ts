@@ -3,7 +3,6 @@
 // the disk in commit.ts.
 
 import { Autoclear, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
-import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import type { FormatFacts } from '../../../messages.js'
 import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
@@ -18,7 +17,7 @@ import type { Image } from './image.js'
 import { L1Table } from './l1-table.js'
 import { L2Tables } from './l2-tables.js'
 import { learnTables } from './learn-tables.js'
-import { loadHeader, loadSnapshots } from './load.js'
+import { loadHeader, loadSnapshots, type SnapshotTable } from './load.js'
 import type { CacheSizes } from './options.js'
 import { TableClusters } from './overlap.js'
 import { Refcounts } from './refcounts.js'
@@ -62,7 +61,7 @@ export class Qcow2Map implements MapDriver {
   readonly #bitmaps: Bitmaps
   /** Runs between load() and close(). */
   #cleaning: NodeJS.Timeout | undefined
-  #snapshots: readonly Snapshot[] = []
+  #snapshots: SnapshotTable = { list: [], size: 0 }
   /** Set with the first change; forgotten when others may have changed the image. */
   #prepared: Promise<void> | undefined
   #ready = false
@@ -181,7 +180,7 @@ export class Qcow2Map implements MapDriver {
       zeroer: this.#zeroer,
       commit: this.#commit,
       backing: this.#options.backing,
-      snapshots: this.#snapshots,
+      snapshots: this.#snapshots.list,
       bitmaps: this.#bitmaps.stored,
     })
     await resizer.resize(length, clear)
@@ -227,7 +226,7 @@ export class Qcow2Map implements MapDriver {
   }
 
   format(): FormatFacts {
-    return formatFacts(this.#image.header, this.#snapshots, this.#bitmaps.stored)
+    return formatFacts(this.#image.header, this.#snapshots.list, this.#bitmaps.stored)
   }
 
   #cleanEvery(seconds: number): NodeJS.Timeout {

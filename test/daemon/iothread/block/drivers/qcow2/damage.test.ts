@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { Incompatible } from '../../../../../../protocol/qcow2/header.js'
-import { oracle } from '../../../../../helpers/check-image.js'
+import { mustQemuImg, oracle, qemuIo } from '../../../../../helpers/check-image.js'
 import { testGraph } from '../../../../../helpers/graph.js'
 import { openImage, refusedByDisk } from '../../../../../helpers/opened-image.js'
 import { installed } from '../../../../../helpers/program.js'
@@ -59,4 +59,50 @@ t.test('encrypted images are refused by the name of their encryption', async (t)
     new ImageFile(file, smallImage({ encryption })).save()
     await t.rejects(openImage(g, file), { message: `Encrypted images (${encryption}) are not supported` })
   }
+})
+
+t.test('an entry that leads into the snapshot table is not written through', async (t) => {
+  const file = path.join(t.testdir({}), 'a.qcow2')
+  const table = 6 * CLUSTER
+  const bytes = smallImage({ snapshotCount: 1, snapshotsOffset: table })
+  const image = new ImageFile(file, Buffer.concat([bytes, Buffer.alloc(CLUSTER)]))
+  image.setRefcount(6, 1)
+  image.bytes.writeUInt16BE(1, table + 12)
+  image.set32(table + 36, 16)
+  image.bytes.write('1', table + 56)
+  image.set64(image.l2At(1), (1n << 63n) | BigInt(table))
+  image.save()
+  const g = testGraph(t)
+  const node = await openImage(g, file)
+  t.ok(await refusedByDisk(g.write(node, CLUSTER, new Uint8Array(CLUSTER).fill(9))))
+  t.same(readFileSync(file).subarray(table), image.bytes.subarray(table))
+})
+
+t.test('allocated subclusters without a host cluster are not read', { skip }, async (t) => {
+  const file = path.join(t.testdir({}), 'a.qcow2')
+  mustQemuImg('create', '-q', '-f', 'qcow2', '-o', 'extended_l2=on,cluster_size=16k', file, '1M')
+  qemuIo(file, 'write -P 1 0 16k')
+  const image = new ImageFile(file)
+  image.set64(image.l2At(1, 16) + 8, 1n)
+  image.save()
+  const g = testGraph(t)
+  const node = await openImage(g, file)
+  t.ok(await refusedByDisk(g.read(node, 16384, 512)))
+  t.ok(await refusedByDisk(g.write(node, 16384, new Uint8Array(512))))
+})
+
+t.test("a data file is not written at another cluster's place", { skip }, async (t) => {
+  const folder = t.testdir({})
+  const [file, data] = [path.join(folder, 'a.qcow2'), path.join(folder, 'data')]
+  mustQemuImg('create', '-q', '-f', 'qcow2', '-o', `data_file=${data}`, file, '1M')
+  qemuIo(file, 'write -P 1 0 128k')
+  const image = new ImageFile(file)
+  image.set64(image.l2At(1), 1n << 63n)
+  image.save()
+  const g = testGraph(t)
+  const node = await openImage(g, file, {
+    'data-file': { driver: 'file', 'node-name': 'data', filename: data },
+  })
+  t.ok(await refusedByDisk(g.write(node, 65536, new Uint8Array(65536).fill(9))))
+  t.same(await g.read(node, 0, 65536), new Uint8Array(65536).fill(1))
 })
