@@ -21,7 +21,7 @@ export interface TestGraph {
 }
 
 export function testGraph(t: Test, aio: EngineKind = 'threads'): TestGraph {
-  const engine = createEngine({ aio, slotSize: 1 << 20, maxSlots: 16 })
+  const engine = createEngine({ aio, slotSize: 1 << 20, maxSlots: 32 })
   const reports = new Map<string, NodeReport>()
   const log: string[] = []
   const graph = new Graph({

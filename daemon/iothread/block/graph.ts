@@ -60,8 +60,8 @@ export class Graph {
   readonly #held = new HeldRequests()
   /** Node names by engine handle. */
   readonly #files = new Map<FileId, string>()
-  /** Made with the first format. */
-  #buffers: DriverBuffers | undefined
+  /** By the number of formats below: who waits for a format below keeps none of its buffers. Made with the first. */
+  readonly #buffers = new Map<number, DriverBuffers>()
   /** Names of nodes being opened, oldest first. */
   readonly #opening = new Set<string>()
   /** Filters by the node below them. */
@@ -290,8 +290,8 @@ export class Graph {
     const busy = this.#records.all().length + this.#opening.size + this.#files.size > 0
     if (busy || this.#held.oldest() !== undefined) return false
     this.#throttleGroups.clear()
-    this.#buffers?.giveBack()
-    this.#buffers = undefined
+    for (const buffers of this.#buffers.values()) buffers.giveBack()
+    this.#buffers.clear()
     return true
   }
 
@@ -372,8 +372,10 @@ export class Graph {
       opened: (file) => this.#files.set(file, spec['node-name']),
       previous,
       formatBuffers: () => {
-        this.#buffers ??= new DriverBuffers(this.#env.engine)
-        return this.#buffers
+        const below = this.#records.formatsBelow(children)
+        const buffers = this.#buffers.get(below) ?? new DriverBuffers(this.#env.engine)
+        this.#buffers.set(below, buffers)
+        return buffers
       },
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }

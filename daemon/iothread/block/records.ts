@@ -138,6 +138,17 @@ export class Records {
     return record
   }
 
+  /** Formats between a node with these children and its storage, on the longest way; backing files do not count. */
+  formatsBelow(children: readonly Child[]): number {
+    let most = 0
+    for (const { role, node } of children) {
+      if (role === 'backing') continue
+      const below = this.formatsBelow(this.#records.get(node.name)?.children ?? [])
+      most = Math.max(most, below + (node.driver.format === undefined ? 0 : 1))
+    }
+    return most
+  }
+
   #storage(record: NodeRecord): NodeRecord | undefined {
     const storage = record.children.find(({ role }) => role === 'file' || role === 'image')
     return storage && this.#records.get(storage.node.name)
