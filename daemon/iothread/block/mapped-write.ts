@@ -131,7 +131,13 @@ export class MappedWriter {
         const place = await this.#map.allocate(at, left)
         const length = Math.min(left, place.offset + place.length - at)
         const slice = part(from, done, length)
-        await pool.start(() => this.#fill(place, at, slice))
+        await pool
+          .start(() => this.#fill(place, at, slice))
+          .catch(async (error: unknown) => {
+            // Another piece failed meanwhile: this one was not begun.
+            await place.abandon()
+            throw error
+          })
         done += length
       }
     } finally {
