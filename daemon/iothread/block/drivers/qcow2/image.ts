@@ -9,6 +9,7 @@ import { IoError, type IoOp } from '../../../../errors.js'
 import type { DriverBuffers } from '../../driver-buffers.js'
 import { TABLE_BUFFER } from '../../driver-buffers.js'
 import { type BlockNode, SECTOR } from '../../node.js'
+import { Turns } from './turn.js'
 
 /** The file grows by steps, so that writes seldom change its length, bytes. */
 const LEAST_GROWTH = 4 << 20
@@ -43,6 +44,8 @@ export class Image {
   #told: 'nothing' | 'damage' | 'end of writing' = 'nothing'
   /** A change of the file's length under way. */
   #growing: Promise<void> | undefined
+  /** One change of the header at once: each writes all of it. */
+  readonly #changes = new Turns()
 
   constructor(env: ImageEnv, header: Header) {
     this.env = env
@@ -160,7 +163,11 @@ export class Image {
    * Changes fields of the header: durable before and after. After a failure nobody knows which header is on the disk, and
    * which tables are in use: nothing more is written.
    */
-  async changeHeader(changes: Partial<Header>): Promise<void> {
+  changeHeader(changes: Partial<Header>): Promise<void> {
+    return this.#changes.run(() => this.#changeHeader(changes))
+  }
+
+  async #changeHeader(changes: Partial<Header>): Promise<void> {
     await this.flush()
     const header = { ...this.#header, ...changes }
     const bytes = formatHeader(header)
