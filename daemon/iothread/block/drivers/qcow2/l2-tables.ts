@@ -99,8 +99,9 @@ export class L2Tables {
       const fresh = await cache.create(offset + at)
       if (old === 0) continue
       fresh.pins += 1
-      const source = await cache.get(old + at)
-      fresh.pins -= 1
+      const source = await Promise.resolve(cache.get(old + at)).finally(() => {
+        fresh.pins -= 1
+      })
       new Uint8Array(fresh.view.buffer).set(new Uint8Array(source.view.buffer))
       cache.changed(fresh)
     }
