@@ -2,12 +2,18 @@
 // Before an image is changed: where its tables lie. Tables that overlap would destroy each other with the first change,
 // so the image is marked as corrupt instead. Used by the qcow2 map; refcount structures are added by refcounts.ts.
 
+import { FormatError } from '../../../../../protocol/format-error.js'
+import { EFBIG } from '../../../../common/errno.js'
+import { IoError } from '../../../../errors.js'
 import type { StoredBitmaps } from './bitmap-directory.js'
 import type { Image } from './image.js'
 import type { L1Table } from './l1-table.js'
 import type { SnapshotTable } from './load.js'
 import type { TableClusters } from './overlap.js'
 import { roundUp } from './refcounts.js'
+
+/** Clusters of tables that an image may have besides its own map: what is known of each takes memory. */
+const MOST_CLUSTERS = 4 << 20
 
 interface TableRange {
   readonly offset: number
@@ -26,8 +32,16 @@ export async function learnTables(
   tables.clear()
   const { header, clusterSize } = image
   const end = roundUp(image.env.file.length(), clusterSize)
+  let left = MOST_CLUSTERS + l1.size
   const claim = async ({ offset, length, name }: TableRange) => {
     if (length === 0 || offset >= end) return
+    left -= Math.ceil(Math.min(length, end - offset) / clusterSize)
+    if (left < 0) {
+      const cause = new FormatError(
+        'The tables of its snapshots and bitmaps are too large to write the image',
+      )
+      throw new IoError(EFBIG, 'write', image.env.name, offset, length, { cause })
+    }
     const other = tables.claim(offset, Math.min(length, end - offset), name)
     if (other === undefined) return
     const text = `Preventing invalid write on ${name} (overlaps with ${other})`

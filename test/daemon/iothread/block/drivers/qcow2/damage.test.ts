@@ -2,7 +2,7 @@
 // Damage met in use: what a write finds is marked and told once, and the rest of the image can still be read. An image
 // whose writer did not finish is repaired before it is written.
 
-import { readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, readSync, truncateSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { Incompatible } from '../../../../../../protocol/qcow2/header.js'
@@ -106,3 +106,33 @@ t.test("a data file is not written at another cluster's place", { skip }, async 
   t.ok(await refusedByDisk(g.write(node, 65536, new Uint8Array(65536).fill(9))))
   t.same(await g.read(node, 0, 65536), new Uint8Array(65536).fill(1))
 })
+
+t.test('an image with more tables than can be kept in mind is read, not written', async (t) => {
+  const file = path.join(t.testdir({}), 'a.qcow2')
+  const [count, table] = [600, 6 * CLUSTER]
+  const bytes = smallImage({ snapshotCount: count, snapshotsOffset: table })
+  const image = new ImageFile(file, Buffer.concat([bytes, Buffer.alloc(count * 64)]))
+  for (let index = 0; index < count; index++) {
+    const at = table + index * 64
+    image.set64(at, BigInt(2 ** 30 + index * 2 ** 26))
+    image.set32(at + 8, 2 ** 22)
+    image.bytes.writeUInt16BE(1, at + 12)
+    image.set32(at + 36, 16)
+    image.bytes.write('1', at + 56)
+  }
+  image.save()
+  truncateSync(file, 2 ** 36)
+  const g = testGraph(t)
+  const node = await openImage(g, file)
+  t.same(await g.read(node, 0, CLUSTER), new Uint8Array(CLUSTER).fill(0x5a))
+  await t.rejects(g.write(node, 0, new Uint8Array(CLUSTER)), { code: 'EFBIG' })
+  t.notOk(new ImageFile(file, readStart(file)).header.incompatible.has(Incompatible.corrupt))
+})
+
+function readStart(file: string): Buffer<ArrayBuffer> {
+  const fd = openSync(file, 'r')
+  const bytes = Buffer.alloc(CLUSTER)
+  readSync(fd, bytes)
+  closeSync(fd)
+  return bytes
+}
