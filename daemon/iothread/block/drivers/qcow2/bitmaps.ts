@@ -20,6 +20,9 @@ import type { Image } from './image.js'
 import type { TableClusters } from './overlap.js'
 import type { Refcounts } from './refcounts.js'
 
+/** Memory for new bits of all bitmaps of an image, bytes. One that would need more stays marked in use. */
+const MOST_MEMORY = 128 << 20
+
 export interface BitmapParts {
   readonly image: Image
   readonly refcounts: Refcounts
@@ -40,6 +43,8 @@ export class Bitmaps {
   readonly #parts: BitmapParts
   #stored: StoredBitmaps | undefined
   #kept: readonly Kept[] = []
+  /** Bytes of their pages. */
+  #memory = 0
 
   constructor(parts: BitmapParts) {
     this.#parts = parts
@@ -62,11 +67,16 @@ export class Bitmaps {
     )
     if (kept.length > 0) await this.#markInUse(new Set(kept.map(({ index }) => index)), true)
     this.#kept = kept
+    this.#memory = 0
   }
 
   /** The range is about to change. */
   mark(offset: number, length: number): void {
-    for (const kept of this.#kept) this.#set(kept, offset, length)
+    for (const kept of this.#kept) {
+      if (this.#set(kept, offset, length)) continue
+      this.#kept = this.#kept.filter((other) => other !== kept)
+      this.#memory -= kept.pages.size * this.#parts.image.clusterSize
+    }
   }
 
   /** No change is under way, nor comes before begin(). A bitmap that cannot be saved stays marked. */
@@ -79,7 +89,8 @@ export class Bitmaps {
     this.#kept = []
   }
 
-  #set(kept: Kept, offset: number, length: number): void {
+  /** @returns false when there is no memory for it */
+  #set(kept: Kept, offset: number, length: number): boolean {
     const { image } = this.#parts
     const granularity = 2 ** kept.granularityBits
     const end = Math.ceil(Math.min(offset + length, image.header.size) / granularity)
@@ -87,11 +98,20 @@ export class Bitmaps {
     for (let bit = Math.floor(offset / granularity); bit < end; ) {
       const index = Math.floor(bit / perPage)
       const stop = Math.min(end, (index + 1) * perPage)
-      const page = kept.pages.get(index) ?? new Uint8Array(image.clusterSize)
+      const page = kept.pages.get(index) ?? this.#newPage()
+      if (page === undefined) return false
       kept.pages.set(index, page)
       setBits(page, bit - index * perPage, stop - index * perPage)
       bit = stop
     }
+    return true
+  }
+
+  #newPage(): Uint8Array | undefined {
+    const { clusterSize } = this.#parts.image
+    if (this.#memory + clusterSize > MOST_MEMORY) return undefined
+    this.#memory += clusterSize
+    return new Uint8Array(clusterSize)
   }
 
   /** In place, and only flags: whatever of it reaches the disk is a directory. */
@@ -101,7 +121,12 @@ export class Bitmaps {
     const list = this.#stored.list.map((one, index): StoredBitmap => {
       return which.has(index) ? { ...one, inUse } : one
     })
-    await image.write(this.#stored.directory.directoryOffset, formatBitmapDirectory(list))
+    const { directoryOffset, directorySize } = this.#stored.directory
+    const bytes = formatBitmapDirectory(list)
+    // A name that is no UTF-8 was not kept as it is.
+    if (bytes.length !== directorySize)
+      throw await image.corrupt('write', 'Invalid bitmap name', directoryOffset)
+    await image.write(directoryOffset, bytes)
     this.#stored = { ...this.#stored, list }
     await image.flush()
   }
