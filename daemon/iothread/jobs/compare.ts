@@ -112,14 +112,22 @@ export class CompareJob implements JobBody {
     )
     await pool.room()
     const slots = await this.#takeSlots(sides.length)
-    await pool.start(async () => {
+    const giveBack = () => {
+      for (const slot of slots) this.#buffers.give(slot)
+    }
+    const task = async () => {
       this.#running += 1
       try {
         await this.#look(at, length, sides, slots)
       } finally {
         this.#running -= 1
-        for (const slot of slots) this.#buffers.give(slot)
+        giveBack()
       }
+    }
+    await pool.start(task).catch((error: unknown) => {
+      // An earlier range failed while slots were waited for: this one was not begun.
+      giveBack()
+      throw error
     })
     return length
   }
