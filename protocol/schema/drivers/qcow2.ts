@@ -69,7 +69,10 @@ const options = {
   ),
   'cache-size': optional(int, 'Memory for tables altogether, bytes.'),
   'l2-cache-size': optional(int, 'Memory for L2 tables at most, bytes.'),
-  'l2-cache-entry-size': optional(int, 'Unit of the L2 cache, bytes, a power of two; default: a cluster.'),
+  'l2-cache-entry-size': optional(
+    int,
+    'Unit of the L2 cache, bytes, a power of two; default: 4096, at most a cluster.',
+  ),
   'refcount-cache-size': optional(int, 'Memory for refcount blocks at most, bytes.'),
   'cache-clean-interval': optional(int, 'After so many seconds unused tables are forgotten; 0: never.', {
     default: 600,

@@ -72,6 +72,12 @@ export class Frees {
     this.#collect()
   }
 
+  /** The image was read anew: what nobody refers to is a leak in it, or somebody's. */
+  forget(): void {
+    this.#added = []
+    for (const span of this.#spans) span.freed = []
+  }
+
   /** Resolves when everything that could be released was. */
   settled(): Promise<void> {
     return this.#releasing

@@ -65,6 +65,8 @@ export class Qcow2Map implements MapDriver {
   /** Set with the first change; forgotten when others may have changed the image. */
   #prepared: Promise<void> | undefined
   #ready = false
+  /** Settling began, and has not succeeded. */
+  #unsettled = false
 
   constructor(image: Image, options: MapOptions) {
     this.clusterSize = image.clusterSize
@@ -189,6 +191,7 @@ export class Qcow2Map implements MapDriver {
   /** Everything to the disk, and the file no longer than what is used of it. */
   async settle(): Promise<void> {
     if (!this.#ready) return
+    this.#unsettled = true
     await this.flush()
     await this.#bitmaps.save()
     await this.#image.flush()
@@ -201,16 +204,23 @@ export class Qcow2Map implements MapDriver {
     }
     this.#ready = false
     this.#prepared = undefined
+    this.#unsettled = false
   }
 
   /** Other programs may have changed the image: nothing that was known of it counts. */
   async freshen(): Promise<void> {
-    if (!this.#ready) await this.#reload()
+    if (this.#ready && !this.#unsettled) return
+    // What could not be written when the last user left belongs to an image that others may have changed since.
+    this.#ready = false
+    this.#prepared = undefined
+    this.#unsettled = false
+    await this.#reload()
   }
 
   async #reload(): Promise<void> {
     const header = await loadHeader(this.#image.env)
     this.#image.reloaded(header)
+    this.#frees.forget()
     this.#l2Cache.clear()
     this.#blockCache.clear()
     this.#tables.clear()
