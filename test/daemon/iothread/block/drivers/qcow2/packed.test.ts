@@ -27,7 +27,7 @@ t.test('a host cluster begun before others wrote the image is not continued', { 
   qemuIo(file, 'write -P 7 64k 64k')
   await g.graph.freshen(node.name)
   await pack(CLUSTER, 2)
-  t.same(await g.read(node, 65536, 65536), new Uint8Array(65536).fill(7), 'what they wrote is untouched')
+  t.ok(Buffer.alloc(65536, 7).equals(await g.read(node, 65536, 65536)), 'what they wrote is untouched')
   t.same(await g.read(node, CLUSTER, CLUSTER), new Uint8Array(CLUSTER).fill(2))
   await g.graph.remove(node.name)
   t.match(oracle(file), { corruptions: 0, leaks: 0, checkErrors: 0 })

@@ -27,7 +27,7 @@ t.test('tables that could not be written are not written later over those of oth
   qemuIo(filename, 'write -P 7 64k 64k')
   await g.graph.freshen('image')
   await g.write(node, CLUSTER, new Uint8Array(CLUSTER).fill(2))
-  t.same(await g.read(node, 65536, 65536), new Uint8Array(65536).fill(7))
+  t.ok(Buffer.alloc(65536, 7).equals(await g.read(node, 65536, 65536)), 'what they wrote is there')
   await g.graph.remove('image')
   t.match(oracle(filename), { corruptions: 0, leaks: 0, checkErrors: 0 })
 })
