@@ -59,11 +59,16 @@ export class Claims {
    * @param user  as it is named in conflicts: "an unnamed block device", "block job 'job0'"
    * @returns gives the claim back
    * @throws CommandError when the node is being removed, another claim or another program excludes it, or the node cannot be written
+   * @throws IoError when storage does not tell what nobody used until now holds
    */
   async claim(user: string, node: BlockNode, permissions: Permissions): Promise<() => Promise<void>> {
     const leaves = this.#records.leaves(node)
     using _turn = await this.turn(leaves)
     this.#records.get(node.name)
+    const before: Seen = new Map()
+    const unused = this.#records
+      .tree(node)
+      .filter((record) => this.#wanted(record.node, before) === undefined)
     const use: Use = { user, role: 'root', permissions }
     this.#direct.set(node, [use, ...(this.#direct.get(node) ?? [])])
     const locked: BlockNode[] = []
@@ -74,6 +79,8 @@ export class Claims {
         await leaf.driver.lock?.(this.#wanted(leaf, seen))
         locked.push(leaf)
       }
+      // Whoever wrote until the locks were there has changed what is known of it.
+      for (const record of unused.reverse()) await record.node.driver.freshen?.()
     } catch (error) {
       this.#forget(node, use)
       await this.#lock(locked)

@@ -82,6 +82,10 @@ export class MirrorJob implements JobBody {
     try {
       await this.#claim(this.#source, sourcePermissions(spec.autoComplete))
       await this.#claim(this.#target, TARGET_PERMISSIONS)
+      if (this.#source.length() !== this.#bitmap.length)
+        throw new CommandError(
+          `Node '${this.#source.name}' was resized by another program just now; try again`,
+        )
       const { granularity } = this.#bitmap
       const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
         granularity,
