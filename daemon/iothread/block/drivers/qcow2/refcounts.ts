@@ -14,7 +14,7 @@ import type { TableClusters } from './overlap.js'
 import type { TableCache, TableSlice } from './table-cache.js'
 import { Turns } from './turn.js'
 
-/** Host offsets have 56 bits. */
+/** Host offsets have 56 bits; a number holds 53 of them exactly. */
 const MAX_HOST = 2 ** 53 - 1
 
 /** New host clusters in one piece. */
@@ -274,7 +274,7 @@ export class Refcounts {
   }
 
   #found(index: number, count: number, lowest: number | undefined): { index: number; count: number } {
-    this.#lowest = lowest === index || lowest === undefined ? index : lowest
+    this.#lowest = lowest ?? index
     return { index, count }
   }
 
