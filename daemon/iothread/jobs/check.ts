@@ -5,7 +5,6 @@
 import type { IoEngine } from '../../../native/types.js'
 import type { Claim } from '../block/claims.js'
 import type { Permissions } from '../block/driver.js'
-import { checkQcow2 } from '../block/drivers/qcow2/check/check.js'
 import type { Graph } from '../block/graph.js'
 import type { Buffers } from '../copy/buffers.js'
 import type { CheckResult, CheckSpec, JobReceipt, JobResult } from '../messages.js'
@@ -51,6 +50,7 @@ export class CheckJob implements JobBody {
       pausePoint: () => this.#control.pausePoint(),
     }
     try {
+      const { checkQcow2 } = await import('../block/drivers/qcow2/check/check.js')
       this.#result = await checkQcow2(io, repair, this.#progress)
     } finally {
       this.#stopwatch.stop()

@@ -4,7 +4,7 @@
 // opened when it runs and closed when it is over.
 
 import type { Permissions } from '../block/driver.js'
-import { createQcow2, type SlotSource } from '../block/drivers/qcow2/create.js'
+import type { SlotSource } from '../block/drivers/qcow2/create.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
 import type { CreateSpec, JobReceipt, NodeSpec, Qcow2CreateSpec } from '../messages.js'
@@ -68,6 +68,7 @@ export async function createImage(
   slots: SlotSource,
   signal: AbortSignal,
 ): Promise<void> {
+  const { createQcow2 } = await import('../block/drivers/qcow2/create.js')
   await withNode(graph, spec.file, async (file) => {
     const make = (dataFile: BlockNode | undefined) =>
       createQcow2({ file, dataFile, options: spec.options, slots, signal })
