@@ -117,13 +117,6 @@ export class Image {
     }
   }
 
-  /** Makes a part of the file read as zero, with storage behind it where that costs nothing. */
-  async writeZeroes(offset: number, length: number): Promise<void> {
-    this.checkSound()
-    await this.ensureLength(offset + length)
-    await this.env.file.zero(offset, length, { unmap: false, fast: false })
-  }
-
   /**
    * Everything written is durable, in the file and in the data file. After a failure nobody knows what is on the disk:
    * nothing more is written.
