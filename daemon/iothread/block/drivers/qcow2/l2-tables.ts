@@ -98,12 +98,15 @@ export class L2Tables {
     for (let at = 0; at < image.clusterSize; at += cache.sliceSize) {
       const fresh = await cache.create(offset + at)
       if (old === 0) continue
+      // A commit may write it while we wait; not pinned, it would be dropped then, and what we put into it be lost.
       fresh.pins += 1
-      const source = await Promise.resolve(cache.get(old + at)).finally(() => {
+      try {
+        const source = await cache.get(old + at)
+        new Uint8Array(fresh.view.buffer).set(new Uint8Array(source.view.buffer))
+        cache.changed(fresh)
+      } finally {
         fresh.pins -= 1
-      })
-      new Uint8Array(fresh.view.buffer).set(new Uint8Array(source.view.buffer))
-      cache.changed(fresh)
+      }
     }
     for (let gate = commit().gate; gate !== undefined; gate = commit().gate) await gate
     l1.set(index, offset)

@@ -13,9 +13,11 @@ const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
 const first = newSeed()
 const rounds = process.env.SEED === undefined ? Number(process.env.ORACLE_ROUNDS ?? 24) : 1
 const steps = Number(process.env.ORACLE_STEPS ?? 50)
+/** They found something once: a copy of a shared L2 table that was dropped from the cache while it was made. */
+const known = process.env.SEED === undefined ? [1022367375] : []
 
-for (let round = 0; round < rounds; round++) {
-  const c = pickCase(first + round)
+for (const seed of [...known, ...Array.from({ length: rounds }, (_, round) => first + round)]) {
+  const c = pickCase(seed)
   t.test(`seed ${c.seed}`, { skip }, async (t) => {
     t.comment(c.name)
     const scratch = new Scratch()
