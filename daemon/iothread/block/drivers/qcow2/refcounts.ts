@@ -5,12 +5,13 @@
 //
 //   refcount table (in memory) ─▶ refcount block (slices in the cache) ─▶ count of cluster i
 
-import { formatL1Entry, parseRefcountTableEntry } from '../../../../../protocol/qcow2/entries.js'
+import { parseRefcountTableEntry } from '../../../../../protocol/qcow2/entries.js'
 import { getRefcount, maxRefcount, setRefcount } from '../../../../../protocol/qcow2/refcount-block.js'
 import { EFBIG } from '../../../../common/errno.js'
 import { IoError } from '../../../../errors.js'
 import type { Image } from './image.js'
 import type { TableClusters } from './overlap.js'
+import { largerTable, tableBytes } from './refcount-table.js'
 import type { TableCache, TableSlice } from './table-cache.js'
 import { Turns } from './turn.js'
 
@@ -118,13 +119,9 @@ export class Refcounts {
   addUse(offset: number, still: () => boolean): Promise<boolean> {
     return this.#turns.run(async () => {
       if (!still()) return false
-      const order = this.#image.header.refcountOrder
-      const { slice, at } = await this.#place(offset / this.#image.clusterSize)
-      const count = getRefcount(slice.view, at, order)
-      if (count === 0 || count >= maxRefcount(order)) return false
-      setRefcount(slice.view, at, order, count + 1)
-      this.#blocks.changed(slice)
-      return true
+      const most = maxRefcount(this.#image.header.refcountOrder)
+      const raised = (count: number) => (count === 0 || count >= most ? undefined : count + 1)
+      return (await this.#change(offset / this.#image.clusterSize, raised)) !== undefined
     })
   }
 
@@ -137,12 +134,11 @@ export class Refcounts {
     length: number,
     discard?: (offset: number, length: number) => Promise<void>,
   ): Promise<void> {
-    const { clusterSize, header } = this.#image
+    const { clusterSize } = this.#image
     return this.#turns.run(async () => {
       const last = Math.floor((offset + length - 1) / clusterSize)
       for (let index = Math.floor(offset / clusterSize); index <= last; index++) {
-        const { slice, at } = await this.#place(index)
-        const count = getRefcount(slice.view, at, header.refcountOrder)
+        const count = await this.#get(index)
         const table = index === 0 ? 'header' : this.#tables.find(index * clusterSize, clusterSize)
         if (count === 1 && table !== undefined) {
           throw await this.#image.corrupt('write', `Preventing the loss of ${table}`, index * clusterSize)
@@ -155,9 +151,7 @@ export class Refcounts {
           )
         }
         if (count === 1) await discard?.(index * clusterSize, clusterSize)
-        const again = await this.#place(index)
-        setRefcount(again.slice.view, again.at, header.refcountOrder, count - 1)
-        this.#blocks.changed(again.slice)
+        await this.#change(index, () => count - 1)
         if (count > 1) continue
         this.#lowest = Math.min(this.#lowest, index)
         this.whenFree(index * clusterSize)
@@ -168,8 +162,7 @@ export class Refcounts {
   async count(offset: number): Promise<number> {
     const index = Math.floor(offset / this.#image.clusterSize)
     if ((this.#table[this.#blockOf(index)] ?? 0) === 0) return 0
-    const { slice, at } = await this.#place(index)
-    return getRefcount(slice.view, at, this.#image.header.refcountOrder)
+    return await this.#get(index)
   }
 
   /**
@@ -199,7 +192,7 @@ export class Refcounts {
   }
 
   async #end(): Promise<number> {
-    const { clusterSize, blockEntries, header, env } = this.#image
+    const { clusterSize, blockEntries, env } = this.#image
     // Counts beyond the end of the file are not looked at: a block of narrow ones has millions.
     const last = Math.ceil(env.file.length() / clusterSize) - 1
     for (let block = this.#blockOf(last); block >= 0; block--) {
@@ -209,8 +202,7 @@ export class Refcounts {
         index >= block * blockEntries;
         index--
       ) {
-        const { slice, at } = await this.#place(index)
-        if (getRefcount(slice.view, at, header.refcountOrder) > 0) return (index + 1) * clusterSize
+        if ((await this.#get(index)) > 0) return (index + 1) * clusterSize
       }
     }
     return clusterSize
@@ -225,8 +217,8 @@ export class Refcounts {
     return Math.floor(index / this.#image.blockEntries)
   }
 
-  /** Slice and index in it of a cluster's count; its block exists. */
-  async #place(index: number): Promise<{ slice: TableSlice; at: number }> {
+  /** Calls `work` with the slice of a cluster's count and the index in it; its block exists. */
+  async #at<T>(index: number, work: (slice: TableSlice, at: number) => T): Promise<T> {
     const block = this.#table[this.#blockOf(index)] ?? 0
     if (block === 0) {
       throw await this.#image.corrupt('write', `cluster ${index} is used and has no refcount`, 0)
@@ -234,8 +226,25 @@ export class Refcounts {
     const perSlice = this.#perSlice()
     const inBlock = index % this.#image.blockEntries
     const number = Math.floor(inBlock / perSlice)
-    const slice = await this.#blocks.get(block + number * this.#blocks.sliceSize)
-    return { slice, at: inBlock % perSlice }
+    return await this.#blocks.use(block + number * this.#blocks.sliceSize, (slice) =>
+      work(slice, inBlock % perSlice),
+    )
+  }
+
+  #get(index: number): Promise<number> {
+    return this.#at(index, (slice, at) => getRefcount(slice.view, at, this.#image.header.refcountOrder))
+  }
+
+  /** @param change  gives the new count; undefined: it stays. @returns what it gave */
+  #change(index: number, change: (count: number) => number | undefined): Promise<number | undefined> {
+    const order = this.#image.header.refcountOrder
+    return this.#at(index, (slice, at) => {
+      const count = change(getRefcount(slice.view, at, order))
+      if (count === undefined) return undefined
+      setRefcount(slice.view, at, order, count)
+      this.#blocks.changed(slice)
+      return count
+    })
   }
 
   #perSlice(): number {
@@ -247,29 +256,33 @@ export class Refcounts {
    * @returns undefined when a refcount block was added, and the search is to start again
    */
   async #findFree(most: number, least: number): Promise<{ index: number; count: number } | undefined> {
-    const order = this.#image.header.refcountOrder
-    const { blockEntries } = this.#image
+    const { blockEntries, header } = this.#image
     let count = 0
     let lowest: number | undefined
-    for (let index = this.#lowest; ; ) {
+    let index = this.#lowest
+    /** Goes on to the end of a slice. @returns whether a run was found, which ends before `index` */
+    const look = (slice: TableSlice, at: number): boolean => {
+      const end = Math.min(this.#perSlice(), at + blockEntries - (index % blockEntries))
+      for (let i = at; i < end; i++, index++) {
+        if (getRefcount(slice.view, i, header.refcountOrder) === 0) {
+          if (count === most) return true
+          lowest ??= index
+          count += 1
+        } else {
+          if (count >= least) return true
+          count = 0
+        }
+      }
+      return count === most
+    }
+    for (;;) {
       if ((index + least) * this.#image.clusterSize > MAX_HOST) throw this.#full()
       if ((this.#table[this.#blockOf(index)] ?? 0) === 0) {
         if (count >= least) return this.#found(index - count, count, lowest)
         await this.#addBlock(this.#blockOf(index))
         return undefined
       }
-      const { slice, at } = await this.#place(index)
-      const end = Math.min(this.#perSlice(), at + blockEntries - (index % blockEntries))
-      for (let i = at; i < end; i++, index++) {
-        if (getRefcount(slice.view, i, order) === 0) {
-          lowest ??= index
-          count += 1
-          if (count === most) return this.#found(index + 1 - count, count, lowest)
-        } else {
-          if (count >= least) return this.#found(index - count, count, lowest)
-          count = 0
-        }
-      }
+      if (await this.#at(index, look)) return this.#found(index - count, count, lowest)
     }
   }
 
@@ -279,7 +292,7 @@ export class Refcounts {
   }
 
   async #take(index: number, count: number): Promise<HostRange> {
-    const { clusterSize, header } = this.#image
+    const { clusterSize } = this.#image
     const [offset, length] = [index * clusterSize, count * clusterSize]
     const table = index === 0 ? 'header' : this.#tables.find(offset, length)
     if (table !== undefined) {
@@ -290,11 +303,7 @@ export class Refcounts {
       )
     }
     await this.#image.ensureLength(offset + length)
-    for (let i = index; i < index + count; i++) {
-      const { slice, at } = await this.#place(i)
-      setRefcount(slice.view, at, header.refcountOrder, 1)
-      this.#blocks.changed(slice)
-    }
+    for (let i = index; i < index + count; i++) await this.#change(i, () => 1)
     if (this.#lowest === index) this.#lowest = index + count
     const blank = offset >= this.#blankFrom
     this.#blankFrom = Math.max(this.#blankFrom, offset + length)
@@ -317,9 +326,10 @@ export class Refcounts {
     }
     await this.#image.ensureLength(offset + clusterSize)
     for (let at = 0; at < clusterSize; at += this.#blocks.sliceSize) await this.#blocks.create(offset + at)
-    const first = await this.#blocks.get(offset)
-    setRefcount(first.view, 0, header.refcountOrder, 1)
-    this.#blocks.changed(first)
+    await this.#blocks.use(offset, (first) => {
+      setRefcount(first.view, 0, header.refcountOrder, 1)
+      this.#blocks.changed(first)
+    })
     this.#table[block] = offset
     this.#tableDirty = true
     this.#tables.add(offset, clusterSize, 'refcount block')
@@ -334,22 +344,14 @@ export class Refcounts {
   async #growTable(least: number): Promise<void> {
     const { clusterSize, blockEntries, header } = this.#image
     const old = { offset: header.refcountTableOffset, length: header.refcountTableClusters * clusterSize }
-    const perCluster = clusterSize / 8
-    const wanted = Math.max(least + 1, Math.ceil(this.#table.length * 1.5))
-    let blocks = 1
-    let clusters = 0
-    for (let fits = false; !fits; ) {
-      clusters = Math.ceil(Math.max(wanted, this.#table.length + blocks) / perCluster)
-      fits = blocks * blockEntries >= blocks + clusters
-      if (!fits) blocks += 1
-    }
+    const { blocks, clusters } = largerTable(this.#table.length, least, clusterSize, blockEntries)
     const start = this.#table.length * blockEntries * clusterSize
     if (start + (blocks + clusters) * clusterSize > MAX_HOST) throw this.#full()
     await this.writeBack()
     const counts = new Uint8Array(blocks * clusterSize)
     const view = new DataView(counts.buffer)
     for (let i = 0; i < blocks + clusters; i++) setRefcount(view, i, header.refcountOrder, 1)
-    const table = new Float64Array(clusters * perCluster)
+    const table = new Float64Array((clusters * clusterSize) / 8)
     table.set(this.#table)
     for (let i = 0; i < blocks; i++) table[this.#table.length + i] = start + i * clusterSize
     const offset = start + blocks * clusterSize
@@ -369,27 +371,14 @@ export class Refcounts {
 
   /** The old table, inside the turn of whoever needed a longer one. */
   async #freeNow(offset: number, length: number): Promise<void> {
-    const { clusterSize, header } = this.#image
-    for (let at = offset; at < offset + length; at += clusterSize) {
-      const { slice, at: entry } = await this.#place(at / clusterSize)
-      const count = getRefcount(slice.view, entry, header.refcountOrder)
-      setRefcount(slice.view, entry, header.refcountOrder, Math.max(0, count - 1))
-      this.#blocks.changed(slice)
-    }
+    const { clusterSize } = this.#image
+    for (let at = offset; at < offset + length; at += clusterSize)
+      await this.#change(at / clusterSize, (count) => Math.max(0, count - 1))
   }
 
   #full(): IoError {
     return new IoError(EFBIG, 'write', this.#image.env.name)
   }
-}
-
-function tableBytes(table: Float64Array): Uint8Array {
-  const bytes = new Uint8Array(table.length * 8)
-  const view = new DataView(bytes.buffer)
-  for (const [index, offset] of table.entries()) {
-    if (offset !== 0) formatL1Entry(view, index * 8, { offset, copied: false })
-  }
-  return bytes
 }
 
 export function roundUp(value: number, unit: number): number {

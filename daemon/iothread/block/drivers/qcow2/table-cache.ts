@@ -3,6 +3,7 @@
 // Slices that were changed stay until the commit wrote them; when nothing but changed ones is left, room is made by one.
 // Invariant: a slice is in the cache at most once, so whoever has it sees every change.
 
+import assert from 'node:assert/strict'
 import type { Image } from './image.js'
 
 export interface TableSlice {
@@ -56,6 +57,18 @@ export class TableCache {
     return this.peek(offset) ?? this.#load(offset, true)
   }
 
+  /**
+   * Calls `work`, which is synchronous, with a slice that is in the cache until it returns. What get() gave before an
+   * await may have been dropped since: a change of it would be lost.
+   */
+  async use<T>(offset: number, work: (slice: TableSlice) => T): Promise<T> {
+    for (;;) {
+      const slice = this.peek(offset)
+      if (slice !== undefined) return work(slice)
+      await this.get(offset)
+    }
+  }
+
   /** A slice that is all zero and not on the disk yet. */
   async create(offset: number): Promise<TableSlice> {
     const slice = this.peek(offset)
@@ -66,6 +79,7 @@ export class TableCache {
   }
 
   changed(slice: TableSlice): void {
+    assert(this.#slices.get(slice.offset) === slice)
     if (!slice.dirty) this.#dirty += 1
     slice.dirty = true
   }
@@ -85,7 +99,7 @@ export class TableCache {
       try {
         await this.#image.write(run[0]?.offset ?? 0, bytes)
       } catch (error) {
-        for (const slice of run) this.changed(slice)
+        for (const slice of run) if (this.#slices.get(slice.offset) === slice) this.changed(slice)
         throw error
       } finally {
         for (const slice of run) slice.pins -= 1
@@ -139,9 +153,9 @@ export class TableCache {
     if (read) await this.#image.readInto(offset, bytes)
     else bytes.fill(0)
     const slice: TableSlice = { offset, view: new DataView(buffer), dirty: false, pins: 0, used: true }
+    this.#slices.set(offset, slice)
     // A new one is not on the disk: it is changed from the start, or somebody's search for room would drop it.
     if (!read) this.changed(slice)
-    this.#slices.set(offset, slice)
     return slice
   }
 
