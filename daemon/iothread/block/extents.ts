@@ -5,7 +5,7 @@
 // Used by the file driver only. Changes by other programs while the file is open are not seen.
 //
 // Safe answers: 'data' is always true enough (it costs a read), 'zero' must be proved. Therefore
-// - a write turns its range into data when it starts and again when it has ended;
+// - a write turns what is known of its range into data when it starts and again when it has ended;
 // - zero and discard make their range unknown when they start and again when they have ended;
 // - what was touched while a query was in flight is not taken over from the query's result.
 
@@ -63,8 +63,10 @@ export class ExtentCache {
   wrote(offset: number, length: number): void {
     const end = offset + length
     this.#note(offset, end)
-    const at = this.#find(offset)
-    if (at >= 0 && !this.#zeros[at]! && this.#ends[at]! >= end) return
+    const at = this.#firstEndingAfter(offset)
+    // What is unknown may stay so: it is asked for when somebody wants to know.
+    if (at >= this.#starts.length || this.#starts[at]! >= end) return
+    if (this.#starts[at]! <= offset && !this.#zeros[at]! && this.#ends[at]! >= end) return
     this.#put(offset, end, false)
   }
 
