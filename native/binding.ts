@@ -20,6 +20,18 @@ export interface NativeEngine {
     b: number,
     flags: number,
   ): number
+  /** Pieces are `[offset, length, …]`, `count` pairs. The value of a failed one is the number of the piece that failed. */
+  submitPieces(
+    op: number,
+    id: number,
+    file: number,
+    pieces: Float64Array,
+    slot: number,
+    slotOffset: number,
+    flags: number,
+    atOnce: number,
+    count: number,
+  ): number
   submitPath(op: number, id: number, path: string, flags: number, mode: number, without: number): number
   /** Places are `[slot, offset, length, …]`. */
   submitCodec(

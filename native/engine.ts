@@ -14,6 +14,8 @@ import type {
   FileId,
   IoEngine,
   OpenFlags,
+  PieceFailure,
+  Range,
   ReadOptions,
   SlotRanges,
   StuckRequest,
@@ -81,6 +83,8 @@ class Engine implements IoEngine {
   readonly #pending = new Map<number, Settle>()
   readonly #files = new Set<FileId>()
   readonly #groups: (ArrayBuffer | undefined)[] = []
+  /** Hands pieces to the addon, which copies them. */
+  #pieces = new Float64Array(64)
   #nextId = 1
   #closing = false
   #ended: Promise<number> | undefined
@@ -152,6 +156,27 @@ class Engine implements IoEngine {
 
   write(file: FileId, offset: number, length: number, slot: number, slotOffset: number): Promise<number> {
     return this.#submit('write', file, offset, length, slot, slotOffset)
+  }
+
+  readPieces(
+    file: FileId,
+    pieces: readonly Range[],
+    slot: number,
+    slotOffset: number,
+    atOnce: number,
+    options?: ReadOptions,
+  ): Promise<number | PieceFailure> {
+    return this.#submitPieces('read', file, pieces, slot, slotOffset, options?.scan === true ? 1 : 0, atOnce)
+  }
+
+  writePieces(
+    file: FileId,
+    pieces: readonly Range[],
+    slot: number,
+    slotOffset: number,
+    atOnce: number,
+  ): Promise<number | PieceFailure> {
+    return this.#submitPieces('write', file, pieces, slot, slotOffset, 0, atOnce)
   }
 
   flush(file: FileId, dataOnly: boolean): Promise<number> {
@@ -246,6 +271,45 @@ class Engine implements IoEngine {
   #submit(op: Op, file: FileId, offset = 0, length = 0, a = 0, b = 0, flags = 0): Promise<number> {
     if (this.#closing) return Promise.resolve(-ECANCELED)
     return this.#send((id) => this.#native.submit(ops.indexOf(op), id, file, offset, length, a, b, flags))
+  }
+
+  #submitPieces(
+    op: 'read' | 'write',
+    file: FileId,
+    pieces: readonly Range[],
+    slot: number,
+    slotOffset: number,
+    flags: number,
+    atOnce: number,
+  ): Promise<number | PieceFailure> {
+    if (this.#closing) return Promise.resolve({ result: -ECANCELED, piece: 0 })
+    const count = pieces.length
+    if (this.#pieces.length < count * 2) this.#pieces = new Float64Array(count * 4)
+    const list = this.#pieces
+    let at = 0
+    for (const { offset, length } of pieces) {
+      list[at++] = offset
+      list[at++] = length
+    }
+    return new Promise((resolve) => {
+      const id = this.#nextId++
+      this.#pending.set(id, (result, piece) =>
+        resolve(result < 0 ? { result, piece: typeof piece === 'number' ? piece : 0 } : result),
+      )
+      const number = ops.indexOf(op)
+      const refused = this.#native.submitPieces(
+        number,
+        id,
+        file,
+        list,
+        slot,
+        slotOffset,
+        flags,
+        atOnce,
+        count,
+      )
+      if (refused < 0) this.#settle(id, refused)
+    })
   }
 
   #submitPath(op: Op, path: string, flags: number, mode: number, without: number): Promise<number> {

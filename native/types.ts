@@ -108,6 +108,19 @@ export interface SlotRange {
 /** One after the other; at most 10. One range is worked on in place, several cost a copy. */
 export type SlotRanges = SlotRange | readonly SlotRange[]
 
+/** Bytes of a file or node. */
+export interface Range {
+  readonly offset: number
+  readonly length: number
+}
+
+export interface PieceFailure {
+  /** -errno */
+  readonly result: number
+  /** Which of the pieces it was. */
+  readonly piece: number
+}
+
 export interface StuckRequest {
   readonly op: string
   readonly file: FileId
@@ -149,6 +162,28 @@ export interface IoEngine {
   ): Promise<number>
   /** Bytes written: always `length`, the engine goes on after a short write. */
   write(file: FileId, offset: number, length: number, slot: number, slotOffset: number): Promise<number>
+  /**
+   * Reads pieces that lie apart in the file; in memory they follow each other. All of them are there: a short one is an error.
+   * @param atOnce  pieces under way at most
+   * @returns the sum of the lengths (+ READ_ZERO when with `scan` all bytes of all pieces are zero), or what failed
+   *          first; then no further piece was begun
+   */
+  readPieces(
+    file: FileId,
+    pieces: readonly Range[],
+    slot: number,
+    slotOffset: number,
+    atOnce: number,
+    options?: ReadOptions,
+  ): Promise<number | PieceFailure>
+  /** The same for writing. */
+  writePieces(
+    file: FileId,
+    pieces: readonly Range[],
+    slot: number,
+    slotOffset: number,
+    atOnce: number,
+  ): Promise<number | PieceFailure>
   flush(file: FileId, dataOnly: boolean): Promise<number>
   /** ftruncate. `allocate` > 0: fallocate mode 0 over the new size first ('falloc'). */
   truncate(file: FileId, size: number, allocate?: boolean): Promise<number>

@@ -87,7 +87,7 @@ int64_t decompress(Coder& coder, const Request& request) {
 }  // namespace
 
 void Codecs::perform(Request& request) {
-  request.startedMs.store(nowMs(), std::memory_order_relaxed);
+  request.markStarted();
   std::unique_ptr<Coder> coder = borrow();
   request.result = request.op == Op::compress ? compress(*coder, request) : decompress(*coder, request);
   std::lock_guard guard(lock_);

@@ -16,12 +16,14 @@ class Completions {
   // Start only. The descriptor is valid in the engine's thread group and closed there by close().
   void signalTo(int fd) { signal_ = UniqueFd(fd); }
 
-  // Any task, no N-API.
+  // Any task, no N-API. Signals without the lock: who is woken takes it at once.
   void push(Request* request) {
-    std::lock_guard guard(lock_);
-    const bool wasEmpty = finished_.empty();
-    finished_.push_back(request);
-    if (!wasEmpty || !signal_.valid()) return;
+    {
+      std::lock_guard guard(lock_);
+      finished_.push_back(request);
+      if (finished_.size() > 1) return;
+    }
+    if (!signal_.valid()) return;
     const uint64_t one = 1;
     // An eventfd whose counter is not near its limit takes this at once.
     while (::write(signal_.get(), &one, sizeof one) < 0 && errno == EINTR) continue;
@@ -35,18 +37,15 @@ class Completions {
   }
 
   // Leader, after every task has ended.
-  void close() {
-    std::lock_guard guard(lock_);
-    signal_.reset();
-  }
+  void close() { signal_.reset(); }
 
   // JS thread, when the group has a table of descriptors of its own or never started.
   void disown() { signal_.release(); }
 
  private:
-  std::mutex lock_;  // guards both
+  UniqueFd signal_;  // set by signalTo(), then unchanged while tasks live
+  std::mutex lock_;  // guards everything below
   std::vector<Request*> finished_;
-  UniqueFd signal_;
 };
 
 }  // namespace blockferry

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "batch.h"
+
 namespace blockferry {
 
 namespace {
@@ -30,6 +32,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
   return DefineClass(env, "Engine",
                      {
                          InstanceMethod<&EngineObject::submit>("submit"),
+                         InstanceMethod<&EngineObject::submitPieces>("submitPieces"),
                          InstanceMethod<&EngineObject::submitPath>("submitPath"),
                          InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),
@@ -145,6 +148,37 @@ Napi::Value EngineObject::submit(const Napi::CallbackInfo& info) {
     request->toFileId = a;
     request->toOffset = static_cast<int64_t>(b);
   }
+  return Napi::Number::New(info.Env(), accept(std::move(request)));
+}
+
+Napi::Value EngineObject::submitPieces(const Napi::CallbackInfo& info) {
+  const auto refuse = [&](int error) { return Napi::Number::New(info.Env(), -error); };
+  const auto list = info[3].As<Napi::Float64Array>();
+  const size_t count = bitsAt(info, 8);
+  if (count == 0 || count * 2 > list.ElementLength()) return refuse(EINVAL);
+  auto request = std::make_unique<Request>();
+  request->op = static_cast<Op>(bitsAt(info, 0));
+  request->id = numberAt(info, 1);
+  request->fileId = numberAt(info, 2);
+  request->flags = bitsAt(info, 6);
+  if (!request->isTransfer()) return refuse(EINVAL);
+  const double* ranges = list.Data();
+  double sum = 0;
+  for (size_t index = 0; index < count * 2; index += 2) {
+    if (!isRange(ranges[index], ranges[index + 1])) return refuse(EINVAL);
+    sum += ranges[index + 1];
+  }
+  if (!isRange(0, sum)) return refuse(EINVAL);
+  request->length = static_cast<int64_t>(sum);
+  if (!useSlot(*request, numberAt(info, 4), numberAt(info, 5))) return refuse(EINVAL);
+  std::vector<BatchPiece> pieces(count);
+  std::byte* data = request->data;
+  for (size_t index = 0; index < count; ++index) {
+    const auto length = static_cast<int64_t>(ranges[index * 2 + 1]);
+    pieces[index] = {index, static_cast<int64_t>(ranges[index * 2]), length, data};
+    data += length;
+  }
+  request->pieces = std::make_shared<Batch>(*request, std::max(bitsAt(info, 7), 1U), std::move(pieces));
   return Napi::Number::New(info.Env(), accept(std::move(request)));
 }
 

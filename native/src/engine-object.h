@@ -29,6 +29,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   bool start(Napi::Env env, const std::string& kind, Limits limits);
   // (op, id, file, offset, length, a, b, flags) → 0 or -errno
   Napi::Value submit(const Napi::CallbackInfo& info);
+  // (op, id, file, pieces, slot, slotOffset, flags, atOnce, count) → 0 or -errno; pieces are [offset, length, …]
+  Napi::Value submitPieces(const Napi::CallbackInfo& info);
   // (op, id, path, flags, mode, without) → 0 or -errno
   Napi::Value submitPath(const Napi::CallbackInfo& info);
   // (op, id, codec, total, skip, from, into) → 0 or -errno; places are [slot, offset, length, …]

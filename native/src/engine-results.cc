@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "batch.h"
 #include "engine-object.h"
 
 namespace blockferry {
@@ -41,10 +42,12 @@ Napi::Value extentsOf(Napi::Env env, const std::vector<double>& extents) {
 }
 
 Napi::Value extraOf(Napi::Env env, const Request& request) {
+  if (request.pieces) return Napi::Number::New(env, static_cast<double>(request.pieces->failedPiece()));
   return request.op == Op::stat ? factsOf(env, request.facts) : extentsOf(env, request.extents);
 }
 
 bool hasExtra(const Request& request) {
+  if (request.pieces) return request.result < 0;
   return request.result >= 0 && (request.op == Op::stat || request.op == Op::extents);
 }
 
@@ -52,12 +55,15 @@ bool hasExtra(const Request& request) {
 
 void EngineObject::deliver() {
   if (poll_ == nullptr) return;
-  const auto done = front_->reap();
-  if (front_->requests() == 0) poll_->hold(false);
+  const std::shared_ptr<IoFront> front = front_;
+  const auto done = front->reap();
+  if (front->requests() == 0) poll_->hold(false);
+  front->hold();
   // What is called may end the engine; then nobody waits for the rest.
   for (size_t from = 0; from < done.size() && poll_ != nullptr; from += kDeliverAtOnce) {
     deliverSome(done, from, std::min(kDeliverAtOnce, done.size() - from));
   }
+  front->release();
 }
 
 // One call into JavaScript: [id, result, id, result, …] and, where verbs add something, [id, value, id, value, …].

@@ -22,8 +22,8 @@ class Engine {
    * @returns 0 or -errno
    */
   virtual int start(int signalFd, std::function<void()> last) = 0;
-  // The request stays the caller's; it must live until it is reaped or `last` has run.
-  virtual void submit(Request* request) = 0;
+  // The requests stay the caller's; they must live until they are reaped (those of a batch: the whole) or `last` has run.
+  virtual void submit(const std::vector<Request*>& requests) = 0;
   // Adds what has finished since the last call.
   virtual void reap(std::vector<Request*>& finished) = 0;
   // A group of slots goes out of use.

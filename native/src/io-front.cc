@@ -4,7 +4,14 @@
 
 #include <cerrno>
 
+#include "batch.h"
+
 namespace blockferry {
+
+namespace {
+// More would let the storage wait for JavaScript.
+constexpr size_t kGatherAtMost = 8;
+}  // namespace
 
 int IoFront::start(int signalFd) {
   return engine_->start(signalFd, [self = shared_from_this()] { self->dropAll(); });
@@ -42,7 +49,7 @@ bool IoFront::resolveFiles(Request& request) {
 
 void IoFront::queue(std::unique_ptr<Request> request) {
   waiting_.push_back(std::move(request));
-  admitWaiting();
+  if (!held_ || waiting_.size() >= kGatherAtMost) admitWaiting();
 }
 
 bool IoFront::admissible(const Request& request) const {
@@ -50,14 +57,22 @@ bool IoFront::admissible(const Request& request) const {
   return !request.isTransfer() || bytes_ == 0 || bytes_ + request.length <= limits_.maxBytes;
 }
 
+void IoFront::release() {
+  held_ = false;
+  if (!stopped_) admitWaiting();
+}
+
 void IoFront::admitWaiting() {
+  std::vector<Request*> begun;
   while (!waiting_.empty() && admissible(*waiting_.front())) {
     Request* request = waiting_.front().get();
     inFlight_.emplace(request, std::move(waiting_.front()));
     waiting_.pop_front();
     if (request->isTransfer()) bytes_ += request->length;
-    engine_->submit(request);
+    if (request->pieces) request->pieces->start(begun);
+    else begun.push_back(request);
   }
+  if (!begun.empty()) engine_->submit(begun);
 }
 
 std::vector<std::unique_ptr<Request>> IoFront::reap() {
@@ -79,6 +94,7 @@ std::vector<std::unique_ptr<Request>> IoFront::reap() {
 // Gives back what a finished request held.
 void IoFront::settle(Request& request) {
   if (request.isTransfer()) bytes_ -= request.length;
+  if (request.pieces) request.pieces->letGo();
   if (request.op == Op::open && request.opened) {
     request.result = static_cast<int64_t>(nextFileId_);
     files_.emplace(nextFileId_++, std::move(request.opened));

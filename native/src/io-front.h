@@ -39,6 +39,10 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
     if (!stopped_) engine_->forget(group);
   }
   void stop();
+  // From hold() to release() requests are gathered and go to the engine together: one wake-up, and one look of the
+  // kernel at all of them.
+  void hold() { held_ = true; }
+  void release();
 
   std::optional<Oldest> oldest() const;
   size_t requests() const { return inFlight_.size() + waiting_.size() + closing_.size(); }
@@ -56,6 +60,7 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   const std::unique_ptr<Engine> engine_;
   const Limits limits_;
   bool stopped_ = false;
+  bool held_ = false;
   int64_t bytes_ = 0;
   double nextFileId_ = 1;
   std::unordered_map<double, std::shared_ptr<File>> files_;

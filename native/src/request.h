@@ -3,6 +3,8 @@
 // read again on the JS thread; never touched by two at once, except `startedMs`.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -49,6 +51,8 @@ struct Piece {
   size_t length = 0;
 };
 
+class Batch;
+
 struct Request {
   double id = 0;
   Op op = Op::stat;
@@ -61,6 +65,12 @@ struct Request {
   // read, write
   std::shared_ptr<SlotGroup> memory;
   std::byte* data = nullptr;
+  // read, write where the memory lies apart: in its place, in the order of the file
+  std::vector<iovec> parts;
+  // read, write of pieces that lie apart: `length` is the sum, the pieces are requests of their own
+  std::shared_ptr<Batch> pieces;
+  // one of them: the batch it belongs to, which outlives it
+  Batch* batch = nullptr;
   // compress (`length`: bytes of a unit), decompress; of what decompresses to `length` bytes those from `offset` on are wanted
   Codec codec = Codec::zlib;
   std::vector<Piece> from;
@@ -85,6 +95,17 @@ struct Request {
   FileFacts facts;
   std::shared_ptr<File> opened;
 
+  // It goes to the kernel now. Any task.
+  void markStarted();
+  // Calls `each(data, length)` for the memory of a read or write until one says false. Whether none did.
+  template <typename Each>
+  bool everyPart(Each each) const {
+    if (parts.empty()) return each(data, static_cast<size_t>(length));
+    for (const iovec& part : parts) {
+      if (!each(static_cast<std::byte*>(part.iov_base), part.iov_len)) return false;
+    }
+    return true;
+  }
   bool isTransfer() const { return op == Op::read || op == Op::write; }
   // Needs a processor and no file.
   bool isComputation() const { return op == Op::compress || op == Op::decompress; }

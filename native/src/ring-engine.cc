@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "verbs.h"
 
@@ -14,13 +15,15 @@ namespace blockferry {
 namespace {
 
 constexpr uint32_t kEntries = 256;
+constexpr uint32_t kGivenAtOnce = 2;
 
 bool fitsRing(const Request& request) {
   if (!request.isTransfer() || request.length == 0) return false;
   const File& file = *request.file;
-  return file.direct && file.can(Can::nowait) && request.offset % file.requestAlign == 0 &&
-         request.length % file.requestAlign == 0 &&
-         reinterpret_cast<uintptr_t>(request.data) % file.memoryAlign == 0;
+  if (!file.direct || !file.can(Can::nowait) || request.offset % file.requestAlign != 0) return false;
+  return request.everyPart([&](const std::byte* data, size_t length) {
+    return length % file.requestAlign == 0 && reinterpret_cast<uintptr_t>(data) % file.memoryAlign == 0;
+  });
 }
 
 }  // namespace
@@ -51,36 +54,45 @@ int RingEngine::start(int signalFd, std::function<void()> last) {
 }
 
 // JS thread.
-void RingEngine::submit(Request* request) {
-  if (!fitsRing(*request)) return pool_.submit(request);
-  std::lock_guard guard(lock_);
-  if (gaveUp_) return pool_.submit(request);
-  queue_.push_back(request);
-  wake();
+void RingEngine::submit(const std::vector<Request*>& requests) {
+  bool sleeping = false;
+  {
+    std::lock_guard guard(lock_);
+    for (Request* request : requests) {
+      if (gaveUp_ || !fitsRing(*request)) pool_.submit(request);
+      else queue_.push_back(request);
+    }
+    if (!queue_.empty()) sleeping = rouse();
+  }
+  if (sleeping) wake();
 }
 
 void RingEngine::forget(uint32_t group) {
-  std::lock_guard guard(lock_);
-  if (gaveUp_) return;
-  forgotten_.push_back(group);
-  wake();
+  bool sleeping = false;
+  {
+    std::lock_guard guard(lock_);
+    if (gaveUp_) return;
+    forgotten_.push_back(group);
+    sleeping = rouse();
+  }
+  if (sleeping) wake();
 }
 
 void RingEngine::stop() {
   {
     std::lock_guard guard(lock_);
     stopping_ = true;
-    wakePending_ = false;
-    wake();
   }
+  wake();  // awake or not: an armed wake-up must come back
   wakeFd_.reset();
   pool_.stop();
 }
 
-// Holds lock_. Once per batch: the task clears wakePending_ when it takes the queue.
+// Holds lock_. Whether the task must be woken: one that is awake looks at the queue before it sleeps.
+bool RingEngine::rouse() { return std::exchange(asleep_, false); }
+
+// Without lock_, which the woken task wants at once.
 void RingEngine::wake() {
-  if (wakePending_) return;
-  wakePending_ = true;
   const uint64_t one = 1;
   while (::write(wakeFd_.get(), &one, sizeof one) < 0 && errno == EINTR) continue;
 }
@@ -90,17 +102,32 @@ void RingEngine::serve() {
   if (ring_.enable() < 0) return giveUp();
   hasTable_ = ring_.makeBufferTable(static_cast<uint32_t>(registered_.size()));
   for (;;) {
+    const bool wasIdle = inRing_ == 0;
     const bool stopping = takeQueued();
     if (stopping && inRing_ == 0 && !wakeArmed_) break;
     if (!stopping && !wakeArmed_) prepareWake();
+    if (wasIdle) submitByParts();
+    if (!fallAsleep(stopping)) continue;
     const int result = ring_.submitAndWait();
     if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) abort();
-    ring_.reap([&](uint64_t data, int outcome) {
-      if (data == 0) wakeArmed_ = false;
-      else complete(reinterpret_cast<Request*>(data), outcome);
-    });
+    reap();
+    // Pieces that began together end together: those that come right behind the first make one submission, not two.
+    if (!backlog_.empty() && ring_.look() == 0) reap();
   }
   for (uint32_t group = 0; group < registered_.size(); ++group) unregister(group);
+}
+
+// The kernel gives more than two to the device together, once all are prepared. A device that rests had better begin
+// with the first: 8 requests of 64 KiB then take 155 µs, not 195. A busy one loses nothing by waiting, and each call costs.
+void RingEngine::submitByParts() {
+  while (ring_.prepared() > kGivenAtOnce && ring_.submit(kGivenAtOnce) > 0) continue;
+}
+
+void RingEngine::reap() {
+  ring_.reap([&](uint64_t data, int outcome) {
+    if (data == 0) wakeArmed_ = false;
+    else complete(reinterpret_cast<Request*>(data), outcome);
+  });
 }
 
 // Moves what fits into the ring. Whether the engine is stopping; then what waits is dropped.
@@ -108,7 +135,7 @@ bool RingEngine::takeQueued() {
   std::vector<uint32_t> forgotten;
   {
     std::lock_guard guard(lock_);
-    wakePending_ = false;
+    asleep_ = false;
     forgotten.swap(forgotten_);
     backlog_.insert(backlog_.end(), queue_.begin(), queue_.end());
     queue_.clear();
@@ -126,6 +153,14 @@ bool RingEngine::takeQueued() {
   return false;
 }
 
+// False: something has come since takeQueued().
+bool RingEngine::fallAsleep(bool stopping) {
+  std::lock_guard guard(lock_);
+  if (!queue_.empty() || !forgotten_.empty() || stopping_ != stopping) return false;
+  asleep_ = true;
+  return true;
+}
+
 void RingEngine::prepareWake() {
   io_uring_sqe* entry = ring_.next();
   entry->opcode = IORING_OP_READ;
@@ -139,17 +174,19 @@ void RingEngine::prepare(Request* request) {
   const bool reading = request->op == Op::read;
   // The ring's task never waits at the gate; a thread does.
   if (!reading && !request->file->gate.tryEnterShared()) return pool_.submit(request);
-  const bool fixed = isRegistered(request->memory);
+  const bool apart = !request->parts.empty();
+  const bool fixed = !apart && isRegistered(request->memory);
   io_uring_sqe* entry = ring_.next();
   if (fixed) entry->opcode = reading ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;
+  else if (apart) entry->opcode = reading ? IORING_OP_READV : IORING_OP_WRITEV;
   else entry->opcode = reading ? IORING_OP_READ : IORING_OP_WRITE;
   entry->fd = request->file->fd.get();
   entry->off = static_cast<uint64_t>(request->offset);
-  entry->addr = reinterpret_cast<uint64_t>(request->data);
-  entry->len = static_cast<uint32_t>(request->length);
+  entry->addr = apart ? reinterpret_cast<uint64_t>(request->parts.data()) : reinterpret_cast<uint64_t>(request->data);
+  entry->len = static_cast<uint32_t>(apart ? request->parts.size() : static_cast<size_t>(request->length));
   entry->buf_index = fixed ? static_cast<uint16_t>(request->memory->index()) : 0;
   entry->user_data = reinterpret_cast<uint64_t>(request);
-  request->startedMs.store(nowMs(), std::memory_order_relaxed);
+  request->markStarted();
   ++inRing_;
 }
 
@@ -159,11 +196,13 @@ void RingEngine::complete(Request* request, int result) {
   const bool again = result == -EAGAIN || result == -EINTR || result == -EINVAL || result == -ECANCELED;
   if (again || (result >= 0 && result < request->length)) return pool_.submit(request);
   request->result = result;
-  if ((request->flags & kReadScan) != 0 && request->op == Op::read && result > 0 &&
-      isZero(request->data, static_cast<size_t>(result))) {
+  if (request->op == Op::read && (request->flags & kReadScan) != 0 && result > 0 && request->everyPart(isZero)) {
     request->result += kReadZero;
   }
-  pool_.finish(request);
+  Request* next = pool_.finish(request);
+  if (next == nullptr) return;
+  if (fitsRing(*next)) backlog_.push_back(next);
+  else pool_.submit(next);
 }
 
 // Registers the group on first use.

@@ -20,7 +20,7 @@ class RingEngine : public Engine {
   RingEngine(size_t maxTasks, uint32_t slotGroups) : pool_(maxTasks), registered_(slotGroups) {}
 
   int start(int signalFd, std::function<void()> last) override;
-  void submit(Request* request) override;
+  void submit(const std::vector<Request*>& requests) override;
   void reap(std::vector<Request*>& finished) override { pool_.reap(finished); }
   void forget(uint32_t group) override;
   size_t tasks() override { return pool_.tasks(); }
@@ -33,10 +33,14 @@ class RingEngine : public Engine {
   };
 
   // JS thread
+  bool rouse();
   void wake();
   // The ring's task
   void serve();
+  void submitByParts();
+  void reap();
   bool takeQueued();
+  bool fallAsleep(bool stopping);
   void prepare(Request* request);
   void prepareWake();
   void complete(Request* request, int result);
@@ -61,7 +65,7 @@ class RingEngine : public Engine {
   std::mutex lock_;  // guards everything below; taken before the pool's own lock
   std::vector<Request*> queue_;
   std::vector<uint32_t> forgotten_;
-  bool wakePending_ = false;
+  bool asleep_ = false;  // the task waits in the ring, and nobody has woken it
   bool stopping_ = false;
   bool gaveUp_ = false;  // no ring after all: the pool does everything
 };

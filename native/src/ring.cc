@@ -114,10 +114,15 @@ io_uring_sqe* Ring::next() {
   return entry;
 }
 
-int Ring::submitAndWait() {
-  const uint32_t waiting = *sqTail_ - __atomic_load_n(sqHead_, __ATOMIC_ACQUIRE);
-  return call(syscall(SYS_io_uring_enter, fd_.get(), waiting, 1, IORING_ENTER_GETEVENTS, nullptr, 0));
+int Ring::enter(uint32_t count, uint32_t least, uint32_t flags) {
+  return call(syscall(SYS_io_uring_enter, fd_.get(), count, least, flags, nullptr, 0));
 }
+
+int Ring::submit(uint32_t count) { return enter(count, 0, 0); }
+
+int Ring::submitAndWait() { return enter(prepared(), 1, IORING_ENTER_GETEVENTS); }
+
+int Ring::look() { return enter(0, 0, IORING_ENTER_GETEVENTS); }
 
 bool Ring::makeBufferTable(uint32_t places) {
   TableRequest request{};

@@ -42,8 +42,14 @@ class Ring {
   uint32_t capacity() const { return entries_ - 1; }
   // A cleared entry, to be filled in; the caller keeps within capacity().
   io_uring_sqe* next();
+  // Filled in and not submitted.
+  uint32_t prepared() const { return *sqTail_ - __atomic_load_n(sqHead_, __ATOMIC_ACQUIRE); }
+  // Submits so many of them. Their number, or -errno.
+  int submit(uint32_t count);
   // Submits what was filled in and waits for at least one completion. 0 or -errno.
   int submitAndWait();
+  // Lets the kernel finish what is about to be completed, without waiting. 0 or -errno.
+  int look();
   // Calls `each(userData, result)` for every completion there is.
   template <typename Each>
   void reap(Each each) {
@@ -61,6 +67,8 @@ class Ring {
   bool setBuffer(uint32_t place, void* data, size_t bytes);
 
  private:
+  int enter(uint32_t count, uint32_t least, uint32_t flags);
+
   UniqueFd fd_;
   uint32_t entries_ = 0;
   Mapping sqRing_;

@@ -8,21 +8,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <ctime>
 #include <thread>
 
+#include "batch.h"
 #include "verbs.h"
 
 namespace blockferry {
 
 namespace {
 constexpr std::chrono::seconds kIdle{10};
-}
-
-int64_t nowMs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1000000;
 }
 
 ThreadEngine::ThreadEngine(size_t maxTasks)
@@ -50,6 +44,10 @@ GroupKind ThreadEngine::startWith(int signalFd, std::vector<int> keep, std::func
   return kind;
 }
 
+void ThreadEngine::submit(const std::vector<Request*>& requests) {
+  for (Request* request : requests) submit(request);
+}
+
 void ThreadEngine::submit(Request* request) {
   std::lock_guard guard(lock_);
   (request->isComputation() ? computations_ : queue_).push_back(request);
@@ -59,6 +57,16 @@ void ThreadEngine::submit(Request* request) {
     tasks_->spawn([this] { serve(); }, [this] { spawnRefused(); });
   }
   queued_.notify_one();
+}
+
+Request* ThreadEngine::finish(Request* request) {
+  if (request->batch == nullptr) {
+    completions_.push(request);
+    return nullptr;
+  }
+  const Batch::After after = request->batch->ended(*request);
+  if (after.whole != nullptr) completions_.push(after.whole);
+  return after.next;
 }
 
 void ThreadEngine::stop() {
@@ -97,9 +105,11 @@ void ThreadEngine::serve() {
     if (computation) ++computing_;
     --idle_;
     guard.unlock();
-    if (computation) codecs_.perform(*request);
-    else perform(*request);
-    completions_.push(request);
+    while (request != nullptr) {
+      if (computation) codecs_.perform(*request);
+      else perform(*request);
+      request = finish(request);
+    }
     guard.lock();
     ++idle_;
     if (computation) --computing_;
@@ -117,7 +127,7 @@ void ThreadEngine::spawnRefused() {
   for (auto* queue : {&queue_, &computations_}) {
     for (Request* request : *queue) {
       request->result = -EAGAIN;
-      completions_.push(request);
+      finish(request);  // of a batch that fails nothing more is begun
     }
     queue->clear();
   }

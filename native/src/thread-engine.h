@@ -21,7 +21,7 @@ class ThreadEngine : public Engine {
   explicit ThreadEngine(size_t maxTasks);
 
   int start(int signalFd, std::function<void()> last) override;
-  void submit(Request* request) override;  // any thread here: the ring hands over requests too
+  void submit(const std::vector<Request*>& requests) override;
   void reap(std::vector<Request*>& finished) override { completions_.take(finished); }
   void forget(uint32_t) override {}
   size_t tasks() override { return tasks_->count(); }
@@ -29,8 +29,10 @@ class ThreadEngine : public Engine {
 
   // start() with more descriptors for the group to keep. `failed` leaves nothing behind.
   GroupKind startWith(int signalFd, std::vector<int> keep, std::function<void()> last);
-  // RingEngine: finishes a request it performed itself, and runs its ring in the same group. Any thread.
-  void finish(Request* request) { completions_.push(request); }
+  // RingEngine hands over a request, finishes one it performed itself, and runs its ring in the same group. Any thread.
+  void submit(Request* request);
+  // Returns the request to begin instead, where the finished one was a piece of more.
+  Request* finish(Request* request);
   void runInGroup(std::function<void()> body, std::function<void()> refused) {
     tasks_->spawn(std::move(body), std::move(refused));
   }

@@ -8,6 +8,7 @@
 // file is never longer than promised. A read that meets the switched-off flag is merely cached. The kernel keeps direct
 // I/O coherent with the pages: it writes them back before, and drops them after, a direct write to the same range.
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -118,6 +119,14 @@ int64_t writeShared(File& file, int64_t offset, int64_t length, const std::byte*
   return writeAll(file, offset, length, from, file.direct ? file.requestAlign : 1);
 }
 
+bool partsFit(const Request& request) {
+  const File& file = *request.file;
+  return fits(file, request.offset, request.length, nullptr) &&
+         request.everyPart([&](const std::byte* data, size_t length) {
+           return fits(file, 0, static_cast<int64_t>(length), data);
+         });
+}
+
 }  // namespace
 
 int64_t readFile(File& file, int64_t offset, int64_t length, std::byte* into) {
@@ -139,6 +148,45 @@ int64_t writeFile(File& file, int64_t offset, int64_t length, const std::byte* f
   if (put < 0) return put;
   const int64_t rest = writeCached(file, offset + middle, length - middle, from + middle);
   return rest < 0 ? rest : length;
+}
+
+int64_t readParts(Request& request) {
+  File& file = *request.file;
+  const auto [data, count] = std::pair(request.parts.data(), static_cast<int>(request.parts.size()));
+  int64_t result = -EAGAIN;
+  if (partsFit(request)) result = retry([&] { return preadv(file.fd.get(), data, count, request.offset); });
+  if (result != request.length) {
+    int64_t done = 0;
+    result = 0;
+    request.everyPart([&](std::byte* into, size_t length) {
+      const auto wanted = static_cast<int64_t>(length);
+      const int64_t got = readFile(file, request.offset + done, wanted, into);
+      if (got > 0) done += got;
+      result = got < 0 ? got : done;
+      return got == wanted;
+    });
+  }
+  const bool scan = (request.flags & kReadScan) != 0 && result == request.length;
+  return scan && request.everyPart(isZero) ? result + kReadZero : result;
+}
+
+int64_t writeParts(Request& request) {
+  File& file = *request.file;
+  if (partsFit(request)) {
+    SharedPass pass(file.gate);
+    const int count = static_cast<int>(request.parts.size());
+    const int64_t put = retry([&] { return pwritev(file.fd.get(), request.parts.data(), count, request.offset); });
+    if (put == request.length) return put;
+  }
+  int64_t done = 0;
+  int64_t result = request.length;
+  request.everyPart([&](const std::byte* from, size_t length) {
+    const int64_t put = writeFile(file, request.offset + done, static_cast<int64_t>(length), from);
+    if (put < 0) result = put;
+    else done += put;
+    return put >= 0;
+  });
+  return result;
 }
 
 int64_t writeZeroes(File& file, int64_t offset, int64_t length) {

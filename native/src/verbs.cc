@@ -71,12 +71,14 @@ int64_t lockFile(Request& request, bool ask) {
 }
 
 int64_t readVerb(Request& request) {
+  if (!request.parts.empty()) return readParts(request);
   const int64_t result = readFile(*request.file, request.offset, request.length, request.data);
   if ((request.flags & kReadScan) == 0 || result <= 0) return result;
   return isZero(request.data, static_cast<size_t>(result)) ? result + kReadZero : result;
 }
 
 int64_t writeVerb(Request& request) {
+  if (!request.parts.empty()) return writeParts(request);
   return writeFile(*request.file, request.offset, request.length, request.data);
 }
 
@@ -87,7 +89,7 @@ bool isUnsupported(int error) {
 }
 
 void perform(Request& request) {
-  request.startedMs.store(nowMs(), std::memory_order_relaxed);
+  request.markStarted();
   File* file = request.file.get();
   const auto verb = [&]() -> int64_t {
     switch (request.op) {

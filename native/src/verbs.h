@@ -20,6 +20,9 @@ int64_t statFile(File& file, FileFacts& facts);
 int64_t readFile(File& file, int64_t offset, int64_t length, std::byte* into);
 // `length`, or -errno. Takes the file's write gate.
 int64_t writeFile(File& file, int64_t offset, int64_t length, const std::byte* from);
+// The same for memory that lies apart: one call where alignment allows it, else part by part. A short read ends it.
+int64_t readParts(Request& request);
+int64_t writeParts(Request& request);
 // Zeroes written as data. `length`, or -errno.
 int64_t writeZeroes(File& file, int64_t offset, int64_t length);
 
