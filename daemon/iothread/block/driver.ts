@@ -2,7 +2,7 @@
 // What an implementer of a leaf (file, null) or a filter (throttle, inject) writes. Called only by BlockNode, which
 // has checked range, alignment and permission before; drivers check none of it again.
 
-import type { FileFacts } from '../../../native/types.js'
+import type { FileFacts, Range } from '../../../native/types.js'
 import type { FormatFacts } from '../messages.js'
 import type { BlockNode } from './node.js'
 
@@ -115,6 +115,12 @@ export interface BlockDriver {
   /** @returns with `scan`: whether all bytes read are zero; else false */
   read(offset: number, into: Slice, how?: ReadHow): Promise<boolean>
   write(offset: number, from: Slice, how?: WriteHow): Promise<void>
+  /**
+   * Pieces that lie apart, so many of them at once; in the slice they follow each other. All of them inside the exact length.
+   * Only leaves that do it in less than one request per piece; for others the node asks piece by piece.
+   */
+  readPieces?(pieces: readonly Range[], into: Slice, atOnce: number, how?: ReadHow): Promise<boolean>
+  writePieces?(pieces: readonly Range[], from: Slice, atOnce: number): Promise<void>
   zero(offset: number, length: number, how: ZeroHow): Promise<void>
   discard(offset: number, length: number): Promise<void>
   /** The first extent at `offset`, at most to offset + length; longer where the driver knows more for free. */

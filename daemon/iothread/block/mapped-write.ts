@@ -9,16 +9,14 @@ import { ENOTSUP } from '../../common/errno.js'
 import { IoError } from '../../errors.js'
 import { TaskPool } from '../copy/task-pool.js'
 import type { Slice, WriteHow, ZeroHow } from './driver.js'
-import { type MappedDriver, type MappedOptions, part } from './mapped.js'
-import type { Allocation, MapDriver, Mapping, PackedPlaces } from './mapping.js'
+import { type Data, inFile, type MappedDriver, type MappedOptions, part } from './mapped.js'
+import type { Allocation, MapDriver, PackedPlaces } from './mapping.js'
 import { RangeLock } from './range-lock.js'
 
 /** Of a size in front of packed clusters; see IoEngine.compress. */
 const SIZE_BYTES = 4
 /** Where packed clusters begin in a buffer, bytes: past the sizes, and aligned for O_DIRECT. */
 const PACKED_START = 4096
-
-type Data = Extract<Mapping, { kind: 'data' }>
 
 export class MappedWriter {
   readonly #options: MappedOptions
@@ -87,31 +85,21 @@ export class MappedWriter {
   async #writeInPlace(offset: number, from: Slice): Promise<boolean> {
     const pieces: Data[] = []
     for (let done = 0; done < from.length; ) {
-      const mapping = await this.#map.map(offset + done, from.length - done, 'write')
-      if (mapping.kind !== 'data' || !mapping.writable) return false
-      const last = pieces.at(-1)
-      if (last !== undefined && last.file === mapping.file && last.host + last.length === mapping.host) {
-        pieces[pieces.length - 1] = { ...last, length: last.length + mapping.length }
-      } else pieces.push(mapping)
-      done += mapping.length
-    }
-    const [only] = pieces
-    if (only !== undefined && pieces.length === 1) await only.file.write(only.host, from)
-    else await this.#writePieces(pieces, offset, from)
-    return true
-  }
-
-  async #writePieces(pieces: readonly Data[], offset: number, from: Slice): Promise<void> {
-    const pool = new TaskPool(this.#options.tasks)
-    try {
-      for (const piece of pieces) {
-        const slice = part(from, piece.offset - offset, piece.length)
-        await pool.start(() => piece.file.write(piece.host, slice))
+      for (const mapping of await this.#map.maps(offset + done, from.length - done, 'write')) {
+        if (mapping.kind !== 'data' || !mapping.writable) return false
+        const last = pieces.at(-1)
+        if (last !== undefined && last.file === mapping.file && last.host + last.length === mapping.host) {
+          pieces[pieces.length - 1] = { ...last, length: last.length + mapping.length }
+        } else pieces.push(mapping)
+        done += mapping.length
       }
-    } finally {
-      await pool.settle()
     }
-    await pool.idle()
+    const [first] = pieces
+    if (first === undefined) return true
+    // Data of one image lies in one file.
+    if (pieces.length === 1) await first.file.write(first.host, from)
+    else await first.file.writePieces(pieces.map(inFile), from, this.#options.tasks)
+    return true
   }
 
   async #writeAllocating(offset: number, from: Slice): Promise<void> {

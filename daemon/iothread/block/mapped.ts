@@ -2,6 +2,7 @@
 // Mapped: what every image format shares. The format says where guest bytes lie (MapDriver); this file does the I/O:
 // scattered pieces at once through a task pool, backing chains, packed clusters. Changes are mapped-write.ts's.
 
+import type { Range } from '../../../native/types.js'
 import { EIO } from '../../common/errno.js'
 import { IoError } from '../../errors.js'
 import { TaskPool } from '../copy/task-pool.js'
@@ -40,6 +41,7 @@ export interface MappedOptions {
 /** Mappings told as one extent at most: an answer must not take long. */
 const MOST_JOINED = 4096
 
+export type Data = Extract<Mapping, { kind: 'data' }>
 type Compressed = Extract<Mapping, { kind: 'compressed' }>
 
 export class MappedDriver implements BlockDriver {
@@ -75,9 +77,10 @@ export class MappedDriver implements BlockDriver {
   async read(offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
     const epoch = this.#map.enter()
     try {
-      const first = await this.#map.map(offset, into.length)
-      if (first.length === into.length) return await this.#readPiece(first, into, how)
-      return await this.#readPieces(first, offset, into, how)
+      const pieces = await this.#pieces(offset, into.length)
+      const [first] = pieces
+      if (first !== undefined && pieces.length === 1) return await this.#readPiece(first, into, how)
+      return await this.#readPieces(pieces, into, how)
     } finally {
       this.#map.leave(epoch)
     }
@@ -168,20 +171,37 @@ export class MappedDriver implements BlockDriver {
     }
   }
 
+  async #pieces(offset: number, length: number): Promise<readonly Mapping[]> {
+    const found = await this.#map.maps(offset, length)
+    let at = end(found)
+    if (at === offset + length) return found
+    const all = [...found]
+    while (at < offset + length) {
+      const more = await this.#map.maps(at, offset + length - at)
+      all.push(...more)
+      at = end(more)
+    }
+    return all
+  }
+
   /** Scattered pieces at once, at most as many as the option says. */
-  async #readPieces(first: Mapping, offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
-    const pool = new TaskPool(this.#options.tasks)
+  async #readPieces(pieces: readonly Mapping[], into: Slice, how?: ReadHow): Promise<boolean> {
+    const { tasks } = this.#options
+    // Data of one image lies in one file, which has a shorter way for many pieces.
+    if (pieces.every(isThere)) {
+      const [first] = pieces
+      if (first !== undefined) return await first.file.readPieces(pieces.map(inFile), into, tasks, how)
+    }
+    const pool = new TaskPool(tasks)
     let zero = true
     try {
-      for (let mapping = first, done = 0; ; ) {
-        const piece = mapping
+      let done = 0
+      for (const piece of pieces) {
         const slice = part(into, done, piece.length)
         await pool.start(async () => {
           if (!(await this.#readPiece(piece, slice, how))) zero = false
         })
         done += piece.length
-        if (done === into.length) break
-        mapping = await this.#map.map(offset + done, into.length - done)
       }
     } finally {
       await pool.settle()
@@ -270,6 +290,22 @@ export class MappedDriver implements BlockDriver {
 /** Part of a slice. */
 export function part(slice: Slice, from: number, length: number): Slice {
   return { slot: slice.slot, offset: slice.offset + from, length }
+}
+
+/** Where a list of mappings ends. */
+function end(list: readonly Mapping[]): number {
+  const last = list.at(-1)
+  if (last === undefined) throw new Error('a list of mappings has at least one')
+  return last.offset + last.length
+}
+
+/** Data that is not beyond the end of the file. */
+function isThere(mapping: Mapping): mapping is Data {
+  return mapping.kind === 'data' && mapping.host + mapping.length <= mapping.file.length()
+}
+
+export function inFile({ host, length }: Data): Range {
+  return { offset: host, length }
 }
 
 /** Neighbours with one answer, but for their places. */

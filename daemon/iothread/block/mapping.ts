@@ -73,6 +73,12 @@ export interface MapDriver {
    * @param use  for a write, an image found damaged is marked as that, and is not changed any more
    */
   map(offset: number, length: number, use?: 'read' | 'write'): Mapping | Promise<Mapping>
+  /** The same, and those behind it as far as they come at no cost: at least one, ascending, contiguous. */
+  maps(
+    offset: number,
+    length: number,
+    use?: 'read' | 'write',
+  ): readonly Mapping[] | Promise<readonly Mapping[]>
   /** Places that this request may still be using are not given to others until leave(). */
   enter(): Epoch
   leave(epoch: Epoch): void

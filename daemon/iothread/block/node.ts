@@ -6,8 +6,10 @@
 // Happy path: counting and one await. Nothing is allocated per request unless somebody asked for hooks or the
 // storage needs aligned requests.
 
+import type { Range } from '../../../native/types.js'
 import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
 import { IoError, type IoOp } from '../../errors.js'
+import { TaskPool } from '../copy/task-pool.js'
 import type { NodeStats } from '../messages.js'
 import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
 import type { NodeOptions } from './options.js'
@@ -122,6 +124,61 @@ export class BlockNode {
       throw error
     } finally {
       this.#changed(offset, length, hold)
+    }
+  }
+
+  /**
+   * Reads pieces that lie apart, `atOnce` of them at once; in the slice they follow each other.
+   * @returns with `how.scan`: whether all bytes read are zero; else false
+   */
+  async readPieces(pieces: readonly Range[], into: Slice, atOnce: number, how?: ReadHow): Promise<boolean> {
+    while (this.#gate !== undefined) await this.#gate
+    const driver = this.#driver
+    if (driver.readPieces === undefined || !this.#whole(pieces)) {
+      let zero = true
+      await eachPiece(pieces, into, atOnce, async (offset, slice) => {
+        if (!(await this.read(offset, slice, how))) zero = false
+      })
+      return how?.scan === true && zero
+    }
+    this.#counters.reads += pieces.length
+    this.#counters.readBytes += into.length
+    this.#inFlight += 1
+    try {
+      return await driver.readPieces(pieces, into, atOnce, how)
+    } catch (error) {
+      this.#counters.failedReads += 1
+      throw error
+    } finally {
+      this.#leave()
+    }
+  }
+
+  /** Writes pieces that lie apart, `atOnce` of them at once; in the slice they follow each other. */
+  async writePieces(pieces: readonly Range[], from: Slice, atOnce: number): Promise<void> {
+    while (this.#gate !== undefined) await this.#gate
+    const driver = this.#driver
+    const plain = this.#options.detectZeroes === 'off' && this.#beforeWrite.length === 0
+    if (driver.writePieces === undefined || !plain || !this.#whole(pieces))
+      return eachPiece(pieces, from, atOnce, (offset, slice) => this.write(offset, slice))
+    this.#checkChange('write', 0, 0)
+    this.#counters.writes += pieces.length
+    this.#counters.writeBytes += from.length
+    let hold: RangeHold | undefined
+    this.#inFlight += 1
+    try {
+      // One hold from the first to the last of them: being shared, it keeps nobody waiting but unaligned writes.
+      if (driver.limits.requestAlign > 1) hold = await this.#lockAll(pieces)
+      await driver.writePieces(pieces, from, atOnce)
+      for (const { offset, length } of pieces) this.#reached(offset + length)
+    } catch (error) {
+      this.#counters.failedWrites += 1
+      throw error
+    } finally {
+      if (hold !== undefined) this.#ranges.release(hold)
+      for (const listener of this.#dirtyListeners)
+        for (const { offset, length } of pieces) listener(offset, length)
+      this.#leave()
     }
   }
 
@@ -260,6 +317,26 @@ export class BlockNode {
     throw new IoError(EINVAL, op, this.name, offset, length)
   }
 
+  /** All of them are aligned and inside the exact length, so none needs the care that an end needs. */
+  #whole(pieces: readonly Range[]): boolean {
+    const limit = this.#driver.length()
+    const align = this.#driver.limits.requestAlign
+    return pieces.every(
+      ({ offset, length }) =>
+        offset >= 0 && offset + length <= limit && offset % align === 0 && length > 0 && length % align === 0,
+    )
+  }
+
+  #lockAll(pieces: readonly Range[]): RangeHold | Promise<RangeHold> {
+    let start = Number.POSITIVE_INFINITY
+    let end = 0
+    for (const { offset, length } of pieces) {
+      start = Math.min(start, offset)
+      end = Math.max(end, offset + length)
+    }
+    return this.#ranges.acquire(start, end - start, false)
+  }
+
   #checkChange(op: IoOp, offset: number, length: number): void {
     if (this.#options.readOnly) throw new IoError(EPERM, op, this.name, offset, length)
     this.#check(op, offset, length)
@@ -304,6 +381,26 @@ function clipped(extent: Extent, offset: number, end: number): Extent {
 }
 
 const PLAIN: WriteHow = {}
+
+async function eachPiece(
+  pieces: readonly Range[],
+  slice: Slice,
+  atOnce: number,
+  task: (offset: number, slice: Slice) => Promise<unknown>,
+): Promise<void> {
+  const pool = new TaskPool(atOnce)
+  try {
+    let done = 0
+    for (const { offset, length } of pieces) {
+      const piece = { slot: slice.slot, offset: slice.offset + done, length }
+      await pool.start(async () => void (await task(offset, piece)))
+      done += length
+    }
+  } finally {
+    await pool.settle()
+  }
+  await pool.idle()
+}
 
 function remove<T>(list: T[], item: T): void {
   const index = list.indexOf(item)

@@ -3,7 +3,15 @@
 // Block status of regular files comes from the extent cache. Size and extents are what we believe while somebody uses
 // the node: they change by our own requests only. Between two users other programs may change the file: freshen().
 
-import { type FileFacts, type FileId, type IoEngine, READ_ZERO, ZeroRung } from '../../../../native/types.js'
+import {
+  type FileFacts,
+  type FileId,
+  type IoEngine,
+  type PieceFailure,
+  type Range,
+  READ_ZERO,
+  ZeroRung,
+} from '../../../../native/types.js'
 import { EIO, ENOTSUP } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
 import {
@@ -111,6 +119,26 @@ export class FileDriver implements BlockDriver {
     if (result < 0) throw new IoError(-result, 'write', this.#options.name, offset, length)
     if (offset + length > this.#size) this.#size = offset + length
     if (how.fua === true) await this.flush()
+  }
+
+  async readPieces(pieces: readonly Range[], into: Slice, atOnce: number, how?: ReadHow): Promise<boolean> {
+    const options = how?.scan === true ? SCAN : NO_SCAN
+    const result = await this.#engine.readPieces(this.file, pieces, into.slot, into.offset, atOnce, options)
+    if (typeof result !== 'number') throw this.#failed('read', pieces, result)
+    return result >= READ_ZERO
+  }
+
+  async writePieces(pieces: readonly Range[], from: Slice, atOnce: number): Promise<void> {
+    for (const { offset, length } of pieces) this.#extents?.wrote(offset, length)
+    const result = await this.#engine.writePieces(this.file, pieces, from.slot, from.offset, atOnce)
+    for (const { offset, length } of pieces) this.#extents?.wrote(offset, length)
+    if (typeof result !== 'number') throw this.#failed('write', pieces, result)
+    for (const { offset, length } of pieces) this.#size = Math.max(this.#size, offset + length)
+  }
+
+  #failed(op: 'read' | 'write', pieces: readonly Range[], failure: PieceFailure): IoError {
+    const { offset, length } = pieces[failure.piece] ?? { offset: 0, length: 0 }
+    return new IoError(-failure.result, op, this.#options.name, offset, length)
   }
 
   async zero(offset: number, length: number, how: ZeroHow): Promise<void> {

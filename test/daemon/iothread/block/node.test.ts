@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import { truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import { IoError } from '../../../../daemon/errors.js'
 import { testGraph } from '../../../helpers/graph.js'
@@ -153,4 +155,78 @@ t.test('errors are IoErrors that name node, operation and range', async (t) => {
   const error = await g.read(node, 4096, 512).catch((error: unknown) => error)
   t.ok(error instanceof IoError)
   t.match(error, { code: 'EIO', op: 'read', node: 'i', offset: 4096, length: 512 })
+})
+
+/** Pieces of 512 bytes in no order, each with a byte of its own. */
+const scattered = [7, 3, 4, 5, 90, 0].map((sector) => ({ offset: sector * 512, length: 512 }))
+
+for (const kind of [
+  'a driver for pieces',
+  'a driver without',
+  'unaligned pieces',
+  'zeroes looked for',
+] as const) {
+  t.test(`pieces are written and read as if one by one: ${kind}`, async (t) => {
+    const g = testGraph(t)
+    const filename = join(t.testdir({}), 'image')
+    writeFileSync(filename, Buffer.alloc(MiB))
+    const file = { driver: 'file', filename, cache: { direct: kind === 'unaligned pieces' } }
+    const node = await g.add({
+      ...(kind === 'a driver without' ? { driver: 'x-memory', size: MiB } : file),
+      ...(kind === 'zeroes looked for' && { 'detect-zeroes': 'on' }),
+      'node-name': 'n',
+    })
+    const heard: number[] = []
+    node.addDirtyListener((offset, length) => heard.push(offset / 512, length))
+    const [slot] = g.engine.takeSlots(1)
+    const pieces = kind === 'unaligned pieces' ? [...scattered, { offset: 5000, length: 11 }] : scattered
+    const length = pieces.reduce((sum, piece) => sum + piece.length, 0)
+    const slice = { slot: slot ?? 0, offset: 1024, length }
+    const bytes = g.engine.slotBytes(slice.slot).subarray(1024, 1024 + length)
+    for (const [index, { length: one }] of pieces.entries())
+      bytes.fill(index + 1, index * 512, index * 512 + one)
+    await node.writePieces(pieces, slice, 3)
+    for (const [index, { offset, length: one }] of pieces.entries())
+      t.same(await g.read(node, offset, one), new Uint8Array(one).fill(index + 1))
+    t.equal(node.stats.writes, pieces.length)
+    t.equal(node.stats.writeBytes, length)
+    t.same(
+      heard.sort((a, b) => a - b),
+      pieces.flatMap((piece) => [piece.offset / 512, piece.length]).sort((a, b) => a - b),
+    )
+    bytes.fill(0)
+    t.equal(await node.readPieces(pieces, slice, 3, { scan: true }), false)
+    for (const [index, { length: one }] of pieces.entries())
+      t.same(bytes.subarray(index * 512, index * 512 + one), new Uint8Array(one).fill(index + 1))
+    const empty = [20, 10].map((sector) => ({ offset: sector * 512, length: 512 }))
+    t.equal(await node.readPieces(empty, { ...slice, length: 1024 }, 3, { scan: true }), true)
+  })
+}
+
+t.test('a piece beyond the end, or for a read-only node, is refused', async (t) => {
+  const g = testGraph(t)
+  const filename = join(t.testdir({}), 'image')
+  writeFileSync(filename, Buffer.alloc(2048))
+  const node = await g.add({ driver: 'file', 'node-name': 'n', filename })
+  const [slot] = g.engine.takeSlots(1)
+  const slice = { slot: slot ?? 0, offset: 0, length: 1024 }
+  const beyond = [0, 2048].map((offset) => ({ offset, length: 512 }))
+  await t.rejects(node.writePieces(beyond, slice, 8), { code: 'EINVAL', offset: 2048 })
+  await t.rejects(node.readPieces(beyond, slice, 8), { code: 'EINVAL', offset: 2048 })
+  const reader = await g.add({ driver: 'file', 'node-name': 'r', filename, 'read-only': true })
+  const inside = [0, 1024].map((offset) => ({ offset, length: 512 }))
+  await t.rejects(reader.writePieces(inside, slice, 8), { code: 'EPERM' })
+})
+
+t.test('a piece that fails is named', async (t) => {
+  const g = testGraph(t)
+  const filename = join(t.testdir({}), 'image')
+  writeFileSync(filename, Buffer.alloc(MiB))
+  const node = await g.add({ driver: 'file', 'node-name': 'n', filename })
+  truncateSync(filename, 4096)
+  const [slot] = g.engine.takeSlots(1)
+  const pieces = [0, 1024, 8192].map((offset) => ({ offset, length: 512 }))
+  const read = node.readPieces(pieces, { slot: slot ?? 0, offset: 0, length: 1536 }, 8)
+  await t.rejects(read, { code: 'EIO', op: 'read', node: 'n', offset: 8192, length: 512 })
+  t.equal(node.stats.failedReads, 1)
 })

@@ -34,8 +34,17 @@ export class GuestMap {
   map(offset: number, length: number, use: Use = 'read'): Mapping | Promise<Mapping> {
     const slice = this.#l2.slice(Math.floor(offset / this.#image.clusterSize), use)
     if (slice === undefined) return { kind: 'backing', offset, length: this.#emptyFrom(offset, length) }
-    if (slice instanceof Promise) return slice.then((loaded) => this.#inSlice(loaded, offset, length, use))
-    return this.#inSlice(slice, offset, length, use)
+    if (slice instanceof Promise) return slice.then((loaded) => this.#first(loaded, offset, length, use))
+    return this.#first(slice, offset, length, use)
+  }
+
+  /** All mappings from `offset` on that one slice tells, at least one, at most `length` bytes. */
+  maps(offset: number, length: number, use: Use = 'read'): readonly Mapping[] | Promise<readonly Mapping[]> {
+    const slice = this.#l2.slice(Math.floor(offset / this.#image.clusterSize), use)
+    if (slice === undefined) return [{ kind: 'backing', offset, length: this.#emptyFrom(offset, length) }]
+    if (slice instanceof Promise)
+      return slice.then((loaded) => this.#inSlice(loaded, offset, length, use, false))
+    return this.#inSlice(slice, offset, length, use, false)
   }
 
   /**
@@ -78,19 +87,38 @@ export class GuestMap {
     return await this.#image.corrupt(use, error.message, offset)
   }
 
-  #inSlice(slice: TableSlice, offset: number, length: number, use: Use): Mapping | Promise<Mapping> {
+  #first(slice: TableSlice, offset: number, length: number, use: Use): Mapping | Promise<Mapping> {
+    const found = this.#inSlice(slice, offset, length, use, true)
+    return found instanceof Promise ? found.then(first) : first(found)
+  }
+
+  #inSlice(
+    slice: TableSlice,
+    offset: number,
+    length: number,
+    use: Use,
+    single: boolean,
+  ): readonly Mapping[] | Promise<readonly Mapping[]> {
     const { clusterSize } = this.#image
     const perSlice = this.#l2.perSlice
     const last = (Math.floor(offset / clusterSize / perSlice) + 1) * perSlice * clusterSize
     const end = Math.min(offset + length, last)
     try {
       let found = this.#piece(slice, offset, end)
-      while (found.offset + found.length < end) {
-        const next = this.#piece(slice, found.offset + found.length, end)
-        if (!follows(found, next)) break
-        found = { ...found, length: found.length + next.length }
+      const list: Mapping[] = []
+      for (let at = offset + found.length; at < end; ) {
+        const next = this.#piece(slice, at, end)
+        at += next.length
+        if (follows(found, next)) {
+          found = { ...found, length: found.length + next.length }
+          continue
+        }
+        if (single) return [found]
+        list.push(found)
+        found = next
       }
-      return found
+      list.push(found)
+      return list
     } catch (error) {
       return this.#bad(error, offset, use).then((reason) => Promise.reject(reason))
     }
@@ -149,6 +177,12 @@ export class GuestMap {
         `Cluster allocation offset 0x${offset.toString(16)} lies beyond the end of the file`,
       )
   }
+}
+
+function first(list: readonly Mapping[]): Mapping {
+  const [found] = list
+  if (found === undefined) throw new Error('a slice tells at least one mapping')
+  return found
 }
 
 function follows(found: Mapping, next: Mapping): boolean {

@@ -132,6 +132,14 @@ export class Qcow2Map implements MapDriver {
     return this.#guest.map(offset, length, use)
   }
 
+  maps(
+    offset: number,
+    length: number,
+    use?: 'read' | 'write',
+  ): readonly Mapping[] | Promise<readonly Mapping[]> {
+    return this.#guest.maps(offset, length, use)
+  }
+
   enter(): Epoch {
     return this.#frees.enter()
   }
