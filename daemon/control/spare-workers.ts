@@ -4,34 +4,41 @@
 // Why: making a thread costs the main thread one to two milliseconds in which it answers nobody, and every thread that
 // ends leaves some KiB behind in V8's heap; managers that mirror disk after disk make and end several per second.
 // A spare occupies 12 MiB, 19 after some thousand disks (its V8 heap; its buffers are given back), and six threads, so few are
-// kept, and not for long.
-// Rule: only a thread that answered `rest` with `clean` is kept.
+// kept, and only one for good. That one is made ahead, so that opening a disk does not wait for a thread.
+// Rule: only a thread that is new, or answered `rest` with `clean`, is kept.
 
 import type { Logger } from 'pino'
-import type { WorkerHandle } from '../iothread/handle.js'
+import type { StartWorker, WorkerHandle } from '../iothread/handle.js'
 import { askToEnd, endThread, FAREWELL_MS } from './farewell.js'
 
 export interface SpareOptions {
   /** Threads kept at most. */
   readonly limit: number
-  /** Milliseconds each is kept. */
-  readonly forMs: number
+  /** Threads kept when for so long none was taken and none came. Fewer are made, more are ended. */
+  readonly ahead: number
+  /** Milliseconds. */
+  readonly afterMs: number
 }
 
 /** Two, because a mirror opens two disks. Seconds, because who needs another disk soon needs it by the next command. */
-export const SPARES: SpareOptions = { limit: 2, forMs: 3000 }
+export const SPARES: SpareOptions = { limit: 2, ahead: 1, afterMs: 3000 }
 
 export class SpareWorkers {
   readonly #options: SpareOptions
+  readonly #start: StartWorker
   readonly #log: Logger
-  /** Oldest first, each with the timer of its end. */
-  readonly #spares = new Map<WorkerHandle, NodeJS.Timeout>()
+  /** Oldest first. */
+  readonly #spares = new Set<WorkerHandle>()
   /** Threads on their way out. */
   readonly #ending = new Set<Promise<void>>()
+  #made = 0
+  #quiet: NodeJS.Timeout | undefined
 
-  constructor(options: SpareOptions, log: Logger) {
+  constructor(options: SpareOptions, start: StartWorker, log: Logger) {
     this.#options = options
+    this.#start = start
     this.#log = log
+    this.#adjust()
   }
 
   get full(): boolean {
@@ -46,27 +53,42 @@ export class SpareWorkers {
       this.#end(handle, FAREWELL_MS)
       return
     }
-    const timer = setTimeout(() => this.#end(handle, FAREWELL_MS), this.#options.forMs).unref()
-    this.#spares.set(handle, timer)
+    this.#spares.add(handle)
+    this.#adjustLater()
   }
 
   /** The one that rests for the shortest time, under a new name: what it has in memory is in use least long ago. */
   take(name: string): WorkerHandle | undefined {
-    const handle = [...this.#spares.keys()].at(-1)
+    const handle = [...this.#spares].at(-1)
     if (handle === undefined) return undefined
-    this.#forget(handle)
+    this.#spares.delete(handle)
+    this.#adjustLater()
     this.#log.debug({ iothread: name, formerly: handle.name }, 'spare iothread taken')
     return handle.passOn(name)
   }
 
   /** Answers when the threads are gone. */
   async endAll(deadlineMs: number): Promise<void> {
-    for (const handle of [...this.#spares.keys()]) this.#end(handle, deadlineMs)
+    clearTimeout(this.#quiet)
+    for (const handle of [...this.#spares]) this.#end(handle, deadlineMs)
     await Promise.all(this.#ending)
   }
 
+  #adjustLater(): void {
+    clearTimeout(this.#quiet)
+    this.#quiet = undefined
+    if (this.#spares.size === this.#options.ahead) return
+    this.#quiet = setTimeout(() => this.#adjust(), this.#options.afterMs).unref()
+  }
+
+  #adjust(): void {
+    const { ahead } = this.#options
+    while (this.#spares.size < ahead) this.keep(this.#start(`spare${this.#made++}`))
+    for (const handle of [...this.#spares].slice(0, this.#spares.size - ahead)) this.#end(handle, FAREWELL_MS)
+  }
+
   #end(handle: WorkerHandle, deadlineMs: number): void {
-    this.#forget(handle)
+    this.#spares.delete(handle)
     const ended = askToEnd(handle, deadlineMs, this.#log)
       .then(() => endThread(handle, this.#log))
       .finally(() => this.#ending.delete(ended))
@@ -74,12 +96,7 @@ export class SpareWorkers {
   }
 
   #exit(handle: WorkerHandle, error: Error | undefined): void {
-    this.#forget(handle)
-    if (error !== undefined) this.#log.error({ iothread: handle.name, err: error }, 'spare iothread lost')
-  }
-
-  #forget(handle: WorkerHandle): void {
-    clearTimeout(this.#spares.get(handle))
     this.#spares.delete(handle)
+    if (error !== undefined) this.#log.error({ iothread: handle.name, err: error }, 'spare iothread lost')
   }
 }

@@ -71,7 +71,7 @@ export class DiskWorkers {
   #ending = false
 
   constructor(start: StartWorker, log: Logger, events: WorkerEvents, spares: SpareOptions) {
-    this.#spares = new SpareWorkers(spares, log)
+    this.#spares = new SpareWorkers(spares, start, log)
     this.#start = start
     this.#log = log
     this.#events = events

@@ -224,8 +224,9 @@ export class Iothread {
   /** Looks and does not wait: who has to wait for something is not at rest. */
   #rest(): boolean {
     const others = this.#unanswered - 1 + this.#jobs.size + this.#running.size
-    const { requests, slotsInUse } = this.#engine.stats()
-    if (this.#failed || others + requests + slotsInUse > 0 || !this.#graph.forget()) return false
+    if (this.#failed || others + this.#engine.stats().requests > 0 || !this.#graph.forget()) return false
+    // Whoever still has a buffer now has lost it.
+    if (this.#engine.stats().slotsInUse > 0) return false
     clearInterval(this.#refresh)
     this.#refresh = undefined
     this.#engine.trim()

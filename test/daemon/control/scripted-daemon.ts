@@ -4,6 +4,7 @@
 
 import { pino } from 'pino'
 import { type CommandSet, createHandlers } from '../../../daemon/control/handlers/index.js'
+import { SPARES } from '../../../daemon/control/spare-workers.js'
 import type { NodeDefinition, NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from './scripted-worker.js'
@@ -51,7 +52,7 @@ export function scriptedDaemon(): ScriptedDaemon {
     },
   }
   const daemon: ScriptedDaemon = {
-    ...createHandlers({ startWorker, events, log: silent }),
+    ...createHandlers({ startWorker, events, log: silent, spares: { ...SPARES, ahead: 0 } }),
     workers,
     seen,
     resolve: (spec) => spec,

@@ -10,7 +10,7 @@ import { type WorkerHandle, workerStarter } from '../../../daemon/iothread/handl
 import type { Report } from '../../../daemon/iothread/messages.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 
-const LONG = { limit: 2, forMs: 600_000 }
+const LONG = { limit: 2, ahead: 0, afterMs: 600_000 }
 
 /** Handlers, and what became of every thread: how many were made, which ended, who rests. */
 function setUp(t: Test, spares: SpareOptions) {
@@ -45,6 +45,7 @@ function setUp(t: Test, spares: SpareOptions) {
     log: pino({ level: 'silent' }),
     startWorker: (name) => {
       threads.made++
+      told()
       return watch(start(name))
     },
     spares,
@@ -82,6 +83,26 @@ t.test('a new disk gets the thread that the last one left', async (t) => {
   t.same(threads, { made: 1, ended: 0, resting: 5 })
 })
 
+t.test('so it does from an image of a format, whose buffers are given back', async (t) => {
+  const { run, remove, until, threads } = setUp(t, LONG)
+  t.testdir()
+  const filename = `${t.testdirName}-image`
+  const create = { driver: 'qcow2', file: { driver: 'file', filename }, size: 65536 } as const
+  writeFileSync(filename, '')
+  const file = { driver: 'file', 'node-name': 'f', filename } as const
+  await run('blockdev-add', file)
+  await run('blockdev-create', {
+    'job-id': 'c',
+    options: { ...create, file: 'f' },
+  } as Arguments<'blockdev-create'>)
+  await run('blockdev-add', { driver: 'qcow2', 'node-name': 'a', file: 'f' } as Arguments<'blockdev-add'>)
+  await remove('a')
+  await remove('f')
+  await until(() => threads.resting === 1)
+  await run('blockdev-add', disk(t, 'b'))
+  t.equal(threads.made, 1)
+})
+
 t.test('two threads are kept and the third ends', async (t) => {
   const { run, remove, until, threads } = setUp(t, LONG)
   t.testdir()
@@ -104,7 +125,7 @@ t.test('a thread with a failed flush is not kept', async (t) => {
 })
 
 t.test('a spare thread ends by itself after its time', async (t) => {
-  const { run, remove, until, threads } = setUp(t, { limit: 2, forMs: 1 })
+  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 0, afterMs: 1 })
   t.testdir()
   await run('blockdev-add', disk(t, 'a'))
   await remove('a')
@@ -189,4 +210,18 @@ t.test('the former user of a thread hears nothing of the next and is refused', a
   await t.rejects(former.request('node-del', { node: 'f' }), { message: "iothread 'disk0' ended" })
   await former.terminate()
   t.same(await next.request('node-del', { node: 'f' }), null, 'and it cannot end the thread')
+})
+
+t.test('a thread is made ahead, and again when it was taken', async (t) => {
+  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 1, afterMs: 1 })
+  t.testdir()
+  t.equal(threads.made, 1)
+  await run('blockdev-add', disk(t, 'a'))
+  await until(() => threads.made === 2)
+  await run('blockdev-add', disk(t, 'b'))
+  await until(() => threads.made === 3)
+  await remove('a')
+  await remove('b')
+  await until(() => threads.ended === 2)
+  t.equal(threads.made, 3, 'one is left, and no other is made')
 })

@@ -5,6 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { createHandlers } from '../../../../daemon/control/handlers/index.js'
+import { SPARES } from '../../../../daemon/control/spare-workers.js'
 import { workerStarter } from '../../../../daemon/iothread/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../../protocol/schema/index.js'
 
@@ -28,6 +29,7 @@ function setUp(t: Test) {
       }
       return handle
     },
+    spares: { ...SPARES, ahead: 0 },
     events: {
       emit: (name, data) => {
         const { id, device, status } = data as { id?: string; device?: string; status?: string }
