@@ -9,7 +9,7 @@ import type { Image } from './image.js'
 import type { L1Table } from './l1-table.js'
 import type { TableClusters } from './overlap.js'
 import { type Refcounts, roundUp } from './refcounts.js'
-import type { TableCache, TableSlice } from './table-cache.js'
+import { bytesOf, type TableCache, type TableSlice } from './table-cache.js'
 import { Turns } from './turn.js'
 
 export interface L2Parts {
@@ -102,7 +102,7 @@ export class L2Tables {
       fresh.pins += 1
       try {
         const source = await cache.get(old + at)
-        new Uint8Array(fresh.view.buffer).set(new Uint8Array(source.view.buffer))
+        bytesOf(fresh).set(bytesOf(source))
         cache.changed(fresh)
       } finally {
         fresh.pins -= 1

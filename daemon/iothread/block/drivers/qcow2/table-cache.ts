@@ -6,6 +6,9 @@
 import assert from 'node:assert/strict'
 import type { Image } from './image.js'
 
+/** Slices get their memory in pieces of this many bytes: few enough that a cache which shrinks gives memory back. */
+const SLAB = 65536
+
 export interface TableSlice {
   /** Host offset, bytes. */
   readonly offset: number
@@ -29,8 +32,8 @@ export class TableCache {
   readonly #slices = new Map<number, TableSlice>()
   readonly #loading = new Map<number, Promise<TableSlice>>()
   /** Memory of dropped slices. Whoever got such a slice just now may read it until its turn of the loop ends. */
-  #spare: ArrayBuffer[] = []
-  #dropped: ArrayBuffer[] = []
+  #spare: DataView[] = []
+  #dropped: DataView[] = []
   #dirty = 0
 
   /** @param bytes  kept at most; at least two slices are */
@@ -73,7 +76,7 @@ export class TableCache {
   async create(offset: number): Promise<TableSlice> {
     const slice = this.peek(offset)
     if (slice === undefined) return await this.#load(offset, false)
-    new Uint8Array(slice.view.buffer).fill(0)
+    bytesOf(slice).fill(0)
     this.changed(slice)
     return slice
   }
@@ -91,7 +94,7 @@ export class TableCache {
     for (const run of runs(changed, this.sliceSize)) {
       const bytes = new Uint8Array(run.length * this.sliceSize)
       for (const [index, slice] of run.entries()) {
-        bytes.set(new Uint8Array(slice.view.buffer), index * this.sliceSize)
+        bytes.set(bytesOf(slice), index * this.sliceSize)
         this.#clean(slice)
         // Dropped now, it would be read again from where it is just being written.
         slice.pins += 1
@@ -148,15 +151,23 @@ export class TableCache {
 
   async #fetch(offset: number, read: boolean): Promise<TableSlice> {
     await this.#room()
-    const buffer = this.#spare.pop() ?? new ArrayBuffer(this.sliceSize)
-    const bytes = new Uint8Array(buffer)
-    if (read) await this.#image.readInto(offset, bytes)
-    else bytes.fill(0)
-    const slice: TableSlice = { offset, view: new DataView(buffer), dirty: false, pins: 0, used: true }
+    const slice: TableSlice = { offset, view: this.#memory(), dirty: false, pins: 0, used: true }
+    if (read) await this.#image.readInto(offset, bytesOf(slice))
+    else bytesOf(slice).fill(0)
     this.#slices.set(offset, slice)
     // A new one is not on the disk: it is changed from the start, or somebody's search for room would drop it.
     if (!read) this.changed(slice)
     return slice
+  }
+
+  /** Memory of a slice. A buffer of its own for each would cost some 300 bytes more. */
+  #memory(): DataView {
+    const spare = this.#spare.pop()
+    if (spare !== undefined) return spare
+    const slab = new ArrayBuffer(Math.max(SLAB, this.sliceSize))
+    for (let at = this.sliceSize; at + this.sliceSize <= slab.byteLength; at += this.sliceSize)
+      this.#spare.push(new DataView(slab, at, this.sliceSize))
+    return new DataView(slab, 0, this.sliceSize)
   }
 
   /** Drops a slice when there are too many. */
@@ -165,7 +176,7 @@ export class TableCache {
       const found = this.#victim()
       if (found !== undefined) {
         this.#slices.delete(found.offset)
-        this.#keep(found.view.buffer as ArrayBuffer)
+        this.#keep(found.view)
         return
       }
       if (this.#dirty === 0) return
@@ -173,14 +184,14 @@ export class TableCache {
     }
   }
 
-  #keep(buffer: ArrayBuffer): void {
+  #keep(view: DataView): void {
     if (this.#dropped.length === 0) {
       setImmediate(() => {
         this.#spare.push(...this.#dropped)
         this.#dropped = []
       })
     }
-    this.#dropped.push(buffer)
+    this.#dropped.push(view)
   }
 
   /** The clean slice that was not looked at for longest: those looked at go to the end once. */
@@ -195,6 +206,10 @@ export class TableCache {
     }
     return undefined
   }
+}
+
+export function bytesOf({ view }: TableSlice): Uint8Array {
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
 }
 
 /** Slices next to each other, at most 64 KiB at once; `slices` is sorted. */
