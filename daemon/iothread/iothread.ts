@@ -5,7 +5,8 @@
 
 import type { IoEngine } from '../../native/types.js'
 import { atMost } from '../common/deadline.js'
-import { Cancelled, CommandError, IoError } from '../errors.js'
+import { toWire } from '../common/worker-messages.js'
+import { CommandError } from '../errors.js'
 import type { Extent } from './block/driver.js'
 import { Graph } from './block/graph.js'
 import { SECTOR } from './block/node.js'
@@ -18,16 +19,7 @@ import { CompareJob } from './jobs/compare.js'
 import { CreateJob, createImage } from './jobs/create.js'
 import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import { JobRunner, type Policy } from './jobs/runner.js'
-import type {
-  FromWorker,
-  JobSpec,
-  MapExtent,
-  Report,
-  RequestName,
-  Requests,
-  ToWorker,
-  WireError,
-} from './messages.js'
+import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs. */
 const REFRESH_MS = 1000
@@ -290,12 +282,4 @@ function nodesOf(spec: JobSpec): readonly string[] {
 
 function done(_nothing: unknown): null {
   return null
-}
-
-function toWire(error: unknown): WireError {
-  if (error instanceof CommandError) return { kind: 'command', message: error.message }
-  if (error instanceof IoError)
-    return { kind: 'io', message: error.message, errno: error.errno, op: error.op, node: error.node }
-  if (error instanceof Cancelled) return { kind: 'cancelled', message: error.message }
-  return { kind: 'bug', message: error instanceof Error ? (error.stack ?? error.message) : String(error) }
 }

@@ -6,8 +6,8 @@
 // Order: a worker's messages arrive in the order it sent them, so a report sent before a reply is seen before it.
 
 import type { AioChoice } from '../../native/types.js'
-import type { JsonObject } from '../../protocol/json-value.js'
-import type { IoOp } from '../errors.js'
+import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
+import type * as wire from '../common/worker-messages.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -112,18 +112,6 @@ export interface NodeStats {
   /** One past the highest byte written. */
   readonly writeHighest: number
 }
-
-/** The request that waits longest in the kernel. */
-export interface OldestRequest {
-  readonly op: string
-  readonly node: string
-  readonly ageMs: number
-}
-
-export type OnError = 'report' | 'ignore' | 'enospc' | 'stop' | 'auto'
-/** What an error policy makes of one error: fail, try again, pause and then try again. */
-export type ErrorAction = 'report' | 'ignore' | 'stop'
-export type CopyMode = 'background' | 'write-blocking'
 
 export interface MirrorSpec {
   readonly kind: 'mirror'
@@ -254,36 +242,8 @@ export interface CompareSpec {
 
 export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
-export type JobPhase = 'probe' | 'zero' | 'bulk' | 'converge' | 'ready' | 'flush'
-
-/** Counters of a job; `offset` never exceeds `len`. */
-export interface JobProgress {
-  readonly offset: number
-  readonly len: number
-  /** A request of the job is in flight. */
-  readonly busy: boolean
-  readonly phase: JobPhase
-  /** Bytes per second over the last seconds, 0 while nothing moves. */
-  readonly rate: number
-  readonly activelySynced: boolean
-  readonly oldest?: OldestRequest
-}
-
-/** What a job did, told when it ended, however it did. Durations in whole milliseconds. */
-export interface JobReceipt {
-  readonly copied: number
-  readonly zeroed: number
-  readonly skipped: number
-  readonly flush: 'ok' | 'failed' | 'not-reached' | 'disabled'
-  readonly durations: Readonly<Partial<Record<JobPhase, number>>>
-  /** Of a check that came to its end. */
-}
-
-/** What a job found out, for jobs that find something out; shown as it is. */
-export type JobResult = JsonObject | Readonly<Record<string, string | number | boolean>>
-
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests {
+export interface Requests extends JobRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */
@@ -316,17 +276,6 @@ export interface Requests {
    * An error reply means there never was a job.
    */
   'job-start': { args: { id: string; spec: JobSpec }; reply: null }
-  /** Replied at once; the report `paused` comes before the reply when nothing was in flight, else later. */
-  'job-pause': { args: { id: string }; reply: null }
-  'job-resume': { args: { id: string }; reply: null }
-  /** Forced: stop as soon as the requests in flight have ended. The report `ended` follows. */
-  'job-cancel': { args: { id: string }; reply: null }
-  /** A ready job: bring the target up to date, flush, end with success. `pivot`: users of the source move on finalize. */
-  'job-complete': { args: { id: string; pivot: boolean }; reply: null }
-  'job-set-speed': { args: { id: string; speed: number }; reply: null }
-  'job-change': { args: { id: string; copyMode: CopyMode }; reply: null }
-  /** After `ended` with success: apply (`commit`) or undo what the job held in the graph; locks are released. */
-  'job-finalize': { args: { id: string; commit: boolean }; reply: null }
   /** Extents of a node from `offset` on, at most `limit` of them; merged where neighbours are alike. */
   'node-map': {
     args: { node: string; offset: number; length: number; limit: number }
@@ -368,32 +317,11 @@ export interface MapExtent {
   readonly absent: boolean
 }
 
-export type RequestName = keyof Requests
-
 export type Report =
+  | JobReport
+  | LogReport
   /** Nodes that are new or changed, in the order they came to be. */
   | { readonly kind: 'nodes'; readonly nodes: readonly NodeReport[]; readonly gone: readonly string[] }
-  | { readonly kind: 'job-running'; readonly id: string; readonly progress: JobProgress }
-  | { readonly kind: 'job-progress'; readonly id: string; readonly progress: JobProgress }
-  | { readonly kind: 'job-ready'; readonly id: string; readonly progress: JobProgress }
-  | { readonly kind: 'job-paused'; readonly id: string; readonly progress: JobProgress }
-  /** An I/O error and what the policy makes of it. After `stop` the report `job-paused` follows. */
-  | {
-      readonly kind: 'job-error'
-      readonly id: string
-      readonly operation: 'read' | 'write'
-      readonly action: ErrorAction
-      readonly nospace: boolean
-    }
-  /** The body is over. Success: the graph is still held until `job-finalize`. Else everything was released. */
-  | {
-      readonly kind: 'job-ended'
-      readonly id: string
-      readonly progress: JobProgress
-      readonly outcome: JobOutcome
-      readonly receipt: JobReceipt
-      readonly result?: JobResult
-    }
   /** An image contradicts its format. `fatal`: it was marked, and is not written any more. Offset and size in bytes. */
   | {
       readonly kind: 'image-corrupted'
@@ -403,36 +331,10 @@ export type Report =
       readonly size: number
       readonly fatal: boolean
     }
-  /** Level, text and fields of a log line; the main thread writes it. */
-  | {
-      readonly kind: 'log'
-      readonly level: 'error' | 'warn' | 'info' | 'debug' | 'trace'
-      readonly fields: Readonly<Record<string, unknown>>
-      readonly text: string
-    }
 
-export type JobOutcome =
-  | { readonly kind: 'success' }
-  | { readonly kind: 'cancelled' }
-  | { readonly kind: 'failed'; readonly error: string }
-
-/** An error as it crosses: rebuilt on the other side as CommandError or IoError. */
-export interface WireError {
-  readonly kind: 'command' | 'io' | 'cancelled' | 'bug'
-  readonly message: string
-  readonly errno?: number
-  readonly op?: IoOp
-  readonly node?: string
-}
-
-export type ToWorker = {
-  [N in RequestName]: { readonly request: number; readonly name: N; readonly args: Requests[N]['args'] }
-}[RequestName]
-
-export type FromWorker =
-  | { readonly reply: number; readonly value: unknown }
-  | { readonly reply: number; readonly error: WireError }
-  | { readonly report: Report }
+export type RequestName = keyof Requests
+export type ToWorker = wire.ToWorker<Requests>
+export type FromWorker = wire.FromWorker<Report>
 
 /** What a worker is started with (`workerData`). */
 export interface WorkerSetup {

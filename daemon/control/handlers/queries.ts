@@ -3,8 +3,9 @@
 // x-node-map asks the node's storage, and waits for it.
 
 import type { Returns } from '../../../protocol/schema/index.js'
+import type { OldestRequest } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
-import type { NodeReport, OldestRequest } from '../../iothread/messages.js'
+import type { NodeReport } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Jobs } from '../jobs/jobs.js'

@@ -5,9 +5,15 @@
 
 import { strict as assert } from 'node:assert'
 import type { Logger } from 'pino'
+import type {
+  CopyMode,
+  JobProgress,
+  JobReceipt,
+  JobReport,
+  JobRequests,
+  JobResult,
+} from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
-import type { WorkerHandle } from '../../iothread/handle.js'
-import type { CopyMode, JobProgress, JobReceipt, JobResult, Report } from '../../iothread/messages.js'
 import type { EventSink } from '../commands.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
 
@@ -21,8 +27,17 @@ export interface JobPlan {
   readonly autoDismiss: boolean
 }
 
+/** A worker that has a job, whatever kind of worker it is. */
+export interface JobWorker {
+  readonly name: string
+  request<N extends keyof JobRequests>(
+    name: N,
+    args: JobRequests[N]['args'],
+  ): Promise<JobRequests[N]['reply']>
+}
+
 export interface JobSurroundings {
-  readonly worker: WorkerHandle
+  readonly worker: JobWorker
   readonly events: EventSink
   readonly log: Logger
   /** The job is over: what it held is free. Called once, before the event says so. */
@@ -31,7 +46,6 @@ export interface JobSurroundings {
   readonly dismissed: () => void
 }
 
-export type JobReport = Extract<Report, { readonly id: string }>
 export type IoStatus = 'ok' | 'failed' | 'nospace'
 
 const CANCELLED = 'Operation canceled'
@@ -75,7 +89,7 @@ export class Job {
   get id(): string {
     return this.plan.id
   }
-  get worker(): WorkerHandle {
+  get worker(): JobWorker {
     return this.#around.worker
   }
   get state(): JobState {

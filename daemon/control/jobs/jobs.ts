@@ -4,11 +4,11 @@
 
 import type { Logger } from 'pino'
 import { isIdentifier } from '../../common/identifier.js'
+import type { HostRequests, JobReport } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
-import type { WorkerHandle } from '../../iothread/handle.js'
-import type { JobSpec, Report } from '../../iothread/messages.js'
+import type { Report } from '../../iothread/messages.js'
 import type { EventSink } from '../commands.js'
-import { Job, type JobPlan, type JobReport } from './job.js'
+import { Job, type JobPlan, type JobWorker } from './job.js'
 
 /** An id that is taken for a job about to start. */
 export class Reservation {
@@ -19,6 +19,15 @@ export class Reservation {
   constructor(id: string) {
     this.id = id
   }
+}
+
+/** A worker in which jobs of this kind are started. */
+export interface JobHost<Spec> {
+  readonly name: string
+  request<N extends keyof HostRequests<Spec>>(
+    name: N,
+    args: HostRequests<Spec>[N]['args'],
+  ): Promise<HostRequests<Spec>[N]['reply']>
 }
 
 export class Jobs {
@@ -57,11 +66,11 @@ export class Jobs {
    * Starts a job. Answers when it runs; rejects when there never was a job, and the reservation is still the caller's.
    * @param concluded  the job is over and released what it held; not called when the start is refused
    */
-  async start(
+  async start<Spec>(
     reservation: Reservation,
     plan: Omit<JobPlan, 'id'>,
-    spec: JobSpec,
-    worker: WorkerHandle,
+    spec: Spec,
+    worker: JobHost<Spec>,
     concluded: () => void,
   ): Promise<void> {
     const { id } = reservation
@@ -75,7 +84,7 @@ export class Jobs {
     }
   }
 
-  report(worker: WorkerHandle, report: JobReport): void {
+  report(worker: JobWorker, report: JobReport): void {
     const starting = this.#starting.get(report.id)?.job
     if (starting !== undefined && starting.worker === worker && report.kind === 'job-running') {
       this.#starting.delete(report.id)
@@ -89,7 +98,7 @@ export class Jobs {
   }
 
   /** Concludes the jobs of a worker that is gone. Starts under way are refused by their requests. */
-  workerEnded(worker: WorkerHandle, reason: string): void {
+  workerEnded(worker: JobWorker, reason: string): void {
     for (const job of [...this.#jobs.values()]) if (job.worker === worker) job.workerEnded(reason)
   }
 
@@ -122,7 +131,7 @@ export class Jobs {
     await empty
   }
 
-  #makeJob(plan: JobPlan, worker: WorkerHandle, concluded: () => void): Job {
+  #makeJob(plan: JobPlan, worker: JobWorker, concluded: () => void): Job {
     return new Job(plan, {
       worker,
       events: this.#events,

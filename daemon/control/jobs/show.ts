@@ -7,7 +7,7 @@ import type {
   jobInfo as jobInfoType,
 } from '../../../protocol/schema/jobs.js'
 import type { Infer } from '../../../protocol/schema/types.js'
-import type { OldestRequest } from '../../iothread/messages.js'
+import type { OldestRequest } from '../../common/job-messages.js'
 import type { Job } from './job.js'
 import { isOver } from './life.js'
 

@@ -3,13 +3,13 @@
 // Used by the worker's root object and by job bodies. Everything a user may get wrong is a CommandError.
 
 import type { FileId, IoEngine } from '../../../native/types.js'
+import type { OldestRequest } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import type {
   FileCreateSpec,
   NodeDefinition,
   NodeReport,
   NodeSpec,
-  OldestRequest,
   Report,
   ThrottleLimits,
 } from '../messages.js'

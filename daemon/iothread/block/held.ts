@@ -2,7 +2,7 @@
 // Requests that a driver holds back itself (inject, throttle), so that they are seen as waiting like those in the
 // kernel. Written by drivers, read by Graph.oldest().
 
-import type { OldestRequest } from '../messages.js'
+import type { OldestRequest } from '../../common/job-messages.js'
 
 interface Held {
   readonly op: string

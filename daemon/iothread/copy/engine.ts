@@ -5,9 +5,9 @@
 // Invariant: a bit is cleared before its range is copied and set again when that fails, so "clean and idle" is "done".
 // Zeroes: what the source proves to be zero is never read; what the target proves to be zero is never written.
 
+import type { ErrorAction } from '../../common/job-messages.js'
 import { Cancelled, IoError } from '../../errors.js'
 import type { BlockNode } from '../block/node.js'
-import type { ErrorAction } from '../messages.js'
 import type { Buffers } from './buffers.js'
 import type { Area, DirtyBitmap } from './dirty-bitmap.js'
 import type { RateLimit } from './rate-limit.js'

@@ -5,6 +5,7 @@
 // What is read is not looked at and what is written is all alike, so lanes share buffers where each cannot have its own.
 
 import { EIO } from '../../common/errno.js'
+import type { JobReceipt, JobResult } from '../../common/job-messages.js'
 import { Cancelled, IoError } from '../../errors.js'
 import type { Claim } from '../block/claims.js'
 import type { Permissions, Slice } from '../block/driver.js'
@@ -12,7 +13,7 @@ import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
 import { TaskPool } from '../copy/task-pool.js'
-import type { BenchSpec, JobReceipt, JobResult } from '../messages.js'
+import type { BenchSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
 

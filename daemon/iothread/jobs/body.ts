@@ -2,8 +2,8 @@
 // What a kind of job implements (JobBody) and what it is given (JobControl). The life of a job — states, verbs,
 // events — is a table on the main thread; a body only works, and obeys its control.
 
+import type { CopyMode, JobPhase, JobReceipt, JobResult } from '../../common/job-messages.js'
 import type { CopyControl } from '../copy/engine.js'
-import type { CopyMode, JobPhase, JobReceipt, JobResult } from '../messages.js'
 
 /** The copy engine's part, and what only a body needs. */
 export interface JobControl extends CopyControl {

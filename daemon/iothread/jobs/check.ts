@@ -3,11 +3,12 @@
 // Used for `x-check`. Other programs may read the image meanwhile; none may write it.
 
 import type { IoEngine } from '../../../native/types.js'
+import type { JobReceipt, JobResult } from '../../common/job-messages.js'
 import type { Claim } from '../block/claims.js'
 import type { Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import type { Buffers } from '../copy/buffers.js'
-import type { CheckResult, CheckSpec, JobReceipt, JobResult } from '../messages.js'
+import type { CheckResult, CheckSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
 

@@ -4,6 +4,7 @@
 // beyond the end of the shorter one counts as zeroes.
 // Invariant: ranges are looked at in ascending order and all that began is waited for, so the first difference is known.
 
+import type { JobReceipt, JobResult } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import type { Claim } from '../block/claims.js'
 import type { Extent, Permissions } from '../block/driver.js'
@@ -11,7 +12,7 @@ import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
 import { TaskPool } from '../copy/task-pool.js'
-import type { CompareSpec, JobReceipt, JobResult } from '../messages.js'
+import type { CompareSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
 

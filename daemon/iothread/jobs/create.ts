@@ -3,11 +3,12 @@
 // Whatever is wrong with what was asked shows in the job, as managers know it. Nodes defined for the job alone are
 // opened when it runs and closed when it is over.
 
+import type { JobReceipt } from '../../common/job-messages.js'
 import type { Permissions } from '../block/driver.js'
 import type { SlotSource } from '../block/drivers/qcow2/create.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
-import type { CreateSpec, JobReceipt, NodeSpec, Qcow2CreateSpec } from '../messages.js'
+import type { CreateSpec, NodeSpec, Qcow2CreateSpec } from '../messages.js'
 import type { BodyProgress, JobBody } from './body.js'
 import { Stopwatch } from './stopwatch.js'
 

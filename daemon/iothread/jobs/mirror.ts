@@ -4,6 +4,7 @@
 //
 // Success means: every range accounted for, the target flushed without an error, nothing dirty since.
 
+import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import type { Permission, Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
@@ -12,7 +13,7 @@ import type { Buffers } from '../copy/buffers.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
 import { CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
-import type { CopyMode, JobReceipt, MirrorSpec } from '../messages.js'
+import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
 

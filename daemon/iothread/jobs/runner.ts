@@ -3,7 +3,6 @@
 // sends, applies the error policy, and reports. Used by the iothread root.
 // Invariant: exactly one `job-ended` per job that was started, and nothing after it.
 
-import { Cancelled, IoError } from '../../errors.js'
 import type {
   ErrorAction,
   JobOutcome,
@@ -11,8 +10,9 @@ import type {
   JobProgress,
   OldestRequest,
   OnError,
-  Report,
-} from '../messages.js'
+} from '../../common/job-messages.js'
+import { Cancelled, IoError } from '../../errors.js'
+import type { Report } from '../messages.js'
 import type { JobBody, JobControl } from './body.js'
 import { RateMeter } from './rate-meter.js'
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How long a job spent in each phase. Used by job bodies for their receipts.
 
-import type { JobPhase } from '../messages.js'
+import type { JobPhase } from '../../common/job-messages.js'
 
 export class Stopwatch {
   readonly #spent: Partial<Record<JobPhase, number>> = {}

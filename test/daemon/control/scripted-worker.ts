@@ -2,10 +2,9 @@
 // A worker that says what the test tells it to, in the order the test wants: for orderings only. What workers really
 // do is tested with real ones elsewhere.
 
+import type { JobProgress, JobReceipt } from '../../../daemon/common/job-messages.js'
 import type { WorkerHandle } from '../../../daemon/iothread/handle.js'
 import type {
-  JobProgress,
-  JobReceipt,
   NodeDefinition,
   NodeSpec,
   Report,

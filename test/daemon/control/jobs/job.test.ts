@@ -3,10 +3,11 @@
 
 import { pino } from 'pino'
 import t from 'tap'
+import type { JobOutcome } from '../../../../daemon/common/job-messages.js'
 import type { EventSink } from '../../../../daemon/control/commands.js'
 import { blockJobHandlers, jobHandlers } from '../../../../daemon/control/handlers/jobs.js'
 import { isJobReport, Jobs } from '../../../../daemon/control/jobs/jobs.js'
-import type { JobOutcome, MirrorSpec } from '../../../../daemon/iothread/messages.js'
+import type { MirrorSpec } from '../../../../daemon/iothread/messages.js'
 import type { EventData } from '../../../../protocol/schema/index.js'
 import { progress, receipt, ScriptedWorker } from '../scripted-worker.js'
 
