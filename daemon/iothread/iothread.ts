@@ -6,7 +6,6 @@
 import type { IoEngine } from '../../native/types.js'
 import { atMost } from '../common/deadline.js'
 import { toWire } from '../common/worker-messages.js'
-import { CommandError } from '../errors.js'
 import type { Extent } from './block/driver.js'
 import { Graph } from './block/graph.js'
 import { SECTOR } from './block/node.js'
@@ -17,8 +16,9 @@ import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
 import { CompareJob } from './jobs/compare.js'
 import { CreateJob, createImage } from './jobs/create.js'
+import { JobTable } from './jobs/job-table.js'
 import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
-import { JobRunner, type Policy } from './jobs/runner.js'
+import type { Policy } from './jobs/runner.js'
 import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs. */
@@ -33,8 +33,7 @@ export class Iothread {
   readonly #post: (message: FromWorker) => void
   readonly #graph: Graph
   readonly #buffers: Buffers
-  readonly #jobs = new Map<string, JobRunner>()
-  readonly #running = new Set<Promise<void>>()
+  readonly #jobs: JobTable
   readonly #handlers: Handlers
   /** Requests of the main thread not answered yet. */
   #unanswered = 0
@@ -52,6 +51,10 @@ export class Iothread {
       corrupted: (report) => this.#report({ kind: 'image-corrupted', ...report }),
     })
     this.#buffers = new Buffers(engine)
+    this.#jobs = new JobTable(
+      (report) => this.#report(report),
+      () => this.#graph.oldest(),
+    )
     this.#handlers = this.#makeHandlers()
   }
 
@@ -87,28 +90,11 @@ export class Iothread {
       'target-create': (args) => this.#createTarget(args),
       'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
       'job-start': ({ id, spec }) => this.#start(id, spec),
-      'job-pause': async ({ id }) => {
-        this.#job(id).requestPause()
-        // A body that only waited reaches its pause point, and reports it, before this turn of the loop ends.
-        await new Promise((resolve) => setImmediate(resolve))
-        return null
-      },
-      'job-resume': ({ id }) => done(this.#job(id).resume()),
-      'job-cancel': ({ id }) => done(this.#job(id).cancel()),
-      'job-complete': ({ id, pivot }) => done(this.#job(id).body.complete?.(pivot)),
-      'job-set-speed': ({ id, speed }) => done(this.#job(id).body.setSpeed?.(speed)),
-      'job-change': ({ id, copyMode }) => done(this.#job(id).body.change?.(copyMode)),
-      'job-finalize': ({ id, commit }) => this.#finalize(id, commit),
+      ...this.#jobs.handlers,
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
       rest: () => ({ clean: this.#rest() }),
       shutdown: ({ deadlineMs }) => this.#shutdown(deadlineMs),
     }
-  }
-
-  #job(id: string): JobRunner {
-    const job = this.#jobs.get(id)
-    if (job === undefined) throw new CommandError('Job not found')
-    return job
   }
 
   async #createTarget(args: Requests['target-create']['args']): Promise<null> {
@@ -130,27 +116,9 @@ export class Iothread {
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
     for (const node of nodesOf(spec)) await this.#graph.freshen(node)
-    const job = new JobRunner(
-      id,
-      (control) => this.#makeBody(spec, control),
-      policy,
-      (report) => this.#report(report),
-      () => this.#graph.oldest(),
-    )
-    await job.prepare()
-    this.#jobs.set(id, job)
+    await this.#jobs.start(id, (control) => this.#makeBody(spec, control), policy)
     this.#watch()
-    const ended = this.#run(job).finally(() => this.#running.delete(ended))
-    this.#running.add(ended)
-    // A job with nothing to copy is ready, and has said so, before its start is answered; others know their length.
-    await new Promise((resolve) => setImmediate(resolve))
-    job.tell()
     return null
-  }
-
-  /** A job that failed has let go of everything; one that succeeded stays until it is finalized. */
-  async #run(job: JobRunner): Promise<void> {
-    if (!(await job.run())) this.#jobs.delete(job.id)
   }
 
   #makeBody(spec: JobSpec, control: JobControl): JobBody {
@@ -170,17 +138,10 @@ export class Iothread {
     }
   }
 
-  async #finalize(id: string, commit: boolean): Promise<null> {
-    const job = this.#job(id)
-    this.#jobs.delete(id)
-    await job.body.finalize(commit)
-    return null
-  }
-
   /** While a job runs, what the images occupy changes. */
   #watch(): void {
     this.#refresh ??= setInterval(() => {
-      if (this.#running.size === 0) {
+      if (this.#jobs.running === 0) {
         clearInterval(this.#refresh)
         this.#refresh = undefined
       }
@@ -215,7 +176,7 @@ export class Iothread {
 
   /** Looks and does not wait: who has to wait for something is not at rest. */
   #rest(): boolean {
-    const others = this.#unanswered - 1 + this.#jobs.size + this.#running.size
+    const others = this.#unanswered - 1 + this.#jobs.size
     if (this.#failed || others + this.#engine.stats().requests > 0 || !this.#graph.forget()) return false
     // Whoever still has a buffer now has lost it.
     if (this.#engine.stats().slotsInUse > 0) return false
@@ -226,7 +187,7 @@ export class Iothread {
   }
 
   async #shutdown(deadlineMs: number): Promise<{ left: number }> {
-    for (const job of this.#jobs.values()) job.cancel()
+    this.#jobs.cancelAll()
     const started = performance.now()
     await atMost(this.#conclude(), deadlineMs)
     clearInterval(this.#refresh)
@@ -235,9 +196,7 @@ export class Iothread {
   }
 
   async #conclude(): Promise<void> {
-    await Promise.all(this.#running)
-    // What succeeded and was never finalized still holds its nodes.
-    for (const id of [...this.#jobs.keys()]) await this.#finalize(id, false)
+    await this.#jobs.conclude()
     await this.#graph.close()
   }
 }

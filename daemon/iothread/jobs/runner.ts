@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runner: one job's body at work in the worker. Gives the body its control, obeys the verbs that the main thread
-// sends, applies the error policy, and reports. Used by the iothread root.
+// sends, applies the error policy, and reports. Used by the job table.
 // Invariant: exactly one `job-ended` per job that was started, and nothing after it.
 
 import type {
@@ -8,11 +8,12 @@ import type {
   JobOutcome,
   JobPhase,
   JobProgress,
+  JobReport,
+  LogReport,
   OldestRequest,
   OnError,
 } from '../../common/job-messages.js'
 import { Cancelled, IoError } from '../../errors.js'
-import type { Report } from '../messages.js'
 import type { JobBody, JobControl } from './body.js'
 import { RateMeter } from './rate-meter.js'
 
@@ -27,7 +28,7 @@ export interface Policy {
 export class JobRunner implements JobControl {
   readonly body: JobBody
   readonly #policy: Policy
-  readonly #report: (report: Report) => void
+  readonly #report: (report: JobReport | LogReport) => void
   readonly #oldest: () => OldestRequest | undefined
   readonly #abort = new AbortController()
   readonly #meter = new RateMeter()
@@ -43,7 +44,7 @@ export class JobRunner implements JobControl {
     readonly id: string,
     makeBody: (control: JobControl) => JobBody,
     policy: Policy,
-    report: (report: Report) => void,
+    report: (report: JobReport | LogReport) => void,
     oldest: () => OldestRequest | undefined,
   ) {
     this.#policy = policy

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Job table: the jobs of one worker, and the verbs that the main thread has for them. Used by the roots of workers.
+// Invariant: a job is in the table from the moment it runs until it failed or was finalized.
+
+import type { JobReport, JobRequests, LogReport, OldestRequest } from '../../common/job-messages.js'
+import { CommandError } from '../../errors.js'
+import type { JobBody, JobControl } from './body.js'
+import { JobRunner, type Policy } from './runner.js'
+
+export type JobHandlers = {
+  readonly [N in keyof JobRequests]: (
+    args: JobRequests[N]['args'],
+  ) => Promise<JobRequests[N]['reply']> | JobRequests[N]['reply']
+}
+
+export class JobTable {
+  readonly #report: (report: JobReport | LogReport) => void
+  readonly #oldest: () => OldestRequest | undefined
+  readonly #jobs = new Map<string, JobRunner>()
+  readonly #running = new Set<Promise<void>>()
+
+  constructor(report: (report: JobReport | LogReport) => void, oldest: () => OldestRequest | undefined) {
+    this.#report = report
+    this.#oldest = oldest
+  }
+
+  /** Jobs that work. */
+  get running(): number {
+    return this.#running.size
+  }
+  /** Jobs that work, or wait to be finalized. */
+  get size(): number {
+    return Math.max(this.#jobs.size, this.#running.size)
+  }
+
+  /** Answers when the job runs. What its body refuses means there never was a job. */
+  async start(id: string, makeBody: (control: JobControl) => JobBody, policy: Policy): Promise<void> {
+    const job = new JobRunner(id, makeBody, policy, this.#report, this.#oldest)
+    await job.prepare()
+    this.#jobs.set(id, job)
+    const ended = this.#run(job).finally(() => this.#running.delete(ended))
+    this.#running.add(ended)
+    // A job with nothing to copy is ready, and has said so, before its start is answered; others know their length.
+    await new Promise((resolve) => setImmediate(resolve))
+    job.tell()
+  }
+
+  get handlers(): JobHandlers {
+    return {
+      'job-pause': async ({ id }) => {
+        this.#job(id).requestPause()
+        // A body that only waited reaches its pause point, and reports it, before this turn of the loop ends.
+        await new Promise((resolve) => setImmediate(resolve))
+        return null
+      },
+      'job-resume': ({ id }) => done(this.#job(id).resume()),
+      'job-cancel': ({ id }) => done(this.#job(id).cancel()),
+      'job-complete': ({ id, pivot }) => done(this.#job(id).body.complete?.(pivot)),
+      'job-set-speed': ({ id, speed }) => done(this.#job(id).body.setSpeed?.(speed)),
+      'job-change': ({ id, copyMode }) => done(this.#job(id).body.change?.(copyMode)),
+      'job-finalize': ({ id, commit }) => this.#finalize(id, commit),
+    }
+  }
+
+  cancelAll(): void {
+    for (const job of this.#jobs.values()) job.cancel()
+  }
+
+  /** Waits for the jobs that work; what succeeded and was never finalized lets go of what it holds. */
+  async conclude(): Promise<void> {
+    await Promise.all(this.#running)
+    for (const id of [...this.#jobs.keys()]) await this.#finalize(id, false)
+  }
+
+  #job(id: string): JobRunner {
+    const job = this.#jobs.get(id)
+    if (job === undefined) throw new CommandError('Job not found')
+    return job
+  }
+
+  /** A job that failed has let go of everything; one that succeeded stays until it is finalized. */
+  async #run(job: JobRunner): Promise<void> {
+    if (!(await job.run())) this.#jobs.delete(job.id)
+  }
+
+  async #finalize(id: string, commit: boolean): Promise<null> {
+    const job = this.#job(id)
+    this.#jobs.delete(id)
+    await job.body.finalize(commit)
+    return null
+  }
+}
+
+function done(_nothing: unknown): null {
+  return null
+}
