@@ -5,6 +5,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { blockferryd, type Program, type Running, start } from './program.js'
 import { QmpClient } from './qmp-client.js'
+import { pace } from './waiting.js'
 
 export interface DaemonOptions {
   /** Folder of the socket; must be short (a socket path has 107 bytes). */
@@ -113,6 +114,17 @@ export class Daemon {
         }
       })
       .sort()
+  }
+
+  /** Descriptors once nothing has come or gone for half a second: the thread made ahead is there. */
+  async settledDescriptors(): Promise<number> {
+    for (let last = -1, same = 0; ; ) {
+      const now = this.descriptors().length
+      same = now === last ? same + 1 : 0
+      if (same === 10) return now
+      last = now
+      await pace(50)
+    }
   }
 
   /** Ends it with SIGTERM. @returns what was wrong with its end, if anything. */

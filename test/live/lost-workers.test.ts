@@ -29,7 +29,8 @@ t.test('a bug in one worker ends its job with the reason, and no other', async (
     const args = { 'job-id': `j${name}`, device: name, target: `${name}t`, sync: 'full', speed: MiB }
     await client.execute('blockdev-mirror', args)
   }
-  writeFileSync(scratch.file('kill-disk0'), '')
+  // The thread was made before there was a disk for it.
+  writeFileSync(scratch.file('kill-spare0'), '')
   const { data } = await client.event('BLOCK_JOB_COMPLETED')
   t.match(data, { device: 'ja', error: "iothread 'disk0' ended: sabotage" })
   await client.status('ja', 'null')

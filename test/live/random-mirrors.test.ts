@@ -178,7 +178,7 @@ for (const aio of ['threads', 'io_uring'] satisfies EngineKind[]) {
     t.comment(`seed ${seed}`)
     using scratch = new Scratch()
     await using daemon = await Daemon.start({ directory: scratch.path, args: ['--aio', aio] })
-    const before = daemon.descriptors().length
+    const before = await daemon.settledDescriptors()
     const until = Date.now() + SECONDS * 1000
     const ends: Record<string, number> = {}
     await Promise.all(
