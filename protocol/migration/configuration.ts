@@ -97,6 +97,11 @@ export function withoutCapability(configuration: Configuration, capability: List
   return { ...configuration, capabilities: rest.length > 0 ? rest : undefined }
 }
 
+/** That of a mapped-ram file made from a stream: all memory is in it, also what x-ignore-shared had left out. */
+export function mappedConfiguration(configuration: Configuration): Configuration {
+  return withCapability(withoutCapability(configuration, 'x-ignore-shared'), 'mapped-ram')
+}
+
 function readSubsectionHead(reader: Reader, next: number): Subsection {
   reader.u8()
   const name = reader.name('name of a configuration subsection')
