@@ -50,7 +50,8 @@ export class Reader {
   #field = 0
 
   constructor(bytes: Uint8Array, origin: number) {
-    this.#bytes = bytes
+    // A Buffer's slice() would be a view, not a copy.
+    this.#bytes = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.#origin = origin
   }

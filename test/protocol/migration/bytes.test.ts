@@ -148,6 +148,14 @@ t.test('fields are read at their place inside a larger buffer', (t) => {
   t.end()
 })
 
+t.test('what is copied of a Buffer stays as it was when the Buffer is used again', (t) => {
+  const buffer = Buffer.from([1, 2, 3])
+  const copy = read(buffer, (reader) => reader.take(3).slice())
+  buffer.fill(9)
+  t.same(copy?.value, bytesOf(1, 2, 3))
+  t.end()
+})
+
 t.test('other errors than a lack of bytes are not hidden', (t) => {
   const parse = () => {
     throw new RangeError('a mistake')
