@@ -52,6 +52,16 @@ export class Outline {
     return this.#open
   }
 
+  /** Another one at the same place: for who may have to read from there again. */
+  copy(): Outline {
+    const copy = new Outline()
+    for (const [id, name] of this.#open) copy.#open.set(id, name)
+    copy.#ramId = this.#ramId
+    copy.#ramEnded = this.#ramEnded
+    copy.#inRam = this.#inRam
+    return copy
+  }
+
   /**
    * The next step; not while a body of RAM is read.
    * @param bytes  from the end of the step before, or of the configuration section

@@ -14,9 +14,15 @@ export const refusals = {
   rdma: 'the stream has records of RDMA: only sockets, pipes and files can be read',
   blockMigration: 'the stream holds contents of disks: capability "block" has to be off',
   vfio: 'an assigned device sends its state while memory is sent: such streams can only be stored as they are',
+  /** For who has no channels: a sync point stands in START of RAM, or pages never come. */
+  multifd:
+    'the pages come over connections of their own: capability "multifd" has to be off, or all of them be given',
   deviceChannels: 'a multifd channel carries states of assigned devices: that is not handled',
   spapr: 'the stream has the hash page table of a ppc guest: such streams can only be stored as they are',
   s390: 'the stream has storage attributes of an s390x guest: such streams can only be stored as they are',
   ignoreSharedMapped:
     'capabilities "x-ignore-shared" and "mapped-ram" are both listed: QEMU 10.0 writes no file with both that loads',
+  unfinishedMapped:
+    'the mapped-ram file has no END of RAM, so its bitmaps were never written: capability "background-snapshot" ' +
+    'has to be off when QEMU writes such a file',
 } as const
