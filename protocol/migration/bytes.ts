@@ -14,7 +14,7 @@ export interface Parsed<T> {
 }
 
 /** Longest counted string: its length is one byte. */
-export const MAX_NAME = 255
+const MAX_NAME = 255
 const HIGH = 2 ** 32
 
 /** Never leaves this file: what a reader throws when the bytes end too early. One object, as a stack would cost time. */

@@ -39,8 +39,7 @@ export function parseConfiguration(bytes: Uint8Array, origin = 0): Parsed<Config
   return parsePrefix(bytes, origin, readConfiguration)
 }
 
-/** parseConfiguration() within a larger parser. */
-export function readConfiguration(reader: Reader): Configuration {
+function readConfiguration(reader: Reader): Configuration {
   const type = reader.u8()
   if (type !== SectionType.configuration)
     throw reader.wrong(

@@ -44,8 +44,7 @@ export function parsePreamble(bytes: Uint8Array, origin = 0): Parsed<void> | und
   return parsePrefix(bytes, origin, readPreamble)
 }
 
-/** parsePreamble() within a larger parser. */
-export function readPreamble(reader: Reader): void {
+function readPreamble(reader: Reader): void {
   if (reader.peek() === TLS_HANDSHAKE) throw new FormatError(refusals.tls)
   reader.constant(formatPreamble().subarray(0, 4), 'magic number of a migration stream')
   const version = reader.u32()

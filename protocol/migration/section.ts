@@ -13,7 +13,6 @@ import { SectionType } from './section-type.js'
 
 /** Descriptions of real machines have some 100 KB. */
 export const MAX_DESCRIPTION = 16 * 2 ** 20
-export const FOOTER_LENGTH = 5
 
 /** START of an iterable handler, or FULL with the whole state of a device. */
 export interface NamedHead {
