@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loads the addon and says what it exports. Used by the other files of native/ only.
-// The shapes here and native/src/engine-object.h, log-object.h and binding.cc change together.
+// The shapes here and native/src/*-object.h and binding.cc change together.
 
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
@@ -59,6 +59,30 @@ export interface NativeLog {
   dropped(): number
 }
 
+export interface NativeLocalSocket {
+  /**
+   * Sends from `offset` of piece `index` on.
+   * @param passed  descriptors that go along; they stay the caller's
+   * @returns bytes, or -errno
+   */
+  send(pieces: readonly Uint8Array[], index: number, offset: number, passed?: readonly number[]): number
+  /** Inside onRead: the descriptors that came. Those that are not taken there are closed. */
+  takePassed(): number[]
+  watch(readable: boolean, writable: boolean): void
+  /** 0 or -errno. */
+  shutdown(): number
+  close(): void
+}
+
+export interface NativeDescriptors {
+  /** O_RDONLY, O_WRONLY, O_RDWR or -errno. */
+  accessMode(fd: number): number
+  duplicate(fd: number): number
+  referenceTo(fd: number): number
+  isLocalStream(fd: number): boolean
+  close(fd: number): void
+}
+
 interface Addon {
   readonly Engine: new (
     kind: string,
@@ -69,6 +93,13 @@ interface Addon {
     onFinished: OnFinished,
   ) => NativeEngine
   readonly Log: new (fd: number, room: number) => NativeLog
+  /** `onRead`: bytes, 0 at the end or -errno, and how many descriptors came with them. */
+  readonly LocalSocket: new (
+    fd: number,
+    onRead: (result: Buffer | number, passed: number) => void,
+    onWritable: () => void,
+  ) => NativeLocalSocket
+  readonly Descriptors: new () => NativeDescriptors
   /** False in sanitizer builds: tasks are ordinary threads, and a stuck one holds up the end of the process. */
   readonly ownGroups: boolean
   exitNow(code: number): never

@@ -3,7 +3,9 @@
 #include <napi.h>
 #include <unistd.h>
 
+#include "descriptors-object.h"
 #include "engine-object.h"
+#include "local-socket-object.h"
 #include "log-object.h"
 #include "notify.h"
 #include "schedule.h"
@@ -30,6 +32,8 @@ Napi::Value schedule(const Napi::CallbackInfo& info) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("Engine", EngineObject::define(env));
   exports.Set("Log", LogObject::define(env));
+  exports.Set("LocalSocket", LocalSocketObject::define(env));
+  exports.Set("Descriptors", DescriptorsObject::define(env));
 #ifdef BLOCKFERRY_PLAIN_THREADS
   exports.Set("ownGroups", false);
 #else
