@@ -14,6 +14,8 @@ import {
 } from 'node:fs'
 import { connect, createServer, type ListenOptions, type Server, Socket } from 'node:net'
 import { dirname, join } from 'node:path'
+import { isLocalStream } from '../native/descriptors.js'
+import { LocalSocket } from '../native/local-socket.js'
 import { ENOENT, errnoText } from './common/errno.js'
 import { StartError } from './start-error.js'
 
@@ -99,8 +101,10 @@ export async function listenFd(fd: number): Promise<Bound> {
   return { server, remove: () => server.unref() }
 }
 
-/** Connects to somebody who listens. Reads nothing until the stream is resumed. */
-export async function connectTo(where: { path: string } | { host: string; port: number }): Promise<Socket> {
+/** Connects to somebody who listens. A local connection reads nothing before the stream is read. */
+export async function connectTo(
+  where: { path: string } | { host: string; port: number },
+): Promise<LocalSocket | Socket> {
   const name = 'path' in where ? where.path : `${where.host}:${where.port}`
   if ('path' in where) checkLength(name)
   return new Promise((resolve, reject) => {
@@ -109,14 +113,19 @@ export async function connectTo(where: { path: string } | { host: string; port: 
     socket.once('error', refuse)
     socket.once('connect', () => {
       socket.off('error', refuse)
-      resolve(socket)
+      try {
+        resolve(LocalSocket.takeOver(socket, { allowHalfOpen: true }) ?? socket)
+      } catch (error) {
+        refuse(error as Error)
+      }
     })
   })
 }
 
 /** Wraps an inherited descriptor of a connected socket. */
-export function adopt(fd: number): Socket {
+export function adopt(fd: number): LocalSocket | Socket {
   checkSocket(fd)
+  if (isLocalStream(fd)) return new LocalSocket(fd, { allowHalfOpen: true })
   return new Socket({ fd, readable: true, writable: true, allowHalfOpen: true })
 }
 

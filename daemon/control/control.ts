@@ -2,7 +2,6 @@
 // Control plane: every session, their dispatcher and their events. Made by the composition root, which also hands it
 // the connections; nothing here opens a socket or a file.
 
-import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import { toText } from '../../protocol/json-text.js'
 import { greeting, timestamp, type Version } from '../../protocol/qmp.js'
@@ -11,6 +10,7 @@ import { Broadcast, type EventText, type Subscriber } from './broadcast.js'
 import type { EventSink, Handlers } from './commands.js'
 import { EOL } from './dialect.js'
 import { Dispatcher } from './dispatch.js'
+import type { ClientSocket } from './listener.js'
 import { DEFAULT_OUTBOX_LIMITS, type OutboxLimits } from './outbox.js'
 import { Session, type SessionOwner, type SessionStreams } from './session.js'
 
@@ -56,9 +56,10 @@ export class ControlPlane implements SessionOwner {
   }
 
   /** Serves one connection until it ends. */
-  serve(socket: Socket, label: string): void {
-    const peer = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`
-    if (socket.remoteAddress !== undefined) {
+  serve(socket: ClientSocket, label: string): void {
+    let peer = 'unix'
+    if ('remoteAddress' in socket && socket.remoteAddress !== undefined) {
+      peer = `${socket.remoteAddress}:${socket.remotePort}`
       socket.setNoDelay(true)
       socket.setKeepAlive(true, KEEP_ALIVE_MS)
     }
