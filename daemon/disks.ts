@@ -6,18 +6,23 @@ import type { AioChoice } from '../native/types.js'
 import { optionValue } from '../protocol/keyval.js'
 import { blockdevOptions } from '../protocol/schema/nodes.js'
 import { objectOptions } from '../protocol/schema/objects.js'
-import type { CommandCall, EventSink } from './control/commands.js'
+import type { CommandCall } from './control/commands.js'
+import type { ControlPlane } from './control/control.js'
 import { createHandlers } from './control/handlers/index.js'
 import type { DiskCommands } from './daemon.js'
 import { workerStarter } from './iothread/handle.js'
 
 /** Who asks for what stands on the command line. */
-const COMMAND_LINE: CommandCall = { session: { id: 0, label: 'command line', peer: '' } }
+const COMMAND_LINE: CommandCall = {
+  session: { id: 0, label: 'command line', peer: '' },
+  takeDescriptor: () => undefined,
+}
 
-export function makeDisks(events: EventSink, aio: AioChoice, log: Logger): DiskCommands {
+export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): DiskCommands {
   const { handlers, shutdown } = createHandlers({
     startWorker: workerStarter({ aio }),
-    events,
+    events: control.events,
+    descriptors: control.descriptors,
     log,
   })
   return {

@@ -49,7 +49,7 @@ async function run(options: Options, line: Given): Promise<void> {
   scheduleFor('latency')
   const log = createLog(writer, options.settings.logLevel)
   const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, (control) =>
-    makeDisks(control.events, options.settings.aio, log),
+    makeDisks(control, options.settings.aio, log),
   )
   installSignals({
     stop: (signal) => daemon.stop(signal),

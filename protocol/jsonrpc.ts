@@ -19,9 +19,12 @@ import { ArgumentError } from './schema/validate.js'
 /** Code of errors that a command reports. */
 const commandFailed = -32000
 
-export interface Rpc {
-  /** One message; the answer, or undefined when there is none to give (notifications). Never rejects. */
-  handle(message: JsonValue): Promise<object | undefined>
+export interface Rpc<Context> {
+  /**
+   * One message; the answer, or undefined when there is none to give (notifications). Never rejects.
+   * @param context  handed on to the commands in it
+   */
+  handle(message: JsonValue, context: Context): Promise<object | undefined>
 }
 
 /**
@@ -29,21 +32,21 @@ export interface Rpc {
  *              anything else (bugs, told to the client as internal errors)
  * @param onBug hears of errors without `errorClass`
  */
-export function createRpc(
-  call: (command: string, args: JsonObject | undefined) => Promise<unknown>,
+export function createRpc<Context>(
+  call: (command: string, args: JsonObject | undefined, context: Context) => Promise<unknown>,
   onBug: (error: unknown) => void,
-): Rpc {
-  const server = new JSONRPCServer({
+): Rpc<Context> {
+  const server = new JSONRPCServer<Context>({
     errorListener: (_text, error) => {
       if (errorClassOf(error) === undefined) onBug(error)
     },
   })
   for (const name of Object.keys(commands)) {
-    server.addMethod(name, async (params: JsonValue | undefined) => {
+    server.addMethod(name, async (params: JsonValue | undefined, context) => {
       if (params !== undefined && !isJsonObject(params)) {
         throw new ArgumentError(`${name} takes its parameters by name: params must be an object`)
       }
-      const result = await call(name, params)
+      const result = await call(name, params, context)
       return result === undefined ? {} : result
     })
   }
@@ -55,17 +58,18 @@ export function createRpc(
           class: 'CommandNotFound',
         })
 
-  const handleOne = async (message: JsonValue): Promise<object | undefined> => {
+  const handleOne = async (message: JsonValue, context: Context): Promise<object | undefined> => {
     const id = invalidId(message)
     if (id !== undefined) return invalidRequest(id)
     // Checked by invalidId(); ids beyond JavaScript's numbers pass through the package untouched.
-    return (await server.receive(message as unknown as JSONRPCRequest)) ?? undefined
+    return (await server.receive(message as unknown as JSONRPCRequest, context)) ?? undefined
   }
   return {
-    async handle(message) {
-      if (!Array.isArray(message)) return handleOne(message)
+    async handle(message, context) {
+      if (!Array.isArray(message)) return handleOne(message, context)
       if (message.length === 0) return invalidRequest(null)
-      const answers = (await Promise.all(message.map(handleOne))).filter((answer) => answer !== undefined)
+      const all = await Promise.all(message.map((one) => handleOne(one, context)))
+      const answers = all.filter((answer) => answer !== undefined)
       return answers.length === 0 ? undefined : answers
     },
   }

@@ -18,6 +18,8 @@ export interface SessionInfo {
 /** One run of a command. */
 export interface CommandCall {
   readonly session: SessionInfo
+  /** The descriptor that was sent with the command; the handler owns it. To be asked for before the handler waits. */
+  takeDescriptor(): number | undefined
 }
 
 /** Arguments were validated against the schema. Failures are thrown: CommandError, IoError, Cancelled; others are bugs. */

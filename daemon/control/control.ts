@@ -8,6 +8,7 @@ import { greeting, timestamp, type Version } from '../../protocol/qmp.js'
 import { atMost } from '../common/deadline.js'
 import { Broadcast, type EventText, type Subscriber } from './broadcast.js'
 import type { EventSink, Handlers } from './commands.js'
+import { Descriptors } from './descriptors.js'
 import { EOL } from './dialect.js'
 import { Dispatcher } from './dispatch.js'
 import type { ClientSocket } from './listener.js'
@@ -26,6 +27,8 @@ export interface ControlOptions {
 export class ControlPlane implements SessionOwner {
   readonly dispatcher: Dispatcher
   readonly greeting: string
+  /** What clients handed over. */
+  readonly descriptors = new Descriptors()
   readonly #log: Logger
   readonly #limits: OutboxLimits
   readonly #broadcast = new Broadcast()
@@ -84,6 +87,7 @@ export class ControlPlane implements SessionOwner {
   gone(session: Session, reason: string): void {
     this.#sessions.delete(session)
     this.#broadcast.delete(session)
+    this.descriptors.forget(session.session)
     this.#log.info({ conn: session.session.id, reason }, 'client gone')
   }
 

@@ -10,7 +10,7 @@ import type { Dispatcher } from './dispatch.js'
 export const EOL = '\r\n'
 
 /** What a dialect may do with its session. */
-export interface DialectHost extends CommandCall {
+export interface DialectHost {
   readonly dispatcher: Dispatcher
   /** Queues a line (with its end) for the client. */
   reply(text: string): void
@@ -24,8 +24,13 @@ export interface Dialect {
   readonly eventText: EventText
   /** Whether another item may be taken now; after `false`, `wake` says when to ask again. */
   ready(): boolean
-  /** Takes the next item of the stream. */
-  take(item: JsonItem): void
+  /**
+   * Takes the next item of the stream.
+   * @param call  what its commands may ask of the session
+   */
+  take(item: JsonItem, call: CommandCall): void
+  /** No command that was taken is still to be begun. */
+  begun(): boolean
   /** Everything taken was answered. */
   idle(): boolean
 }

@@ -7,6 +7,7 @@ import type { JsonObject } from '../../protocol/json-value.js'
 import { createRpc, notification, parseFailure, type Rpc } from '../../protocol/jsonrpc.js'
 import { ArgumentError } from '../../protocol/schema/validate.js'
 import { CommandError } from '../errors.js'
+import type { CommandCall } from './commands.js'
 import { type Dialect, type DialectHost, EOL } from './dialect.js'
 import { knownFailure } from './dispatch.js'
 
@@ -18,13 +19,13 @@ const rpcEventText: Dialect['eventText'] = (name, data, at) => toText(notificati
 export class JsonRpcDialect implements Dialect {
   readonly eventText = rpcEventText
   readonly #host: DialectHost
-  readonly #rpc: Rpc
+  readonly #rpc: Rpc<CommandCall>
   #running = 0
 
   constructor(host: DialectHost) {
     this.#host = host
     this.#rpc = createRpc(
-      (command, args) => this.#call(command, args),
+      (command, args, call: CommandCall) => this.#call(command, args, call),
       (error) => host.dispatcher.bug(error, 'json-rpc'),
     )
     host.subscribe()
@@ -38,25 +39,30 @@ export class JsonRpcDialect implements Dialect {
     return this.#running === 0
   }
 
-  take(item: JsonItem): void {
+  /** Commands begin in the turn in which they are taken. */
+  begun(): boolean {
+    return true
+  }
+
+  take(item: JsonItem, call: CommandCall): void {
     if (item.kind === 'error') {
       this.#host.reply(toText(parseFailure(item.desc)) + EOL)
       return
     }
     this.#running++
     // handle() never rejects.
-    void this.#rpc.handle(item.value).then((reply) => {
+    void this.#rpc.handle(item.value, call).then((reply) => {
       this.#running--
       if (reply !== undefined) this.#host.reply(toText(reply) + EOL)
       this.#host.wake()
     })
   }
 
-  async #call(command: string, args: JsonObject | undefined): Promise<unknown> {
+  async #call(command: string, args: JsonObject | undefined, call: CommandCall): Promise<unknown> {
     // Negotiation is QMP's; a JSON-RPC client has nothing to negotiate and may say so.
     if (command === 'qmp_capabilities') return {}
     try {
-      return await this.#host.dispatcher.run(command, args, this.#host)
+      return await this.#host.dispatcher.run(command, args, call)
     } catch (error) {
       const known = error instanceof ArgumentError ? undefined : knownFailure(error)
       throw known === undefined ? error : new CommandError(known.desc, known.errorClass)

@@ -16,6 +16,7 @@ import {
 } from '../../protocol/qmp.js'
 import { validateArguments } from '../../protocol/schema/validate.js'
 import { CommandError } from '../errors.js'
+import type { CommandCall } from './commands.js'
 import { type Dialect, type DialectHost, EOL } from './dialect.js'
 
 /** In-band requests waiting behind the running one, with `oob`. */
@@ -33,7 +34,7 @@ export class QmpDialect implements Dialect {
   /** Out-of-band commands that are waited for. */
   #oobRunning = 0
   /** In-band items behind the running one, oldest first; only with `oob`. */
-  readonly #queue: JsonItem[] = []
+  readonly #queue: (readonly [JsonItem, CommandCall])[] = []
 
   constructor(host: DialectHost) {
     this.#host = host
@@ -47,12 +48,16 @@ export class QmpDialect implements Dialect {
     return !this.#busy && this.#oobRunning === 0 && this.#queue.length === 0
   }
 
-  take(item: JsonItem): void {
-    if (this.#busy && !isOutOfBand(item)) this.#queue.push(item)
-    else this.#handle(item)
+  begun(): boolean {
+    return this.#queue.length === 0
   }
 
-  #handle(item: JsonItem): void {
+  take(item: JsonItem, call: CommandCall): void {
+    if (this.#busy && !isOutOfBand(item)) this.#queue.push([item, call])
+    else this.#handle(item, call)
+  }
+
+  #handle(item: JsonItem, call: CommandCall): void {
     if (item.kind === 'error') {
       this.#fail('GenericError', item.desc, undefined)
       return
@@ -60,7 +65,7 @@ export class QmpDialect implements Dialect {
     const request = parseRequest(item.value, { oob: this.#oob })
     if (request.kind === 'error') this.#fail(request.errorClass, request.desc, request.id)
     else if (request.command === 'qmp_capabilities' || !this.#negotiated) this.#negotiate(request)
-    else this.#run(request)
+    else this.#run(request, call)
   }
 
   #negotiate(request: QmpRequest): void {
@@ -85,10 +90,10 @@ export class QmpDialect implements Dialect {
     }
   }
 
-  #run(request: QmpRequest): void {
+  #run(request: QmpRequest, call: CommandCall): void {
     let answer: unknown
     try {
-      answer = this.#host.dispatcher.run(request.command, request.arguments, this.#host, request.oob)
+      answer = this.#host.dispatcher.run(request.command, request.arguments, call, request.oob)
     } catch (error) {
       this.#failed(error, request)
       return
@@ -119,9 +124,9 @@ export class QmpDialect implements Dialect {
 
   #advance(): void {
     while (!this.#busy) {
-      const item = this.#queue.shift()
-      if (item === undefined) break
-      this.#handle(item)
+      const next = this.#queue.shift()
+      if (next === undefined) break
+      this.#handle(...next)
     }
     this.#host.wake()
   }

@@ -4,18 +4,22 @@
 // - bytes are parsed in small slices and only while an answer can be stored, so what a client sends ahead waits as raw
 //   bytes here (bounded) and then in its socket;
 // - a turn takes a bounded number of requests, so that one busy client does not delay the others.
+// Descriptors that come over the connection belong to the commands they were sent with (received.ts).
 // After the client closed its sending side everything it sent is answered, then the connection is closed.
 
 import type { Readable, Writable } from 'node:stream'
+import { closeDescriptor } from '../../native/descriptors.js'
+import { LocalSocket } from '../../native/local-socket.js'
 import { type JsonItem, JsonStream } from '../../protocol/json-stream.js'
 import type { JsonValue } from '../../protocol/json-value.js'
 import type { EventText, Subscriber } from './broadcast.js'
-import type { SessionInfo } from './commands.js'
+import type { CommandCall, SessionInfo } from './commands.js'
 import type { Dialect, DialectHost } from './dialect.js'
 import type { Dispatcher } from './dispatch.js'
 import { JsonRpcDialect } from './jsonrpc-dialect.js'
 import { DEFAULT_OUTBOX_LIMITS, Outbox, type OutboxLimits } from './outbox.js'
 import { QmpDialect } from './qmp-dialect.js'
+import { ReceivedDescriptors } from './received.js'
 
 /** Bytes parsed at a time: about 100 small requests. */
 const SLICE = 4096
@@ -58,6 +62,12 @@ export class Session implements DialectHost, Subscriber {
   /** Parsed items not yet taken, from `#nextItem` on. */
   #items: JsonItem[] = []
   #nextItem = 0
+  /** Bytes handed to the parser so far. */
+  #parsed = 0
+  readonly #received = new ReceivedDescriptors(closeDescriptor)
+  /** For commands when no descriptor waits. */
+  readonly #plainCall: CommandCall
+  #held = false
   #paused = false
   #ended = false
   #finishing = false
@@ -74,6 +84,7 @@ export class Session implements DialectHost, Subscriber {
     this.#owner = owner
     this.#streams = streams
     this.session = session
+    this.#plainCall = { session, takeDescriptor: () => undefined }
     this.#outbox = new Outbox(
       streams.output,
       {
@@ -123,6 +134,7 @@ export class Session implements DialectHost, Subscriber {
     if (this.#closed) return
     this.#closed = true
     this.#outbox.close()
+    this.#received.closeAll()
     this.#raw = []
     this.#items = []
     this.#nextItem = 0
@@ -138,6 +150,10 @@ export class Session implements DialectHost, Subscriber {
       this.#rawBytes += bytes.length
       if (!this.#turnPlanned) this.#pump()
       else this.#control()
+    })
+    input.on('descriptors', (descriptors: readonly number[], position: number) => {
+      this.#received.add(descriptors, position, this.#settled(position))
+      this.#control()
     })
     input.on('end', () => {
       this.#ended = true
@@ -190,6 +206,7 @@ export class Session implements DialectHost, Subscriber {
     if (slice.length === head.length) this.#raw.shift()
     else this.#raw[0] = head.subarray(SLICE)
     this.#rawBytes -= slice.length
+    this.#parsed += slice.length
     this.#items = this.#parser.push(slice)
     this.#nextItem = 0
   }
@@ -199,12 +216,26 @@ export class Session implements DialectHost, Subscriber {
       this.#dialectKnown = true
       if (isJsonRpc(item.value)) this.#dialect = new JsonRpcDialect(this)
     }
-    this.#dialect.take(item)
+    this.#dialect.take(item, this.#received.empty ? this.#plainCall : this.#callWithDescriptors())
+  }
+
+  #callWithDescriptors(): CommandCall {
+    const end = this.#parsed
+    return { session: this.session, takeDescriptor: () => this.#received.take(end) }
+  }
+
+  /** Every command in the first `position` bytes of the stream has begun. */
+  #settled(position: number): boolean {
+    return position === this.#parsed && this.#nextItem === this.#items.length && this.#dialect.begun()
   }
 
   /** Reads on or stops reading, by what is held unparsed. */
   #control(): void {
     if (this.#closed) return
+    // Descriptors for commands that must wait their turn wait in the connection, where there is no room for them here.
+    const hold = this.#received.full && !this.#settled(this.#parsed + this.#rawBytes)
+    if (hold !== this.#held && this.#streams.input instanceof LocalSocket) this.#streams.input.hold(hold)
+    this.#held = hold
     const stop = this.#rawBytes > HELD
     if (stop === this.#paused) return
     this.#paused = stop

@@ -19,6 +19,15 @@ export interface NodeSpec {
   readonly [option: string]: unknown
 }
 
+/**
+ * Where a node's file is opened when its name is a set of descriptors: names by what may be done with the file through
+ * them, absent where the set has none such. In the specifications of such nodes as `files`.
+ */
+export interface NodeFiles {
+  readonly read?: string
+  readonly both?: string
+}
+
 /** The same before names are filled in. */
 export interface NodeDefinition {
   readonly driver: string

@@ -3,6 +3,7 @@
 
 import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
+import { descriptorCommands } from './descriptors.js'
 import { events } from './events.js'
 import { inspectCommands } from './inspect.js'
 import { jobCommands } from './jobs.js'
@@ -21,6 +22,7 @@ export const commands = {
   ...mirrorCommands,
   ...inspectCommands,
   ...objectCommands,
+  ...descriptorCommands,
 }
 
 export { events }

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // A client of the control socket for tests: sends exact bytes, hands out one received line at a time.
 
-import { connect, type Socket } from 'node:net'
+import { connect } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { connectLocal, sendPassing } from './local-connection.js'
 
 export type Message = Record<string, unknown>
 
+/** A client whose messages can carry descriptors, which stay the test's. */
+export type PassingClient = ControlClient & { sendWith(text: string, passed: readonly number[]): void }
+
 export class ControlClient {
-  readonly socket: Socket
+  readonly socket: Duplex
   #text = ''
   #lines: string[] = []
   #waiting: ((line: string | undefined) => void)[] = []
   #ended = false
 
-  private constructor(socket: Socket) {
+  private constructor(socket: Duplex) {
     this.socket = socket
     socket.setEncoding('latin1')
     socket.on('data', (text: string) => this.#received(text))
@@ -31,6 +36,14 @@ export class ControlClient {
         socket.off('error', reject)
         resolve(new ControlClient(socket))
       })
+    })
+  }
+
+  /** Connects so that descriptors can be sent. */
+  static async passing(path: string): Promise<PassingClient> {
+    const socket = await connectLocal(path, { allowHalfOpen: true })
+    return Object.assign(new ControlClient(socket), {
+      sendWith: (text: string, passed: readonly number[]) => sendPassing(socket, text, passed),
     })
   }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A connection to a control socket that keeps every line it received. Used by the replay and the live tests of clients.
 
-import { connect, type Socket } from 'node:net'
+import type { LocalSocket } from '../../native/local-socket.js'
+import { connectLocal, sendPassing } from './local-connection.js'
 import { type Clock, deadline } from './waiting.js'
 
 export class LineSocket {
@@ -9,9 +10,9 @@ export class LineSocket {
   #closed = false
   #rest = ''
   #wake: (() => void)[] = []
-  readonly #socket: Socket
+  readonly #socket: LocalSocket
 
-  private constructor(socket: Socket) {
+  private constructor(socket: LocalSocket) {
     this.#socket = socket
     socket.setEncoding('utf8')
     socket.on('data', (text: string) => this.#take(text))
@@ -21,21 +22,21 @@ export class LineSocket {
 
   /** @returns the connection; rejects with the system's error when nobody listens. */
   static async connect(path: string): Promise<LineSocket> {
-    const socket = connect(path)
-    await new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve)
-      socket.once('error', reject)
-    })
-    return new LineSocket(socket)
+    return new LineSocket(await connectLocal(path))
   }
 
   get closed(): boolean {
     return this.#closed
   }
 
-  /** Never waits; what the peer does not read is kept. */
-  send(data: string | Buffer): void {
-    if (!this.#closed) this.#socket.write(data)
+  /**
+   * Never waits; what the peer does not read is kept.
+   * @param passed  descriptors that go along; they stay the caller's
+   */
+  send(data: string | Buffer, passed: readonly number[] = []): void {
+    if (this.#closed) return
+    if (passed.length > 0) sendPassing(this.#socket, data, passed)
+    else this.#socket.write(data)
   }
 
   /** Half-close: no more requests, answers still come. */

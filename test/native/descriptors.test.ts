@@ -21,7 +21,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { accessOf, closeDescriptor, duplicate, isLocalStream, referenceTo } from '../../native/descriptors.js'
 import type { LocalSocket } from '../../native/local-socket.js'
-import { localPair, netPair } from '../helpers/local-pair.js'
+import { localPair, netPair } from '../helpers/local-connection.js'
 import { shortFolder } from '../helpers/short-folder.js'
 import { pace } from '../helpers/waiting.js'
 

@@ -7,7 +7,7 @@ import { connect, createServer, type Socket } from 'node:net'
 import fc from 'fast-check'
 import t from 'tap'
 import { LocalSocket } from '../../native/local-socket.js'
-import { local, localPair, netPair } from '../helpers/local-pair.js'
+import { local, localPair, netPair } from '../helpers/local-connection.js'
 
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31)
 

@@ -39,7 +39,7 @@ const rpc = createRpc(
 async function answer(text: string): Promise<string | undefined> {
   const [item] = new JsonStream().push(Buffer.from(`${text} `))
   if (item?.kind !== 'value') throw new Error(`not JSON: ${text}`)
-  const reply = await rpc.handle(item.value)
+  const reply = await rpc.handle(item.value, undefined)
   return reply && toText(reply)
 }
 

@@ -7,6 +7,7 @@ import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
 import type { StartWorker } from '../../iothread/handle.js'
 import type { EventSink, Handlers } from '../commands.js'
+import type { Descriptors } from '../descriptors.js'
 import { Directory } from '../directory.js'
 import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
@@ -15,6 +16,7 @@ import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
 import { checkHandlers } from './check.js'
 import { imageHandlers } from './create.js'
+import { descriptorHandlers } from './descriptors.js'
 import { inspectHandlers } from './inspect.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
 import { mirrorHandlers } from './mirror.js'
@@ -28,6 +30,7 @@ export interface HandlerDeps {
   /** How many threads are kept for the next disk, and how long. */
   readonly spares?: SpareOptions
   readonly events: EventSink
+  readonly descriptors: Descriptors
   readonly log: Logger
 }
 
@@ -44,7 +47,8 @@ export interface CommandSet {
 const JOBS_SHARE = 0.5
 const WORKERS_SHARE = 0.8
 
-export function createHandlers({ startWorker, events, log, spares = SPARES }: HandlerDeps): CommandSet {
+export function createHandlers(deps: HandlerDeps): CommandSet {
+  const { startWorker, events, descriptors, log, spares = SPARES } = deps
   const directory = new Directory()
   const objects = new Objects()
   const jobs = new Jobs(events, log)
@@ -81,7 +85,12 @@ export function createHandlers({ startWorker, events, log, spares = SPARES }: Ha
     ...inspectHandlers(graphs, jobs),
     ...objectHandlers(objects, directory, workers),
   }
-  const lasting = { ...jobHandlers(jobs), ...blockJobHandlers(jobs), ...queryHandlers(directory, jobs) }
+  const lasting = {
+    ...jobHandlers(jobs),
+    ...blockJobHandlers(jobs),
+    ...queryHandlers(directory, jobs),
+    ...descriptorHandlers(descriptors),
+  }
 
   let ending = false
   const refuseWhenEnding = () => {

@@ -3,6 +3,7 @@
 // commands, workers and events. What a worker really does is tested with real ones elsewhere.
 
 import { pino } from 'pino'
+import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { type CommandSet, createHandlers } from '../../../daemon/control/handlers/index.js'
 import { SPARES } from '../../../daemon/control/spare-workers.js'
 import type { NodeDefinition, NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
@@ -18,6 +19,7 @@ export const noStats = {
 
 export interface ScriptedDaemon extends CommandSet {
   readonly workers: ScriptedWorker[]
+  readonly descriptors: Descriptors
   /** Events as `NAME` or `S:status`, and whatever the test adds. */
   readonly seen: string[]
   /** What images name. */
@@ -51,8 +53,10 @@ export function scriptedDaemon(): ScriptedDaemon {
       seen.push(status)
     },
   }
+  const descriptors = new Descriptors()
   const daemon: ScriptedDaemon = {
-    ...createHandlers({ startWorker, events, log: silent, spares: { ...SPARES, ahead: 0 } }),
+    descriptors,
+    ...createHandlers({ startWorker, events, descriptors, log: silent, spares: { ...SPARES, ahead: 0 } }),
     workers,
     seen,
     resolve: (spec) => spec,

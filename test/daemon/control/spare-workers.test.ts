@@ -4,6 +4,7 @@
 import { writeFileSync } from 'node:fs'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
+import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { createHandlers } from '../../../daemon/control/handlers/index.js'
 import type { SpareOptions } from '../../../daemon/control/spare-workers.js'
 import { type WorkerHandle, workerStarter } from '../../../daemon/iothread/handle.js'
@@ -50,6 +51,7 @@ function setUp(t: Test, spares: SpareOptions) {
     },
     spares,
     events: { emit: () => {} },
+    descriptors: new Descriptors(),
   })
   t.teardown(() => shutdown(2000))
   const until = (reached: () => boolean) =>

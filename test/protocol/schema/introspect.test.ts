@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // query-qmp-schema: well-formed, and where both know a thing, equal to the schema recorded from
-// qemu-storage-daemon 10.0.13 (recorded-schema.json, cut down to what our commands reach).
+// qemu-storage-daemon 10.0.13 (recorded-schema.json, cut down to what our commands reach) and, for commands that only the
+// full emulator has, from qemu-system-x86_64 10.0.13 (recorded-emulator-schema.json; an e before its masks).
 
 import { readFileSync } from 'node:fs'
 import t from 'tap'
@@ -28,8 +29,12 @@ interface Entity {
 
 const byName = (entities: readonly Entity[]) => new Map(entities.map((entity) => [entity.name, entity]))
 const ours = byName(querySchema() as unknown as Entity[])
-const fixture = new URL('../../../../test/protocol/schema/recorded-schema.json', import.meta.url)
-const theirs = byName(JSON.parse(readFileSync(fixture, 'utf8')) as Entity[])
+const theirs = byName([...recorded('recorded-schema'), ...recorded('recorded-emulator-schema')])
+
+function recorded(name: string): Entity[] {
+  const file = new URL(`../../../../test/protocol/schema/${name}.json`, import.meta.url)
+  return JSON.parse(readFileSync(file, 'utf8')) as Entity[]
+}
 
 /** Names of all entities that an entity refers to. */
 function references(entity: Entity): string[] {

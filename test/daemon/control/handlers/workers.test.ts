@@ -4,6 +4,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
+import { Descriptors } from '../../../../daemon/control/descriptors.js'
 import { createHandlers } from '../../../../daemon/control/handlers/index.js'
 import { SPARES } from '../../../../daemon/control/spare-workers.js'
 import { workerStarter } from '../../../../daemon/iothread/handle.js'
@@ -30,6 +31,7 @@ function setUp(t: Test) {
       return handle
     },
     spares: { ...SPARES, ahead: 0 },
+    descriptors: new Descriptors(),
     events: {
       emit: (name, data) => {
         const { id, device, status } = data as { id?: string; device?: string; status?: string }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two ends of a Unix stream connection in this process, for tests of what goes over it.
+// Unix stream connections that can carry descriptors: both ends in this process, or a client's.
 
 import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
@@ -32,6 +32,27 @@ export async function localPair(
 ): Promise<[LocalSocket, LocalSocket]> {
   const [one, other] = await netPair(t)
   return [local(t, one, options), local(t, other, options)]
+}
+
+/** A client's connection that can send descriptors. Rejects with the system's error when nobody listens. */
+export function connectLocal(path: string, options: LocalSocketOptions = {}): Promise<LocalSocket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path)
+    socket.once('error', reject)
+    socket.once('connect', () => {
+      const ours = LocalSocket.takeOver(socket, options)
+      if (ours === undefined) reject(new Error(`${path} is no Unix stream socket`))
+      else resolve(ours)
+    })
+  })
+}
+
+/** Sends all of it with descriptors at its first byte; they stay the caller's. Only while nothing else waits to be sent. */
+export function sendPassing(socket: LocalSocket, data: string | Uint8Array, passed: readonly number[]): void {
+  const bytes = typeof data === 'string' ? Buffer.from(data, 'latin1') : data
+  const sent = socket.sendPassing(bytes, passed)
+  if (sent < 0) throw new Error(`not sent: ${sent}`)
+  if (sent < bytes.length) socket.write(bytes.subarray(sent))
 }
 
 /** Takes a connection over for a test. */
