@@ -8,6 +8,7 @@ import assert from 'node:assert'
 import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
 import type { NodeDefinition, NodeReport, NodeSpec } from '../iothread/messages.js'
+import { type Descriptors, type SetUse, setOf } from './descriptors.js'
 import type { DiskWorker } from './workers.js'
 
 /** A node as users define it: children are names of nodes or definitions. */
@@ -36,6 +37,8 @@ export interface Node {
   readonly parents: Set<string>
   /** Who decides over its end: a user, the parent it was defined in, or the job it was made for. */
   readonly owner: { readonly kind: 'user' } | { readonly kind: 'parent' | 'job'; readonly name: string }
+  /** The set of descriptors its file name means, in use as long as the node is here. */
+  readonly set: SetUse | undefined
   /** Changed between awaits only, by job starters. */
   use: NodeUse | undefined
   /** Storage before parents, backing files after them, later commands higher. */
@@ -45,18 +48,24 @@ export interface Node {
 export type Owner = Node['owner']
 
 export class Directory {
+  readonly #descriptors: Descriptors
   readonly #nodes = new Map<string, Node>()
   #order = 0
   #generated = 0
 
+  constructor(descriptors: Descriptors) {
+    this.#descriptors = descriptors
+  }
+
   /**
    * Enters a definition with everything defined inside it; edges to named children are there at once.
    * @returns the root; nodes are in state 'opening' and have no worker
-   * @throws CommandError for names that are bad or taken, or unknown children; nothing is entered then
+   * @throws CommandError for names that are bad or taken, unknown children or sets; nothing is entered then
    */
   enter(definition: Definition, owner: Owner): Node {
     const names = new Set<string>()
     this.#checkDefinition(definition, names)
+    this.#checkSets(definition)
     return this.#enter(definition, owner, names)
   }
 
@@ -101,6 +110,7 @@ export class Directory {
     if (this.#nodes.get(node.name) !== node) return
     this.#nodes.delete(node.name)
     node.worker?.release()
+    node.set?.release()
     for (const name of node.children.values()) {
       const child = this.#nodes.get(name)
       child?.parents.delete(node.name)
@@ -185,7 +195,21 @@ export class Directory {
       const child = this.#nodes.get(name)
       if (child?.owner.kind === 'parent' && child.owner.name === node.name) inline[role] = this.nested(child)
     }
-    return { ...node.spec, ...inline }
+    return this.withFiles(node, { ...node.spec, ...inline })
+  }
+
+  /** Options of a node as workers take them: with what its set of descriptors has for it. */
+  withFiles(node: Node, spec: NodeSpec): NodeSpec {
+    return node.set === undefined ? spec : { ...spec, files: node.set.files() }
+  }
+
+  /**
+   * Keeps the set in use that a file name means; undefined for an ordinary name.
+   * @throws CommandError when there is no such set
+   */
+  useSet(filename: unknown): SetUse | undefined {
+    const id = typeof filename === 'string' ? setOf(filename) : undefined
+    return id === undefined ? undefined : this.#descriptors.use(id)
   }
 
   /**
@@ -226,6 +250,11 @@ export class Directory {
     names.add(name)
   }
 
+  #checkSets(definition: Definition): void {
+    for (const [, child] of childrenOf(definition)) if (typeof child !== 'string') this.#checkSets(child)
+    this.#setFor(definition)?.release()
+  }
+
   #checkChild(name: string): void {
     const child = this.find(name)
     if (child === undefined) throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`)
@@ -246,12 +275,19 @@ export class Directory {
     enter(false)
     const spec: NodeSpec = { ...definition, 'node-name': name, ...Object.fromEntries(children) }
     const parents = new Set<string>()
+    const set = this.#setFor(definition)
     const node: Node = {
-      ...{ name, spec, children, parents, owner, order },
+      ...{ name, spec, children, parents, owner, order, set },
       ...{ worker: undefined, state: 'opening', use: undefined },
     }
     this.#nodes.set(name, node)
     return node
+  }
+
+  /** What images name themselves is a path: they come from anybody. */
+  #setFor({ driver, filename, implied }: Definition): SetUse | undefined {
+    const onFile = driver === 'file' || driver === 'host_device'
+    return onFile && implied !== true ? this.useSet(filename) : undefined
   }
 
   #enterChild(

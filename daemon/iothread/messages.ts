@@ -158,6 +158,8 @@ export interface FileCreateSpec {
   /** Bytes. */
   readonly size: number
   readonly preallocation: Preallocation
+  /** Where it is when its name is a set of descriptors. */
+  readonly files?: NodeFiles | undefined
   /** Identities (`device:inode`) of files that are in use and not to be emptied. */
   readonly refuse?: readonly string[]
 }

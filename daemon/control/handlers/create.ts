@@ -5,8 +5,9 @@
 
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
-import type { CreateSpec, NodeSpec, Qcow2Options } from '../../iothread/messages.js'
+import type { CreateSpec, NodeFiles, NodeSpec, Qcow2Options } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
+import type { SetUse } from '../descriptors.js'
 import type { Definition, Directory, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 import type { JobPlan } from '../jobs/job.js'
@@ -32,7 +33,8 @@ export function imageHandlers(graphs: Graphs, jobs: Jobs) {
       const reservation = jobs.reserve(id)
       const places = new Places(graphs, id)
       try {
-        const spec = options.driver === 'file' ? fileSpec(options, graphs.held()) : qcow2Spec(options, places)
+        const spec =
+          options.driver === 'file' ? fileSpec(options, graphs.held(), places) : qcow2Spec(options, places)
         const worker = await places.worker()
         await jobs.start(reservation, plan, spec, worker.handle, () => places.leave())
       } catch (error) {
@@ -47,9 +49,11 @@ export function imageHandlers(graphs: Graphs, jobs: Jobs) {
 function fileSpec(
   options: Extract<Options, { readonly driver: 'file' }>,
   held: ReadonlySet<string>,
+  places: Places,
 ): CreateSpec {
   const { filename, size, preallocation = 'off' } = options
-  return { kind: 'create', driver: 'file', filename, size, preallocation, refuse: [...held] }
+  const files = places.files(filename)
+  return { kind: 'create', driver: 'file', filename, files, size, preallocation, refuse: [...held] }
 }
 
 function qcow2Spec(args: Qcow2Arguments, places: Places): CreateSpec {
@@ -92,6 +96,7 @@ class Places {
   readonly #used: Node[] = []
   /** Roots of what is defined for the job alone; the worker opens and closes them. */
   readonly #entered: Node[] = []
+  readonly #sets: SetUse[] = []
   #worker: DiskWorker | undefined
 
   constructor(graphs: Graphs, job: string) {
@@ -119,6 +124,14 @@ class Places {
     return wanted
   }
 
+  /** What a set of descriptors has for a new file, where its name means one. */
+  files(filename: string): NodeFiles | undefined {
+    const set = this.#directory.useSet(filename)
+    if (set === undefined) return undefined
+    this.#sets.push(set)
+    return set.files()
+  }
+
   /** Name of the file at the bottom, as it was given; undefined where there is none. */
   filename(wanted: string | Definition): string | undefined {
     const node = typeof wanted === 'string' ? this.#directory.find(wanted) : this.#entered.at(-1)
@@ -141,6 +154,7 @@ class Places {
   leave(): void {
     for (const node of this.#used.splice(0)) node.use = undefined
     for (const node of this.#entered.splice(0)) this.#directory.remove(node)
+    for (const set of this.#sets.splice(0)) set.release()
     this.#worker?.release()
     this.#worker = undefined
   }

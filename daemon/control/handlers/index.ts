@@ -49,7 +49,7 @@ const WORKERS_SHARE = 0.8
 
 export function createHandlers(deps: HandlerDeps): CommandSet {
   const { startWorker, events, descriptors, log, spares = SPARES } = deps
-  const directory = new Directory()
+  const directory = new Directory(descriptors)
   const objects = new Objects()
   const jobs = new Jobs(events, log)
   const workers = new DiskWorkers(

@@ -6,6 +6,7 @@ import path from 'node:path'
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { NodeReport, Qcow2CreateSpec } from '../../iothread/messages.js'
+import type { SetUse } from '../descriptors.js'
 import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 import type { DiskWorker } from '../workers.js'
@@ -22,15 +23,24 @@ export function checkFormat(format: string | undefined, existing: boolean): void
   throw new CommandError(existing ? `Unknown driver '${format}'` : `Unknown file format '${format}'`)
 }
 
-export class MirrorTarget {
+export class MirrorTarget implements Disposable {
   readonly #graphs: Graphs
   readonly #args: DriveMirror
   readonly #source: Node
+  /** The set of descriptors that the target's name means. */
+  readonly #set: SetUse | undefined
 
+  /** @throws CommandError when its name means a set that is not there */
   constructor(graphs: Graphs, args: DriveMirror, source: Node) {
     this.#graphs = graphs
     this.#args = args
     this.#source = source
+    this.#set = graphs.directory.useSet(args.target)
+  }
+
+  /** It is open, or nobody will open it. */
+  [Symbol.dispose](): void {
+    this.#set?.release()
   }
 
   /**
@@ -43,7 +53,9 @@ export class MirrorTarget {
     const { format, mode, target } = this.#args
     if (format === 'raw' || format === 'qcow2') return format
     if (mode === 'existing') {
-      if ((await worker.request('target-probe', { filename: target })) === 'raw') return 'raw'
+      const files = this.#set?.files()
+      const filename = files?.read ?? files?.both ?? target
+      if ((await worker.request('target-probe', { filename })) === 'raw') return 'raw'
       throw new CommandError(`'${target}' begins as a qcow2 image: say with 'format' whether it is one`)
     }
     return unfiltered(worker, this.#source.name)?.driver === 'qcow2' ? 'qcow2' : 'raw'
@@ -58,8 +70,9 @@ export class MirrorTarget {
     if (image === undefined) this.#checkNoBacking(worker)
     const refuse = [...this.#graphs.identities(directory.tree(this.#source)), ...this.#graphs.held()]
     const length = image === undefined ? size : 0
+    const files = this.#set?.files()
     await worker.request('target-create', {
-      spec: { kind: 'create', driver: 'file', filename: target, size: length, preallocation: 'off' },
+      spec: { kind: 'create', driver: 'file', filename: target, files, size: length, preallocation: 'off' },
       image,
       refuse,
       source: this.#source.name,
@@ -107,7 +120,7 @@ export class MirrorTarget {
     const file = { driver: 'file', 'node-name': this.#graphs.directory.generateName() }
     return {
       ...{ kind: 'create', driver: 'qcow2', dataFile: undefined },
-      file: { ...file, filename: this.#args.target },
+      file: { ...file, filename: this.#args.target, files: this.#set?.files() },
       options: {
         ...{
           size,

@@ -92,8 +92,8 @@ class MirrorStarter {
     checkValues(directory, args, source)
     // A node serves as the drive it is here: the job is named after it when nobody names it.
     const claim = this.#claim(args, source, args['job-id'] ?? source.name, undefined)
-    const made = new MirrorTarget(this.#graphs, args, source)
     await this.#withClaim(claim, async () => {
+      using made = new MirrorTarget(this.#graphs, args, source)
       const worker = await this.#join([source], claim)
       try {
         const format = await made.format(worker)

@@ -25,7 +25,7 @@ export function reopenHandlers(graphs: Graphs, log: Logger) {
       const changes = planReopen(graphs.directory, options)
       await graphs.change(
         changes.map((change) => change.node),
-        () => apply(changes, log),
+        () => apply(graphs.directory, changes, log),
       )
       for (const change of changes) keep(graphs.directory, change)
     },
@@ -71,7 +71,7 @@ function plan(
     if (typeof child !== 'string') nested[role] = plan(directory, current, child, changes, false)
   }
   const spec = { ...definition, 'node-name': node.name, ...names }
-  const request = { ...spec, ...nested }
+  const request = directory.withFiles(node, { ...spec, ...nested })
   changes.set(node, { node, spec, request: outermost ? request : undefined })
   return request
 }
@@ -83,9 +83,10 @@ function dataFileOf(directory: Directory, node: Node): Record<string, string> {
 }
 
 /** One request for each worker; those that were done are taken back when a later one fails. */
-async function apply(changes: readonly Change[], log: Logger): Promise<void> {
+async function apply(directory: Directory, changes: readonly Change[], log: Logger): Promise<void> {
   const workers = new Set(changes.map(({ node }) => node.worker))
   const done: (readonly [DiskWorker, readonly Change[]])[] = []
+  const before = ({ node }: Change) => directory.withFiles(node, node.spec)
   try {
     for (const worker of workers) {
       const mine = changes.filter(({ node }) => node.worker === worker)
@@ -95,7 +96,7 @@ async function apply(changes: readonly Change[], log: Logger): Promise<void> {
     }
   } catch (error) {
     for (const [worker, mine] of done)
-      await worker.request('node-reopen', { specs: mine.map(({ node }) => node.spec) }).catch((late) => {
+      await worker.request('node-reopen', { specs: mine.map(before) }).catch((late) => {
         log.warn({ nodes: mine.map(({ node }) => node.name), err: late }, 'reopen could not be taken back')
       })
     throw error

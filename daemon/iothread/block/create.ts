@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Making or emptying an image file. Used by the graph for blockdev-create and drive-mirror.
 // Order: locks first, then the change, so a file that somebody uses is left as it is; then the file and its directory
-// are flushed. A file that did not exist before is removed again when this fails.
+// are flushed. A file that was passed as a descriptor is there already, in a directory that is not known.
+// A file that did not exist before is removed again when this fails.
 
+import { constants } from 'node:fs'
 import path from 'node:path'
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { EEXIST, errnoText } from '../../common/errno.js'
 import { CommandError } from '../../errors.js'
 import type { FileCreateSpec } from '../messages.js'
 import type { Permissions } from './driver.js'
+import { fileOf } from './drivers/open-file.js'
 import { ImageLock } from './image-lock.js'
+
+const { O_CREAT, O_RDWR } = constants
 
 const creating: Permissions = {
   use: ['write', 'resize'],
@@ -25,10 +30,11 @@ export async function createFile(
   spec: FileCreateSpec,
   refuse: readonly string[],
 ): Promise<void> {
-  const name = spec.filename
-  let fresh = true
-  let file = await engine.open(name, { write: true, create: true, exclusive: true })
-  if (file === -EEXIST) {
+  const { filename: name, files } = spec
+  const passed = files === undefined ? undefined : fileOf(files, true, O_RDWR | O_CREAT)
+  let fresh = passed === undefined
+  let file = await engine.open(passed ?? name, { write: true, create: fresh, exclusive: fresh })
+  if (file === -EEXIST && fresh) {
     fresh = false
     file = await engine.open(name, { write: true, create: true })
   }
@@ -41,7 +47,7 @@ export async function createFile(
     await engine.close(file)
     if (!done && fresh) await engine.unlink(name)
   }
-  await flushDirectory(engine, name)
+  if (passed === undefined) await flushDirectory(engine, name)
 }
 
 async function fill(

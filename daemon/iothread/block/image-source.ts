@@ -7,7 +7,7 @@ import { FormatError } from '../../../protocol/format-error.js'
 import { clusterSizeOf, type Header, isQcow2, parseHeader } from '../../../protocol/qcow2/header.js'
 import { errnoText } from '../../common/errno.js'
 import { CommandError } from '../../errors.js'
-import type { NodeDefinition } from '../messages.js'
+import type { NodeDefinition, NodeFiles } from '../messages.js'
 import { type BlockNode, SECTOR } from './node.js'
 
 /** Bytes that tell a qcow2 image and its cluster size. */
@@ -35,9 +35,16 @@ export interface NamedImage {
 
 /** Where the bytes of a child are: an open node or a file, and how far into it. */
 export type Place = {
-  readonly at: { readonly node: string } | { readonly path: string }
+  readonly at: { readonly node: string } | FilePlace
   /** Bytes. */
   readonly offset: number
+}
+
+interface FilePlace {
+  /** As it is called. */
+  readonly path: string
+  /** Where it is opened; undefined: by its path. */
+  readonly opened?: string | undefined
 }
 
 /** Drivers that show their child's bytes as they are. */
@@ -56,8 +63,10 @@ const filters: Readonly<Record<string, 'file' | 'image'>> = {
 export function placeOf(child: string | NodeDefinition): Place | undefined {
   if (typeof child === 'string') return { at: { node: child }, offset: 0 }
   const { driver } = child
-  if (driver === 'file' || driver === 'host_device')
-    return { at: { path: String(child.filename) }, offset: 0 }
+  if (driver === 'file' || driver === 'host_device') {
+    const files = child.files as NodeFiles | undefined
+    return { at: { path: String(child.filename), opened: files?.read ?? files?.both }, offset: 0 }
+  }
   const role = filters[driver]
   if (role !== undefined) {
     const below = placeOf(child[role] as string | NodeDefinition)
@@ -83,7 +92,7 @@ export class ImageSource {
 
   /** @throws CommandError when a file cannot be opened or read, with the texts of the file driver */
   async look({ at, offset }: Place): Promise<ImageHead> {
-    if ('path' in at) return this.#lookFile(at.path, offset)
+    if ('path' in at) return this.#lookFile(at, offset)
     const { node, path, identity } = await this.#named(at.node)
     const end = Math.ceil(node.length() / SECTOR) * SECTOR
     const read: Read = (from, length) =>
@@ -93,8 +102,8 @@ export class ImageSource {
     return { kind: 'file', identity, path, ...(await readHeader(read, offset)) }
   }
 
-  async #lookFile(path: string, offset: number): Promise<ImageHead> {
-    const file = await this.#engine.open(path, { write: false })
+  async #lookFile({ path, opened = path }: FilePlace, offset: number): Promise<ImageHead> {
+    const file = await this.#engine.open(opened, { write: false })
     if (file < 0) throw new CommandError(`Could not open '${path}': ${errnoText(-file)}`)
     try {
       const facts = await this.#engine.stat(file)

@@ -23,6 +23,7 @@ const common = new Set([
   'pr-manager',
   'drop-cache',
   'implied',
+  'files',
   'x-guessed',
 ])
 

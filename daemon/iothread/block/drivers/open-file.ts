@@ -2,10 +2,11 @@
 // Opening of file and host_device nodes: what is refused and how it is said. Texts are the reference daemon's, because
 // managers match on them. Nothing stays open when it fails.
 
+import { constants } from 'node:fs'
 import type { FileFacts, FileId, IoEngine } from '../../../../native/types.js'
 import { EACCES, EPERM, EROFS, errnoText } from '../../../common/errno.js'
 import { CommandError } from '../../../errors.js'
-import type { NodeSpec } from '../../messages.js'
+import type { NodeFiles, NodeSpec } from '../../messages.js'
 import type { NodeOptions } from '../options.js'
 import { FileDriver } from './file.js'
 
@@ -14,6 +15,7 @@ interface Handle {
   readonly readOnly: boolean
 }
 
+const { O_RDONLY, O_RDWR } = constants
 /** Errors of opening for writing after which `auto-read-only` tries reading only. */
 const readOnlyErrors = new Set([-EACCES, -EPERM, -EROFS])
 
@@ -35,7 +37,7 @@ export async function openFile(
       'aio=native was specified, but it requires cache.direct=on, which was not specified.',
     )
   }
-  const handle = await openHandle(path, options, engine)
+  const handle = await openHandle(path, spec.files as NodeFiles | undefined, options, engine)
   opened(handle.file)
   try {
     const facts = await engine.stat(handle.file)
@@ -55,16 +57,33 @@ export async function openFile(
   }
 }
 
-async function openHandle(path: string, options: NodeOptions, engine: IoEngine): Promise<Handle> {
-  const direct = options.direct
-  let readOnly = options.readOnly
-  let file = await engine.open(path, { write: !readOnly, direct })
-  if (readOnlyErrors.has(file) && !readOnly && options.autoReadOnly) {
+async function openHandle(
+  path: string,
+  files: NodeFiles | undefined,
+  options: NodeOptions,
+  engine: IoEngine,
+): Promise<Handle> {
+  const { direct, autoReadOnly } = options
+  let readOnly = options.readOnly || (autoReadOnly && files !== undefined && files.both === undefined)
+  const open = (write: boolean) =>
+    engine.open(files === undefined ? path : fileOf(files, write), { write, direct })
+  let file = await open(!readOnly)
+  if (readOnlyErrors.has(file) && !readOnly && autoReadOnly) {
     readOnly = true
-    file = await engine.open(path, { write: false, direct })
+    file = await open(false)
   }
   if (file < 0) throw new CommandError(`Could not open '${path}': ${errnoText(-file)}`)
   return { file, readOnly }
+}
+
+/**
+ * What a set of descriptors has for this access, and no other.
+ * @throws CommandError where it has nothing
+ */
+export function fileOf(files: NodeFiles, write: boolean, flags = write ? O_RDWR : O_RDONLY): string {
+  const file = write ? files.both : files.read
+  if (file !== undefined) return file
+  throw new CommandError(`Failed to find file descriptor with matching flags=0x${flags.toString(16)}`)
 }
 
 function checkFacts(

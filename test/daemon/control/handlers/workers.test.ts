@@ -2,57 +2,10 @@
 // The command handlers over real workers and real files: what the scripted workers of the other tests stand for.
 
 import { readFileSync, writeFileSync } from 'node:fs'
-import { pino } from 'pino'
-import t, { type Test } from 'tap'
-import { Descriptors } from '../../../../daemon/control/descriptors.js'
-import { createHandlers } from '../../../../daemon/control/handlers/index.js'
-import { SPARES } from '../../../../daemon/control/spare-workers.js'
-import { workerStarter } from '../../../../daemon/iothread/handle.js'
-import type { Arguments, CommandName, Returns } from '../../../../protocol/schema/index.js'
+import t from 'tap'
+import { realDaemon } from '../real-daemon.js'
 
 const SIZE = 3 * 2 ** 20 + 512
-
-/** Handlers, an awaitable event stream and the number of workers that live. */
-function setUp(t: Test) {
-  const seen: string[] = []
-  const waiting = new Set<() => void>()
-  const start = workerStarter({ aio: 'threads' })
-  const alive = new Set<string>()
-  const { handlers, shutdown } = createHandlers({
-    log: pino({ level: 'silent' }),
-    startWorker: (name) => {
-      const handle = start(name)
-      alive.add(name)
-      const terminate = handle.terminate.bind(handle)
-      handle.terminate = async () => {
-        await terminate()
-        alive.delete(name)
-      }
-      return handle
-    },
-    spares: { ...SPARES, ahead: 0 },
-    descriptors: new Descriptors(),
-    events: {
-      emit: (name, data) => {
-        const { id, device, status } = data as { id?: string; device?: string; status?: string }
-        seen.push(`${id ?? device} ${status ?? name}`)
-        for (const wake of waiting) wake()
-      },
-    },
-  })
-  t.teardown(() => shutdown(2000))
-  const until = (line: string) =>
-    new Promise<void>((resolve) => {
-      const look = () => {
-        if (seen.includes(line)) resolve(void waiting.delete(look))
-      }
-      waiting.add(look)
-      look()
-    })
-  const run = async <N extends CommandName>(name: N, args: Arguments<N>): Promise<Returns<N>> =>
-    (await (handlers[name] as (args: unknown) => unknown)(args)) as never
-  return { run, seen, until, alive, shutdown }
-}
 
 /** Data, then zeroes, then a little data in the last sector. */
 function image(path: string, fill: number): string {
@@ -67,7 +20,7 @@ const disk = (name: string, filename: string) =>
   ({ driver: 'raw', 'node-name': name, file: { driver: 'file', filename } }) as const
 
 t.test('a drive-mirror typed without a job id ends with an equal file', async (t) => {
-  const { run, seen, until } = setUp(t)
+  const { run, seen, until } = realDaemon(t)
   const source = image(`${t.testdir()}/src`, 5)
   const target = `${source}.mirror`
   await run('blockdev-add', disk('drive0', source))
@@ -86,7 +39,7 @@ t.test('a drive-mirror typed without a job id ends with an equal file', async (t
 t.test(
   'mirrors between the same disks in both directions run one after the other, then no worker is left',
   async (t) => {
-    const { run, until, alive } = setUp(t)
+    const { run, until, alive } = realDaemon(t)
     const folder = t.testdir()
     await run('blockdev-add', disk('a', image(`${folder}/a`, 1)))
     await run('blockdev-add', disk('b', image(`${folder}/b`, 2)))
@@ -105,7 +58,7 @@ t.test(
 )
 
 t.test('a target on the file of the source is refused and the source keeps its contents', async (t) => {
-  const { run } = setUp(t)
+  const { run } = realDaemon(t)
   const source = image(`${t.testdir()}/src`, 7)
   const before = readFileSync(source)
   await run('blockdev-add', disk('s', source))
@@ -118,7 +71,7 @@ t.test('a target on the file of the source is refused and the source keeps its c
 })
 
 t.test('shutdown cancels a slow job, tells its end, and leaves no worker', async (t) => {
-  const { run, seen, alive, shutdown } = setUp(t)
+  const { run, seen, alive, shutdown } = realDaemon(t)
   const folder = t.testdir()
   await run('blockdev-add', disk('a', image(`${folder}/a`, 1)))
   await run('blockdev-add', disk('b', image(`${folder}/b`, 2)))
