@@ -19,17 +19,21 @@ export const blockferryd: Program = {
   command: () => [process.execPath, `${buildFolder}daemon/main.js`],
 }
 
+export function storageDaemon(root?: string): Program {
+  return recordedProgram('qemu-storage-daemon', root)
+}
+
 /**
- * The storage daemon of the machine, or of a Debian folder. In a folder it runs in a mount namespace of its own where
+ * A program of the machine, or of a Debian folder. In a folder it runs in a mount namespace of its own where
  * `directory` has the same path inside, so that transcripts and clients need not know.
  */
-export function storageDaemon(root?: string): Program {
-  if (root === undefined) return { name: 'qemu-storage-daemon', command: () => ['qemu-storage-daemon'] }
+export function recordedProgram(name: string, root?: string): Program {
+  if (root === undefined) return { name, command: () => [name] }
   const script =
     'mkdir -p "$0$1" && mount --rbind "$1" "$0$1" && root=$0 && shift && exec chroot "$root" "$@"'
   return {
-    name: `qemu-storage-daemon in ${root}`,
-    command: (directory) => ['unshare', '-m', 'sh', '-c', script, root, directory, 'qemu-storage-daemon'],
+    name: `${name} in ${root}`,
+    command: (directory) => ['unshare', '-m', 'sh', '-c', script, root, directory, name],
   }
 }
 

@@ -7,6 +7,7 @@
 // that a job meets while it starts, a reply may stand two events earlier or later.
 
 import { spawnSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -107,6 +108,8 @@ class Player {
   readonly #strict = new Set<number>()
   #current: Stream | undefined
   #running: Running | undefined
+  /** Descriptors that go along with what is sent next. */
+  #passed: number[] = []
   #afterBytes = false
 
   constructor(directory: string, options: ReplayOptions) {
@@ -133,6 +136,9 @@ class Player {
       case 'close':
         this.#stream(action.name).socket.destroy()
         this.#streams.delete(action.name)
+        break
+      case 'fd':
+        this.#passed.push(openSync(this.#here(action.path), action.flags, 0o600))
         break
       case 'request':
         this.#send(Buffer.from(`${this.#here(action.text)}\n`))
@@ -209,7 +215,8 @@ class Player {
     const stream = this.#connection()
     this.#take(stream, -1)
     stream.sentAt = stream.taken
-    stream.socket.send(data)
+    stream.socket.send(data, this.#passed)
+    for (const fd of this.#passed.splice(0)) closeSync(fd)
   }
 
   async #listen(step: Step, index: number): Promise<void> {

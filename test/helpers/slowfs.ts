@@ -25,6 +25,7 @@ export type SlowOp =
   | 'fallocate'
   | 'truncate'
   | 'getattr'
+  | 'flush'
   | 'release'
 
 export interface Rule {

@@ -19,6 +19,14 @@ export function readTranscript(name: string, side: Side): Transcript {
   return parseTranscript(readFileSync(`${folder}${name}${END}`, 'utf8'), side)
 }
 
+/** The program it was recorded from. */
+export function recordedFrom(name: string): string {
+  const [run] = readTranscript(name, 'peer').steps.flatMap(({ action }) =>
+    action.kind === 'run' ? [action.command] : [],
+  )
+  return run?.split(' ', 1)[0] ?? ''
+}
+
 /** Why it cannot be played on this machine, or false: the value of a test's `skip`. */
 export function notHere(name: string): string | false {
   return NEEDS_MOUNT.has(name) ? fileSystemAbsent('tmpfs') : false

@@ -2,6 +2,8 @@
 // Reads a recorded control session: what was sent, and what the reference daemon answered.
 // Used by replay.ts. The line types are explained in test/transcripts/README.md.
 
+import { constants } from 'node:fs'
+
 /** Whose behaviour the lines are read for: the recorded daemon, or blockferryd with its deliberate differences. */
 export type Side = 'peer' | 'ours'
 
@@ -12,6 +14,8 @@ export type Action =
   | { readonly kind: 'open'; readonly name: string; readonly path: string }
   | { readonly kind: 'use'; readonly name: string }
   | { readonly kind: 'close'; readonly name: string }
+  /** A descriptor of the file, opened with these flags, goes along with what is sent next. */
+  | { readonly kind: 'fd'; readonly path: string; readonly flags: number }
   /** Read until a line received since the last send matches. */
   | { readonly kind: 'wait'; readonly pattern: RegExp }
   | { readonly kind: 'idle'; readonly seconds: number }
@@ -72,6 +76,13 @@ function parseAction(line: string, lines: readonly string[], index: number): Act
   throw new Error(`line ${index + 1}: unknown line type: ${line}`)
 }
 
+const { O_CREAT, O_RDONLY, O_RDWR, O_WRONLY } = constants
+const fdFlags: Readonly<Record<string, number>> = {
+  r: O_RDONLY,
+  w: O_WRONLY | O_CREAT,
+  rw: O_RDWR | O_CREAT,
+}
+
 function parseDirective(text: string, lines: readonly string[], index: number): Action {
   const space = text.indexOf(' ')
   const word = space < 0 ? text : text.slice(0, space)
@@ -87,6 +98,11 @@ function parseDirective(text: string, lines: readonly string[], index: number): 
     case 'use':
     case 'close':
       return { kind: word, name: rest }
+    case 'fd': {
+      const flags = fdFlags[rest.split(' ', 1)[0] ?? '']
+      if (flags === undefined) throw new Error(`line ${index + 1}: unknown mode: ${rest}`)
+      return { kind: 'fd', path: rest.slice(rest.indexOf(' ') + 1), flags }
+    }
     case 'wait':
       return { kind: 'wait', pattern: new RegExp(rest) }
     case 'idle':

@@ -4,10 +4,10 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import t from 'tap'
-import { blockferryd, type Program, storageDaemon } from '../helpers/program.js'
+import { blockferryd, type Program, recordedProgram } from '../helpers/program.js'
 import { differences, replay } from '../helpers/replay.js'
 import { parseTranscript } from '../helpers/transcript.js'
-import { notHere, readTranscript, transcriptNames } from '../helpers/transcript-files.js'
+import { notHere, readTranscript, recordedFrom, transcriptNames } from '../helpers/transcript-files.js'
 
 t.setTimeout(600_000)
 
@@ -20,10 +20,10 @@ const NOT_STEADY = new Set([
   '66-cancel-with-stalled-target',
 ])
 
-const program = recordedProgram()
-const absent = program ? false : 'no qemu-storage-daemon 10 (QEMU10_ROOT may name a Debian folder with one)'
-
 for (const name of transcriptNames().filter((name) => !NOT_STEADY.has(name))) {
+  const from = recordedFrom(name)
+  const program = recorded(from)
+  const absent = program ? false : `no ${from} 10 (QEMU10_ROOT may name a Debian folder with one)`
   t.test(`${name} is what the recorded program says`, { skip: absent || notHere(name) }, async () => {
     if (program) await replay(readTranscript(name, 'peer'), { program })
   })
@@ -77,9 +77,9 @@ for (const { name, lines } of WRONG) {
   })
 }
 
-function recordedProgram(): Program | undefined {
+function recorded(name: string): Program | undefined {
   const root = process.env.QEMU10_ROOT
-  if (root !== undefined && existsSync(`${root}/usr/bin/qemu-storage-daemon`)) return storageDaemon(root)
-  const version = spawnSync('qemu-storage-daemon', ['--version'], { encoding: 'utf8' }).stdout
-  return version?.includes('version 10.') ? storageDaemon() : undefined
+  if (root !== undefined && existsSync(`${root}/usr/bin/${name}`)) return recordedProgram(name, root)
+  const version = spawnSync(name, ['--version'], { encoding: 'utf8' }).stdout
+  return version?.includes('version 10.') ? recordedProgram(name) : undefined
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calls on an image's file system that do not come back: control answers, other disks go on, the process ends.
 
+import { closeSync, openSync } from 'node:fs'
 import t from 'tap'
+import { ControlClient } from '../helpers/control-client.js'
 import { Daemon } from '../helpers/daemon.js'
 import { isRecord } from '../helpers/qmp-client.js'
 import { empty, fill, MiB, rawNode, Scratch } from '../helpers/scratch.js'
@@ -93,6 +95,36 @@ t.test('another disk’s mirror completes while a read does not return', { skip 
   } finally {
     await slow.unmount()
   }
+})
+
+t.test('control answers while the closing of a passed descriptor does not return', { skip }, async (t) => {
+  using scratch = new Scratch()
+  await using daemon = await Daemon.start({ directory: scratch.path })
+  const slow = await SlowFs.mount(scratch.path)
+  try {
+    fill(`${slow.files}/source.img`, MiB)
+    const client = await ControlClient.passing(`${daemon.socket}1`)
+    await client.next()
+    await client.call('qmp_capabilities')
+    const fd = openSync(`${slow.mount}/source.img`, 'r+')
+    for (const fdname of ['one', 'other', 'third']) {
+      client.sendWith(JSON.stringify({ execute: 'getfd', arguments: { fdname } }), [fd])
+      t.same(await client.next(), { return: {} })
+    }
+    // With nobody to take it.
+    client.sendWith(' ', [fd])
+    closeSync(fd)
+    slow.rules({ op: 'flush', delayMs: FOREVER_MS })
+    t.same(await client.call('closefd', { fdname: 'one' }), { return: {} })
+    client.close()
+    for (let answers = 0; answers < ANSWERS; answers++) {
+      await daemon.client.execute('query-jobs', {}, 5000)
+      await pace(2)
+    }
+  } finally {
+    await slow.unmount()
+  }
+  t.equal(await daemon.stop(5000), undefined)
 })
 
 t.test('a job stuck in a call says which, on which node and for how long', { skip }, async (t) => {
