@@ -97,6 +97,8 @@ t.test('so it does from an image of a format, whose buffers are given back', asy
     'job-id': 'c',
     options: { ...create, file: 'f' },
   } as Arguments<'blockdev-create'>)
+  while ((await run('query-jobs', {})).some(({ status }) => status !== 'concluded'))
+    await new Promise((resolve) => setImmediate(resolve))
   await run('blockdev-add', { driver: 'qcow2', 'node-name': 'a', file: 'f' } as Arguments<'blockdev-add'>)
   await remove('a')
   await remove('f')
