@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The I/O engine: promises by request id over the addon. Made by the composition roots, used by block drivers.
+// The I/O engine over the addon. Made by the composition roots, used by block drivers.
 // What every verb promises stands in types.ts; this file only converts.
 
-import { addon, type NativeEngine } from './binding.js'
+import { addon, type NativeEngine, type OnFinished } from './binding.js'
+import { Requests } from './requests.js'
 import type {
   Capability,
   Codec,
@@ -66,8 +67,6 @@ const lockBits = { unlock: 0, write: 1, read: 2 } as const
 const SLOTS_PER_GROUP = 8
 const TRIM_INTERVAL_MS = 5000
 
-type Settle = (result: number, value?: unknown) => void
-
 /**
  * Starts an engine for the calling thread.
  * @throws Error when the system gives no thread or descriptor, or io_uring was demanded and is refused (`errno` says why)
@@ -80,24 +79,19 @@ class Engine implements IoEngine {
   readonly kind: EngineKind
   readonly slotSize: number
   readonly #native: NativeEngine
-  readonly #pending = new Map<number, Settle>()
+  readonly #requests = new Requests()
   readonly #files = new Set<FileId>()
   readonly #groups: (ArrayBuffer | undefined)[] = []
   /** Hands pieces to the addon, which copies them. */
   #pieces = new Float64Array(64)
-  #nextId = 1
-  #closing = false
   #ended: Promise<number> | undefined
   #trimming: NodeJS.Timeout | undefined
-  #idle: (() => void) | undefined
 
   constructor(options: EngineOptions) {
     this.slotSize = options.slotSize ?? 1 << 20
     if (this.slotSize <= 0 || this.slotSize % 4096 !== 0)
       throw new RangeError('slotSize is a multiple of 4096')
-    const native = startNative(options, this.slotSize, (pairs, count, extras) =>
-      this.#finish(pairs, count, extras),
-    )
+    const native = startNative(options, this.slotSize, this.#requests.onFinished)
     this.kind = native.kind
     this.#native = native.engine
   }
@@ -246,31 +240,20 @@ class Engine implements IoEngine {
   }
 
   async #end(deadlineMs: number): Promise<number> {
-    this.#closing = true
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, deadlineMs)
-    })
-    for (const file of this.#files) this.#send((id) => this.#native.submit(1, id, file, 0, 0, 0, 0, 0))
+    const closes = [...this.#files].map(
+      (file) => (id: number) => this.#native.submit(ops.indexOf('close'), id, file, 0, 0, 0, 0, 0),
+    )
     this.#files.clear()
-    if (this.#pending.size > 0) {
-      const idle = new Promise<void>((resolve) => {
-        this.#idle = resolve
-      })
-      await Promise.race([idle, late])
-    }
-    clearTimeout(timer)
+    await this.#requests.end(deadlineMs, closes)
     clearInterval(this.#trimming)
     this.#native.stop()
-    const left = [...this.#pending.values()]
-    this.#pending.clear()
-    for (const settle of left) settle(-ECANCELED)
-    return left.length
+    return this.#requests.abandon()
   }
 
   #submit(op: Op, file: FileId, offset = 0, length = 0, a = 0, b = 0, flags = 0): Promise<number> {
-    if (this.#closing) return Promise.resolve(-ECANCELED)
-    return this.#send((id) => this.#native.submit(ops.indexOf(op), id, file, offset, length, a, b, flags))
+    return this.#requests.send((id) =>
+      this.#native.submit(ops.indexOf(op), id, file, offset, length, a, b, flags),
+    )
   }
 
   #submitPieces(
@@ -282,7 +265,6 @@ class Engine implements IoEngine {
     flags: number,
     atOnce: number,
   ): Promise<number | PieceFailure> {
-    if (this.#closing) return Promise.resolve({ result: -ECANCELED, piece: 0 })
     const count = pieces.length
     if (this.#pieces.length < count * 2) this.#pieces = new Float64Array(count * 4)
     const list = this.#pieces
@@ -291,30 +273,18 @@ class Engine implements IoEngine {
       list[at++] = offset
       list[at++] = length
     }
-    return new Promise((resolve) => {
-      const id = this.#nextId++
-      this.#pending.set(id, (result, piece) =>
-        resolve(result < 0 ? { result, piece: typeof piece === 'number' ? piece : 0 } : result),
-      )
-      const number = ops.indexOf(op)
-      const refused = this.#native.submitPieces(
-        number,
-        id,
-        file,
-        list,
-        slot,
-        slotOffset,
-        flags,
-        atOnce,
-        count,
-      )
-      if (refused < 0) this.#settle(id, refused)
-    })
+    const number = ops.indexOf(op)
+    return this.#requests.sendFor<number | PieceFailure>(
+      (id) => this.#native.submitPieces(number, id, file, list, slot, slotOffset, flags, atOnce, count),
+      (result, piece) => (result < 0 ? { result, piece: typeof piece === 'number' ? piece : 0 } : result),
+      { result: -ECANCELED, piece: 0 },
+    )
   }
 
   #submitPath(op: Op, path: string, flags: number, mode: number, without: number): Promise<number> {
-    if (this.#closing) return Promise.resolve(-ECANCELED)
-    return this.#send((id) => this.#native.submitPath(ops.indexOf(op), id, path, flags, mode, without))
+    return this.#requests.send((id) =>
+      this.#native.submitPath(ops.indexOf(op), id, path, flags, mode, without),
+    )
   }
 
   #submitCodec(
@@ -325,48 +295,19 @@ class Engine implements IoEngine {
     from: SlotRanges,
     into: SlotRanges,
   ): Promise<number> {
-    if (this.#closing) return Promise.resolve(-ECANCELED)
     const [opNumber, number] = [ops.indexOf(op), codecs.indexOf(codec)]
-    return this.#send((id) =>
+    return this.#requests.send((id) =>
       this.#native.submitCodec(opNumber, id, number, total, skip, places(from), places(into)),
     )
   }
 
   /** For the verbs whose success is a value and not a number. */
   #submitFor<Value>(op: Op, file: FileId, offset = 0, length = 0, a = 0): Promise<Value | number> {
-    if (this.#closing) return Promise.resolve(-ECANCELED)
-    return new Promise((resolve) => {
-      const id = this.#nextId++
-      this.#pending.set(id, (result, value) => resolve(result < 0 ? result : (value as Value)))
-      const refused = this.#native.submit(ops.indexOf(op), id, file, offset, length, a, 0, 0)
-      if (refused < 0) this.#settle(id, refused)
-    })
-  }
-
-  #send(submit: (id: number) => number): Promise<number> {
-    return new Promise((resolve) => {
-      const id = this.#nextId++
-      this.#pending.set(id, resolve)
-      const refused = submit(id)
-      if (refused < 0) this.#settle(id, refused)
-    })
-  }
-
-  #settle(id: number, result: number, value?: unknown): void {
-    const settle = this.#pending.get(id)
-    this.#pending.delete(id)
-    settle?.(result, value)
-    if (this.#pending.size === 0) this.#idle?.()
-  }
-
-  #finish(pairs: Float64Array, count: number, extras: readonly unknown[]): void {
-    let extra = 0
-    for (let index = 0; index < count * 2; index += 2) {
-      const id = pairs[index] ?? 0
-      const value = extra < extras.length && extras[extra] === id ? extras[extra + 1] : undefined
-      if (value !== undefined) extra += 2
-      this.#settle(id, pairs[index + 1] ?? 0, value)
-    }
+    return this.#requests.sendFor<Value | number>(
+      (id) => this.#native.submit(ops.indexOf(op), id, file, offset, length, a, 0, 0),
+      (result, value) => (result < 0 ? result : (value as Value)),
+      -ECANCELED,
+    )
   }
 
   trim(): void {
@@ -398,7 +339,7 @@ function ourPath(path: string): string {
 function startNative(
   options: EngineOptions,
   slotSize: number,
-  onFinished: ConstructorParameters<typeof addon.Engine>[5],
+  onFinished: OnFinished,
 ): { kind: EngineKind; engine: NativeEngine } {
   const start = (kind: EngineKind) => ({
     kind,
