@@ -5,6 +5,29 @@
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 
+/** Same order as Op in src/request.h. */
+export const ops = [
+  'open',
+  'close',
+  'stat',
+  'read',
+  'write',
+  'flush',
+  'truncate',
+  'extents',
+  'zero',
+  'discard',
+  'copyRange',
+  'reflink',
+  'lock',
+  'lockedByOthers',
+  'unlink',
+  'compress',
+  'decompress',
+  'adopt',
+] as const
+export type Op = (typeof ops)[number]
+
 /** `[id, result, id, result, …]` (`count` pairs), and `[id, value, id, value, …]` where a verb adds something. */
 export type OnFinished = (pairs: Float64Array, count: number, extras: readonly unknown[]) => void
 

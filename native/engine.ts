@@ -2,8 +2,9 @@
 // The I/O engine over the addon. Made by the composition roots, used by block drivers.
 // What every verb promises stands in types.ts; this file only converts.
 
-import { addon, type NativeEngine, type OnFinished } from './binding.js'
+import { addon, type NativeEngine, type OnFinished, type Op, ops } from './binding.js'
 import { Requests } from './requests.js'
+import { Streams } from './streams.js'
 import type {
   Capability,
   Codec,
@@ -24,28 +25,6 @@ import type {
 } from './types.js'
 
 const ECANCELED = 125
-/** Same order as Op in src/request.h. */
-const ops = [
-  'open',
-  'close',
-  'stat',
-  'read',
-  'write',
-  'flush',
-  'truncate',
-  'extents',
-  'zero',
-  'discard',
-  'copyRange',
-  'reflink',
-  'lock',
-  'lockedByOthers',
-  'unlink',
-  'compress',
-  'decompress',
-] as const
-type Op = (typeof ops)[number]
-
 /** Same order as Can in src/file.h. */
 const capabilities: readonly Capability[] = [
   'zero-range',
@@ -81,6 +60,7 @@ class Engine implements IoEngine {
   readonly #native: NativeEngine
   readonly #requests = new Requests()
   readonly #files = new Set<FileId>()
+  readonly #streams: Streams
   readonly #groups: (ArrayBuffer | undefined)[] = []
   /** Hands pieces to the addon, which copies them. */
   #pieces = new Float64Array(64)
@@ -94,6 +74,7 @@ class Engine implements IoEngine {
     const native = startNative(options, this.slotSize, this.#requests.onFinished)
     this.kind = native.kind
     this.#native = native.engine
+    this.#streams = new Streams(native.engine, this.#requests, this.#files)
   }
 
   takeSlots(count: number): number[] {
@@ -220,6 +201,10 @@ class Engine implements IoEngine {
 
   decompress(codec: Codec, from: SlotRanges, total: number, skip: number, into: SlotRanges): Promise<number> {
     return this.#submitCodec('decompress', codec, total, skip, from, into)
+  }
+
+  adopt(fd: number): Promise<FileId> {
+    return this.#streams.adopt(fd)
   }
 
   oldest(): StuckRequest | undefined {

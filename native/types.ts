@@ -7,6 +7,8 @@
 // - A result is >= 0, or -errno. Verbs never throw for what storage says and never reject.
 // - A stuck call blocks only itself and is visible in oldest() until it ends.
 
+import type { StreamVerbs } from './stream-types.js'
+
 export type EngineKind = 'threads' | 'io_uring'
 /** 'auto': io_uring where the kernel lets us, else threads. */
 export type AioChoice = 'auto' | EngineKind
@@ -135,7 +137,7 @@ export interface EngineStats {
   readonly slotsMapped: number
 }
 
-export interface IoEngine {
+export interface IoEngine extends StreamVerbs {
   readonly kind: EngineKind
   readonly slotSize: number
 

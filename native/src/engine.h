@@ -26,6 +26,8 @@ class Engine {
   virtual void submit(const std::vector<Request*>& requests) = 0;
   // Adds what has finished since the last call.
   virtual void reap(std::vector<Request*>& finished) = 0;
+  // Sends a descriptor of this process to the engine's group, for the adopt request with this tag. 0 or -errno.
+  virtual int pass(int fd, uint64_t tag) = 0;
   // A group of slots goes out of use.
   virtual void forget(uint32_t group) = 0;
   virtual size_t tasks() = 0;

@@ -2,7 +2,10 @@
 // See io-front.h.
 #include "io-front.h"
 
+#include <fcntl.h>
+
 #include <cerrno>
+#include <limits>
 
 #include "batch.h"
 
@@ -11,6 +14,8 @@ namespace blockferry {
 namespace {
 // More would let the storage wait for JavaScript.
 constexpr size_t kGatherAtMost = 8;
+// Descriptors in the socket at once: far below what it holds.
+constexpr size_t kUnderwayAtMost = 32;
 }  // namespace
 
 int IoFront::start(int signalFd) {
@@ -19,6 +24,7 @@ int IoFront::start(int signalFd) {
 
 int IoFront::submit(std::unique_ptr<Request> request) {
   if (stopped_) return -ECANCELED;
+  if (request->op == Op::adopt) return adopt(std::move(request));
   if (!resolveFiles(*request)) return -EBADF;
   if (request->op == Op::close) {
     files_.erase(request->fileId);
@@ -45,6 +51,35 @@ bool IoFront::resolveFiles(Request& request) {
   if (to == files_.end()) return false;
   request.to = to->second;
   return true;
+}
+
+// The descriptor is sent or copied before this returns: the caller may close it then.
+int IoFront::adopt(std::unique_ptr<Request> request) {
+  if (request->offset > std::numeric_limits<int>::max()) return -EBADF;
+  const int fd = static_cast<int>(request->offset);
+  request->tag = nextTag_++;
+  if (underway_ >= kUnderwayAtMost) {
+    request->unsent = UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    if (!request->unsent.valid()) return -errno;
+    unsent_.push_back(std::move(request));
+    return 0;
+  }
+  const int refused = engine_->pass(fd, request->tag);
+  if (refused < 0) return refused;
+  ++underway_;
+  queue(std::move(request));
+  return 0;
+}
+
+void IoFront::sendWaiting() {
+  while (!unsent_.empty() && underway_ < kUnderwayAtMost) {
+    std::unique_ptr<Request> request = std::move(unsent_.front());
+    unsent_.pop_front();
+    request->result = engine_->pass(request->unsent.get(), request->tag);
+    request->unsent.reset();
+    ++underway_;
+    waiting_.push_back(std::move(request));
+  }
 }
 
 void IoFront::queue(std::unique_ptr<Request> request) {
@@ -87,6 +122,7 @@ std::vector<std::unique_ptr<Request>> IoFront::reap() {
     inFlight_.erase(found);
     settle(*request);
   }
+  sendWaiting();
   admitWaiting();
   return done;
 }
@@ -95,7 +131,8 @@ std::vector<std::unique_ptr<Request>> IoFront::reap() {
 void IoFront::settle(Request& request) {
   if (request.isTransfer()) bytes_ -= request.length;
   if (request.pieces) request.pieces->letGo();
-  if (request.op == Op::open && request.opened) {
+  if (request.op == Op::adopt) --underway_;
+  if (request.opened) {
     request.result = static_cast<int64_t>(nextFileId_);
     files_.emplace(nextFileId_++, std::move(request.opened));
   }
@@ -127,6 +164,7 @@ std::optional<Oldest> IoFront::oldest() const {
 void IoFront::stop() {
   if (stopped_) return;
   stopped_ = true;
+  unsent_.clear();  // here, where their descriptors live
   engine_->stop();
 }
 

@@ -45,12 +45,14 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   void release();
 
   std::optional<Oldest> oldest() const;
-  size_t requests() const { return inFlight_.size() + waiting_.size() + closing_.size(); }
+  size_t requests() const { return inFlight_.size() + waiting_.size() + closing_.size() + unsent_.size(); }
   int64_t bytes() const { return bytes_; }
   size_t tasks() { return stopped_ ? 0 : engine_->tasks(); }
 
  private:
   bool resolveFiles(Request& request);
+  int adopt(std::unique_ptr<Request> request);
+  void sendWaiting();
   bool admissible(const Request& request) const;
   void admitWaiting();
   void settle(Request& request);
@@ -68,6 +70,10 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   std::deque<std::unique_ptr<Request>> waiting_;
   // Closes held back until the requests on their file have finished.
   std::unordered_map<File*, std::unique_ptr<Request>> closing_;
+  // Descriptors on their way to the group, and adopts held back until some of these have arrived.
+  size_t underway_ = 0;
+  uint64_t nextTag_ = 1;
+  std::deque<std::unique_ptr<Request>> unsent_;
 };
 
 }  // namespace blockferry

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The open verb: never blocks on what a name turns out to be, and learns what O_DIRECT wants.
+// The open verb: never blocks on what a name turns out to be, and learns what O_DIRECT wants. Also what is learned of
+// descriptors that others opened.
 //
 // O_DIRECT is switched on after the open: open(2) with O_CREAT | O_DIRECT leaves a file behind where the file system
 // refuses O_DIRECT, and a second try with O_EXCL would then find it.
@@ -20,6 +21,7 @@ namespace blockferry {
 namespace {
 
 constexpr uint32_t kSafeAlign = 4096;
+constexpr int kPipeBytes = 1 << 20;
 
 FileKind kindOf(mode_t mode) {
   switch (mode & S_IFMT) {
@@ -81,23 +83,41 @@ bool learnAlignment(File& file, void* scratch) {
   return file.requestAlign > 0;
 }
 
+// The descriptor has O_DIRECT. False: it does not work here after all.
+bool learnDirect(File& file) {
+  const std::unique_ptr<void, FreeDeleter> scratch(std::aligned_alloc(kSafeAlign, kSafeAlign));
+  if (!scratch || !learnAlignment(file, scratch.get())) return false;
+  file.direct = true;
+  if (probeRead(file.fd.get(), scratch.get(), kSafeAlign, RWF_NOWAIT) == -EOPNOTSUPP) file.cannot(Can::nowait);
+  return true;
+}
+
 // Clears O_NONBLOCK and switches O_DIRECT on where asked for and possible.
 void settleFlags(File& file, bool direct) {
   const int fd = file.fd.get();
   const int flags = fcntl(fd, F_GETFL) & ~O_NONBLOCK;
   if (direct && fcntl(fd, F_SETFL, flags | O_DIRECT) == 0) {
-    const std::unique_ptr<void, FreeDeleter> scratch(std::aligned_alloc(kSafeAlign, kSafeAlign));
-    if (scratch && learnAlignment(file, scratch.get())) {
-      file.direct = true;
-      if (probeRead(fd, scratch.get(), kSafeAlign, RWF_NOWAIT) == -EOPNOTSUPP) file.cannot(Can::nowait);
-      return;
-    }
+    if (learnDirect(file)) return;
     file.requestAlign = 1;
     file.memoryAlign = 1;
   }
   file.cannot(Can::nowait);
   fcntl(fd, F_SETFL, flags);
 }
+
+// 0 or -errno. A pipe gets the room of a slot, where it is allowed: fewer switches between those at its ends.
+int64_t learnKind(File& file) {
+  const int fd = file.fd.get();
+  struct stat facts {};
+  const int64_t known = retry([&] { return fstat(fd, &facts); });
+  if (known < 0) return known;
+  file.kind = kindOf(facts.st_mode);
+  file.noSeek.store(file.kind != FileKind::file);
+  if (file.kind == FileKind::fifo && fcntl(fd, F_GETPIPE_SZ) < kPipeBytes) fcntl(fd, F_SETPIPE_SZ, kPipeBytes);
+  return 0;
+}
+
+bool isSeekable(const File& file) { return file.kind == FileKind::file || file.kind == FileKind::block; }
 
 }  // namespace
 
@@ -107,14 +127,30 @@ int64_t openFile(Request& request) {
       retry([&] { return ::open(request.path.c_str(), openFlags(request.flags), static_cast<mode_t>(request.mode)); });
   if (fd < 0) return fd;
   file->fd = UniqueFd(static_cast<int>(fd));
-  struct stat facts {};
-  const int64_t known = retry([&] { return fstat(file->fd.get(), &facts); });
+  const int64_t known = learnKind(*file);
   if (known < 0) return known;
-  file->kind = kindOf(facts.st_mode);
   file->without.store(request.without);
-  const bool seekable = file->kind == FileKind::file || file->kind == FileKind::block;
-  settleFlags(*file, seekable && (request.flags & kOpenDirect) != 0);
-  file->noSeek.store(file->kind != FileKind::file);
+  settleFlags(*file, isSeekable(*file) && (request.flags & kOpenDirect) != 0);
+  request.opened = std::move(file);
+  return 0;
+}
+
+// Its flags stay as they are: whoever shares the descriptor would see them change.
+int64_t adoptFile(Request& request, UniqueFd fd) {
+  auto file = std::make_shared<File>();
+  file->fd = std::move(fd);
+  const int64_t known = learnKind(*file);
+  if (known < 0) return known;
+  const int flags = fcntl(file->fd.get(), F_GETFL);
+  if (!isSeekable(*file) || (flags & O_DIRECT) == 0) {
+    file->cannot(Can::nowait);
+  } else if (!learnDirect(*file)) {
+    // One that cannot be read tells nothing.
+    file->direct = true;
+    file->requestAlign = kSafeAlign;
+    file->memoryAlign = kSafeAlign;
+    file->cannot(Can::nowait);
+  }
   request.opened = std::move(file);
   return 0;
 }

@@ -14,13 +14,14 @@
 
 #include "file.h"
 #include "slot-pool.h"
+#include "unique-fd.h"
 
 namespace blockferry {
 
-// Same order as `ops` in native/engine.ts.
+// Same order as `ops` in native/binding.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress,
+  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress, adopt,
 };
 
 // Same order as `codecs` in native/engine.ts.
@@ -85,6 +86,9 @@ struct Request {
   std::string path;
   uint32_t mode = 0;
   uint32_t without = 0;
+  // adopt (`offset`: the descriptor's number in this process)
+  uint64_t tag = 0;
+  UniqueFd unsent;  // a copy of it, where it cannot be sent yet; JS thread only
 
   // Monotonic milliseconds; 0 until it goes to the kernel.
   std::atomic<int64_t> startedMs{0};

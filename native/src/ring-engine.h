@@ -22,6 +22,7 @@ class RingEngine : public Engine {
   int start(int signalFd, std::function<void()> last) override;
   void submit(const std::vector<Request*>& requests) override;
   void reap(std::vector<Request*>& finished) override { pool_.reap(finished); }
+  int pass(int fd, uint64_t tag) override { return pool_.pass(fd, tag); }
   void forget(uint32_t group) override;
   size_t tasks() override { return pool_.tasks(); }
   void stop() override;

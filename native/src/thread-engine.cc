@@ -31,12 +31,18 @@ GroupKind ThreadEngine::startWith(int signalFd, std::vector<int> keep, std::func
   const int copy = fcntl(signalFd, F_DUPFD_CLOEXEC, 3);
   if (copy < 0) return GroupKind::failed;
   keep.push_back(copy);
+  if (streams_.open(keep) < 0) {
+    ::close(copy);
+    return GroupKind::failed;
+  }
   completions_.signalTo(copy);
   const GroupKind kind = tasks_->start(std::move(keep), [this, last = std::move(last)]() mutable {
     completions_.close();
+    streams_.close();
     const auto final = std::move(last);
     final();
   });
+  streams_.started(kind);
   if (kind == GroupKind::plain) return kind;
   // The group has its own copy under this number (or there is no group): the one of the process goes.
   ::close(copy);
@@ -70,6 +76,7 @@ Request* ThreadEngine::finish(Request* request) {
 }
 
 void ThreadEngine::stop() {
+  streams_.stop();
   {
     std::lock_guard guard(lock_);
     stopping_ = true;
@@ -107,6 +114,7 @@ void ThreadEngine::serve() {
     guard.unlock();
     while (request != nullptr) {
       if (computation) codecs_.perform(*request);
+      else if (Streams::does(request->op)) streams_.perform(*request);
       else perform(*request);
       request = finish(request);
     }

@@ -12,6 +12,7 @@
 #include "codecs.h"
 #include "completions.h"
 #include "engine.h"
+#include "streams.h"
 #include "tasks.h"
 
 namespace blockferry {
@@ -23,6 +24,7 @@ class ThreadEngine : public Engine {
   int start(int signalFd, std::function<void()> last) override;
   void submit(const std::vector<Request*>& requests) override;
   void reap(std::vector<Request*>& finished) override { completions_.take(finished); }
+  int pass(int fd, uint64_t tag) override { return streams_.pass(fd, tag); }
   void forget(uint32_t) override {}
   size_t tasks() override { return tasks_->count(); }
   void stop() override;
@@ -47,6 +49,7 @@ class ThreadEngine : public Engine {
   const size_t maxTasks_;
   const size_t maxComputing_;
   Codecs codecs_;
+  Streams streams_;
   std::shared_ptr<Tasks> tasks_ = std::make_shared<Tasks>();
   Completions completions_;
 

@@ -110,6 +110,7 @@ void perform(Request& request) {
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
       case Op::compress:
       case Op::decompress: break;  // Codecs does them
+      case Op::adopt: break;       // Streams does it
     }
     return -ENOSYS;
   };

@@ -13,6 +13,8 @@ namespace blockferry {
 void perform(Request& request);
 
 int64_t openFile(Request& request);
+// A file of a descriptor that somebody else opened, and may share with us.
+int64_t adoptFile(Request& request, UniqueFd fd);
 // Facts asked anew; 0 or -errno.
 int64_t statFile(File& file, FileFacts& facts);
 

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine's verbs of streams over the addon. Made and used by engine.ts; what they promise stands in stream-types.ts.
+
+import { type NativeEngine, type Op, ops } from './binding.js'
+import type { Requests } from './requests.js'
+import type { StreamVerbs } from './stream-types.js'
+import type { FileId } from './types.js'
+
+export class Streams implements StreamVerbs {
+  readonly #native: NativeEngine
+  readonly #requests: Requests
+  readonly #files: Set<FileId>
+
+  /** @param files  the open files of the engine, where new ones are added */
+  constructor(native: NativeEngine, requests: Requests, files: Set<FileId>) {
+    this.#native = native
+    this.#requests = requests
+    this.#files = files
+  }
+
+  adopt(fd: number): Promise<FileId> {
+    return this.#opened(this.#submit('adopt', 0, fd))
+  }
+
+  async #opened(asked: Promise<number>): Promise<FileId> {
+    const file = await asked
+    if (file > 0) this.#files.add(file)
+    return file
+  }
+
+  #submit(op: Op, file: FileId, offset = 0, length = 0, slot = 0, slotOffset = 0): Promise<number> {
+    return this.#requests.send((id) =>
+      this.#native.submit(ops.indexOf(op), id, file, offset, length, slot, slotOffset, 0),
+    )
+  }
+}
