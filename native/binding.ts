@@ -25,6 +25,8 @@ export const ops = [
   'compress',
   'decompress',
   'adopt',
+  'receive',
+  'send',
 ] as const
 export type Op = (typeof ops)[number]
 
@@ -73,6 +75,10 @@ export interface NativeEngine {
   trim(): number
   oldest(): readonly [op: number, file: number, ageMs: number] | undefined
   stats(): readonly [requests: number, bytes: number, tasks: number, slotsInUse: number, slotsMapped: number]
+  /** Bits: 1 read, 2 write. */
+  shutStream(file: number, directions: number): void
+  /** Nobody waits any more for what peers send: those who do get -ECANCELED. */
+  endReading(): void
   stop(): void
 }
 

@@ -207,6 +207,24 @@ class Engine implements IoEngine {
     return this.#streams.adopt(fd)
   }
 
+  receive(
+    stream: FileId,
+    length: number,
+    slot: number,
+    slotOffset: number,
+    lingerMs: number,
+  ): Promise<number> {
+    return this.#streams.receive(stream, length, slot, slotOffset, lingerMs)
+  }
+
+  send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number> {
+    return this.#streams.send(stream, length, slot, slotOffset)
+  }
+
+  shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void {
+    this.#streams.shutdownStream(stream, direction)
+  }
+
   oldest(): StuckRequest | undefined {
     const found = this.#native.oldest()
     if (found === undefined) return undefined
@@ -229,6 +247,7 @@ class Engine implements IoEngine {
       (file) => (id: number) => this.#native.submit(ops.indexOf('close'), id, file, 0, 0, 0, 0, 0),
     )
     this.#files.clear()
+    this.#native.endReading()
     await this.#requests.end(deadlineMs, closes)
     clearInterval(this.#trimming)
     this.#native.stop()

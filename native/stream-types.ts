@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the engine promises about streams: sockets, pipes, files read from front to end. Implemented by native/engine.ts.
-// The rules of types.ts hold here too.
+// What the engine promises about streams: sockets, pipes, terminals, and files read or written from front to end. Implemented by
+// native/engine.ts. The rules of types.ts hold here too, and:
+//
+// - Requests of one direction on one stream are performed in the order they were made, one at a time, without waiting for
+//   JavaScript in between: whoever queues several receives keeps the stream flowing. The directions do not wait for each other.
+// - A stream that waits (for data, for a reader) occupies one task and is woken by shutdownStream() and by the end of the engine.
+//   It is not stuck: oldest() leaves it out, as long as it is not a file.
+// - Such requests are past the limits of requests and bytes in flight. Those are there for storage: if what waits for a peer
+//   counted, storage would wait for it too. The slots bound what streams take.
+// - What a stream has come to stays so: after the end of the stream, or an error, every later request of that direction gets the
+//   same answer.
 
 import type { FileId } from './types.js'
 
@@ -10,4 +19,19 @@ export interface StreamVerbs {
    * copied before the call returns: the descriptor may be closed then. Its flags stay as they are.
    */
   adopt(fd: number): Promise<FileId>
+  /**
+   * Waits for data, then takes what comes until `length` bytes are there or nothing came for `lingerMs`; 0: what is there at once.
+   * A file is read on from where its descriptor stands.
+   * @param length  > 0
+   * @returns bytes received, 0 at the end of the stream, or -errno; -ECANCELED after shutdownStream() and when the engine
+   *          ends. What came before an end or an error is told first.
+   */
+  receive(stream: FileId, length: number, slot: number, slotOffset: number, lingerMs: number): Promise<number>
+  /** Sends all of it. @returns `length`, or -errno: -EPIPE when the reader has gone (never a signal) */
+  send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number>
+  /**
+   * Ends a direction now, and wakes who waits in it: requests under way and later ones get -ECANCELED. The peer of a socket learns
+   * of it (shutdown(2)), whoever else shares the socket; of a pipe when it is closed. Works while a close waits, too.
+   */
+  shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void
 }

@@ -6,6 +6,9 @@ import type { Requests } from './requests.js'
 import type { StreamVerbs } from './stream-types.js'
 import type { FileId } from './types.js'
 
+/** Same bits as in src/stream.h. */
+const shutBits = { read: 1, write: 2, both: 3 } as const
+
 export class Streams implements StreamVerbs {
   readonly #native: NativeEngine
   readonly #requests: Requests
@@ -20,6 +23,24 @@ export class Streams implements StreamVerbs {
 
   adopt(fd: number): Promise<FileId> {
     return this.#opened(this.#submit('adopt', 0, fd))
+  }
+
+  receive(
+    stream: FileId,
+    length: number,
+    slot: number,
+    slotOffset: number,
+    lingerMs: number,
+  ): Promise<number> {
+    return this.#submit('receive', stream, lingerMs, length, slot, slotOffset)
+  }
+
+  send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number> {
+    return this.#submit('send', stream, 0, length, slot, slotOffset)
+  }
+
+  shutdownStream(stream: FileId, direction: keyof typeof shutBits): void {
+    this.#native.shutStream(stream, shutBits[direction])
   }
 
   async #opened(asked: Promise<number>): Promise<FileId> {

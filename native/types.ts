@@ -19,7 +19,7 @@ export interface EngineOptions {
   readonly slotSize?: number
   /** Slots at most; memory is mapped in groups when first needed and given back when a group is idle. Default 64. */
   readonly maxSlots?: number
-  /** Requests in flight at most; further ones queue inside the engine. Default 256. */
+  /** Requests in flight at most; further ones queue inside the engine. Those of streams are not counted. Default 256. */
   readonly maxRequests?: number
   /** Bytes in flight at most (reads and writes). Default 128 MiB. */
   readonly maxBytes?: number
@@ -224,11 +224,12 @@ export interface IoEngine extends StreamVerbs {
    */
   decompress(codec: Codec, from: SlotRanges, total: number, skip: number, into: SlotRanges): Promise<number>
 
-  /** The request that has been in the kernel longest. */
+  /** The request that has been in the kernel longest. Who waits for a peer is left out: nothing is stuck there. */
   oldest(): StuckRequest | undefined
   stats(): EngineStats
   /**
-   * Ends the engine: refuses new requests (-ECANCELED), waits for those in flight, closes every file.
+   * Ends the engine: refuses new requests (-ECANCELED), waits for those in flight, closes every file. Who waits for what a
+   * peer may send gets -ECANCELED; what is being sent is sent.
    * @param deadlineMs  after that, stuck tasks are left to themselves: their memory and descriptors stay until they return
    * @returns number of requests left behind
    */

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 
 #include "batch.h"
 
@@ -41,6 +42,8 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::trim>("trim"),
                          InstanceMethod<&EngineObject::oldest>("oldest"),
                          InstanceMethod<&EngineObject::stats>("stats"),
+                         InstanceMethod<&EngineObject::shutStream>("shutStream"),
+                         InstanceMethod<&EngineObject::endReading>("endReading"),
                          InstanceMethod<&EngineObject::stop>("stop"),
                      });
 }
@@ -86,6 +89,14 @@ void EngineObject::end() {
   poll->close();
   // The function holds the engine of JavaScript, and that holds this object: neither would ever be collected.
   onFinished_.Reset();
+}
+
+void EngineObject::shutStream(const Napi::CallbackInfo& info) {
+  if (front_) front_->shutStream(numberAt(info, 0), bitsAt(info, 1));
+}
+
+void EngineObject::endReading(const Napi::CallbackInfo&) {
+  if (front_) front_->endReading();
 }
 
 void EngineObject::stop(const Napi::CallbackInfo&) { end(); }
@@ -141,7 +152,11 @@ Napi::Value EngineObject::submit(const Napi::CallbackInfo& info) {
   request->offset = static_cast<int64_t>(offset);
   request->length = static_cast<int64_t>(length);
   request->flags = bitsAt(info, 7);
-  if (request->isTransfer() && !useSlot(*request, a, b)) return refuse(EINVAL);
+  if (request->usesSlot() && !useSlot(*request, a, b)) return refuse(EINVAL);
+  if (request->op == Op::receive) {
+    if (request->length == 0) return refuse(EINVAL);
+    request->lingerMs = static_cast<int>(std::min<double>(offset, std::numeric_limits<int>::max()));
+  }
   if (request->op == Op::extents) request->limit = static_cast<uint32_t>(std::clamp(a, 1.0, 1e6));
   if (request->op == Op::copyRange || request->op == Op::reflink) {
     if (!isRange(b, length)) return refuse(EINVAL);

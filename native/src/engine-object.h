@@ -45,6 +45,9 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value oldest(const Napi::CallbackInfo& info);
   // () → [requests, bytes, tasks, slotsInUse, slotsMapped]
   Napi::Value stats(const Napi::CallbackInfo& info);
+  // (file, directions)
+  void shutStream(const Napi::CallbackInfo& info);
+  void endReading(const Napi::CallbackInfo& info);
   void stop(const Napi::CallbackInfo& info);
 
   int accept(std::unique_ptr<Request> request);

@@ -28,6 +28,10 @@ class Engine {
   virtual void reap(std::vector<Request*>& finished) = 0;
   // Sends a descriptor of this process to the engine's group, for the adopt request with this tag. 0 or -errno.
   virtual int pass(int fd, uint64_t tag) = 0;
+  // Something of the file was shut: who waits in it is woken.
+  virtual void shut(const std::shared_ptr<File>& file) = 0;
+  // Nobody waits any more for what peers send.
+  virtual void endReading() = 0;
   // A group of slots goes out of use.
   virtual void forget(uint32_t group) = 0;
   virtual size_t tasks() = 0;

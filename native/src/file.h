@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 
+#include "stream.h"
 #include "unique-fd.h"
 
 namespace blockferry {
@@ -91,7 +92,11 @@ struct File {
   // The file system has no SEEK_DATA.
   std::atomic<bool> noSeek{false};
 
+  // Waits for storage and not for a peer.
+  bool isStorage() const { return kind == FileKind::file || kind == FileKind::block || kind == FileKind::directory; }
+
   WriteGate gate;
+  Stream stream;
 
   // JS thread only: requests admitted or waiting on this file; close waits for them.
   uint32_t requests = 0;

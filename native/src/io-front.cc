@@ -37,8 +37,18 @@ int IoFront::submit(std::unique_ptr<Request> request) {
     if (request->file) ++request->file->requests;
     if (request->to) ++request->to->requests;
   }
-  queue(std::move(request));
+  if (request->waitsForPeer()) begin(std::move(request));
+  else queue(std::move(request));
   return 0;
+}
+
+// Past the limits. They are there for storage, which would wait for peers if those counted; what streams take of memory and
+// tasks is bounded by the slots and by their own number.
+void IoFront::begin(std::unique_ptr<Request> request) {
+  Request* const begun = request.get();
+  inFlight_.emplace(begun, std::move(request));
+  ++atPeers_;
+  engine_->submit({begun});
 }
 
 bool IoFront::resolveFiles(Request& request) {
@@ -88,7 +98,7 @@ void IoFront::queue(std::unique_ptr<Request> request) {
 }
 
 bool IoFront::admissible(const Request& request) const {
-  if (inFlight_.size() >= limits_.maxRequests) return false;
+  if (inFlight_.size() - atPeers_ >= limits_.maxRequests) return false;
   return !request.isTransfer() || bytes_ == 0 || bytes_ + request.length <= limits_.maxBytes;
 }
 
@@ -132,6 +142,7 @@ void IoFront::settle(Request& request) {
   if (request.isTransfer()) bytes_ -= request.length;
   if (request.pieces) request.pieces->letGo();
   if (request.op == Op::adopt) --underway_;
+  if (request.waitsForPeer()) --atPeers_;
   if (request.opened) {
     request.result = static_cast<int64_t>(nextFileId_);
     files_.emplace(nextFileId_++, std::move(request.opened));
@@ -159,6 +170,19 @@ std::optional<Oldest> IoFront::oldest() const {
   }
   if (oldest == nullptr) return std::nullopt;
   return Oldest{oldest->op, oldest->fileId, nowMs() - since};
+}
+
+void IoFront::shutStream(double fileId, uint32_t directions) {
+  if (stopped_) return;
+  std::shared_ptr<File> file;
+  const auto found = files_.find(fileId);
+  if (found != files_.end()) file = found->second;
+  for (const auto& [closed, request] : closing_) {
+    if (request->fileId == fileId) file = request->file;
+  }
+  if (!file) return;
+  file->stream.shut(directions);
+  engine_->shut(file);
 }
 
 void IoFront::stop() {

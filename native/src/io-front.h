@@ -38,6 +38,12 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   void forget(uint32_t group) {
     if (!stopped_) engine_->forget(group);
   }
+  // Ends directions of a stream, also of one whose close waits for its requests.
+  void shutStream(double fileId, uint32_t directions);
+  // Nobody waits any more for what peers send.
+  void endReading() {
+    if (!stopped_) engine_->endReading();
+  }
   void stop();
   // From hold() to release() requests are gathered and go to the engine together: one wake-up, and one look of the
   // kernel at all of them.
@@ -56,6 +62,7 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   bool admissible(const Request& request) const;
   void admitWaiting();
   void settle(Request& request);
+  void begin(std::unique_ptr<Request> request);
   void queue(std::unique_ptr<Request> request);
   void dropAll();
 
@@ -67,6 +74,7 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   double nextFileId_ = 1;
   std::unordered_map<double, std::shared_ptr<File>> files_;
   std::unordered_map<Request*, std::unique_ptr<Request>> inFlight_;
+  size_t atPeers_ = 0;  // of inFlight_, those that may wait for a peer: no limit counts them
   std::deque<std::unique_ptr<Request>> waiting_;
   // Closes held back until the requests on their file have finished.
   std::unordered_map<File*, std::unique_ptr<Request>> closing_;

@@ -45,6 +45,9 @@ int openFlags(uint32_t flags) {
   return how;
 }
 
+// Asked with RWF_NOWAIT for what it has; whether it knows that shows then.
+bool isPipe(const File& file) { return file.kind == FileKind::fifo; }
+
 struct FreeDeleter {
   void operator()(void* memory) const { std::free(memory); }
 };
@@ -101,7 +104,7 @@ void settleFlags(File& file, bool direct) {
     file.requestAlign = 1;
     file.memoryAlign = 1;
   }
-  file.cannot(Can::nowait);
+  if (!isPipe(file)) file.cannot(Can::nowait);
   fcntl(fd, F_SETFL, flags);
 }
 
@@ -143,7 +146,7 @@ int64_t adoptFile(Request& request, UniqueFd fd) {
   if (known < 0) return known;
   const int flags = fcntl(file->fd.get(), F_GETFL);
   if (!isSeekable(*file) || (flags & O_DIRECT) == 0) {
-    file->cannot(Can::nowait);
+    if (!isPipe(*file)) file->cannot(Can::nowait);
   } else if (!learnDirect(*file)) {
     // One that cannot be read tells nothing.
     file->direct = true;

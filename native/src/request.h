@@ -21,7 +21,7 @@ namespace blockferry {
 // Same order as `ops` in native/binding.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress, adopt,
+  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress, adopt, receive, send,
 };
 
 // Same order as `codecs` in native/engine.ts.
@@ -63,7 +63,7 @@ struct Request {
   int64_t length = 0;
   uint32_t flags = 0;
 
-  // read, write
+  // read, write, receive, send
   std::shared_ptr<SlotGroup> memory;
   std::byte* data = nullptr;
   // read, write where the memory lies apart: in its place, in the order of the file
@@ -89,6 +89,10 @@ struct Request {
   // adopt (`offset`: the descriptor's number in this process)
   uint64_t tag = 0;
   UniqueFd unsent;  // a copy of it, where it cannot be sent yet; JS thread only
+  // receive
+  int lingerMs = 0;
+  // requests of a stream: the next in its direction, guarded by the stream
+  Request* next = nullptr;
 
   // Monotonic milliseconds; 0 until it goes to the kernel.
   std::atomic<int64_t> startedMs{0};
@@ -111,6 +115,12 @@ struct Request {
     return true;
   }
   bool isTransfer() const { return op == Op::read || op == Op::write; }
+  bool usesSlot() const { return isTransfer() || isStreamed(); }
+  // Of a stream: one at a time in its direction.
+  bool isStreamed() const { return op == Op::receive || op == Op::send; }
+  Direction direction() const { return op == Op::send ? Direction::write : Direction::read; }
+  // Waits for somebody else, who may never come. Not a matter of storage.
+  bool waitsForPeer() const { return isStreamed(); }
   // Needs a processor and no file.
   bool isComputation() const { return op == Op::compress || op == Op::decompress; }
 };

@@ -23,6 +23,8 @@ class RingEngine : public Engine {
   void submit(const std::vector<Request*>& requests) override;
   void reap(std::vector<Request*>& finished) override { pool_.reap(finished); }
   int pass(int fd, uint64_t tag) override { return pool_.pass(fd, tag); }
+  void shut(const std::shared_ptr<File>& file) override { pool_.shut(file); }
+  void endReading() override { pool_.endReading(); }
   void forget(uint32_t group) override;
   size_t tasks() override { return pool_.tasks(); }
   void stop() override;

@@ -4,23 +4,52 @@
 
 #include <cerrno>
 
+#include "stream-verbs.h"
 #include "verbs.h"
 
 namespace blockferry {
 
 int Streams::open(std::vector<int>& keep) {
-  const int error = passage_.open();
+  int error = passage_.open();
+  if (error == 0) error = noMoreReading_.open(keep);
+  if (error == 0) error = noMoreWaiting_.open(keep);
   if (error == 0) keep.push_back(passage_.groupEnd());
   return error;
 }
 
 void Streams::started(GroupKind kind) {
-  if (kind == GroupKind::own) passage_.disown();
+  if (kind != GroupKind::own) return;
+  passage_.disown();
+  noMoreReading_.disown();
+  noMoreWaiting_.disown();
 }
 
+void Streams::stop() {
+  passage_.stop();
+  noMoreReading_.announce();
+  noMoreWaiting_.announce();
+}
+
+void Streams::wakeAll() {
+  noMoreReading_.wakeAll();
+  noMoreWaiting_.wakeAll();
+}
+
+void Streams::close() {
+  passage_.close();
+  noMoreReading_.close();
+  noMoreWaiting_.close();
+}
+
+// Who waits for a peer is not stuck, and is not counted as being in the kernel.
 void Streams::perform(Request& request) {
-  request.markStarted();
-  request.result = adopt(request);
+  if (!request.waitsForPeer() || request.file->isStorage()) request.markStarted();
+  switch (request.op) {
+    case Op::adopt: request.result = adopt(request); break;
+    case Op::receive: request.result = receiveFrom(request, noMoreReading_); break;
+    case Op::send: request.result = sendTo(request, noMoreWaiting_); break;
+    default: request.result = -ENOSYS;
+  }
 }
 
 int64_t Streams::adopt(Request& request) {

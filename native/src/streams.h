@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an engine has for streams: the way descriptors come in. Part of ThreadEngine, and so of every engine.
+// What an engine has for streams: the way descriptors come in, and what ends waiting for peers. Part of ThreadEngine, and so
+// of every engine.
 #pragma once
 
 #include <vector>
 
+#include "ending.h"
 #include "own-group.h"
 #include "passage.h"
 #include "request.h"
@@ -18,19 +20,25 @@ class Streams {
   void started(GroupKind kind);
   // JS thread. Sends a descriptor of this process to the group, for the adopt request with this tag. 0 or -errno.
   int pass(int fd, uint64_t tag) { return passage_.send(fd, tag); }
-  // JS thread.
-  void stop() { passage_.stop(); }
+  // JS thread. Nobody waits for something to come any more; wakeReaders() must follow in the group.
+  void endReading() { noMoreReading_.announce(); }
+  void wakeReaders() { noMoreReading_.wakeAll(); }
+  // JS thread. Nobody waits for anything any more; wakeAll() must follow in the group.
+  void stop();
+  void wakeAll();
 
   // Any task, no N-API. Performs a request of a verb that is ours, and fills in its result.
-  static bool does(Op op) { return op == Op::adopt; }
+  static bool does(const Request& request) { return request.op == Op::adopt || request.waitsForPeer(); }
   void perform(Request& request);
   // Leader, after every task has ended.
-  void close() { passage_.close(); }
+  void close();
 
  private:
   int64_t adopt(Request& request);
 
   Passage passage_;
+  Ending noMoreReading_;
+  Ending noMoreWaiting_;
 };
 
 }  // namespace blockferry

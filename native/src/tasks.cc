@@ -4,6 +4,8 @@
 
 #include <sys/prctl.h>
 
+#include <utility>
+
 namespace blockferry {
 
 namespace {
@@ -29,6 +31,12 @@ void Tasks::spawn(std::function<void()> body, std::function<void()> refused) {
   changed_.notify_one();
 }
 
+void Tasks::tell(std::function<void()> what) {
+  std::lock_guard guard(lock_);
+  told_.push_back(std::move(what));
+  changed_.notify_one();
+}
+
 void Tasks::stop() {
   std::lock_guard guard(lock_);
   stopping_ = true;
@@ -44,13 +52,14 @@ size_t Tasks::count() {
 void Tasks::lead() {
   std::unique_lock guard(lock_);
   for (;;) {
-    changed_.wait(guard, [&] { return !asked_.empty() || !ended_.empty() || (stopping_ && alive_ == 0); });
-    if (asked_.empty() && ended_.empty()) return;
-    auto asked = std::move(asked_);
-    auto ended = std::move(ended_);
-    asked_.clear();
-    ended_.clear();
+    const auto work = [&] { return !asked_.empty() || !ended_.empty() || !told_.empty(); };
+    changed_.wait(guard, [&] { return work() || (stopping_ && alive_ == 0); });
+    if (!work()) return;
+    const auto told = std::exchange(told_, {});
+    auto asked = std::exchange(asked_, {});
+    auto ended = std::exchange(ended_, {});
     guard.unlock();
+    for (const auto& what : told) what();
     for (auto& task : ended) pthread_join(task->thread, nullptr);
     size_t gone = ended.size();
     for (auto& task : asked) {

@@ -30,6 +30,9 @@ class Tasks : public std::enable_shared_from_this<Tasks> {
    */
   void spawn(std::function<void()> body, std::function<void()> refused);
 
+  // Any thread. The leader runs `what` soon: for what must be done in the group and can wait for nothing. Not after stop().
+  void tell(std::function<void()> what);
+
   // Any thread. No more tasks; the leader ends with the last of them. The bodies are told by their owner.
   void stop();
 
@@ -52,6 +55,7 @@ class Tasks : public std::enable_shared_from_this<Tasks> {
   std::condition_variable changed_;
   std::vector<std::unique_ptr<Task>> asked_;
   std::vector<std::unique_ptr<Task>> ended_;  // to be joined by the leader
+  std::vector<std::function<void()>> told_;
   size_t alive_ = 0;
   bool stopping_ = false;
 };

@@ -55,9 +55,10 @@ void ThreadEngine::submit(const std::vector<Request*>& requests) {
 }
 
 void ThreadEngine::submit(Request* request) {
+  if (request->isStreamed() && !request->file->stream.enter(*request)) return;
   std::lock_guard guard(lock_);
-  (request->isComputation() ? computations_ : queue_).push_back(request);
-  if (ready() > idle_ && servers_ < maxTasks_ && !stopping_) {
+  queueOf(*request).push_back(request);
+  if (ready() > idle_ && servers_ < maxTasks_ + atPeers_.size() + withPeers_ && !stopping_) {
     ++servers_;
     ++idle_;
     tasks_->spawn([this] { serve(); }, [this] { spawnRefused(); });
@@ -66,6 +67,13 @@ void ThreadEngine::submit(Request* request) {
 }
 
 Request* ThreadEngine::finish(Request* request) {
+  if (request->isStreamed()) {
+    // Once it is told, it and its file may be gone.
+    const std::shared_ptr<File> file = request->file;
+    const Direction direction = request->direction();
+    completions_.push(request);
+    return file->stream.leave(direction);
+  }
   if (request->batch == nullptr) {
     completions_.push(request);
     return nullptr;
@@ -75,25 +83,42 @@ Request* ThreadEngine::finish(Request* request) {
   return after.next;
 }
 
+// JS thread. The leader does it, in whose table the descriptors are; it waits for nothing else.
+void ThreadEngine::shut(const std::shared_ptr<File>& file) {
+  tasks_->tell([file] { file->stream.wake(file->fd); });
+}
+
+void ThreadEngine::endReading() {
+  streams_.endReading();
+  tasks_->tell([this] { streams_.wakeReaders(); });
+}
+
 void ThreadEngine::stop() {
   streams_.stop();
   {
     std::lock_guard guard(lock_);
     stopping_ = true;
     queue_.clear();
+    atPeers_.clear();
     computations_.clear();
     queued_.notify_all();
   }
+  tasks_->tell([this] { streams_.wakeAll(); });
   tasks_->stop();
+}
+
+std::deque<Request*>& ThreadEngine::queueOf(const Request& request) {
+  if (request.waitsForPeer()) return atPeers_;
+  return request.isComputation() ? computations_ : queue_;
 }
 
 // What a task may take now.
 size_t ThreadEngine::ready() const {
-  return queue_.size() + std::min(computations_.size(), maxComputing_ - computing_);
+  return atPeers_.size() + queue_.size() + std::min(computations_.size(), maxComputing_ - computing_);
 }
 
 Request* ThreadEngine::takeNext() {
-  auto& queue = queue_.empty() ? computations_ : queue_;
+  auto& queue = !atPeers_.empty() ? atPeers_ : queue_.empty() ? computations_ : queue_;
   Request* request = queue.front();
   queue.pop_front();
   return request;
@@ -109,18 +134,21 @@ void ThreadEngine::serve() {
     if (stopping_ || !woken) break;
     Request* request = takeNext();
     const bool computation = request->isComputation();
+    const bool waits = request->waitsForPeer();
     if (computation) ++computing_;
+    if (waits) ++withPeers_;
     --idle_;
     guard.unlock();
     while (request != nullptr) {
       if (computation) codecs_.perform(*request);
-      else if (Streams::does(request->op)) streams_.perform(*request);
+      else if (Streams::does(*request)) streams_.perform(*request);
       else perform(*request);
       request = finish(request);
     }
     guard.lock();
     ++idle_;
     if (computation) --computing_;
+    if (waits) --withPeers_;
   }
   --servers_;
   --idle_;
@@ -131,11 +159,11 @@ void ThreadEngine::spawnRefused() {
   std::lock_guard guard(lock_);
   --servers_;
   --idle_;
-  if (servers_ > 0) return;
-  for (auto* queue : {&queue_, &computations_}) {
+  if (servers_ > withPeers_) return;
+  for (auto* queue : {&atPeers_, &queue_, &computations_}) {
     for (Request* request : *queue) {
-      request->result = -EAGAIN;
-      finish(request);  // of a batch that fails nothing more is begun
+      // Of a batch that fails nothing more is begun; of a stream everything fails.
+      for (; request != nullptr; request = finish(request)) request->result = -EAGAIN;
     }
     queue->clear();
   }

@@ -2,7 +2,7 @@
 // The engine that works everywhere: each request occupies one task of a pool while it is in the kernel.
 // A task is made when a request is queued and none is idle, up to a cap, so N stuck calls never hold up the N+1st;
 // it ends after some idle seconds. Computations wait for a processor, not for storage: only as many run at once as there
-// are processors, and I/O goes first. Also the part of RingEngine that does what a ring cannot.
+// are processors, and I/O goes first. Who waits for a peer has a task beyond the cap: storage never waits for it. Also the part of RingEngine that does what a ring cannot.
 #pragma once
 
 #include <condition_variable>
@@ -25,6 +25,8 @@ class ThreadEngine : public Engine {
   void submit(const std::vector<Request*>& requests) override;
   void reap(std::vector<Request*>& finished) override { completions_.take(finished); }
   int pass(int fd, uint64_t tag) override { return streams_.pass(fd, tag); }
+  void shut(const std::shared_ptr<File>& file) override;
+  void endReading() override;
   void forget(uint32_t) override {}
   size_t tasks() override { return tasks_->count(); }
   void stop() override;
@@ -33,7 +35,7 @@ class ThreadEngine : public Engine {
   GroupKind startWith(int signalFd, std::vector<int> keep, std::function<void()> last);
   // RingEngine hands over a request, finishes one it performed itself, and runs its ring in the same group. Any thread.
   void submit(Request* request);
-  // Returns the request to begin instead, where the finished one was a piece of more.
+  // Returns the request to begin instead, where the finished one was a piece of more, or of a stream.
   Request* finish(Request* request);
   void runInGroup(std::function<void()> body, std::function<void()> refused) {
     tasks_->spawn(std::move(body), std::move(refused));
@@ -41,8 +43,9 @@ class ThreadEngine : public Engine {
 
  private:
   void serve();
-  // Hold lock_.
+  // These hold lock_.
   size_t ready() const;
+  std::deque<Request*>& queueOf(const Request& request);
   Request* takeNext();
   void spawnRefused();
 
@@ -56,8 +59,10 @@ class ThreadEngine : public Engine {
   std::mutex lock_;  // guards everything below; taken before the locks of Tasks and Codecs
   std::condition_variable queued_;
   std::deque<Request*> queue_;
+  std::deque<Request*> atPeers_;       // queued ones that may wait for a peer
   std::deque<Request*> computations_;  // queued ones
   size_t computing_ = 0;               // running ones
+  size_t withPeers_ = 0;               // running ones
   size_t servers_ = 0;  // tasks that serve the queue, those being made included
   size_t idle_ = 0;     // of these, waiting for work or on their way to it
   bool stopping_ = false;

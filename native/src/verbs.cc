@@ -13,7 +13,7 @@ namespace {
 
 int64_t closeFile(File& file) {
   // Linux has closed the descriptor whatever it answers, EINTR included.
-  return ::close(file.fd.release()) < 0 && errno != EINTR ? -errno : 0;
+  return ::close(file.stream.release(file.fd)) < 0 && errno != EINTR ? -errno : 0;
 }
 
 int64_t flushFile(File& file, bool dataOnly) {
@@ -110,7 +110,9 @@ void perform(Request& request) {
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
       case Op::compress:
       case Op::decompress: break;  // Codecs does them
-      case Op::adopt: break;       // Streams does it
+      case Op::adopt:
+      case Op::receive:
+      case Op::send: break;  // Streams does them
     }
     return -ENOSYS;
   };
