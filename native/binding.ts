@@ -25,6 +25,10 @@ export const ops = [
   'compress',
   'decompress',
   'adopt',
+  'listen',
+  'portOf',
+  'accept',
+  'connect',
   'receive',
   'send',
 ] as const
@@ -57,6 +61,7 @@ export interface NativeEngine {
     atOnce: number,
     count: number,
   ): number
+  /** listen and connect: `path` is a Unix socket's (flags 0) or a host (flags 1) and `mode` the port. */
   submitPath(op: number, id: number, path: string, flags: number, mode: number, without: number): number
   /** Places are `[slot, offset, length, …]`. */
   submitCodec(
@@ -77,7 +82,7 @@ export interface NativeEngine {
   stats(): readonly [requests: number, bytes: number, tasks: number, slotsInUse: number, slotsMapped: number]
   /** Bits: 1 read, 2 write. */
   shutStream(file: number, directions: number): void
-  /** Nobody waits any more for what peers send: those who do get -ECANCELED. */
+  /** Nobody waits any more for what peers send, or for connections: those who do get -ECANCELED. */
   endReading(): void
   stop(): void
 }

@@ -4,6 +4,7 @@
 
 import { addon, type NativeEngine, type OnFinished, type Op, ops } from './binding.js'
 import { Requests } from './requests.js'
+import type { StreamAddress } from './stream-types.js'
 import { Streams } from './streams.js'
 import type {
   Capability,
@@ -205,6 +206,22 @@ class Engine implements IoEngine {
 
   adopt(fd: number): Promise<FileId> {
     return this.#streams.adopt(fd)
+  }
+
+  listen(address: StreamAddress): Promise<FileId> {
+    return this.#streams.listen(address)
+  }
+
+  portOf(listener: FileId): Promise<number> {
+    return this.#streams.portOf(listener)
+  }
+
+  accept(listener: FileId): Promise<FileId> {
+    return this.#streams.accept(listener)
+  }
+
+  connect(address: StreamAddress): Promise<FileId> {
+    return this.#streams.connect(address)
   }
 
   receive(

@@ -3,7 +3,7 @@
 
 import { type NativeEngine, type Op, ops } from './binding.js'
 import type { Requests } from './requests.js'
-import type { StreamVerbs } from './stream-types.js'
+import type { StreamAddress, StreamVerbs } from './stream-types.js'
 import type { FileId } from './types.js'
 
 /** Same bits as in src/stream.h. */
@@ -23,6 +23,22 @@ export class Streams implements StreamVerbs {
 
   adopt(fd: number): Promise<FileId> {
     return this.#opened(this.#submit('adopt', 0, fd))
+  }
+
+  listen(address: StreamAddress): Promise<FileId> {
+    return this.#opened(this.#submitAddress('listen', address))
+  }
+
+  portOf(listener: FileId): Promise<number> {
+    return this.#submit('portOf', listener)
+  }
+
+  accept(listener: FileId): Promise<FileId> {
+    return this.#opened(this.#submit('accept', listener))
+  }
+
+  connect(address: StreamAddress): Promise<FileId> {
+    return this.#opened(this.#submitAddress('connect', address))
   }
 
   receive(
@@ -47,6 +63,12 @@ export class Streams implements StreamVerbs {
     const file = await asked
     if (file > 0) this.#files.add(file)
     return file
+  }
+
+  #submitAddress(op: Op, address: StreamAddress): Promise<number> {
+    const [name, kind, port] =
+      address.kind === 'unix' ? [address.path, 0, 0] : [address.host, 1, address.port]
+    return this.#requests.send((id) => this.#native.submitPath(ops.indexOf(op), id, name, kind, port, 0))
   }
 
   #submit(op: Op, file: FileId, offset = 0, length = 0, slot = 0, slotOffset = 0): Promise<number> {

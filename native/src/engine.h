@@ -30,7 +30,7 @@ class Engine {
   virtual int pass(int fd, uint64_t tag) = 0;
   // Something of the file was shut: who waits in it is woken.
   virtual void shut(const std::shared_ptr<File>& file) = 0;
-  // Nobody waits any more for what peers send.
+  // Nobody waits any more for what peers send, or for connections.
   virtual void endReading() = 0;
   // A group of slots goes out of use.
   virtual void forget(uint32_t group) = 0;

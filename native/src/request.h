@@ -21,7 +21,8 @@ namespace blockferry {
 // Same order as `ops` in native/binding.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress, adopt, receive, send,
+  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress, adopt,
+  listen, portOf, accept, connect, receive, send,
 };
 
 // Same order as `codecs` in native/engine.ts.
@@ -35,6 +36,7 @@ constexpr uint32_t kZeroUnmap = 1;
 constexpr uint32_t kZeroFast = 2;
 constexpr uint32_t kLockWrite = 1;
 constexpr uint32_t kLockRead = 2;
+constexpr uint32_t kAddressUnix = 0;  // `path`; else TCP: `path` is the host, `mode` the port
 constexpr uint32_t kOpenWrite = 1;
 constexpr uint32_t kOpenDirect = 2;
 constexpr uint32_t kOpenCreate = 4;
@@ -82,7 +84,7 @@ struct Request {
   int64_t toOffset = 0;
   // extents
   uint32_t limit = 0;
-  // open, unlink
+  // open, unlink, listen, connect
   std::string path;
   uint32_t mode = 0;
   uint32_t without = 0;
@@ -115,12 +117,13 @@ struct Request {
     return true;
   }
   bool isTransfer() const { return op == Op::read || op == Op::write; }
-  bool usesSlot() const { return isTransfer() || isStreamed(); }
+  bool usesSlot() const { return isTransfer() || op == Op::receive || op == Op::send; }
   // Of a stream: one at a time in its direction.
-  bool isStreamed() const { return op == Op::receive || op == Op::send; }
+  bool isStreamed() const { return op == Op::receive || op == Op::send || op == Op::accept; }
   Direction direction() const { return op == Op::send ? Direction::write : Direction::read; }
   // Waits for somebody else, who may never come. Not a matter of storage.
-  bool waitsForPeer() const { return isStreamed(); }
+  bool waitsForPeer() const { return isStreamed() || op == Op::connect; }
+  bool makesFile() const { return op == Op::open || op == Op::adopt || op == Op::listen || op == Op::connect; }
   // Needs a processor and no file.
   bool isComputation() const { return op == Op::compress || op == Op::decompress; }
 };

@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verbs of streams. Run on any task of the engine's group; called by Streams, one request at a time in each
-// direction of a stream. Rule: what a stream has come to stays so, every later request gets the same answer.
+// The verbs of streams, as blocking calls for any task of the engine's group. Those that wait for a peer are called by Streams,
+// one at a time in each direction of a stream. Rule: what a stream has come to stays so, later requests get the same answer.
 #pragma once
 
 #include "ending.h"
 #include "request.h"
 
 namespace blockferry {
+
+// A file of a connected or listening socket.
+std::shared_ptr<File> socketFile(UniqueFd fd);
+// 0 and the request's new file, or -errno.
+int64_t listenAt(Request& request);
+int64_t acceptFrom(Request& request, const Ending& ending);
+int64_t connectTo(Request& request, const Ending& ending);
+// Port of a TCP socket, else 0; or -errno.
+int64_t portOf(File& file);
 
 // Bytes received, 0 at the end, or -errno.
 int64_t receiveFrom(Request& request, const Ending& ending);

@@ -60,14 +60,15 @@ void Stream::wake(const UniqueFd& fd) {
 void Stream::wakeLocked(int fd) {
   const uint32_t directions = std::exchange(toShut_, 0);
   if (directions == 0 || fd < 0) return;
+  // First: who is woken finds it done.
+  const bool both = directions == (kShutRead | kShutWrite);
+  ::shutdown(fd, both ? SHUT_RDWR : directions == kShutRead ? SHUT_RD : SHUT_WR);
   const uint64_t one = 1;
   for (const Direction direction : {Direction::read, Direction::write}) {
     const Lane& mine = lane(direction);
     if (mine.ended != -ECANCELED || !mine.wake.valid()) continue;
     retry([&] { return ::write(mine.wake.get(), &one, sizeof one); });
   }
-  const bool both = directions == (kShutRead | kShutWrite);
-  ::shutdown(fd, both ? SHUT_RDWR : directions == kShutRead ? SHUT_RD : SHUT_WR);
 }
 
 int Stream::release(UniqueFd& fd) {

@@ -11,7 +11,7 @@ namespace blockferry {
 
 int Streams::open(std::vector<int>& keep) {
   int error = passage_.open();
-  if (error == 0) error = noMoreReading_.open(keep);
+  if (error == 0) error = noMoreComing_.open(keep);
   if (error == 0) error = noMoreWaiting_.open(keep);
   if (error == 0) keep.push_back(passage_.groupEnd());
   return error;
@@ -20,33 +20,35 @@ int Streams::open(std::vector<int>& keep) {
 void Streams::started(GroupKind kind) {
   if (kind != GroupKind::own) return;
   passage_.disown();
-  noMoreReading_.disown();
+  noMoreComing_.disown();
   noMoreWaiting_.disown();
 }
 
 void Streams::stop() {
   passage_.stop();
-  noMoreReading_.announce();
+  noMoreComing_.announce();
   noMoreWaiting_.announce();
 }
 
 void Streams::wakeAll() {
-  noMoreReading_.wakeAll();
+  noMoreComing_.wakeAll();
   noMoreWaiting_.wakeAll();
 }
 
 void Streams::close() {
   passage_.close();
-  noMoreReading_.close();
+  noMoreComing_.close();
   noMoreWaiting_.close();
 }
 
 // Who waits for a peer is not stuck, and is not counted as being in the kernel.
 void Streams::perform(Request& request) {
-  if (!request.waitsForPeer() || request.file->isStorage()) request.markStarted();
+  if (!request.waitsForPeer() || (request.file && request.file->isStorage())) request.markStarted();
   switch (request.op) {
     case Op::adopt: request.result = adopt(request); break;
-    case Op::receive: request.result = receiveFrom(request, noMoreReading_); break;
+    case Op::accept: request.result = acceptFrom(request, noMoreComing_); break;
+    case Op::connect: request.result = connectTo(request, noMoreComing_); break;
+    case Op::receive: request.result = receiveFrom(request, noMoreComing_); break;
     case Op::send: request.result = sendTo(request, noMoreWaiting_); break;
     default: request.result = -ENOSYS;
   }

@@ -20,9 +20,9 @@ class Streams {
   void started(GroupKind kind);
   // JS thread. Sends a descriptor of this process to the group, for the adopt request with this tag. 0 or -errno.
   int pass(int fd, uint64_t tag) { return passage_.send(fd, tag); }
-  // JS thread. Nobody waits for something to come any more; wakeReaders() must follow in the group.
-  void endReading() { noMoreReading_.announce(); }
-  void wakeReaders() { noMoreReading_.wakeAll(); }
+  // JS thread. Nobody waits for data or connections to come any more; wakeReaders() must follow in the group.
+  void endReading() { noMoreComing_.announce(); }
+  void wakeReaders() { noMoreComing_.wakeAll(); }
   // JS thread. Nobody waits for anything any more; wakeAll() must follow in the group.
   void stop();
   void wakeAll();
@@ -37,7 +37,7 @@ class Streams {
   int64_t adopt(Request& request);
 
   Passage passage_;
-  Ending noMoreReading_;
+  Ending noMoreComing_;
   Ending noMoreWaiting_;
 };
 

@@ -7,6 +7,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "stream-verbs.h"
+
 namespace blockferry {
 
 namespace {
@@ -110,7 +112,11 @@ void perform(Request& request) {
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
       case Op::compress:
       case Op::decompress: break;  // Codecs does them
+      case Op::listen: return listenAt(request);
+      case Op::portOf: return portOf(*file);
       case Op::adopt:
+      case Op::accept:
+      case Op::connect:
       case Op::receive:
       case Op::send: break;  // Streams does them
     }

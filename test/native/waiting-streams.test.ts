@@ -137,6 +137,8 @@ for (const { aio, absent } of kinds) {
           void engine.send(file, 1 << 20, slot, 0)
         }
         for (const fd of workerData) void engine.adopt(fd)
+        const listener = await engine.listen({ kind: 'tcp', host: '127.0.0.1', port: 0 })
+        void engine.accept(listener)
         parentPort.postMessage('waiting')
       `
       const module = new URL(`data:text/javascript,${encodeURIComponent(script)}`)
