@@ -61,6 +61,18 @@ export interface NativeEngine {
     atOnce: number,
     count: number,
   ): number
+  /** Pages are `[offset in the block, length, …]`, `count` pairs. */
+  submitPages(
+    op: number,
+    id: number,
+    file: number,
+    pages: Float64Array,
+    count: number,
+    pageSize: number,
+    slot: number,
+    slotOffset: number,
+    first: Uint8Array,
+  ): number
   /** listen and connect: `path` is a Unix socket's (flags 0) or a host (flags 1) and `mode` the port. */
   submitPath(op: number, id: number, path: string, flags: number, mode: number, without: number): number
   /** Places are `[slot, offset, length, …]`. */

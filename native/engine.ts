@@ -3,6 +3,7 @@
 // What every verb promises stands in types.ts; this file only converts.
 
 import { addon, type NativeEngine, type OnFinished, type Op, ops } from './binding.js'
+import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
 import type { StreamAddress } from './stream-types.js'
 import { Streams } from './streams.js'
@@ -63,8 +64,7 @@ class Engine implements IoEngine {
   readonly #files = new Set<FileId>()
   readonly #streams: Streams
   readonly #groups: (ArrayBuffer | undefined)[] = []
-  /** Hands pieces to the addon, which copies them. */
-  #pieces = new Float64Array(64)
+  readonly #ranges = new RangeList()
   #ended: Promise<number> | undefined
   #trimming: NodeJS.Timeout | undefined
 
@@ -238,6 +238,17 @@ class Engine implements IoEngine {
     return this.#streams.send(stream, length, slot, slotOffset)
   }
 
+  sendPages(
+    stream: FileId,
+    pages: readonly Range[],
+    pageSize: number,
+    slot: number,
+    slotOffset: number,
+    first: Uint8Array,
+  ): Promise<number> {
+    return this.#streams.sendPages(stream, pages, pageSize, slot, slotOffset, first)
+  }
+
   shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void {
     this.#streams.shutdownStream(stream, direction)
   }
@@ -286,14 +297,7 @@ class Engine implements IoEngine {
     flags: number,
     atOnce: number,
   ): Promise<number | PieceFailure> {
-    const count = pieces.length
-    if (this.#pieces.length < count * 2) this.#pieces = new Float64Array(count * 4)
-    const list = this.#pieces
-    let at = 0
-    for (const { offset, length } of pieces) {
-      list[at++] = offset
-      list[at++] = length
-    }
+    const [list, count] = [this.#ranges.list(pieces), pieces.length]
     const number = ops.indexOf(op)
     return this.#requests.sendFor<number | PieceFailure>(
       (id) => this.#native.submitPieces(number, id, file, list, slot, slotOffset, flags, atOnce, count),

@@ -11,7 +11,7 @@
 // - What a stream has come to stays so: after the end of the stream, or an error, every later request of that direction gets the
 //   same answer.
 
-import type { FileId } from './types.js'
+import type { FileId, Range } from './types.js'
 
 export type StreamAddress =
   | { readonly kind: 'unix'; readonly path: string }
@@ -45,6 +45,21 @@ export interface StreamVerbs {
   receive(stream: FileId, length: number, slot: number, slotOffset: number, lingerMs: number): Promise<number>
   /** Sends all of it. @returns `length`, or -errno: -EPIPE when the reader has gone (never a signal) */
   send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number>
+  /**
+   * Sends pages as records of a migration stream: before each page the eight bytes `offset | PAGE | CONTINUE` (big-endian),
+   * before the first one `first` instead. Pages lie one behind the other in the slot.
+   * @param pages     `[offset in the block, length]`, multiples of `pageSize`, at least one page
+   * @param pageSize  a power of two, 1024 or more
+   * @returns bytes of the pages, or -errno
+   */
+  sendPages(
+    stream: FileId,
+    pages: readonly Range[],
+    pageSize: number,
+    slot: number,
+    slotOffset: number,
+    first: Uint8Array,
+  ): Promise<number>
   /**
    * Ends a direction now, and wakes who waits in it: requests under way and later ones get -ECANCELED. The peer of a socket learns
    * of it (shutdown(2)), whoever else shares the socket; of a pipe when it is closed. Works while a close waits, too.

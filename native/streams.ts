@@ -2,9 +2,10 @@
 // The engine's verbs of streams over the addon. Made and used by engine.ts; what they promise stands in stream-types.ts.
 
 import { type NativeEngine, type Op, ops } from './binding.js'
+import { RangeList } from './range-list.js'
 import type { Requests } from './requests.js'
 import type { StreamAddress, StreamVerbs } from './stream-types.js'
-import type { FileId } from './types.js'
+import type { FileId, Range } from './types.js'
 
 /** Same bits as in src/stream.h. */
 const shutBits = { read: 1, write: 2, both: 3 } as const
@@ -13,6 +14,7 @@ export class Streams implements StreamVerbs {
   readonly #native: NativeEngine
   readonly #requests: Requests
   readonly #files: Set<FileId>
+  readonly #ranges = new RangeList()
 
   /** @param files  the open files of the engine, where new ones are added */
   constructor(native: NativeEngine, requests: Requests, files: Set<FileId>) {
@@ -53,6 +55,30 @@ export class Streams implements StreamVerbs {
 
   send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number> {
     return this.#submit('send', stream, 0, length, slot, slotOffset)
+  }
+
+  sendPages(
+    stream: FileId,
+    pages: readonly Range[],
+    pageSize: number,
+    slot: number,
+    slotOffset: number,
+    first: Uint8Array,
+  ): Promise<number> {
+    const list = this.#ranges.list(pages)
+    return this.#requests.send((id) =>
+      this.#native.submitPages(
+        ops.indexOf('send'),
+        id,
+        stream,
+        list,
+        pages.length,
+        pageSize,
+        slot,
+        slotOffset,
+        first,
+      ),
+    )
   }
 
   shutdownStream(stream: FileId, direction: keyof typeof shutBits): void {

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "batch.h"
+#include "page-records.h"
 
 namespace blockferry {
 
@@ -35,6 +36,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::submit>("submit"),
                          InstanceMethod<&EngineObject::submitPieces>("submitPieces"),
                          InstanceMethod<&EngineObject::submitPath>("submitPath"),
+                         InstanceMethod<&EngineObject::submitPages>("submitPages"),
                          InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),
                          InstanceMethod<&EngineObject::giveSlots>("giveSlots"),
@@ -194,6 +196,33 @@ Napi::Value EngineObject::submitPieces(const Napi::CallbackInfo& info) {
     data += length;
   }
   request->pieces = std::make_shared<Batch>(*request, std::max(bitsAt(info, 7), 1U), std::move(pieces));
+  return Napi::Number::New(info.Env(), accept(std::move(request)));
+}
+
+Napi::Value EngineObject::submitPages(const Napi::CallbackInfo& info) {
+  const auto refuse = [&](int error) { return Napi::Number::New(info.Env(), -error); };
+  const auto list = info[3].As<Napi::Float64Array>();
+  const size_t count = bitsAt(info, 4);
+  const double pageSize = numberAt(info, 5);
+  if (count * 2 > list.ElementLength() || !isRange(pageSize, 0)) return refuse(EINVAL);
+  std::vector<PageRun> runs;
+  double sum = 0;
+  for (const double* range = list.Data(); runs.size() < count; range += 2) {
+    if (!isRange(range[0], range[1])) return refuse(EINVAL);
+    runs.push_back({static_cast<int64_t>(range[0]), static_cast<int64_t>(range[1])});
+    sum += range[1];
+  }
+  auto request = std::make_unique<Request>();
+  request->op = static_cast<Op>(bitsAt(info, 0));
+  request->id = numberAt(info, 1);
+  request->fileId = numberAt(info, 2);
+  if (!isRange(0, sum)) return refuse(EINVAL);
+  request->length = static_cast<int64_t>(sum);
+  if (!useSlot(*request, numberAt(info, 6), numberAt(info, 7))) return refuse(EINVAL);
+  const auto first = info[8].As<Napi::Uint8Array>();
+  const auto* const bytes = reinterpret_cast<const std::byte*>(first.Data());
+  std::vector<std::byte> head(bytes, bytes + first.ByteLength());
+  if (!layOutPages(*request, runs, static_cast<int64_t>(pageSize), std::move(head))) return refuse(EINVAL);
   return Napi::Number::New(info.Env(), accept(std::move(request)));
 }
 

@@ -33,6 +33,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value submitPieces(const Napi::CallbackInfo& info);
   // (op, id, path, flags, mode, without) → 0 or -errno
   Napi::Value submitPath(const Napi::CallbackInfo& info);
+  // (op, id, file, pages, count, pageSize, slot, slotOffset, first) → 0 or -errno; pages are [offset in the block, length, …]
+  Napi::Value submitPages(const Napi::CallbackInfo& info);
   // (op, id, codec, total, skip, from, into) → 0 or -errno; places are [slot, offset, length, …]
   Napi::Value submitCodec(const Napi::CallbackInfo& info);
   Napi::Value takeSlots(const Napi::CallbackInfo& info);

@@ -68,8 +68,10 @@ struct Request {
   // read, write, receive, send
   std::shared_ptr<SlotGroup> memory;
   std::byte* data = nullptr;
-  // read, write where the memory lies apart: in its place, in the order of the file
+  // read, write, send where the memory lies apart: in its place, in the order of the file or stream
   std::vector<iovec> parts;
+  // send of pages: what stands before each of them; parts point into it
+  std::vector<std::byte> heads;
   // read, write of pieces that lie apart: `length` is the sum, the pieces are requests of their own
   std::shared_ptr<Batch> pieces;
   // one of them: the batch it belongs to, which outlives it
