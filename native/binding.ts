@@ -99,6 +99,18 @@ export interface NativeEngine {
   stop(): void
 }
 
+/** Not the pages' bytes, which stay in slots. What the numbers mean stands in src/scanner-object.h. */
+export interface NativeScanner {
+  gatherInto(slot: number): boolean
+  scan(slot: number, offset: number, length: number): number
+  take(): readonly [pieces: number, length: number]
+  delta(): readonly [block: number, offset: number, bytes: Uint8Array]
+  problem(): string
+  counts(): readonly [zero: number, normal: number, delta: number, foundZero: number, walks: number]
+  within(): boolean
+  syncs(): number
+}
+
 export interface NativeLog {
   write(text: string): boolean
   flush(ms: number): boolean
@@ -138,6 +150,14 @@ interface Addon {
     maxBytes: number,
     onFinished: OnFinished,
   ) => NativeEngine
+  readonly Scanner: new (
+    engine: NativeEngine,
+    method: string | undefined,
+    pageSize: number,
+    blocks: readonly unknown[],
+    gather: boolean,
+    pieces: Float64Array,
+  ) => NativeScanner
   readonly Log: new (fd: number, room: number) => NativeLog
   /** `onRead`: bytes, 0 at the end or -errno, and how many descriptors came with them. */
   readonly LocalSocket: new (
@@ -149,6 +169,14 @@ interface Addon {
   /** False in sanitizer builds: tasks are ordinary threads, and a stuck one holds up the end of the process. */
   readonly ownGroups: boolean
   exitNow(code: number): never
+  pageBits(
+    engine: NativeEngine,
+    slot: number,
+    offset: number,
+    length: number,
+    pageSize: number,
+  ): Uint8Array | undefined
+  crc32c(bytes: Uint8Array, byTable: boolean): number
   notify(address: string, text: string): number
   schedule(throughput: boolean): number
 }

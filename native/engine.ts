@@ -56,6 +56,15 @@ export function createEngine(options: EngineOptions): IoEngine {
   return new Engine(options)
 }
 
+const natives = new WeakMap<IoEngine, NativeEngine>()
+
+/** For the other parts of native/ that work on the slots of an engine. */
+export function nativeOf(engine: IoEngine): NativeEngine {
+  const native = natives.get(engine)
+  if (native === undefined) throw new TypeError('not an engine made by createEngine()')
+  return native
+}
+
 class Engine implements IoEngine {
   readonly kind: EngineKind
   readonly slotSize: number
@@ -75,6 +84,7 @@ class Engine implements IoEngine {
     const native = startNative(options, this.slotSize, this.#requests.onFinished)
     this.kind = native.kind
     this.#native = native.engine
+    natives.set(this, native.engine)
     this.#streams = new Streams(native.engine, this.#requests, this.#files)
   }
 

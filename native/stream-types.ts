@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the engine promises about streams: sockets, pipes, terminals, and files read or written from front to end. Implemented by
-// native/engine.ts. The rules of types.ts hold here too, and:
+// What the addon promises about streams (sockets, pipes, terminals, and files read or written from front to end) and about the
+// bytes of VM memory in them. Implemented by native/engine.ts and native/page-scanner.ts; used by daemon/memory. The rules of types.ts hold here too, and:
 //
 // - Requests of one direction on one stream are performed in the order they were made, one at a time, without waiting for
 //   JavaScript in between: whoever queues several receives keeps the stream flowing. The directions do not wait for each other.
@@ -65,4 +65,79 @@ export interface StreamVerbs {
    * of it (shutdown(2)), whoever else shares the socket; of a pipe when it is closed. Works while a close waits, too.
    */
   shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void
+}
+
+/** A block of RAM as a scanner fills it. */
+export interface ScannedBlock {
+  readonly name: string
+  /** Bytes, a multiple of the page size. */
+  readonly length: number
+  /** Offset in the target file of the block's first page, bytes. */
+  readonly place: number
+  /** Bit n (of byte n / 8, from the lowest): page n is there and not zero. Written by scan(); must stay where it is. */
+  readonly bitmap: Uint8Array
+  /** CRC-32C of each page by number, where they are wanted; a page that came as a delta keeps its last. As above. */
+  readonly digests?: Uint32Array
+}
+
+/** 'gather': pages are copied to be written. 'check': they are looked at and left; there is never a 'full' or 'order' then. */
+export type ScanMode = 'gather' | 'check'
+
+export type ScanStop =
+  /** All of the input was taken, perhaps within a record. */
+  | 'input'
+  /** No room for another page: take() what was gathered, give another slot. */
+  | 'full'
+  /**
+   * The next page of data does not lie behind the last one, in the order of blocks and offsets: what was gathered must be in its
+   * place before scan() goes on. The page is not touched yet; the next scan() takes it, and a new walk begins. Whether it will
+   * turn out to be all zero is not known then. The pages of one packet of multifd come in any order: there the packet counts.
+   */
+  | 'order'
+  /** EOS of the section's body. */
+  | 'end'
+  /** A sync point of multifd, behind the pages that belong before it. */
+  | 'sync'
+  /** delta() has an XBZRLE record. Bit and digest of its page are left to whoever applies it. */
+  | 'delta'
+  /** problem() says what is wrong; the scanner is of no more use. */
+  | 'bad'
+
+export interface ScanResult {
+  /** Bytes of the input taken. */
+  readonly taken: number
+  readonly stop: ScanStop
+}
+
+export interface ScanCounts {
+  /** Records, pages of multifd packets included. */
+  readonly zero: number
+  readonly normal: number
+  readonly delta: number
+  /** Pages sent as data that were all zero; only gathering looks. They are among `normal`. */
+  readonly foundZero: number
+  /** Walks over RAM that began because a page did not lie behind the last one. */
+  readonly walks: number
+}
+
+/** Synchronous: runs on the calling thread, for about 100 µs per MiB of pages. */
+export interface PageScanner {
+  /**
+   * Where pages are gathered from now on: a whole slot, empty. Not to check only.
+   * @throws RangeError  when the slot is not taken, or take() has not been called since the last one
+   */
+  gatherInto(slot: number): void
+  /** Page records in the input. @throws RangeError when that is no part of a slot that is taken */
+  scan(slot: number, offset: number, length: number): ScanResult
+  /**
+   * What was gathered: places in the target file; in the slot they follow each other from its start, `length` bytes.
+   * Then nothing is gathered, and there is no slot. Possible at any time: a page of which a part has come stays here.
+   */
+  take(): { readonly pieces: readonly Range[]; readonly length: number }
+  /** @returns a copy, after the stop 'delta'. Block: its number among those given. */
+  delta(): { readonly block: number; readonly offset: number; readonly bytes: Uint8Array }
+  problem(): string
+  counts(): ScanCounts
+  /** Whether a record or packet has begun and not ended: then the end of the stream is not a good one. */
+  within(): boolean
 }

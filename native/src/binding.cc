@@ -8,6 +8,7 @@
 #include "local-socket-object.h"
 #include "log-object.h"
 #include "notify.h"
+#include "scanner-object.h"
 #include "schedule.h"
 
 namespace blockferry {
@@ -34,6 +35,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("Log", LogObject::define(env));
   exports.Set("LocalSocket", LocalSocketObject::define(env));
   exports.Set("Descriptors", DescriptorsObject::define(env));
+  exports.Set("Scanner", ScannerObject::define(env));
 #ifdef BLOCKFERRY_PLAIN_THREADS
   exports.Set("ownGroups", false);
 #else
@@ -41,6 +43,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 #endif
   exports.Set("exitNow", Napi::Function::New<exitNow>(env));
   exports.Set("notify", Napi::Function::New<notify>(env));
+  exports.Set("pageBits", Napi::Function::New<pageBits>(env));
+  exports.Set("crc32c", Napi::Function::New<checksum>(env));
   exports.Set("schedule", Napi::Function::New<schedule>(env));
   return exports;
 }

@@ -25,6 +25,10 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   explicit EngineObject(const Napi::CallbackInfo& info);
   ~EngineObject() override;
 
+  size_t slotSize() const { return slots_->slotSize(); }
+  // Memory of a taken slot. False: there is no such range.
+  bool place(double slot, double slotOffset, double length, Piece& piece);
+
  private:
   bool start(Napi::Env env, const std::string& kind, Limits limits);
   // (op, id, file, offset, length, a, b, flags) → 0 or -errno
@@ -54,7 +58,6 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
 
   int accept(std::unique_ptr<Request> request);
   bool useSlot(Request& request, double slot, double slotOffset);
-  bool place(double slot, double slotOffset, double length, Piece& piece);
   bool addPieces(const Napi::Array& places, std::vector<Piece>& pieces);
   void deliver();
   void deliverSome(const std::vector<std::unique_ptr<Request>>& done, size_t from, size_t count);

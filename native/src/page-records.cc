@@ -4,17 +4,13 @@
 
 #include <utility>
 
+#include "big-endian.h"
+
 namespace blockferry {
 
 namespace {
 
 constexpr size_t kHeadBytes = 8;
-
-void storeBigEndian(uint64_t value, std::byte* into) {
-  for (size_t index = 0; index < kHeadBytes; ++index) {
-    into[index] = static_cast<std::byte>(value >> (8 * (kHeadBytes - 1 - index)));
-  }
-}
 
 // Bytes of all runs; -1 when one is not made of whole pages.
 int64_t lengthOf(const std::vector<PageRun>& runs, int64_t pageSize) {
@@ -44,7 +40,7 @@ bool layOutPages(Request& request, const std::vector<PageRun>& runs, int64_t pag
     for (int64_t at = run.offset; at < run.offset + run.length; at += pageSize) {
       const bool isFirst = page == request.data;
       const size_t headLength = isFirst ? headsAt : kHeadBytes;
-      if (!isFirst) storeBigEndian(static_cast<uint64_t>(at) | kRecordPage | kRecordContinue, head);
+      if (!isFirst) storeBigEndian64(static_cast<uint64_t>(at) | kRecordPage | kRecordContinue, head);
       request.parts.push_back({head, headLength});
       request.parts.push_back({page, static_cast<size_t>(pageSize)});
       head += headLength;
