@@ -4,7 +4,16 @@
 
 import { addon, type NativeScanner } from './binding.js'
 import { nativeOf } from './engine.js'
-import type { PageScanner, ScanCounts, ScanMode, ScannedBlock, ScanResult, ScanStop } from './stream-types.js'
+import type {
+  ChannelMethod,
+  ChannelScanner,
+  PageScanner,
+  ScanCounts,
+  ScanMode,
+  ScannedBlock,
+  ScanResult,
+  ScanStop,
+} from './stream-types.js'
 import type { IoEngine, Range } from './types.js'
 
 /** Same order as ScanStop in src/scanner.h. */
@@ -24,6 +33,20 @@ export function createPageScanner(
   mode: ScanMode,
 ): PageScanner {
   return new Scanner(engine, undefined, pageSize, blocks, mode)
+}
+
+/**
+ * Packets of one multifd channel. Its compression is one stream, so each channel needs a scanner of its own.
+ * @throws RangeError  as above, and when the method is not supported or the machine lacks its library
+ */
+export function createChannelScanner(
+  engine: IoEngine,
+  pageSize: number,
+  blocks: readonly ScannedBlock[],
+  mode: ScanMode,
+  method: ChannelMethod,
+): ChannelScanner {
+  return new Scanner(engine, method, pageSize, blocks, mode)
 }
 
 /**
@@ -49,14 +72,14 @@ export function crc32c(bytes: Uint8Array, byTable = false): number {
   return addon.crc32c(bytes, byTable)
 }
 
-class Scanner implements PageScanner {
+class Scanner implements ChannelScanner {
   readonly #native: NativeScanner
   /** `[place, length, …]` of what is gathered. */
   readonly #pieces: Float64Array
 
   constructor(
     engine: IoEngine,
-    method: undefined,
+    method: ChannelMethod | undefined,
     pageSize: number,
     blocks: readonly ScannedBlock[],
     mode: ScanMode,
@@ -115,5 +138,9 @@ class Scanner implements PageScanner {
 
   within(): boolean {
     return this.#native.within()
+  }
+
+  get syncs(): number {
+    return this.#native.syncs()
   }
 }

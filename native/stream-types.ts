@@ -141,3 +141,12 @@ export interface PageScanner {
   /** Whether a record or packet has begun and not ended: then the end of the stream is not a good one. */
   within(): boolean
 }
+
+/** Compression of a multifd channel. */
+export type ChannelMethod = 'none' | 'zlib' | 'zstd'
+
+/** Packets of one multifd channel, behind its hello. */
+export interface ChannelScanner extends PageScanner {
+  /** Number of sync packets so far. */
+  readonly syncs: number
+}

@@ -44,6 +44,7 @@ const Zstd* loadZstd() {
       find(library, "ZSTD_freeCCtx", z.freeCompressor) && find(library, "ZSTD_compressCCtx", z.compress) &&
       find(library, "ZSTD_createDCtx", z.createDecompressor) && find(library, "ZSTD_freeDCtx", z.freeDecompressor) &&
       find(library, "ZSTD_decompressDCtx", z.decompress) &&
+      find(library, "ZSTD_decompressStream", z.decompressStream) &&
       find(library, "ZSTD_findFrameCompressedSize", z.findFrameSize) && find(library, "ZSTD_isError", z.isError) &&
       find(library, "ZSTD_getErrorCode", z.errorCode);
   return whole ? &z : nullptr;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The compression libraries of the system, loaded when first needed. Used by Coder only.
+// The compression libraries of the system, loaded when first needed. Used by Coder and StreamDecoder.
 //
 // Both are looked up at run time, by the names their stable interfaces have: no headers or -dev packages are needed to
 // build, and a machine without one of them loses that one compression and nothing else.
@@ -42,6 +42,18 @@ struct Zlib {
   int (*inflateEnd)(ZlibStream*);
 };
 
+// zstd's ZSTD_inBuffer and ZSTD_outBuffer: `position` moves.
+struct ZstdIn {
+  const void* data;
+  size_t size;
+  size_t position;
+};
+struct ZstdOut {
+  void* data;
+  size_t size;
+  size_t position;
+};
+
 // Contexts are opaque. Sizes returned may be errors: isError() tells, errorCode() which.
 struct Zstd {
   void* (*createCompressor)();
@@ -50,12 +62,13 @@ struct Zstd {
   void* (*createDecompressor)();
   size_t (*freeDecompressor)(void*);
   size_t (*decompress)(void* context, void* into, size_t room, const void* from, size_t length);
+  size_t (*decompressStream)(void* context, ZstdOut* into, ZstdIn* from);
   size_t (*findFrameSize)(const void* from, size_t length);
   unsigned (*isError)(size_t result);
   int (*errorCode)(size_t result);
 };
 
-// Any task, no N-API: loading reads files. nullptr: the machine does not have it; then it stays absent until the next start.
+// Any thread, no N-API: loading reads files. nullptr: the machine does not have it; then it stays absent until the next start.
 // Of the process and never unloaded, as a library is; read only once it is there.
 const Zlib* zlib();
 const Zstd* zstd();

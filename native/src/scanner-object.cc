@@ -2,6 +2,7 @@
 // See scanner-object.h.
 #include "scanner-object.h"
 
+#include "channel-scanner.h"
 #include "crc32c.h"
 #include "engine-object.h"
 #include "page-scanner.h"
@@ -22,6 +23,20 @@ bool isPageSize(double size, size_t slotSize) {
   if (!(size > static_cast<double>(kRecordFlags) && size <= static_cast<double>(slotSize))) return false;
   const auto whole = static_cast<uint64_t>(size);
   return static_cast<double>(whole) == size && (whole & (whole - 1)) == 0;
+}
+
+// nullptr: `problem` says why.
+std::unique_ptr<Scanner> makeChannelScanner(const std::string& name, Gathering::Setup setup, std::string& problem) {
+  const ChannelMethod* method = ChannelScanner::methodOf(name);
+  if (method == nullptr) {
+    problem = "compression " + quoted(name) + " is not supported";
+    return nullptr;
+  }
+  std::unique_ptr<StreamDecoder> decoder;
+  if (name == "zlib") decoder = makeZlibDecoder(problem);
+  if (name == "zstd") decoder = makeZstdDecoder(problem);
+  if (!problem.empty()) return nullptr;
+  return std::make_unique<ChannelScanner>(std::move(setup), *method, std::move(decoder));
 }
 
 }  // namespace
@@ -45,7 +60,9 @@ ScannerObject::ScannerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<
   keep(info[0].As<Napi::Object>());
   Gathering::Setup setup{};
   std::string problem;
-  if (setUp(info, setup, problem)) scanner_ = std::make_unique<PageScanner>(std::move(setup));
+  const bool sound = setUp(info, setup, problem);
+  if (sound && info[1].IsUndefined()) scanner_ = std::make_unique<PageScanner>(std::move(setup));
+  else if (sound) scanner_ = makeChannelScanner(info[1].As<Napi::String>().Utf8Value(), std::move(setup), problem);
   if (!scanner_) Napi::RangeError::New(info.Env(), problem).ThrowAsJavaScriptException();
 }
 
