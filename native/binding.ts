@@ -22,6 +22,7 @@ export const ops = [
   'lock',
   'lockedByOthers',
   'unlink',
+  'rename',
   'compress',
   'decompress',
   'adopt',
@@ -73,8 +74,19 @@ export interface NativeEngine {
     slotOffset: number,
     first: Uint8Array,
   ): number
-  /** listen and connect: `path` is a Unix socket's (flags 0) or a host (flags 1) and `mode` the port. */
-  submitPath(op: number, id: number, path: string, flags: number, mode: number, without: number): number
+  /**
+   * listen and connect: `path` is a Unix socket's (flags 0) or a host (flags 1) and `mode` the port.
+   * @param toPath  of rename; else empty
+   */
+  submitPath(
+    op: number,
+    id: number,
+    path: string,
+    flags: number,
+    mode: number,
+    without: number,
+    toPath: string,
+  ): number
   /** Places are `[slot, offset, length, …]`. */
   submitCodec(
     op: number,

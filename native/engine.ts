@@ -206,6 +206,10 @@ class Engine implements IoEngine {
     return this.#submitPath('unlink', path, 0, 0, 0)
   }
 
+  rename(from: string, to: string): Promise<number> {
+    return this.#submitPath('rename', from, 0, 0, 0, to)
+  }
+
   compress(codec: Codec, from: SlotRanges, unit: number, start: number, into: SlotRanges): Promise<number> {
     return this.#submitCodec('compress', codec, unit, start, from, into)
   }
@@ -316,9 +320,16 @@ class Engine implements IoEngine {
     )
   }
 
-  #submitPath(op: Op, path: string, flags: number, mode: number, without: number): Promise<number> {
+  #submitPath(
+    op: Op,
+    path: string,
+    flags: number,
+    mode: number,
+    without: number,
+    toPath = '',
+  ): Promise<number> {
     return this.#requests.send((id) =>
-      this.#native.submitPath(ops.indexOf(op), id, path, flags, mode, without),
+      this.#native.submitPath(ops.indexOf(op), id, path, flags, mode, without, toPath),
     )
   }
 

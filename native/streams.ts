@@ -94,7 +94,7 @@ export class Streams implements StreamVerbs {
   #submitAddress(op: Op, address: StreamAddress): Promise<number> {
     const [name, kind, port] =
       address.kind === 'unix' ? [address.path, 0, 0] : [address.host, 1, address.port]
-    return this.#requests.send((id) => this.#native.submitPath(ops.indexOf(op), id, name, kind, port, 0))
+    return this.#requests.send((id) => this.#native.submitPath(ops.indexOf(op), id, name, kind, port, 0, ''))
   }
 
   #submit(op: Op, file: FileId, offset = 0, length = 0, slot = 0, slotOffset = 0): Promise<number> {

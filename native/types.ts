@@ -203,6 +203,8 @@ export interface IoEngine extends StreamVerbs {
   /** 1 when somebody else's lock conflicts with a write lock there, else 0. */
   lockedByOthers(file: FileId, offset: number, length: number): Promise<number>
   unlink(path: string): Promise<number>
+  /** Takes the place of what has the name `to`; both lie in one file system. */
+  rename(from: string, to: string): Promise<number>
   /**
    * Compresses unit by unit with the parameters of QEMU's qcow2. Computations run one per processor at most and let I/O
    * go first. `into` gets the size of each unit (32 bits, little-endian; 0: it does not get shorter, or there was no

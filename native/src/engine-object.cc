@@ -234,8 +234,10 @@ Napi::Value EngineObject::submitPath(const Napi::CallbackInfo& info) {
   request->flags = bitsAt(info, 3);
   request->mode = bitsAt(info, 4);
   request->without = bitsAt(info, 5);
+  request->toPath = info[6].As<Napi::String>().Utf8Value();
   // A name with a NUL in it would be cut there and be another file's.
-  if (request->path.find('\0') != std::string::npos) return Napi::Number::New(info.Env(), -EINVAL);
+  const auto isCut = [](const std::string& name) { return name.find('\0') != std::string::npos; };
+  if (isCut(request->path) || isCut(request->toPath)) return Napi::Number::New(info.Env(), -EINVAL);
   return Napi::Number::New(info.Env(), accept(std::move(request)));
 }
 

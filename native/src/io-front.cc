@@ -52,7 +52,7 @@ void IoFront::begin(std::unique_ptr<Request> request) {
 }
 
 bool IoFront::resolveFiles(Request& request) {
-  if (request.makesFile() || request.op == Op::unlink || request.isComputation()) return true;
+  if (request.makesFile() || request.namesFiles() || request.isComputation()) return true;
   const auto found = files_.find(request.fileId);
   if (found == files_.end()) return false;
   request.file = found->second;

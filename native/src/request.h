@@ -21,7 +21,7 @@ namespace blockferry {
 // Same order as `ops` in native/binding.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink, compress, decompress, adopt,
+  copyRange, reflink, lock, lockedByOthers, unlink, rename, compress, decompress, adopt,
   listen, portOf, accept, connect, receive, send,
 };
 
@@ -86,10 +86,12 @@ struct Request {
   int64_t toOffset = 0;
   // extents
   uint32_t limit = 0;
-  // open, unlink, listen, connect
+  // open, unlink, rename, listen, connect
   std::string path;
   uint32_t mode = 0;
   uint32_t without = 0;
+  // rename
+  std::string toPath;
   // adopt (`offset`: the descriptor's number in this process)
   uint64_t tag = 0;
   UniqueFd unsent;  // a copy of it, where it cannot be sent yet; JS thread only
@@ -126,6 +128,7 @@ struct Request {
   // Waits for somebody else, who may never come. Not a matter of storage.
   bool waitsForPeer() const { return isStreamed() || op == Op::connect; }
   bool makesFile() const { return op == Op::open || op == Op::adopt || op == Op::listen || op == Op::connect; }
+  bool namesFiles() const { return op == Op::unlink || op == Op::rename; }
   // Needs a processor and no file.
   bool isComputation() const { return op == Op::compress || op == Op::decompress; }
 };

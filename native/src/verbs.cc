@@ -110,6 +110,7 @@ void perform(Request& request) {
       case Op::lock: return lockFile(request, false);
       case Op::lockedByOthers: return lockFile(request, true);
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
+      case Op::rename: return retry([&] { return ::rename(request.path.c_str(), request.toPath.c_str()); });
       case Op::compress:
       case Op::decompress: break;  // Codecs does them
       case Op::listen: return listenAt(request);

@@ -2,7 +2,15 @@
 // The verbs of both engines on a real file system.
 
 import { spawnSync } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { createEngine } from '../../native/engine.js'
@@ -232,6 +240,16 @@ for (const { aio, absent } of kinds) {
       t.ok(allocated >= size)
       t.equal(await engine.truncate(file, 10), 0)
       t.equal((await factsOf(engine, file)).size, 10)
+    })
+
+    t.test('rename takes the place of what had the name', async (t) => {
+      const engine = engineFor(t, { aio })
+      const folder = t.testdir({ a: 'new', b: 'old' })
+      t.equal(await engine.rename(`${folder}/a`, `${folder}/b`), 0)
+      t.equal(readFileSync(`${folder}/b`, 'utf8'), 'new')
+      t.equal(await engine.rename(`${folder}/a`, `${folder}/b`), ENOENT)
+      t.equal(await engine.rename(`${folder}/b`, `${folder}/c\0d`), -22, 'a name with a NUL is not cut there')
+      t.equal(readFileSync(`${folder}/b`, 'utf8'), 'new')
     })
 
     t.test('unlink removes a name and not an open file', async (t) => {
