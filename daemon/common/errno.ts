@@ -162,7 +162,9 @@ export const EINVAL = 22
 export const EFBIG = 27
 export const ENOSPC = 28
 export const EROFS = 30
+export const EPIPE = 32
 export const ENOLCK = 37
 export const ENOSYS = 38
 /** On Linux the same as EOPNOTSUPP. */
 export const ENOTSUP = 95
+export const ECANCELED = 125

@@ -2,6 +2,7 @@
 // Envelopes of what crosses the line between the main thread and a worker, and errors on their way across. What is in the
 // envelopes says each kind of worker in its messages.ts.
 
+import { FormatError } from '../../protocol/format-error.js'
 import { Cancelled, CommandError, IoError, type IoOp } from '../errors.js'
 
 /** Requests of the main thread: argument and reply by name. */
@@ -26,7 +27,8 @@ export interface WireError {
 }
 
 export function toWire(error: unknown): WireError {
-  if (error instanceof CommandError) return { kind: 'command', message: error.message }
+  if (error instanceof CommandError || error instanceof FormatError)
+    return { kind: 'command', message: error.message }
   if (error instanceof IoError)
     return { kind: 'io', message: error.message, errno: error.errno, op: error.op, node: error.node }
   if (error instanceof Cancelled) return { kind: 'cancelled', message: error.message }

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Source: a QEMU that migrates to us, over one connection or with the channels of multifd beside it. The connections stay open
+// until the image is safe: a source with a return path waits to hear of it.
+
+import type { FileId } from '../../native/types.js'
+import { atMost } from '../common/deadline.js'
+import { nameOf, type OpenConnections } from './connections.js'
+import type { TransferContext } from './context.js'
+import type { BlockPlace, ImageHead } from './image.js'
+import { fromStream, Input } from './input.js'
+import type { Endpoint } from './messages.js'
+import { readChannel, sortConnections } from './multifd-source.js'
+import type { OpenedSink } from './open-sink.js'
+import { channelReader, pageReader } from './page-reader.js'
+import { ReturnPath } from './return-path.js'
+import { type PageReader, StreamSource } from './stream-source.js'
+import { SyncPoints } from './sync-points.js'
+import { TailCheck } from './tail-check.js'
+
+/** Receives queued on a connection: alone, and where there are several. */
+const DEPTH = 4
+const DEPTH_OF_MANY = 2
+/** How long a source that was told that all is well may take to close, milliseconds. */
+const FAREWELL_MS = 1000
+
+interface Connection {
+  readonly stream: FileId
+  readonly input: Input
+}
+
+export class ConnectionSource {
+  readonly #from: Endpoint
+  readonly #context: TransferContext
+  #connections: readonly Connection[] = []
+  #returnPath: ReturnPath | undefined
+
+  constructor(from: Endpoint, context: TransferContext) {
+    this.#from = from
+    this.#context = context
+  }
+
+  /** Gives everything to the sink but its finish(). */
+  async read(open: OpenConnections, opened: OpenedSink): Promise<void> {
+    const { signal, tally } = this.#context
+    const streams = await open()
+    this.#connections = streams.map((stream) => ({
+      stream,
+      input: this.#inputOf(stream, streams.length, opened),
+    }))
+    tally.bytes(() => this.#connections.reduce((sum, { input }) => sum + input.received, 0))
+    const stop = () => this.#stop()
+    signal.addEventListener('abort', stop)
+    try {
+      const [first, second] = this.#connections
+      if (first === undefined) throw new Error('no connection was opened')
+      if (second === undefined) await this.#readOne(first, opened)
+      else await this.#readMany(opened)
+    } finally {
+      signal.removeEventListener('abort', stop)
+    }
+  }
+
+  /** The image is safe: who waits to hear of it does. */
+  async confirm(): Promise<void> {
+    if (this.#returnPath?.isOpen !== true) return
+    await this.#returnPath.shut()
+    const ends = this.#connections.map(({ input }) => input.peek().catch(() => undefined))
+    await atMost(Promise.all(ends), FAREWELL_MS)
+  }
+
+  /** A source that was not told that all is well takes it for a failure. */
+  async close(): Promise<void> {
+    const { engine } = this.#context.slots
+    const connections = this.#connections
+    this.#connections = []
+    this.#returnPath = undefined
+    for (const { input } of connections) input.close()
+    await Promise.all(connections.map(({ stream }) => engine.close(stream)))
+  }
+
+  #inputOf(stream: FileId, count: number, { tap }: OpenedSink): Input {
+    const { slots, limit, meter, pausePoint } = this.#context
+    return new Input({
+      ...{ slots, limit, meter, pausePoint, name: nameOf(this.#from), origin: 0 },
+      depth: count > 1 ? DEPTH_OF_MANY : DEPTH,
+      receive: fromStream(slots, stream),
+      ...(tap !== undefined && { tap }),
+    })
+  }
+
+  #stop(): void {
+    for (const { input, stream } of this.#connections) {
+      this.#context.slots.engine.shutdownStream(stream, 'both')
+      input.close()
+    }
+  }
+
+  async #readOne(connection: Connection, opened: OpenedSink): Promise<void> {
+    const reader = (head: ImageHead, places: readonly BlockPlace[]) =>
+      pageReader(head, places, opened, this.#context)
+    await this.#stream(connection, reader, opened).run()
+  }
+
+  /** A main connection and the channels of multifd. */
+  async #readMany(opened: OpenedSink): Promise<void> {
+    const { main, channels } = await sortConnections(this.#connections.map(({ input }) => input))
+    const connection = this.#connections.find(({ input }) => input === main)
+    if (connection === undefined) throw new Error('the main connection is one of them')
+    let running: Promise<unknown> = Promise.resolve()
+    const reader = (head: ImageHead, places: readonly BlockPlace[]): PageReader => {
+      const own = pageReader(head, places, opened, this.#context)
+      const points = new SyncPoints(1 + channels.length, () => opened.sink.barrier())
+      running = Promise.all(
+        channels.map((input) =>
+          readChannel(channelReader(input, head, places, opened, this.#context), points),
+        ),
+      )
+      // Whoever waits at a sync point hears of it.
+      running.catch((error: unknown) =>
+        points.fail(error instanceof Error ? error : new Error(String(error))),
+      )
+      return {
+        ...own,
+        sync: async (at) => {
+          if (at === 'end' && head.syncPerWalk) return
+          await own.pages.hand()
+          await points.arrive()
+        },
+      }
+    }
+    await this.#stream(connection, reader, opened).run()
+    await running
+  }
+
+  #stream(
+    { input, stream }: Connection,
+    reader: (head: ImageHead, places: readonly BlockPlace[]) => PageReader,
+    { sink, tap }: OpenedSink,
+  ): StreamSource {
+    const { slots, warn, tally } = this.#context
+    const answered = this.#from.kind === 'listen' || this.#from.kind === 'connect'
+    this.#returnPath = answered ? new ReturnPath(slots, stream, input.name) : undefined
+    return new StreamSource({
+      ...{ input, reader, sink, warn, tally, stores: tap !== undefined },
+      answers: this.#returnPath ?? 'refused',
+      tail: new TailCheck(input.name, 'exact'),
+    })
+  }
+}

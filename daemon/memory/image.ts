@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// One image of VM memory as it passes from a source to a sink. See docs/memory.md.
+//
+//   begin(head)  ( pages | zero pages | early | barrier )*  tail*  finish        or abort at any time
+
+import type { Range } from '../../native/types.js'
+import type { Configuration } from '../../protocol/migration/configuration.js'
+
+export interface ImageBlock {
+  readonly name: string
+  /** Bytes, a multiple of the page size. */
+  readonly length: number
+}
+
+/** Everything that is known before the first page. */
+export interface ImageHead {
+  /** Without the capabilities that only say how this stream or file is laid out. */
+  readonly configuration: Configuration
+  readonly pageSize: number
+  /** Id of the section of RAM: the tail may name it. */
+  readonly section: number
+  readonly blocks: readonly ImageBlock[]
+  /** Multifd's sync points stand in the stream once per walk, as machine types since 8.1 have it. */
+  readonly syncPerWalk: boolean
+}
+
+/** Where a block's pages go, as the sink has it: a page at `offset` of the block belongs at `place + offset`. */
+export interface BlockPlace {
+  readonly place: number
+  /** Bit n, of byte n / 8 from the lowest: page n has been given and is not zero. The source's to set and to clear. */
+  readonly bitmap: Uint8Array
+  /** CRC-32C of each page, where they are wanted; the source's to write. */
+  readonly digests: Uint32Array | undefined
+}
+
+/** Pages that lie one behind the other at the start of a slot. */
+export interface PageBatch {
+  readonly slot: number
+  /** In places of the sink (BlockPlace), each within one block. */
+  readonly pieces: readonly Range[]
+  /** Bytes: the sum of the pieces. */
+  readonly length: number
+}
+
+export interface MemorySink {
+  begin(head: ImageHead): Promise<readonly BlockPlace[]>
+  /**
+   * Takes the slot over and gives it back itself. Answers when the next batch may come; a failure is thrown by this or a
+   * later call.
+   */
+  pages(batch: PageBatch): Promise<void>
+  /** Everything before is in its place: pages that come now may be the same pages again. */
+  barrier(): Promise<void>
+  /** Sections and commands that stand between the beginning and the end of RAM. The bytes are the sink's. */
+  early(bytes: Uint8Array): Promise<void>
+  /** All pages were given. */
+  pagesDone(): Promise<void>
+  /** What follows RAM, in pieces of any length. The bytes are the sink's. */
+  tail(bytes: Uint8Array): Promise<void>
+  /** The image is complete. Answers when it is as durable as was asked, and under its name. */
+  finish(): Promise<void>
+  /** Nothing of it is to be left. Called at most once, also amid other calls, never after finish() has answered. */
+  abort(): Promise<void>
+}

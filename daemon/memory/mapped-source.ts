@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// Source: a mapped-ram file. Everything about its shape is checked before the first byte goes to the sink: a loader that is
+// given a damaged one may crash. Then the pages that are set are read, several slots at once.
+
+import type { Range } from '../../native/types.js'
+import { FormatError } from '../../protocol/format-error.js'
+import { blockFields } from '../../protocol/migration/block-list.js'
+import { type Parsed, parsePrefix } from '../../protocol/migration/bytes.js'
+import {
+  type Configuration,
+  hasCapability,
+  pageSizeOf,
+  parseConfiguration,
+  withoutCapability,
+} from '../../protocol/migration/configuration.js'
+import { countPages, nextRun } from '../../protocol/migration/mapped-bitmap.js'
+import type { MappedLayout } from '../../protocol/migration/mapped-layout.js'
+import { MappedList } from '../../protocol/migration/mapped-list.js'
+import { Outline, type Step } from '../../protocol/migration/outline.js'
+import { parsePreamble } from '../../protocol/migration/preamble.js'
+import { RamFlag, readRamWord } from '../../protocol/migration/ram-flags.js'
+import type { RateLimit } from '../iothread/copy/rate-limit.js'
+import { TaskPool } from '../iothread/copy/task-pool.js'
+import type { Tally } from './context.js'
+import type { FileBytes } from './file-bytes.js'
+import type { BlockPlace, ImageHead, MemorySink } from './image.js'
+import { Input } from './input.js'
+import type { Slots } from './slots.js'
+import type { TailCheck } from './tail-check.js'
+import type { WaitMeter } from './wait-meter.js'
+
+export interface MappedSourceOptions {
+  readonly slots: Slots
+  readonly file: FileBytes
+  /** Where the image begins in the file, bytes. */
+  readonly base: number
+  readonly sink: MemorySink
+  /** Slots being read and written at once. */
+  readonly atOnce: number
+  readonly limit: RateLimit
+  readonly pausePoint: () => Promise<void>
+  readonly meter: WaitMeter
+  readonly tail: TailCheck
+  readonly tally: Pick<Tally, 'begun' | 'pagesDone'>
+  /** Told of pages that were read, bytes. */
+  readonly read: (bytes: number) => void
+}
+
+/** Pieces of one slot under way at once. */
+const PIECES_AT_ONCE = 8
+
+interface Shape {
+  readonly head: ImageHead
+  readonly layout: MappedLayout
+  readonly bitmaps: readonly Uint8Array[]
+  /** Sections and commands between the pages and the end of RAM. */
+  readonly early: readonly Uint8Array[]
+  /** Where the device states begin in the file, bytes. */
+  readonly boundary: number
+}
+
+export class MappedSource {
+  readonly #options: MappedSourceOptions
+
+  constructor(options: MappedSourceOptions) {
+    this.#options = options
+  }
+
+  async run(): Promise<void> {
+    const { sink, tally } = this.#options
+    const shape = await this.#check()
+    tally.begun(shape.head)
+    const places = await sink.begin(shape.head)
+    for (const bytes of shape.early) await sink.early(bytes)
+    await this.#copyPages(shape, places)
+    await sink.pagesDone()
+    tally.pagesDone()
+    await this.#readFrom(shape.boundary, (input) => copyAll(input, (bytes) => sink.tail(bytes)))
+  }
+
+  /** Reads everything but the pages. @throws FormatError when a loader could not go by it */
+  async #check(): Promise<Shape> {
+    const { base, file } = this.#options
+    const outline = new Outline()
+    let at = base
+    const next = async <T>(
+      parse: (bytes: Uint8Array, origin: number) => Parsed<T> | undefined,
+      what: string,
+    ) => {
+      const { value, length } = await file.parse(at, parse, what)
+      at += length
+      return value
+    }
+    await next(parsePreamble, 'its magic number')
+    const configuration = await next(parseConfiguration, 'its configuration')
+    if (!hasCapability(configuration, 'mapped-ram'))
+      throw new FormatError(`${file.name} is no mapped-ram file`)
+    const step = await next((bytes, origin) => outline.next(bytes, origin), 'the start of RAM')
+    if (step.kind !== 'ram') throw new FormatError(`${file.name} does not begin with RAM`)
+    const layout = await this.#readList(configuration, at)
+    const bitmaps = await this.#readBitmaps(layout)
+    const { early, boundary } = await this.#readFrom(layout.tailOffset, (input) => this.#walk(input, outline))
+    const head: ImageHead = {
+      configuration: withoutCapability(configuration, 'mapped-ram'),
+      pageSize: pageSizeOf(configuration),
+      section: step.id,
+      blocks: layout.blocks.map(({ name, usedLength }) => ({ name, length: usedLength })),
+      syncPerWalk: false,
+    }
+    return { head, layout, bitmaps, early, boundary }
+  }
+
+  async #readList(configuration: Configuration, at: number): Promise<MappedLayout> {
+    const { base, file } = this.#options
+    const place = { base, at, fileLength: file.length }
+    const begin = (bytes: Uint8Array) => {
+      const value = MappedList.begin(bytes, blockFields(configuration, false), place)
+      return value === undefined ? undefined : { value, length: 0 }
+    }
+    const what = 'the list of RAM blocks'
+    const { value: list } = await file.parse(at, begin, what)
+    for (let next = list.next; next !== undefined; next = list.next)
+      await file.parse(next, (bytes) => list.add(bytes), what)
+    return list.finish()
+  }
+
+  async #readBitmaps(layout: MappedLayout): Promise<Uint8Array[]> {
+    const { file } = this.#options
+    const bitmaps: Uint8Array[] = []
+    let set = 0
+    for (const { mapped, bitmapLength, usedLength } of layout.blocks) {
+      const bitmap = await file.bytes(mapped.bitmapOffset, bitmapLength)
+      set += countPages(bitmap, usedLength / mapped.pageSize)
+      bitmaps.push(bitmap)
+    }
+    if (set === 0) throw new FormatError(`${file.name} has no page: its bitmaps were never written`)
+    return bitmaps
+  }
+
+  /** What follows the pages, to the end of RAM; the rest is checked. */
+  async #walk(input: Input, outline: Outline): Promise<Pick<Shape, 'early' | 'boundary'>> {
+    const early: Uint8Array[] = []
+    for (let within = true; ; ) {
+      if (within) {
+        await input.parse(endOfBody, 'the end of a section of memory')
+        await input.parse((bytes, origin) => outline.ramFooter(bytes, origin), 'the footer of a section')
+      }
+      const step = await input.parse((bytes, origin) => outline.next(bytes, origin), 'a section')
+      if (step.kind === 'boundary') break
+      within = step.kind === 'ram'
+      keepOrRefuse(step, early)
+    }
+    const boundary = input.position
+    const { tail } = this.#options
+    await copyAll(input, async (bytes) => tail.add(bytes))
+    tail.check()
+    return { early, boundary }
+  }
+
+  async #copyPages({ layout, bitmaps }: Shape, places: readonly BlockPlace[]): Promise<void> {
+    const { slots, atOnce, pausePoint } = this.#options
+    const pool = new TaskPool(atOnce)
+    try {
+      for (const [index, { mapped, usedLength }] of layout.blocks.entries()) {
+        const from = bitmaps[index]
+        const to = places[index]
+        if (from === undefined || to === undefined) throw new RangeError(`block ${index}`)
+        to.bitmap.set(from.subarray(0, to.bitmap.length))
+        for (const ranges of batches(from, usedLength, mapped.pageSize, slots.size)) {
+          await pausePoint()
+          const slot = await slots.take('gather')
+          await pool
+            .start(() => this.#copyBatch(slot, ranges, mapped.pagesOffset, to))
+            .catch((error: unknown) => {
+              slots.give(slot)
+              throw error
+            })
+        }
+      }
+    } finally {
+      await pool.settle()
+    }
+    await pool.idle()
+  }
+
+  async #copyBatch(
+    slot: number,
+    ranges: readonly Range[],
+    pagesOffset: number,
+    to: BlockPlace,
+  ): Promise<void> {
+    const { slots, file, sink, limit, read } = this.#options
+    const length = ranges.reduce((sum, range) => sum + range.length, 0)
+    for (let wait = limit.wait(); wait > 0; wait = limit.wait())
+      await new Promise((resolve) => setTimeout(resolve, wait))
+    limit.charge(length)
+    try {
+      await file.readPieces(ranges.map(moved(pagesOffset)), slot, PIECES_AT_ONCE)
+    } catch (error) {
+      slots.give(slot)
+      throw error
+    }
+    read(length)
+    await sink.pages({ slot, pieces: ranges.map(moved(to.place)), length })
+  }
+
+  async #readFrom<T>(offset: number, work: (input: Input) => Promise<T>): Promise<T> {
+    const { slots, file, limit, meter, pausePoint } = this.#options
+    const input = new Input({
+      ...{ slots, limit, meter, pausePoint, depth: 2 },
+      receive: file.receive(offset),
+      origin: offset,
+      name: file.name,
+    })
+    try {
+      return await work(input)
+    } finally {
+      input.close()
+    }
+  }
+}
+
+/** A body of RAM in which no page can be. */
+function endOfBody(bytes: Uint8Array, origin: number): Parsed<void> | undefined {
+  return parsePrefix(bytes, origin, (reader) => {
+    const { flags } = readRamWord(reader, 4096, 'record of a section of memory')
+    if (flags !== RamFlag.eos) throw reader.wrong('record of a section of memory', flags, RamFlag.eos)
+  })
+}
+
+function keepOrRefuse(step: Step, early: Uint8Array[]): void {
+  switch (step.kind) {
+    case 'command':
+      if (step.fate.kind === 'refuse') throw new FormatError(step.fate.reason)
+      if (step.fate.kind === 'keep') early.push(step.bytes.slice())
+      return
+    case 'section':
+      if (!step.empty) early.push(step.bytes.slice())
+      return
+    case 'refuse':
+      throw new FormatError(step.reason)
+    case 'ram':
+    case 'boundary':
+      return
+    default:
+      step satisfies never
+  }
+}
+
+async function copyAll(input: Input, to: (bytes: Uint8Array) => Promise<void> | void): Promise<void> {
+  for (let chunk = await input.chunk(); chunk !== undefined; chunk = await input.chunk())
+    await to(await input.bytes(chunk.length, 'the states of devices'))
+}
+
+/** Runs of pages that are set, a slot full at once. Ranges are in the block. */
+function* batches(
+  bitmap: Uint8Array,
+  length: number,
+  pageSize: number,
+  slotSize: number,
+): Generator<Range[]> {
+  const pages = length / pageSize
+  const most = slotSize / pageSize
+  let batch: Range[] = []
+  let filled = 0
+  for (let run = nextRun(bitmap, 0, pages, most); run !== undefined; ) {
+    batch.push({ offset: run.page * pageSize, length: run.count * pageSize })
+    filled += run.count
+    if (filled === most) {
+      yield batch
+      batch = []
+      filled = 0
+    }
+    run = nextRun(bitmap, run.page + run.count, pages, most - filled)
+  }
+  if (filled > 0) yield batch
+}
+
+function moved(by: number): (range: Range) => Range {
+  return ({ offset, length }) => ({ offset: offset + by, length })
+}

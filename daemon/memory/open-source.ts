@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Makes the source that was asked for. Used by the job.
+
+import { ConnectionSource } from './connection-source.js'
+import { prepareConnections } from './connections.js'
+import type { TransferContext } from './context.js'
+import { FileBytes } from './file-bytes.js'
+import { type ImageFile, recognise } from './image-file.js'
+import { Input } from './input.js'
+import { MappedSource } from './mapped-source.js'
+import type { SourceSpec } from './messages.js'
+import type { OpenedSink } from './open-sink.js'
+import { pageReader } from './page-reader.js'
+import { StreamSource } from './stream-source.js'
+import { TailCheck } from './tail-check.js'
+
+/** Parts of a file that are read at once. */
+const DEPTH = 4
+
+export interface PreparedSource {
+  /** The file it is; undefined for connections. */
+  readonly image: ImageFile | undefined
+  /** One row of bytes that can be stored as it is. */
+  readonly copies: boolean
+  /** Gives everything to the sink but its finish(). */
+  run(opened: OpenedSink): Promise<void>
+  /** The image is safe where it went. */
+  confirm(): Promise<void>
+  close(): Promise<void>
+}
+
+/** @throws CommandError, IoError, FormatError */
+export async function prepareSource(spec: SourceSpec, context: TransferContext): Promise<PreparedSource> {
+  switch (spec.kind) {
+    case 'stream':
+      return await prepareStream(spec, context)
+    case 'file':
+      return await prepareFile(spec, context)
+    default:
+      return spec satisfies never
+  }
+}
+
+async function prepareStream(
+  spec: Extract<SourceSpec, { kind: 'stream' }>,
+  context: TransferContext,
+): Promise<PreparedSource> {
+  const { from, channels } = spec
+  const connections = await prepareConnections({
+    ...context,
+    ...{ endpoint: from, count: 1 + channels, direction: 'in' },
+  })
+  const source = new ConnectionSource(from, context)
+  return {
+    image: undefined,
+    copies: channels === 0,
+    run: (opened) => source.read(connections.open, opened),
+    confirm: () => source.confirm(),
+    close: async () => {
+      await connections.stop()
+      await source.close()
+    },
+  }
+}
+
+async function prepareFile(
+  spec: Extract<SourceSpec, { kind: 'file' }>,
+  context: TransferContext,
+): Promise<PreparedSource> {
+  const { slots, fdTaken } = context
+  const file = await FileBytes.open(slots, spec.file, spec.direct, fdTaken)
+  try {
+    const image = await recognise(file, spec.offset)
+    const run = image.layout === 'mapped-ram' ? readMapped : readStreamFile
+    return {
+      image,
+      copies: image.layout === 'stream',
+      run: (opened) => run(file, image.base, opened, context),
+      confirm: async () => {},
+      close: () => file.close(),
+    }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+async function readStreamFile(
+  file: FileBytes,
+  base: number,
+  opened: OpenedSink,
+  context: TransferContext,
+): Promise<void> {
+  const { slots, limit, meter, tally, pausePoint, warn } = context
+  const tap = opened.tap
+  const input = new Input({
+    ...{ slots, limit, meter, pausePoint, depth: DEPTH, name: file.name, origin: base },
+    receive: file.receive(base),
+    ...(tap !== undefined && { tap }),
+  })
+  tally.bytes(() => input.received)
+  const { sink } = opened
+  try {
+    await new StreamSource({
+      ...{ input, sink, warn, tally, stores: tap !== undefined, answers: 'none' },
+      reader: (head, places) => pageReader(head, places, opened, context),
+      tail: new TailCheck(input.name, 'padded'),
+    }).run()
+  } finally {
+    input.close()
+  }
+}
+
+async function readMapped(
+  file: FileBytes,
+  base: number,
+  opened: OpenedSink,
+  context: TransferContext,
+): Promise<void> {
+  const { slots, limit, meter, tally, pausePoint } = context
+  let read = 0
+  let pageSize = 4096
+  tally.bytes(() => read)
+  tally.count(() => ({ normal: read / pageSize, zero: 0, walks: 1 }))
+  await new MappedSource({
+    ...{ slots, file, base, limit, meter, pausePoint, sink: opened.sink, atOnce: 8 },
+    tail: new TailCheck(file.name, 'padded'),
+    tally: {
+      begun: (head) => {
+        pageSize = head.pageSize
+        tally.begun(head)
+      },
+      pagesDone: () => tally.pagesDone(),
+    },
+    read: (bytes) => {
+      read += bytes
+    },
+  }).run()
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// What reads the pages of a stream or a channel for a sink: a scanner over the sink's blocks, and what gathers for it.
+
+import { createChannelScanner, createPageScanner } from '../../native/page-scanner.js'
+import type { PageScanner, ScannedBlock } from '../../native/stream-types.js'
+import type { PageCounts, TransferContext } from './context.js'
+import { DeltaPages } from './delta-pages.js'
+import type { BlockPlace, ImageHead } from './image.js'
+import type { Input } from './input.js'
+import type { Channel } from './multifd-source.js'
+import type { OpenedSink } from './open-sink.js'
+import { PageGatherer } from './page-gatherer.js'
+import type { PageReader } from './stream-source.js'
+
+/** Of one connection or file. */
+export function pageReader(
+  head: ImageHead,
+  places: readonly BlockPlace[],
+  { sink, tap, readBack }: OpenedSink,
+  { slots, tally }: TransferContext,
+): PageReader {
+  const checks = tap !== undefined
+  const { pageSize } = head
+  const mode = checks ? 'check' : 'gather'
+  const scanner = createPageScanner(slots.engine, pageSize, scanned(head, places), mode)
+  tally.count(() => countsOf(scanner))
+  const pages = new PageGatherer(scanner, slots, sink)
+  const deltas = { scanner, pages, slots, sink, places, pageSize }
+  return {
+    scanner,
+    pages: checks ? NOTHING_GATHERED : pages,
+    delta: checks ? { apply: async () => {} } : readBack && new DeltaPages({ ...deltas, readBack }),
+    sync: undefined,
+    finish: async () => {
+      await pages.hand()
+      pages.drop()
+    },
+  }
+}
+
+/** Of one channel of multifd. */
+export function channelReader(
+  input: Input,
+  head: ImageHead,
+  places: readonly BlockPlace[],
+  { sink }: OpenedSink,
+  { slots, tally }: TransferContext,
+): Channel {
+  const scanner = createChannelScanner(slots.engine, head.pageSize, scanned(head, places), 'gather', 'none')
+  tally.count(() => countsOf(scanner))
+  return { input, scanner, pages: new PageGatherer(scanner, slots, sink) }
+}
+
+/** Of a stream that is stored as it is. */
+const NOTHING_GATHERED = {
+  ready: async () => {},
+  hand: async () => {},
+  settle: async () => {},
+  drop: () => {},
+}
+
+function scanned({ blocks }: ImageHead, places: readonly BlockPlace[]): ScannedBlock[] {
+  return blocks.map(({ name, length }, index) => {
+    const found = places[index]
+    if (found === undefined) throw new RangeError(`block ${index}`)
+    const { place, bitmap, digests } = found
+    return { name, length, place, bitmap, ...(digests !== undefined && { digests }) }
+  })
+}
+
+function countsOf(scanner: PageScanner): PageCounts {
+  const { normal, delta, zero, foundZero, walks } = scanner.counts()
+  return { normal: normal + delta - foundZero, zero: zero + foundZero, walks }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sink: a migration stream, to a QEMU that comes in or to a file. Pages go out in whatever order they come.
+
+import type { Range } from '../../native/types.js'
+import { formatRamStart } from '../../protocol/migration/block-list.js'
+import { nameBytes, Writer } from '../../protocol/migration/bytes.js'
+import { isPageSet } from '../../protocol/migration/mapped-bitmap.js'
+import { RamFlag } from '../../protocol/migration/ram-flags.js'
+import { formatEmptyRam, formatRamEos, formatStreamHead } from '../../protocol/migration/ram-frame.js'
+import { formatFooter, formatHead } from '../../protocol/migration/section.js'
+import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
+import { placesInLine } from './null-sink.js'
+import type { Slots } from './slots.js'
+import type { StreamWriter } from './stream-writer.js'
+
+export interface StreamSinkOptions {
+  readonly slots: Slots
+  readonly writer: StreamWriter
+  /** Records for pages that are zero: for memory that is not fresh. */
+  readonly zeroPages: boolean
+}
+
+/** Zero records written at a time, and each of them that names no block; bytes. */
+const ZERO_STEP = 65536
+const ZERO_RECORD = 9
+
+export class StreamSink implements MemorySink {
+  readonly #options: StreamSinkOptions
+  #head: ImageHead | undefined
+  #places: readonly BlockPlace[] = []
+  #inPart = false
+  /** Batches in turn: records of two must not mix, and a block is named where it changes. */
+  #turn: Promise<void> = Promise.resolve()
+  #early: Uint8Array[] = []
+
+  constructor(options: StreamSinkOptions) {
+    this.#options = options
+  }
+
+  async begin(head: ImageHead): Promise<readonly BlockPlace[]> {
+    this.#head = head
+    this.#places = placesInLine(head)
+    const { writer } = this.#options
+    await writer.bytes(formatStreamHead(head.configuration, head.section))
+    const blocks = head.blocks.map(({ name, length }) => ({ name, usedLength: length }))
+    await writer.bytes(formatRamStart(blocks, false))
+    await writer.bytes(formatFooter(head.section))
+    return this.#places
+  }
+
+  async pages(batch: PageBatch): Promise<void> {
+    const done = this.#turn.then(() => this.#send(batch))
+    this.#turn = done.catch(() => undefined)
+    try {
+      await done
+    } finally {
+      this.#options.slots.give(batch.slot)
+    }
+  }
+
+  async barrier(): Promise<void> {
+    await this.#turn
+  }
+
+  /** Sections cannot stand within a section: they come when the pages are over. */
+  async early(bytes: Uint8Array): Promise<void> {
+    if (this.#inPart) this.#early.push(bytes)
+    else await this.#options.writer.bytes(bytes)
+  }
+
+  async pagesDone(): Promise<void> {
+    const head = this.#started()
+    const { writer, zeroPages } = this.#options
+    await this.#turn
+    if (zeroPages) {
+      await this.#openPart(head)
+      for (const bytes of zeroRecords(head, this.#places)) await writer.bytes(bytes)
+    }
+    if (this.#inPart) await writer.bytes(formatRamEos(head.section))
+    for (const bytes of this.#early.splice(0)) await writer.bytes(bytes)
+    await writer.bytes(formatEmptyRam('end', head.section))
+  }
+
+  tail(bytes: Uint8Array): Promise<void> {
+    return this.#options.writer.bytes(bytes)
+  }
+
+  finish(): Promise<void> {
+    return this.#options.writer.flush()
+  }
+
+  abort(): Promise<void> {
+    return this.#options.writer.drop()
+  }
+
+  async #send({ slot, pieces }: PageBatch): Promise<void> {
+    const head = this.#started()
+    await this.#openPart(head)
+    let slotOffset = 0
+    for (const { block, ranges, length } of runsOf(pieces, this.#places, head)) {
+      const [range] = ranges
+      if (range === undefined) continue
+      const first = pageStart(range.offset, RamFlag.page, head.blocks[block]?.name ?? '')
+      await this.#options.writer.pages({ slot, slotOffset, ranges, first }, head.pageSize)
+      slotOffset += length
+    }
+  }
+
+  async #openPart(head: ImageHead): Promise<void> {
+    if (this.#inPart) return
+    this.#inPart = true
+    await this.#options.writer.bytes(formatHead({ kind: 'part', id: head.section }))
+  }
+
+  #started(): ImageHead {
+    if (this.#head === undefined) throw new Error('the sink has not begun')
+    return this.#head
+  }
+}
+
+/** Records for all pages that are zero, in steps. */
+export function* zeroRecords(head: ImageHead, places: readonly BlockPlace[]): Generator<Uint8Array> {
+  for (const [index, { name, length }] of head.blocks.entries()) {
+    const bitmap = places[index]?.bitmap ?? new Uint8Array()
+    let writer = new Writer()
+    let filled = 0
+    let named = false
+    for (let number = 0; number < length / head.pageSize; number++) {
+      if (isPageSet(bitmap, number)) continue
+      const word = number * head.pageSize + RamFlag.zero
+      if (named) writer.u64(word + RamFlag.continue).u8(0)
+      else writer.u64(word).name(name).u8(0)
+      named = true
+      filled += ZERO_RECORD
+      if (filled < ZERO_STEP) continue
+      yield writer.finish()
+      writer = new Writer()
+      filled = 0
+    }
+    if (filled > 0) yield writer.finish()
+  }
+}
+
+/** Pieces of a batch by the block they lie in; those of one block follow each other. Ranges are in the block. */
+export function runsOf(
+  pieces: readonly Range[],
+  places: readonly BlockPlace[],
+  { blocks }: ImageHead,
+): { readonly block: number; readonly ranges: readonly Range[]; readonly length: number }[] {
+  const runs: { block: number; ranges: Range[]; length: number }[] = []
+  for (const { offset, length } of pieces) {
+    const block = places.findIndex(
+      ({ place }, index) => offset >= place && offset < place + (blocks[index]?.length ?? 0),
+    )
+    const range = { offset: offset - (places[block]?.place ?? 0), length }
+    const last = runs.at(-1)
+    if (last?.block === block) {
+      last.ranges.push(range)
+      last.length += length
+    } else runs.push({ block, ranges: [range], length })
+  }
+  return runs
+}
+
+function pageStart(offset: number, flag: number, name: string): Uint8Array {
+  const bytes = nameBytes(name)
+  return new Writer()
+    .u64(offset + flag)
+    .u8(bytes.length)
+    .raw(bytes)
+    .finish()
+}

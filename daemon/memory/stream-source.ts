@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// Source: a migration stream, from a connection or a file. Reads head, sections and pages and gives them to a sink; what it
+// does not know it refuses by name. With multifd it is the main connection, see multifd-source.ts.
+
+import type { PageScanner } from '../../native/stream-types.js'
+import { FormatError } from '../../protocol/format-error.js'
+import { blockFields, parseRamStart, type RamStart } from '../../protocol/migration/block-list.js'
+import type { Parsed } from '../../protocol/migration/bytes.js'
+import { advisesPostcopyRam, type Command, waitsForAnswers } from '../../protocol/migration/command.js'
+import {
+  type Configuration,
+  hasCapability,
+  pageSizeOf,
+  parseConfiguration,
+  withoutCapability,
+} from '../../protocol/migration/configuration.js'
+import { Outline, type Step } from '../../protocol/migration/outline.js'
+import { parsePreamble } from '../../protocol/migration/preamble.js'
+import { refusals } from '../../protocol/migration/refusals.js'
+import type { Tally } from './context.js'
+import type { DeltaPages } from './delta-pages.js'
+import type { BlockPlace, ImageBlock, ImageHead, MemorySink } from './image.js'
+import type { Input } from './input.js'
+import type { PageGatherer } from './page-gatherer.js'
+import { ReturnPath } from './return-path.js'
+import type { TailCheck } from './tail-check.js'
+
+/** Sections in front of the end of RAM that are kept, bytes altogether: bitmaps of some TiB. */
+const MOST_EARLY = 64 * 2 ** 20
+
+export interface StreamSourceOptions {
+  readonly input: Input
+  readonly sink: MemorySink
+  /** The bytes are stored as they are: what cannot be read on is only not looked into. */
+  readonly stores: boolean
+  readonly warn: (text: string) => void
+  /** 'none': nobody is at the other end. 'refused': there is no way to answer him. */
+  readonly answers: ReturnPath | 'none' | 'refused'
+  /** Called once the blocks have their places. */
+  readonly reader: (head: ImageHead, places: readonly BlockPlace[]) => PageReader
+  readonly tail: TailCheck
+  /** Told when the head is known, and when the last page was given. */
+  readonly tally: Pick<Tally, 'begun' | 'pagesDone'>
+}
+
+/** What the section of RAM needs, made when its blocks are known. */
+export interface PageReader {
+  readonly scanner: PageScanner
+  readonly pages: Pick<PageGatherer, 'ready' | 'hand' | 'settle' | 'drop'>
+  readonly delta: Pick<DeltaPages, 'apply'> | undefined
+  /** Multifd: waits until all connections have come to the same point. */
+  readonly sync: ((at: 'record' | 'end') => Promise<void>) | undefined
+  /** No more pages come. */
+  finish(): Promise<void>
+}
+
+export class StreamSource {
+  readonly #options: StreamSourceOptions
+  readonly #outline = new Outline()
+  #postcopyAdvised = false
+  /** Kept before the sink has begun. */
+  #kept: Uint8Array[] = []
+  #keptBytes = 0
+  #reader: PageReader | undefined
+
+  constructor(options: StreamSourceOptions) {
+    this.#options = options
+  }
+
+  /** Reads the stream to its end. The sink is not finished here. */
+  async run(): Promise<void> {
+    const { input } = this.#options
+    await input.parse(parsePreamble, 'its magic number')
+    const configuration = await input.parse(parseConfiguration, 'its configuration')
+    if (hasCapability(configuration, 'mapped-ram'))
+      throw new FormatError(`${input.name} has a mapped-ram file, which cannot be read as a stream`)
+    for (let more = true; more; ) {
+      const step = await input.parse(
+        (bytes, origin) => copied(this.#outline.next(bytes, origin)),
+        'a section',
+      )
+      more = await this.#step(step, configuration)
+    }
+    await this.#reader?.finish()
+    await this.#options.sink.pagesDone()
+    this.#options.tally.pagesDone()
+    await this.#copyTail()
+  }
+
+  /** @returns whether more of it is to be read by sections */
+  async #step(step: Step, configuration: Configuration): Promise<boolean> {
+    switch (step.kind) {
+      case 'ram':
+        await this.#ram(step.part, step.id, configuration)
+        return true
+      case 'command':
+        await this.#answer(step.command, configuration)
+        if (advisesPostcopyRam(step.command)) this.#postcopyAdvised = true
+        if (step.fate.kind === 'refuse') throw new FormatError(step.fate.reason)
+        if (step.fate.kind === 'keep') await this.#keep(step.bytes)
+        return true
+      case 'section':
+        if (!step.empty) await this.#keep(step.bytes)
+        return true
+      case 'refuse':
+        if (!this.#options.stores) throw new FormatError(step.reason)
+        this.#options.warn(step.reason)
+        return false
+      case 'boundary':
+        return false
+      default:
+        return step satisfies never
+    }
+  }
+
+  async #answer(command: Command, { machine }: Configuration): Promise<void> {
+    const { answers } = this.#options
+    if (answers === 'none') return
+    if (answers !== 'refused') await answers.answer(command, machine)
+    else if (waitsForAnswers(command)) throw new FormatError(refusals.returnPath)
+  }
+
+  async #keep(bytes: Uint8Array): Promise<void> {
+    this.#keptBytes += bytes.length
+    if (this.#keptBytes > MOST_EARLY)
+      throw new FormatError(`sections before the end of memory have more than ${MOST_EARLY} bytes`)
+    if (this.#reader === undefined) this.#kept.push(bytes)
+    else await this.#options.sink.early(bytes)
+  }
+
+  async #ram(part: 'start' | 'part' | 'end', id: number, configuration: Configuration): Promise<void> {
+    const { input } = this.#options
+    if (part === 'start') await this.#begin(id, configuration)
+    else await this.#body()
+    await input.parse((bytes, origin) => this.#outline.ramFooter(bytes, origin), 'the footer of a section')
+  }
+
+  async #begin(section: number, configuration: Configuration): Promise<void> {
+    const { input, sink, reader, tally } = this.#options
+    const fields = blockFields(configuration, this.#postcopyAdvised)
+    const start = await input.parse(
+      (bytes, origin) => parseRamStart(bytes, fields, origin),
+      'the list of RAM blocks',
+    )
+    const head: ImageHead = {
+      configuration: withoutCapability(configuration, 'x-ignore-shared'),
+      pageSize: pageSizeOf(configuration),
+      section,
+      blocks: start.blocks.map(blockOf),
+      syncPerWalk: start.syncRecord,
+    }
+    tally.begun(head)
+    this.#reader = reader(head, await sink.begin(head))
+    for (const bytes of this.#kept.splice(0)) await sink.early(bytes)
+    if (start.syncRecord) await this.#reader.sync?.('record')
+    await this.#reader.sync?.('end')
+  }
+
+  /** Page records to the end of a section's body. */
+  async #body(): Promise<void> {
+    const { input } = this.#options
+    const reader = this.#reader
+    if (reader === undefined) throw new FormatError('a section of memory comes before its beginning')
+    const { scanner, pages, delta } = reader
+    for (;;) {
+      const chunk = await input.chunk()
+      if (chunk === undefined) throw input.cutShort('a section of memory')
+      await pages.ready()
+      const { taken, stop } = scanner.scan(chunk.slot, chunk.offset, chunk.length)
+      input.take(taken)
+      switch (stop) {
+        case 'input':
+          break
+        case 'full':
+          await pages.hand()
+          break
+        case 'order':
+          await pages.settle()
+          break
+        case 'sync':
+          await reader.sync?.('record')
+          break
+        case 'end':
+          await reader.sync?.('end')
+          return
+        case 'delta':
+          if (delta === undefined)
+            throw new FormatError('the stream has XBZRLE records: only a mapped-ram file can take them')
+          await delta.apply()
+          break
+        case 'bad':
+          throw new FormatError(`${scanner.problem()}, before offset ${input.position} of ${input.name}`)
+        default:
+          stop satisfies never
+      }
+    }
+  }
+
+  async #copyTail(): Promise<void> {
+    const { input, sink, tail, answers } = this.#options
+    const waits = answers instanceof ReturnPath && answers.isOpen
+    for (let chunk = await input.chunk(); chunk !== undefined; chunk = await input.chunk()) {
+      const bytes = await input.bytes(chunk.length, 'the states of devices')
+      tail.add(bytes)
+      await sink.tail(bytes)
+      // Who waits for an answer does not close.
+      if (waits && tail.isComplete) break
+    }
+    tail.check()
+  }
+}
+
+function blockOf({ name, usedLength }: RamStart['blocks'][number]): ImageBlock {
+  return { name, length: usedLength }
+}
+
+/** A step whose bytes are its own: those it was read from are received into again. */
+function copied(parsed: Parsed<Step> | undefined): Parsed<Step> | undefined {
+  if (parsed === undefined || !('bytes' in parsed.value)) return parsed
+  return { length: parsed.length, value: { ...parsed.value, bytes: parsed.value.bytes.slice() } }
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// The file an image is written to. It has its name when it is complete and durable, and until then nobody can take it for an
+// image: it is written under a passing name, and its first bytes are ours. Used by the sinks that write files.
+//
+//   NAME absent or a regular file, offset 0    passing name beside it, renamed at the end
+//   device, descriptor, or offset > 0          in place; the first bytes are written last
+
+import { basename, dirname, join } from 'node:path'
+import type { FileId } from '../../native/types.js'
+import { EACCES, EEXIST, ENOENT } from '../common/errno.js'
+import { IoError } from '../errors.js'
+import type { FilePlace, FlushMode } from './messages.js'
+import type { Slots } from './slots.js'
+
+/** What stands at the place of the first bytes until the file is complete: "BFerry part". */
+export const PART_MARK = new TextEncoder().encode('BFerryPart')
+
+/** Memory holds secrets: for its owner only. */
+const MODE = 0o600
+const TRIES = 100
+
+export interface TargetOptions {
+  readonly slots: Slots
+  readonly place: FilePlace
+  /** Where the image begins, bytes. */
+  readonly offset: number
+  readonly direct: boolean
+  readonly flush: FlushMode
+  /** Told once a descriptor was duplicated. */
+  readonly fdTaken: (fd: number) => void
+}
+
+export class TargetFile {
+  readonly file: FileId
+  /** For errors and users: the name it will have. */
+  readonly name: string
+  readonly #options: TargetOptions
+  /** Name until it is renamed; undefined where it is written in place. */
+  readonly #passing: string | undefined
+  #closed = false
+
+  private constructor(options: TargetOptions, file: FileId, name: string, passing: string | undefined) {
+    this.#options = options
+    this.file = file
+    this.name = name
+    this.#passing = passing
+  }
+
+  /** Opens it, and marks it as a part. @throws IoError */
+  static async open(options: TargetOptions): Promise<TargetFile> {
+    const { slots, place, offset, direct } = options
+    const { engine } = slots
+    if (place.kind === 'fd') {
+      const file = await engine.adopt(place.fd)
+      options.fdTaken(place.fd)
+      return await TargetFile.#marked(
+        options,
+        checked(file, 'open', `fd ${place.fd}`),
+        `fd ${place.fd}`,
+        undefined,
+      )
+    }
+    const { path } = place
+    if (offset > 0 || !(await replaceable(slots, path))) {
+      const file = await engine.open(path, { write: true, create: true, direct, mode: MODE })
+      return await TargetFile.#marked(options, checked(file, 'open', path), path, undefined)
+    }
+    for (let number = 0; ; number++) {
+      const passing = join(dirname(path), `.${basename(path)}.part${number}`)
+      const flags = { write: true, create: true, exclusive: true, direct, mode: MODE }
+      const file = await engine.open(passing, flags)
+      if (file === -EEXIST && number < TRIES) continue
+      return await TargetFile.#marked(options, checked(file, 'open', path), path, passing)
+    }
+  }
+
+  static async #marked(
+    options: TargetOptions,
+    file: FileId,
+    name: string,
+    passing: string | undefined,
+  ): Promise<TargetFile> {
+    const target = new TargetFile(options, file, name, passing)
+    try {
+      if (passing === undefined) await target.#empty()
+      await target.write(options.offset, PART_MARK)
+    } catch (error) {
+      await target.abort()
+      throw error
+    }
+    return target
+  }
+
+  /** Writes some bytes; whatever is longer goes through slots of the sink's own. */
+  async write(offset: number, bytes: Uint8Array): Promise<void> {
+    const { slots } = this.#options
+    const slot = await slots.take('gather')
+    try {
+      for (let done = 0; done < bytes.length; ) {
+        const step = Math.min(slots.size, bytes.length - done)
+        slots.bytes(slot).set(bytes.subarray(done, done + step))
+        const result = await slots.engine.write(this.file, offset + done, step, slot, 0)
+        if (result < 0) throw new IoError(-result, 'write', this.name, offset + done, step)
+        done += step
+      }
+    } finally {
+      slots.give(slot)
+    }
+  }
+
+  /**
+   * Everything else was written.
+   * @param first  the first bytes of the image, at least as long as the mark
+   */
+  async complete(first: Uint8Array): Promise<void> {
+    const { offset, flush } = this.#options
+    // In place nothing but the first bytes tells a whole image from a part: they must not reach the disk before the rest.
+    if (this.#passing === undefined) await this.#flush(flush !== 'none')
+    await this.write(offset, first)
+    await this.#flush(flush !== 'none')
+    if (this.#passing !== undefined) await this.#rename(this.#passing)
+    await this.#close()
+  }
+
+  /** Nothing of it is left but, in a file written in place, what was before the image. */
+  async abort(): Promise<void> {
+    if (this.#closed) return
+    const { slots, offset } = this.#options
+    if (this.#passing === undefined) await slots.engine.truncate(this.file, offset)
+    await this.#close()
+    if (this.#passing !== undefined) await slots.engine.unlink(this.#passing)
+  }
+
+  /** What is in the file behind its beginning is no part of the image. Devices cannot be cut. */
+  async #empty(): Promise<void> {
+    const { slots, offset } = this.#options
+    const facts = await slots.engine.stat(this.file)
+    if (typeof facts === 'number') throw new IoError(-facts, 'stat', this.name)
+    if (facts.kind !== 'file') return
+    const result = await slots.engine.truncate(this.file, offset)
+    if (result < 0) throw new IoError(-result, 'resize', this.name, 0, offset)
+  }
+
+  async #flush(wanted: boolean): Promise<void> {
+    if (!wanted) return
+    const result = await this.#options.slots.engine.flush(this.file, true)
+    if (result < 0) throw new IoError(-result, 'flush', this.name)
+  }
+
+  async #rename(passing: string): Promise<void> {
+    const { engine } = this.#options.slots
+    checked(await engine.rename(passing, this.name), 'open', this.name)
+    if (this.#options.flush !== 'full') return
+    const folder = checked(
+      await engine.open(dirname(this.name), { write: false, directory: true }),
+      'open',
+      this.name,
+    )
+    const result = await engine.flush(folder, false)
+    await engine.close(folder)
+    if (result < 0) throw new IoError(-result, 'flush', this.name)
+  }
+
+  async #close(): Promise<void> {
+    this.#closed = true
+    await this.#options.slots.engine.close(this.file)
+  }
+}
+
+/** Whether a new file may take the name's place: nothing or a regular file is there. */
+async function replaceable({ engine }: Slots, path: string): Promise<boolean> {
+  // For reading, which waits for nobody at a FIFO. Who may not read a file may replace it all the same.
+  const file = await engine.open(path, { write: false })
+  if (file === -ENOENT || file === -EACCES) return true
+  checked(file, 'open', path)
+  const facts = await engine.stat(file)
+  await engine.close(file)
+  if (typeof facts === 'number') throw new IoError(-facts, 'stat', path)
+  return facts.kind === 'file'
+}
+
+function checked(result: number, op: 'open', name: string): number {
+  if (result < 0) throw new IoError(-result, op, name)
+  return result
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+// The job: one image of VM memory from a source to a sink. What can be refused before anything moved is refused when it is
+// prepared; a transfer that does not come to its end leaves nothing.
+
+import { atMost } from '../common/deadline.js'
+import type { JobReceipt } from '../common/job-messages.js'
+import { Cancelled, CommandError, IoError } from '../errors.js'
+import { RateLimit } from '../iothread/copy/rate-limit.js'
+import type { BodyProgress, JobBody, JobControl } from '../iothread/jobs/body.js'
+import type { TransferContext } from './context.js'
+import type { Report, SinkSpec, TransferSpec } from './messages.js'
+import { type OpenedSink, type PreparedSink, prepareSink } from './open-sink.js'
+import { type PreparedSource, prepareSource } from './open-source.js'
+import { SharedRamSink } from './shared-ram.js'
+import type { Slots } from './slots.js'
+import { Stats } from './stats.js'
+import { WaitMeter } from './wait-meter.js'
+
+/** Between two reports of the statistics, milliseconds. */
+const REPORT_MS = 100
+/** How long a transfer that failed waits for storage to let go, milliseconds. What is stuck is left to itself. */
+const ABORT_MS = 1000
+
+export class TransferJob implements JobBody {
+  readonly #id: string
+  readonly #spec: TransferSpec
+  readonly #control: JobControl
+  readonly #report: (report: Report) => void
+  readonly #context: TransferContext
+  readonly #stats: Stats
+  readonly #limit: RateLimit
+  #source: PreparedSource | undefined
+  #sink: PreparedSink | undefined
+  /** Told when there is one. */
+  #sinkCame: () => void = () => {}
+  #opened: OpenedSink | undefined
+  #paused: Promise<void> | undefined
+  #flushed: JobReceipt['flush'] = 'not-reached'
+
+  constructor(
+    id: string,
+    spec: TransferSpec,
+    slots: Slots,
+    control: JobControl,
+    report: (report: Report) => void,
+  ) {
+    this.#id = id
+    this.#spec = spec
+    this.#control = control
+    this.#report = report
+    this.#limit = new RateLimit(spec.bandwidth)
+    const meter = new WaitMeter()
+    this.#stats = new Stats(meter)
+    this.#context = {
+      ...{ slots, meter, limit: this.#limit, tally: this.#stats, signal: control.signal },
+      pausePoint: () => this.#pausePoint(),
+      fdTaken: (fd) => report({ kind: 'fd-taken', fd }),
+      warn: (text) => report({ kind: 'log', level: 'warn', fields: { job: id }, text }),
+    }
+  }
+
+  async prepare(): Promise<void> {
+    const { source, sink } = this.#spec
+    try {
+      this.#source = await prepareSource(source, this.#context)
+      if (sink.kind !== 'later') await this.#prepareSink(sink)
+    } catch (error) {
+      await this.#source?.close()
+      throw named(error)
+    }
+  }
+
+  /** Where it goes, of a transfer that was started without. What is refused may be followed by another try. */
+  async setSink(sink: SinkSpec): Promise<void> {
+    if (this.#sink !== undefined) throw new CommandError('the transfer has its target')
+    try {
+      await this.#prepareSink(sink)
+    } catch (error) {
+      throw named(error)
+    }
+    this.#sinkCame()
+  }
+
+  async run(): Promise<void> {
+    const reporting = setInterval(() => this.#tell(), REPORT_MS)
+    try {
+      await this.#unlessCancelled(this.#move())
+      this.#stats.enter('flush')
+      this.#control.phase('flush')
+      this.#tell()
+      await this.#unlessCancelled(this.#finish())
+      await atMost(this.#source?.close() ?? Promise.resolve(), ABORT_MS)
+    } catch (error) {
+      await atMost(this.#abort(), ABORT_MS)
+      throw this.#control.signal.aborted ? new Cancelled() : named(error)
+    } finally {
+      clearInterval(reporting)
+      this.#stats.stop()
+      this.#tell()
+    }
+  }
+
+  progress(): BodyProgress {
+    return { ...this.#stats.progress(), busy: true, activelySynced: false }
+  }
+
+  receipt(): JobReceipt {
+    const { head, normal, duplicate, phases } = this.#stats.report()
+    const pageSize = head?.pageSize ?? 0
+    return {
+      copied: normal * pageSize,
+      zeroed: 0,
+      skipped: duplicate * pageSize,
+      flush: this.#flushed,
+      durations: { bulk: Math.round(phases.pages + phases.tail), flush: Math.round(phases.flush) },
+    }
+  }
+
+  setSpeed(bytesPerSecond: number): void {
+    this.#limit.set(bytesPerSecond)
+  }
+
+  /** Nothing is pending: run() closed what was open. */
+  async finalize(): Promise<void> {}
+
+  async #move(): Promise<void> {
+    const { shared, renames } = this.#spec
+    const source = this.#source
+    if (source === undefined) throw new Error('the transfer was not prepared')
+    const opened = await (await this.#sinkGiven()).open()
+    this.#opened = opened
+    this.#control.phase('bulk')
+    const between = shared.length + renames.length > 0
+    const options = { sink: opened.sink, shared, renames, context: this.#context }
+    await source.run(between ? { ...opened, sink: new SharedRamSink(options) } : opened)
+  }
+
+  async #prepareSink(spec: SinkSpec): Promise<void> {
+    const { shared, renames } = this.#spec
+    const { image, copies } = this.#source ?? { image: undefined, copies: false }
+    const asItIs = copies && shared.length + renames.length === 0
+    this.#sink = await prepareSink(spec, { copies: asItIs, image }, this.#context)
+  }
+
+  async #sinkGiven(): Promise<PreparedSink> {
+    while (this.#sink === undefined)
+      await new Promise<void>((resolve) => {
+        this.#sinkCame = resolve
+      })
+    return this.#sink
+  }
+
+  async #finish(): Promise<void> {
+    const wanted = this.#sink?.flushes ?? true
+    this.#flushed = 'failed'
+    await this.#opened?.sink.finish()
+    this.#flushed = wanted ? 'ok' : 'disabled'
+    await this.#confirm()
+  }
+
+  /** What is safe stays so, whether the source hears of it or not. */
+  async #confirm(): Promise<void> {
+    await this.#source?.confirm().catch((error: unknown) => {
+      this.#context.warn(`the source was not told that its memory is safe: ${String(error)}`)
+    })
+  }
+
+  async #abort(): Promise<void> {
+    if (this.#opened === undefined) await this.#sink?.drop()
+    else await this.#opened.sink.abort()
+    await this.#source?.close()
+  }
+
+  /** What waits for storage or a peer goes on by itself; nobody waits for it any more. */
+  async #unlessCancelled(work: Promise<void>): Promise<void> {
+    const { signal } = this.#control
+    if (signal.aborted) throw new Cancelled()
+    let cancel = (): void => {}
+    const cancelled = new Promise<never>((_, reject) => {
+      cancel = () => reject(new Cancelled())
+    })
+    signal.addEventListener('abort', cancel)
+    try {
+      await Promise.race([work, cancelled])
+    } finally {
+      signal.removeEventListener('abort', cancel)
+      work.catch(() => undefined)
+    }
+  }
+
+  /** Several wait here together. */
+  #pausePoint(): Promise<void> {
+    if (!this.#control.pausing && !this.#control.signal.aborted) return Promise.resolve()
+    this.#paused ??= this.#control.pausePoint().finally(() => {
+      this.#paused = undefined
+    })
+    return this.#paused
+  }
+
+  #tell(): void {
+    this.#report({ kind: 'memory-stats', id: this.#id, stats: this.#stats.report() })
+  }
+}
+
+/** Storage's errors say what, not where: here users are told both. */
+function named(error: unknown): unknown {
+  if (!(error instanceof IoError)) return error
+  return new CommandError(`cannot ${error.op} '${error.node}': ${error.message}`, 'GenericError', {
+    cause: error,
+  })
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// A memory worker in the thread of the test: transfers over a real engine, as the main thread asks for them.
+
+import type { Test } from 'tap'
+import type { JobReport } from '../../../daemon/common/job-messages.js'
+import { MemoryThread, SLOTS } from '../../../daemon/memory/memory-thread.js'
+import type {
+  FromWorker,
+  Report,
+  Requests,
+  SinkSpec,
+  SourceSpec,
+  TransferSpec,
+  TransferStats,
+} from '../../../daemon/memory/messages.js'
+import { createEngine } from '../../../native/engine.js'
+import type { AioChoice } from '../../../native/types.js'
+
+type Ended = Extract<JobReport, { kind: 'job-ended' }>
+
+const MIB = 2 ** 20
+const JOB = 'job'
+
+export class Worker {
+  readonly #thread: MemoryThread
+  readonly #waiting = new Map<number, (message: FromWorker) => void>()
+  readonly reports: Report[] = []
+  #heard: (() => void)[] = []
+  #requests = 0
+
+  constructor(t: Test, aio: AioChoice = 'threads') {
+    const engine = createEngine({ aio, slotSize: MIB, maxSlots: SLOTS })
+    this.#thread = new MemoryThread(engine, (message) => this.#take(message))
+    t.teardown(async () => {
+      const { left } = await this.request('shutdown', { deadlineMs: 5000 })
+      if (left !== 0) throw new Error(`${left} requests are left in the engine`)
+    })
+  }
+
+  /** @throws Error with the text of a refusal */
+  request<N extends keyof Requests>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']> {
+    const request = this.#requests++
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(request, (message) => {
+        if ('error' in message) reject(new Error(message.error.message))
+        else if ('value' in message) resolve(message.value as never)
+      })
+      void this.#thread.receive({ request, name, args } as never)
+    })
+  }
+
+  /** Answers when it runs. */
+  async start(spec: TransferSpec): Promise<void> {
+    await this.request('job-start', { id: JOB, spec })
+  }
+
+  /** How the transfer ended. */
+  async ended(): Promise<Ended> {
+    return (await this.until((report) => report.kind === 'job-ended')) as Ended
+  }
+
+  /** The first report of that kind, perhaps one that came already. */
+  async until(wanted: (report: Report) => boolean): Promise<Report> {
+    for (;;) {
+      const found = this.reports.find(wanted)
+      if (found !== undefined) return found
+      await new Promise<void>((resolve) => this.#heard.push(resolve))
+    }
+  }
+
+  get stats(): TransferStats | undefined {
+    const all = this.reports.filter((report) => report.kind === 'memory-stats')
+    return all.at(-1)?.stats
+  }
+
+  async cancel(): Promise<void> {
+    await this.request('job-cancel', { id: JOB })
+  }
+
+  /** A transfer from its start to its end. @returns the error, undefined when there was none */
+  async run(spec: TransferSpec): Promise<string | undefined> {
+    try {
+      await this.start(spec)
+    } catch (error) {
+      return `refused: ${(error as Error).message}`
+    }
+    const { outcome } = await this.ended()
+    if (outcome.kind === 'success') await this.request('job-finalize', { id: JOB, commit: true })
+    return outcome.kind === 'failed' ? outcome.error : outcome.kind === 'cancelled' ? 'cancelled' : undefined
+  }
+
+  #take(message: FromWorker): void {
+    if ('report' in message) {
+      this.reports.push(message.report)
+      for (const heard of this.#heard.splice(0)) heard()
+      return
+    }
+    const resolve = this.#waiting.get(message.reply)
+    this.#waiting.delete(message.reply)
+    resolve?.(message)
+  }
+}
+
+export function spec(source: SourceSpec, sink: SinkSpec, more: Partial<TransferSpec> = {}): TransferSpec {
+  return { kind: 'memory', source, sink, bandwidth: 0, shared: [], renames: [], ...more }
+}
+
+export function fileSource(path: string, offset = 0): SourceSpec {
+  return { kind: 'file', file: { kind: 'path', path }, offset, direct: true }
+}
+
+export type FileSink = Extract<SinkSpec, { kind: 'file' }>
+
+export function fileSink(path: string, format: FileSink['format'], more: Partial<FileSink> = {}): FileSink {
+  return {
+    kind: 'file',
+    ...{ format, offset: 0, direct: true, channels: 8, flush: 'full', domain: undefined, digests: false },
+    file: { kind: 'path', path },
+    ...more,
+  }
+}
