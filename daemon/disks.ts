@@ -11,6 +11,7 @@ import type { ControlPlane } from './control/control.js'
 import { createHandlers } from './control/handlers/index.js'
 import type { DiskCommands } from './daemon.js'
 import { workerStarter } from './iothread/handle.js'
+import { memoryWorkerStarter } from './memory/handle.js'
 
 /** Who asks for what stands on the command line. */
 const COMMAND_LINE: CommandCall = {
@@ -21,6 +22,7 @@ const COMMAND_LINE: CommandCall = {
 export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): DiskCommands {
   const { handlers, shutdown } = createHandlers({
     startWorker: workerStarter({ aio }),
+    startMemory: memoryWorkerStarter({ aio }),
     events: control.events,
     descriptors: control.descriptors,
     log,

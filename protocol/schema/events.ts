@@ -2,6 +2,7 @@
 // Events: QMP events, or JSON-RPC notifications of the same name.
 
 import { jobStatus, jobType } from './jobs.js'
+import { migrateEvents } from './migrate.js'
 import { bool, enumOf, event, int, type Members, optional, required, str, struct } from './types.js'
 
 const blockJobFields = {
@@ -67,6 +68,7 @@ export const events = {
       fatal: required(bool, 'The image was marked corrupt and is not written any more.'),
     }),
   }),
+  ...migrateEvents,
   'x-events-lost': event({
     doc: 'This client did not read for so long that events for it had to be dropped; queries tell the present state.',
     data: struct('x-events-lost-arg', {

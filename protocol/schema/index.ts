@@ -7,6 +7,8 @@ import { descriptorCommands } from './descriptors.js'
 import { events } from './events.js'
 import { inspectCommands } from './inspect.js'
 import { jobCommands } from './jobs.js'
+import { memoryCommands } from './memory.js'
+import { migrateCommands } from './migrate.js'
 import { mirrorCommands } from './mirror.js'
 import { nodeCommands } from './nodes.js'
 import { objectCommands } from './objects.js'
@@ -20,6 +22,8 @@ export const commands = {
   ...createCommands,
   ...checkCommands,
   ...mirrorCommands,
+  ...memoryCommands,
+  ...migrateCommands,
   ...inspectCommands,
   ...objectCommands,
   ...descriptorCommands,

@@ -30,6 +30,10 @@ export const jobType = enumOf('JobType', [
   'x-check',
   'x-bench',
   'x-compare',
+  'x-memory-save',
+  'x-memory-restore',
+  'x-memory-convert',
+  'x-migrate',
 ])
 
 export const jobStatus = enumOf('JobStatus', [

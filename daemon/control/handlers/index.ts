@@ -6,11 +6,15 @@ import type { Logger } from 'pino'
 import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
 import type { StartWorker } from '../../iothread/handle.js'
+import type { StartMemoryWorker } from '../../memory/handle.js'
 import type { EventSink, Handlers } from '../commands.js'
 import type { Descriptors } from '../descriptors.js'
 import { Directory } from '../directory.js'
 import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
+import { MemoryWorkers } from '../memory-workers.js'
+import { Migration } from '../migration/migration.js'
+import { MigrationSettings } from '../migration/settings.js'
 import { Objects } from '../objects.js'
 import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
@@ -19,6 +23,8 @@ import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
 import { inspectHandlers } from './inspect.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
+import { memoryHandlers } from './memory.js'
+import { migrateHandlers } from './migrate.js'
 import { mirrorHandlers } from './mirror.js'
 import { nodeHandlers } from './nodes.js'
 import { objectHandlers } from './objects.js'
@@ -27,6 +33,7 @@ import { reopenHandlers } from './reopen.js'
 
 export interface HandlerDeps {
   readonly startWorker: StartWorker
+  readonly startMemory: StartMemoryWorker
   /** How many threads are kept for the next disk, and how long. */
   readonly spares?: SpareOptions
   readonly events: EventSink
@@ -48,7 +55,7 @@ const JOBS_SHARE = 0.5
 const WORKERS_SHARE = 0.8
 
 export function createHandlers(deps: HandlerDeps): CommandSet {
-  const { startWorker, events, descriptors, log, spares = SPARES } = deps
+  const { startWorker, startMemory, events, descriptors, log, spares = SPARES } = deps
   const directory = new Directory(descriptors)
   const objects = new Objects()
   const jobs = new Jobs(events, log)
@@ -74,6 +81,13 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     },
     spares,
   )
+  const memory = new MemoryWorkers(startMemory, log, {
+    job: (handle, report) => jobs.report(handle, report),
+    stats: (handle, stats) => migration.counted(handle, stats),
+    lost: (handle, reason) => jobs.workerEnded(handle, reason),
+  })
+  const settings = new MigrationSettings()
+  const migration = new Migration(jobs, memory, events, settings)
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
 
   const starting = {
@@ -83,6 +97,8 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...checkHandlers(graphs, jobs),
     ...mirrorHandlers(graphs, jobs, log),
     ...inspectHandlers(graphs, jobs),
+    ...memoryHandlers(jobs, memory, descriptors),
+    ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
     ...objectHandlers(objects, directory, workers),
   }
   const lasting = {
@@ -103,7 +119,8 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
       const started = performance.now()
       await atMost(jobs.endAll(), deadlineMs * JOBS_SHARE)
       const rest = Math.max(0, deadlineMs - (performance.now() - started))
-      await atMost(workers.endAll(rest * WORKERS_SHARE), rest)
+      const ends = [workers.endAll(rest * WORKERS_SHARE), memory.endAll(rest * WORKERS_SHARE)]
+      await atMost(Promise.all(ends), rest)
     },
   }
 }

@@ -19,7 +19,16 @@ import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from
 
 export interface JobPlan {
   readonly id: string
-  readonly type: 'mirror' | 'create' | 'x-check' | 'x-bench' | 'x-compare'
+  readonly type:
+    | 'mirror'
+    | 'create'
+    | 'x-check'
+    | 'x-bench'
+    | 'x-compare'
+    | 'x-memory-save'
+    | 'x-memory-restore'
+    | 'x-memory-convert'
+    | 'x-migrate'
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
   readonly copyMode: CopyMode
@@ -75,6 +84,7 @@ export class Job {
   #ioStatus: IoStatus = 'ok'
   #autoDismiss: boolean
   #error: string | undefined
+  #cancelled = false
   #receipt: JobReceipt | undefined
   #result: JobResult | undefined
 
@@ -106,6 +116,10 @@ export class Job {
   }
   get error(): string | undefined {
     return this.#error
+  }
+  /** It ended because somebody wanted that, not by an error of its own. */
+  get cancelled(): boolean {
+    return this.#cancelled
   }
   get receipt(): JobReceipt | undefined {
     return this.#receipt
@@ -309,6 +323,7 @@ export class Job {
 
   async #undo(): Promise<void> {
     this.#error = CANCELLED
+    this.#cancelled = true
     this.#to('aborting')
     await this.#ask(false)
     if (this.#state === 'aborting') this.#conclude('BLOCK_JOB_CANCELLED')
@@ -327,6 +342,7 @@ export class Job {
 
   #abort(error: string, cancelled: boolean): void {
     this.#error = error
+    this.#cancelled = cancelled
     this.#to('aborting')
     this.#conclude(cancelled ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED')
   }

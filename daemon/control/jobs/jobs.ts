@@ -49,6 +49,11 @@ export class Jobs {
   /** Takes the id for a job; whoever has the reservation starts the job with it or gives it back. */
   reserve(id: string): Reservation {
     if (!isIdentifier(id)) throw new CommandError(`Invalid job ID '${id}'`)
+    return this.reserveOwn(id)
+  }
+
+  /** As reserve(), for a job of the daemon itself: its id is not one that users can give. */
+  reserveOwn(id: string): Reservation {
     if (this.#jobs.has(id) || this.#starting.has(id)) throw new CommandError(`Job ID '${id}' already in use`)
     const reservation = new Reservation(id)
     this.#starting.set(id, reservation)

@@ -7,6 +7,7 @@ import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { createHandlers } from '../../../daemon/control/handlers/index.js'
 import { SPARES } from '../../../daemon/control/spare-workers.js'
 import { workerStarter } from '../../../daemon/iothread/handle.js'
+import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 
 /** Handlers, an awaitable event stream and the number of workers that live. */
@@ -28,6 +29,7 @@ export function realDaemon(t: Test) {
       }
       return handle
     },
+    startMemory: memoryWorkerStarter({ aio: 'threads' }),
     spares: { ...SPARES, ahead: 0 },
     descriptors,
     events: {

@@ -7,6 +7,7 @@ import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { type CommandSet, createHandlers } from '../../../daemon/control/handlers/index.js'
 import { SPARES } from '../../../daemon/control/spare-workers.js'
 import type { NodeDefinition, NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
+import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from './scripted-worker.js'
 
@@ -56,7 +57,14 @@ export function scriptedDaemon(): ScriptedDaemon {
   const descriptors = new Descriptors()
   const daemon: ScriptedDaemon = {
     descriptors,
-    ...createHandlers({ startWorker, events, descriptors, log: silent, spares: { ...SPARES, ahead: 0 } }),
+    ...createHandlers({
+      startWorker,
+      startMemory: memoryWorkerStarter({ aio: 'threads' }),
+      events,
+      descriptors,
+      log: silent,
+      spares: { ...SPARES, ahead: 0 },
+    }),
     workers,
     seen,
     resolve: (spec) => spec,

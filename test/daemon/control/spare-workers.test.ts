@@ -9,6 +9,7 @@ import { createHandlers } from '../../../daemon/control/handlers/index.js'
 import type { SpareOptions } from '../../../daemon/control/spare-workers.js'
 import { type WorkerHandle, workerStarter } from '../../../daemon/iothread/handle.js'
 import type { Report } from '../../../daemon/iothread/messages.js'
+import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 
 const LONG = { limit: 2, ahead: 0, afterMs: 600_000 }
@@ -49,6 +50,7 @@ function setUp(t: Test, spares: SpareOptions) {
       told()
       return watch(start(name))
     },
+    startMemory: memoryWorkerStarter({ aio: 'threads' }),
     spares,
     events: { emit: () => {} },
     descriptors: new Descriptors(),
@@ -97,8 +99,6 @@ t.test('so it does from an image of a format, whose buffers are given back', asy
     'job-id': 'c',
     options: { ...create, file: 'f' },
   } as Arguments<'blockdev-create'>)
-  while ((await run('query-jobs', {})).some(({ status }) => status !== 'concluded'))
-    await new Promise((resolve) => setImmediate(resolve))
   await run('blockdev-add', { driver: 'qcow2', 'node-name': 'a', file: 'f' } as Arguments<'blockdev-add'>)
   await remove('a')
   await remove('f')
