@@ -2,14 +2,14 @@
 // The part of the command line that looks at images and copies them: names, options and their help. Called by
 // program.ts; the work is elsewhere.
 
-import { type Command, InvalidArgumentError, Option } from 'commander'
+import { type Command, Option } from 'commander'
 import { type BenchOptions, bench } from './bench.js'
 import { type CompareOptions, compare } from './compare.js'
 import { type ConvertOptions, convert } from './convert.js'
 import { formats } from './image.js'
 import { type InfoOptions, info } from './info.js'
 import { map } from './map.js'
-import { aioOption, embedded, logLevel, size } from './program-values.js'
+import { aioOption, collect, embedded, logLevel, size, wholeNumber } from './program-values.js'
 
 const image = 'file or block device, or options with --image-opts'
 
@@ -122,14 +122,4 @@ function addCommon(command: Command): Command {
     .option('-U, --force-share', 'although another program may be writing it', false)
     .option('--socket <socket>', embedded)
     .addOption(logLevel())
-}
-
-function collect(text: string, all: readonly string[]): string[] {
-  return [...all, text]
-}
-
-function wholeNumber(text: string): number {
-  if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(Number(text)))
-    throw new InvalidArgumentError('Expected a whole number.')
-  return Number(text)
 }

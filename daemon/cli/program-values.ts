@@ -26,3 +26,15 @@ export function size(text: string): number {
   if (bytes === undefined) throw new InvalidArgumentError('Expected a size such as 4096, 512k, 100M or 1.5G.')
   return bytes
 }
+
+/** Of an option that may be repeated. */
+export function collect(text: string, before: readonly string[]): string[] {
+  return [...before, text]
+}
+
+/** @throws InvalidArgumentError */
+export function wholeNumber(text: string): number {
+  if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(Number(text)))
+    throw new InvalidArgumentError('Expected a whole number.')
+  return Number(text)
+}

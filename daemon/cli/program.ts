@@ -10,8 +10,9 @@ import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
+import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
-import { aioOption, embedded, logLevel, size } from './program-values.js'
+import { aioOption, collect, embedded, logLevel, size } from './program-values.js'
 import { qmp } from './qmp.js'
 import { CliError, exitStatus } from './status.js'
 
@@ -54,6 +55,7 @@ function createProgram(): Command {
   addCreate(program)
   addCheck(program)
   addTools(program)
+  addMemory(program)
   addOthers(program)
   return program
 }
@@ -182,10 +184,6 @@ function addOthers(program: Command): void {
     .action(() => {
       process.stdout.write(`blockferry ${PRODUCT_VERSION}\n`)
     })
-}
-
-function collect(text: string, before: readonly string[]): string[] {
-  return [...before, text]
 }
 
 /** commander's "error: text." and what follows it as one line in our style. */
