@@ -164,7 +164,7 @@ interface Addon {
   ) => NativeEngine
   readonly Scanner: new (
     engine: NativeEngine,
-    method: string | undefined,
+    ofChannel: boolean,
     pageSize: number,
     blocks: readonly unknown[],
     gather: boolean,

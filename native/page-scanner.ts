@@ -5,7 +5,6 @@
 import { addon, type NativeScanner } from './binding.js'
 import { nativeOf } from './engine.js'
 import type {
-  ChannelMethod,
   ChannelScanner,
   PageScanner,
   ScanCounts,
@@ -32,21 +31,21 @@ export function createPageScanner(
   blocks: readonly ScannedBlock[],
   mode: ScanMode,
 ): PageScanner {
-  return new Scanner(engine, undefined, pageSize, blocks, mode)
+  return new Scanner(engine, false, pageSize, blocks, mode)
 }
 
 /**
- * Packets of one multifd channel. Its compression is one stream, so each channel needs a scanner of its own.
- * @throws RangeError  as above, and when the method is not supported or the machine lacks its library
+ * Packets of one multifd channel; how they are compressed is found out. The compression is one stream, so each channel needs
+ * a scanner of its own.
+ * @throws RangeError  as above
  */
 export function createChannelScanner(
   engine: IoEngine,
   pageSize: number,
   blocks: readonly ScannedBlock[],
   mode: ScanMode,
-  method: ChannelMethod,
 ): ChannelScanner {
-  return new Scanner(engine, method, pageSize, blocks, mode)
+  return new Scanner(engine, true, pageSize, blocks, mode)
 }
 
 /**
@@ -79,7 +78,7 @@ class Scanner implements ChannelScanner {
 
   constructor(
     engine: IoEngine,
-    method: ChannelMethod | undefined,
+    ofChannel: boolean,
     pageSize: number,
     blocks: readonly ScannedBlock[],
     mode: ScanMode,
@@ -94,7 +93,7 @@ class Scanner implements ChannelScanner {
     this.#pieces = new Float64Array(mode === 'gather' ? 2 * Math.ceil(engine.slotSize / pageSize) : 0)
     this.#native = new addon.Scanner(
       nativeOf(engine),
-      method,
+      ofChannel,
       pageSize,
       list,
       mode === 'gather',

@@ -142,9 +142,6 @@ export interface PageScanner {
   within(): boolean
 }
 
-/** Compression of a multifd channel. */
-export type ChannelMethod = 'none' | 'zlib' | 'zstd'
-
 /** Packets of one multifd channel, behind its hello. */
 export interface ChannelScanner extends PageScanner {
   /** Number of sync packets so far. */

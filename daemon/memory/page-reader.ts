@@ -46,7 +46,7 @@ export function channelReader(
   { sink }: OpenedSink,
   { slots, tally }: TransferContext,
 ): Channel {
-  const scanner = createChannelScanner(slots.engine, head.pageSize, scanned(head, places), 'gather', 'none')
+  const scanner = createChannelScanner(slots.engine, head.pageSize, scanned(head, places), 'gather')
   tally.count(() => countsOf(scanner))
   return { input, scanner, pages: new PageGatherer(scanner, slots, sink) }
 }

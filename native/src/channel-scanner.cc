@@ -10,6 +10,15 @@
 
 namespace blockferry {
 
+// Compression of a channel.
+struct ChannelMethod {
+  const char* name;
+  uint32_t bits;  // of the flags of packets with data
+  // nullptr: pages come plain, or the method is known and not read here.
+  std::unique_ptr<StreamDecoder> (*makeDecoder)(std::string& problem);
+  bool readable;
+};
+
 namespace {
 
 constexpr size_t kPacketPages = 512 * 1024;  // bytes of pages of one packet, at most
@@ -31,35 +40,25 @@ constexpr size_t kAtOffsets = kAtName + kNameBytes;
 constexpr uint32_t kFlagSync = 0x01;
 constexpr uint32_t kMethodBits = 0x3e;
 constexpr uint32_t kFlagDeviceState = 0x40;
-constexpr ChannelMethod kMethods[] = {{"none", 0}, {"zlib", 0x02}, {"zstd", 0x04}};
-// Known, and not read here.
-constexpr ChannelMethod kOtherMethods[] = {{"qpl", 0x08}, {"uadk", 0x10}, {"qatzip", 0x20}};
+constexpr ChannelMethod kMethods[] = {
+    {"none", 0, nullptr, true},         {"zlib", 0x02, makeZlibDecoder, true}, {"zstd", 0x04, makeZstdDecoder, true},
+    {"qpl", 0x08, nullptr, false},      {"uadk", 0x10, nullptr, false},        {"qatzip", 0x20, nullptr, false},
+};
 
 // What judging says of a packet that is in order.
 constexpr ScanStop kGoOn = ScanStop::input;
 
-std::string methodName(uint32_t bits) {
-  for (const ChannelMethod& each : kMethods) {
-    if (each.bits == bits) return each.name;
-  }
-  for (const ChannelMethod& each : kOtherMethods) {
-    if (each.bits == bits) return each.name;
-  }
-  return hex(bits);
+// nullptr: there is none.
+const ChannelMethod* methodOf(uint32_t bits) {
+  const auto* const found = std::find_if(std::begin(kMethods), std::end(kMethods),
+                                         [&](const ChannelMethod& each) { return each.bits == bits; });
+  return found == std::end(kMethods) ? nullptr : found;
 }
 
 }  // namespace
 
-const ChannelMethod* ChannelScanner::methodOf(const std::string& name) {
-  const auto* const found = std::find_if(std::begin(kMethods), std::end(kMethods),
-                                         [&](const ChannelMethod& each) { return name == each.name; });
-  return found == std::end(kMethods) ? nullptr : found;
-}
-
-ChannelScanner::ChannelScanner(Gathering::Setup setup, ChannelMethod method, std::unique_ptr<StreamDecoder> decoder)
+ChannelScanner::ChannelScanner(Gathering::Setup setup)
     : Scanner(std::move(setup)),
-      method_(method),
-      decoder_(std::move(decoder)),
       pagesAtMost_(std::max<size_t>(kPacketPages / pages.pageSize(), 1)),
       headBytes_(kAtOffsets + 8 * pagesAtMost_),
       head_(std::make_unique<std::byte[]>(headBytes_)),
@@ -109,13 +108,24 @@ ScanStop ChannelScanner::judge() {
 ScanStop ChannelScanner::judgeData() {
   dataLeft_ = normal_ == 0 ? 0 : numberAt(kAtSize);
   if (normal_ == 0) return kGoOn;
-  const uint32_t method = numberAt(kAtFlags) & kMethodBits;
-  if (method != method_.bits) {
-    return bad(packet() + " is compressed with '" + methodName(method) + "' instead of '" + method_.name + "'");
-  }
+  const ScanStop judged = judgeMethod(numberAt(kAtFlags) & kMethodBits);
+  if (judged != kGoOn) return judged;
   if (!decoder_ && dataLeft_ != normal_ * pages.pageSize()) {
     return bad(packet() + " has " + std::to_string(dataLeft_) + " bytes for " + std::to_string(normal_) + " pages");
   }
+  return kGoOn;
+}
+
+ScanStop ChannelScanner::judgeMethod(uint32_t bits) {
+  if (method_ != nullptr && method_->bits == bits) return kGoOn;
+  const ChannelMethod* const method = methodOf(bits);
+  const std::string compressed = packet() + " is compressed with " + (method == nullptr ? hex(bits) : quoted(method->name));
+  if (method_ != nullptr) return bad(compressed + " instead of " + quoted(method_->name));
+  if (method == nullptr || !method->readable) return bad(compressed + ": not supported");
+  std::string problem;
+  if (method->makeDecoder != nullptr) decoder_ = method->makeDecoder(problem);
+  if (!problem.empty()) return bad(compressed + ": " + problem);
+  method_ = method;
   return kGoOn;
 }
 
@@ -185,7 +195,7 @@ ScanStop ChannelScanner::takePage(ScanInput& input) {
 ScanStop ChannelScanner::takeCompressed(ScanInput& input) {
   for (;;) {
     const StreamDecoder::Step step = decode(input, pages.next(), pages.lacking());
-    if (step.damaged) return bad(packet() + " is damaged: no " + method_.name + " stream");
+    if (step.damaged) return bad(packet() + " is damaged: no " + method_->name + " stream");
     if (pages.added(step.made)) return kGoOn;
     if (step.taken > 0 || step.made > 0) continue;
     if (dataLeft_ > 0) return kGoOn;
@@ -199,7 +209,7 @@ ScanStop ChannelScanner::takeRest(ScanInput& input) {
   for (;;) {
     std::byte none{};
     const StreamDecoder::Step step = decode(input, &none, 1);
-    if (step.damaged) return bad(packet() + " is damaged: no " + method_.name + " stream");
+    if (step.damaged) return bad(packet() + " is damaged: no " + method_->name + " stream");
     if (step.made > 0) return bad(packet() + " has more bytes than " + std::to_string(normal_) + " pages");
     if (step.taken == 0) return kGoOn;
   }

@@ -5,6 +5,8 @@
 //     head: 320 bytes and 512 KiB / page size offsets, the first of the pages with data, then those of zero pages
 //     data: the pages, plain or as the next bytes of the channel's one compressed stream
 //
+// Which compression that is, the first packet with data says; all later ones have the same. Sync packets may say none.
+//
 // A packet without pages of data has none, whatever size its head claims: QEMU 7.2 leaves the last packet's there. The pages of
 // one packet come in any order (QEMU 9.0 and later move the zero ones to the end by swapping), packets ascend as a whole.
 #pragma once
@@ -17,18 +19,11 @@
 
 namespace blockferry {
 
-// Compression of a channel. `bits`: of the flags of packets with data.
-struct ChannelMethod {
-  const char* name;
-  uint32_t bits;
-};
+struct ChannelMethod;
 
 class ChannelScanner : public Scanner {
  public:
-  // `decoder`: nullptr where pages come plain.
-  ChannelScanner(Gathering::Setup setup, ChannelMethod method, std::unique_ptr<StreamDecoder> decoder);
-  // The method of that name; nullptr: there is none that can be read here.
-  static const ChannelMethod* methodOf(const std::string& name);
+  explicit ChannelScanner(Gathering::Setup setup);
 
   bool within() const override { return inPacket_ || headLength_ > 0; }
   uint64_t syncs() const override { return syncs_; }
@@ -39,6 +34,7 @@ class ChannelScanner : public Scanner {
  private:
   ScanStop judge();
   ScanStop judgeData();
+  ScanStop judgeMethod(uint32_t bits);
   ScanStop judgePages();
   ScanStop judgeOrder();
   ScanStop beginPage();
@@ -52,8 +48,8 @@ class ChannelScanner : public Scanner {
   uint32_t numberAt(size_t place) const;
   uint64_t offsetAt(size_t index) const;
 
-  const ChannelMethod method_;
-  const std::unique_ptr<StreamDecoder> decoder_;
+  const ChannelMethod* method_ = nullptr;    // until there was a packet with data
+  std::unique_ptr<StreamDecoder> decoder_;  // nullptr: pages come plain
   const size_t pagesAtMost_;
   const size_t headBytes_;
   const std::unique_ptr<std::byte[]> head_;

@@ -25,20 +25,6 @@ bool isPageSize(double size, size_t slotSize) {
   return static_cast<double>(whole) == size && (whole & (whole - 1)) == 0;
 }
 
-// nullptr: `problem` says why.
-std::unique_ptr<Scanner> makeChannelScanner(const std::string& name, Gathering::Setup setup, std::string& problem) {
-  const ChannelMethod* method = ChannelScanner::methodOf(name);
-  if (method == nullptr) {
-    problem = "compression " + quoted(name) + " is not supported";
-    return nullptr;
-  }
-  std::unique_ptr<StreamDecoder> decoder;
-  if (name == "zlib") decoder = makeZlibDecoder(problem);
-  if (name == "zstd") decoder = makeZstdDecoder(problem);
-  if (!problem.empty()) return nullptr;
-  return std::make_unique<ChannelScanner>(std::move(setup), *method, std::move(decoder));
-}
-
 }  // namespace
 
 Napi::Function ScannerObject::define(Napi::Env env) {
@@ -61,9 +47,9 @@ ScannerObject::ScannerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<
   Gathering::Setup setup{};
   std::string problem;
   const bool sound = setUp(info, setup, problem);
-  if (sound && info[1].IsUndefined()) scanner_ = std::make_unique<PageScanner>(std::move(setup));
-  else if (sound) scanner_ = makeChannelScanner(info[1].As<Napi::String>().Utf8Value(), std::move(setup), problem);
-  if (!scanner_) Napi::RangeError::New(info.Env(), problem).ThrowAsJavaScriptException();
+  if (!sound) Napi::RangeError::New(info.Env(), problem).ThrowAsJavaScriptException();
+  else if (info[1].As<Napi::Boolean>()) scanner_ = std::make_unique<ChannelScanner>(std::move(setup));
+  else scanner_ = std::make_unique<PageScanner>(std::move(setup));
 }
 
 void ScannerObject::keep(const Napi::Object& object) { kept_.push_back(Napi::Persistent(object)); }

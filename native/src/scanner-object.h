@@ -19,7 +19,7 @@ class ScannerObject : public Napi::ObjectWrap<ScannerObject> {
  public:
   static Napi::Function define(Napi::Env env);
 
-  // (engine, method, pageSize, blocks, gather, pieces): the method is a channel's, or undefined for records; blocks are
+  // (engine, ofChannel, pageSize, blocks, gather, pieces): packets of a channel, or records; blocks are
   // [name, length, place, bitmap, digests or undefined, …]; pieces has room for two numbers for each page of a slot
   explicit ScannerObject(const Napi::CallbackInfo& info);
 
