@@ -35,9 +35,11 @@ const layers: readonly Layer[] = [
   },
   {
     name: 'iothread',
-    files: /^daemon\/(iothread|memory)\//,
+    files: /^daemon\/iothread\//,
     may: [...leaves, 'messages', 'block', 'copy', 'work'],
   },
+  // Of disks it uses what is not about disks: pools of tasks, rates, the life of a job in its worker.
+  { name: 'memory', files: /^daemon\/memory\//, may: [...leaves, 'messages', 'tasks', 'copy', 'work'] },
   { name: 'control', files: /^daemon\/control\//, may: [...leaves, 'messages', 'handle'] },
   { name: 'cli', files: /^daemon\/cli\//, may: ['protocol', 'common'] },
   { name: 'main', files: /^daemon\/[^/]+\.ts$/, may: [...leaves, 'messages', 'handle', 'control'] },
