@@ -8,7 +8,7 @@
 import { basename, dirname, join } from 'node:path'
 import type { FileId } from '../../native/types.js'
 import { EACCES, EEXIST, ENOENT } from '../common/errno.js'
-import { IoError } from '../errors.js'
+import { CommandError, IoError } from '../errors.js'
 import type { FilePlace, FlushMode } from './messages.js'
 import type { Slots } from './slots.js'
 
@@ -46,7 +46,7 @@ export class TargetFile {
     this.#passing = passing
   }
 
-  /** Opens it, and marks it as a part. @throws IoError */
+  /** Opens it, and marks it as a part. @throws IoError, CommandError */
   static async open(options: TargetOptions): Promise<TargetFile> {
     const { slots, place, offset, direct } = options
     const { engine } = slots
@@ -63,14 +63,14 @@ export class TargetFile {
     const { path } = place
     if (offset > 0 || !(await replaceable(slots, path))) {
       const file = await engine.open(path, { write: true, create: true, direct, mode: MODE })
-      return await TargetFile.#marked(options, checked(file, 'open', path), path, undefined)
+      return await TargetFile.#marked(options, created(file, path), path, undefined)
     }
     for (let number = 0; ; number++) {
       const passing = join(dirname(path), `.${basename(path)}.part${number}`)
       const flags = { write: true, create: true, exclusive: true, direct, mode: MODE }
       const file = await engine.open(passing, flags)
       if (file === -EEXIST && number < TRIES) continue
-      return await TargetFile.#marked(options, checked(file, 'open', path), path, passing)
+      return await TargetFile.#marked(options, created(file, path), path, passing)
     }
   }
 
@@ -177,6 +177,12 @@ async function replaceable({ engine }: Slots, path: string): Promise<boolean> {
   await engine.close(file)
   if (typeof facts === 'number') throw new IoError(-facts, 'stat', path)
   return facts.kind === 'file'
+}
+
+function created(result: number, path: string): FileId {
+  if (result >= 0) return result
+  const cause = new IoError(-result, 'open', path)
+  throw new CommandError(`Could not create '${path}': ${cause.message}`, 'GenericError', { cause })
 }
 
 function checked(result: number, op: 'open', name: string): number {

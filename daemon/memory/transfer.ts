@@ -202,10 +202,10 @@ export class TransferJob implements JobBody {
   }
 }
 
-/** Storage's errors say what, not where: here users are told both. */
+/** Storage's errors say what, not where: here users are told both, in QEMU's words where it has some. */
 function named(error: unknown): unknown {
   if (!(error instanceof IoError)) return error
-  return new CommandError(`cannot ${error.op} '${error.node}': ${error.message}`, 'GenericError', {
-    cause: error,
-  })
+  const { op, node, message } = error
+  const what = op === 'open' ? 'Could not open' : `cannot ${op}`
+  return new CommandError(`${what} '${node}': ${message}`, 'GenericError', { cause: error })
 }

@@ -5,6 +5,7 @@
 import { closeDescriptor } from '../../../native/descriptors.js'
 import { type MigrationAddress, parseMigrationUri } from '../../../protocol/migration/uri.js'
 import type { Arguments } from '../../../protocol/schema/index.js'
+import { ENOENT, errnoText } from '../../common/errno.js'
 import { CommandError } from '../../errors.js'
 import type {
   Endpoint,
@@ -62,7 +63,8 @@ export class Places {
 
   /** `fd:NAME`, `/dev/fdset/N`, or a path. */
   file(place: string, direction: Direction): FilePlace {
-    if (place === '') throw new CommandError('a file needs a name')
+    if (place === '')
+      throw new CommandError(`Could not ${direction === 'in' ? 'open' : 'create'} '': ${errnoText(ENOENT)}`)
     if (place.startsWith('fd:')) return { kind: 'fd', fd: this.#named(place.slice('fd:'.length)) }
     const set = setOf(place)
     if (set === undefined) return { kind: 'path', path: place }

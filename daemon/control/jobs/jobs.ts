@@ -12,14 +12,17 @@ import { Job, type JobPlan, type JobWorker } from './job.js'
 
 /** An id that is taken for a job about to start. */
 export class Reservation {
-  readonly id: string
   /** Set once the worker was asked. */
   job: Job | undefined
 
-  constructor(id: string) {
-    this.id = id
-  }
+  /** @param own  of the daemon itself: users neither see the job nor its events */
+  constructor(
+    readonly id: string,
+    readonly own: boolean,
+  ) {}
 }
+
+const NOBODY: EventSink = { emit: () => {} }
 
 /** A worker in which jobs of this kind are started. */
 export interface JobHost<Spec> {
@@ -49,13 +52,17 @@ export class Jobs {
   /** Takes the id for a job; whoever has the reservation starts the job with it or gives it back. */
   reserve(id: string): Reservation {
     if (!isIdentifier(id)) throw new CommandError(`Invalid job ID '${id}'`)
-    return this.reserveOwn(id)
+    return this.#reserve(id, false)
   }
 
-  /** As reserve(), for a job of the daemon itself: its id is not one that users can give. */
+  /** As reserve(), for a job of the daemon itself: its id is not one that users can give, and only find() tells of it. */
   reserveOwn(id: string): Reservation {
+    return this.#reserve(id, true)
+  }
+
+  #reserve(id: string, own: boolean): Reservation {
     if (this.#jobs.has(id) || this.#starting.has(id)) throw new CommandError(`Job ID '${id}' already in use`)
-    const reservation = new Reservation(id)
+    const reservation = new Reservation(id, own)
     this.#starting.set(id, reservation)
     return reservation
   }
@@ -78,8 +85,9 @@ export class Jobs {
     worker: JobHost<Spec>,
     concluded: () => void,
   ): Promise<void> {
-    const { id } = reservation
-    const job = this.#makeJob({ ...plan, id }, worker, concluded)
+    const { id, own } = reservation
+    const events = own ? NOBODY : this.#events
+    const job = this.#makeJob({ ...plan, id }, worker, events, concluded)
     reservation.job = job
     try {
       await worker.request('job-start', { id, spec })
@@ -122,24 +130,24 @@ export class Jobs {
     return job
   }
 
-  /** Newest first. */
+  /** Those of users, newest first. */
   list(): Job[] {
-    return [...this.#jobs.values()].reverse()
+    return [...this.#jobs.values()].filter(({ id }) => isIdentifier(id)).reverse()
   }
 
   /** Cancels and forgets all jobs, also those about to start. Answers when there is none any more. */
   async endAll(): Promise<void> {
     this.#ending = true
     const empty = new Promise<void>((resolve) => this.#idle.push(resolve))
-    for (const job of this.list()) void job.end()
+    for (const job of [...this.#jobs.values()].reverse()) void job.end()
     this.#tellIdle()
     await empty
   }
 
-  #makeJob(plan: JobPlan, worker: JobWorker, concluded: () => void): Job {
+  #makeJob(plan: JobPlan, worker: JobWorker, events: EventSink, concluded: () => void): Job {
     return new Job(plan, {
       worker,
-      events: this.#events,
+      events,
       log: this.#log,
       concluded: () => {
         const job = this.#jobs.get(plan.id)

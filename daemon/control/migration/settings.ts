@@ -17,6 +17,11 @@ const UNSUPPORTED: ReadonlySet<MigrationCapability> = new Set([
   'postcopy-preempt',
   'zero-copy-send',
 ])
+/** Files of fixed places have no room for these. */
+const NOT_MAPPED = [
+  ['xbzrle', 'xbzrle'],
+  ['postcopy-ram', 'postcopy'],
+] as const
 const TLS = ['tls-creds', 'tls-hostname', 'tls-authz'] as const
 
 /** `[parameter, least, most, what is expected]`; QEMU writes the names with underscores here. */
@@ -34,7 +39,7 @@ const RANGES = [
 type Defaults = { readonly [N in keyof MigrationParameters]-?: NonNullable<MigrationParameters[N]> }
 
 export class MigrationSettings {
-  readonly #on = new Set<MigrationCapability>()
+  #on: ReadonlySet<MigrationCapability> = new Set()
   #parameters = defaults()
 
   get parameters(): Defaults {
@@ -54,10 +59,15 @@ export class MigrationSettings {
     for (const { capability, state } of changes)
       if (state && UNSUPPORTED.has(capability))
         throw new CommandError(`Migration capability '${capability}' is not supported`)
+    const wanted = new Set(this.#on)
     for (const { capability, state } of changes) {
-      if (state) this.#on.add(capability)
-      else this.#on.delete(capability)
+      if (state) wanted.add(capability)
+      else wanted.delete(capability)
     }
+    for (const [capability, name] of NOT_MAPPED)
+      if (wanted.has('mapped-ram') && wanted.has(capability))
+        throw new CommandError(`Mapped-ram migration is incompatible with ${name}`)
+    this.#on = wanted
   }
 
   /** @throws CommandError, and then none is changed */
