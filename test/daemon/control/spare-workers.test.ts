@@ -43,6 +43,7 @@ function setUp(t: Test, spares: SpareOptions) {
     handle.passOn = (name) => watch(passOn.call(handle, name))
     return handle
   }
+  let concluded = false
   const { handlers, shutdown } = createHandlers({
     log: pino({ level: 'silent' }),
     startWorker: (name) => {
@@ -52,7 +53,12 @@ function setUp(t: Test, spares: SpareOptions) {
     },
     startMemory: memoryWorkerStarter({ aio: 'threads' }),
     spares,
-    events: { emit: () => {} },
+    events: {
+      emit: (_, data) => {
+        if ((data as { status?: string }).status === 'concluded') concluded = true
+        told()
+      },
+    },
     descriptors: new Descriptors(),
   })
   t.teardown(() => shutdown(2000))
@@ -67,7 +73,7 @@ function setUp(t: Test, spares: SpareOptions) {
   const run = async <N extends CommandName>(name: N, args: Arguments<N>): Promise<Returns<N>> =>
     (await (handlers[name] as (args: unknown) => unknown)(args)) as never
   const remove = (name: string) => run('blockdev-del', { 'node-name': name })
-  return { run, remove, until, threads, shutdown }
+  return { run, remove, until, threads, shutdown, concluded: () => concluded }
 }
 
 function disk(t: Test, name: string) {
@@ -88,7 +94,7 @@ t.test('a new disk gets the thread that the last one left', async (t) => {
 })
 
 t.test('so it does from an image of a format, whose buffers are given back', async (t) => {
-  const { run, remove, until, threads } = setUp(t, LONG)
+  const { run, remove, until, threads, concluded } = setUp(t, LONG)
   t.testdir()
   const filename = `${t.testdirName}-image`
   const create = { driver: 'qcow2', file: { driver: 'file', filename }, size: 65536 } as const
@@ -99,6 +105,7 @@ t.test('so it does from an image of a format, whose buffers are given back', asy
     'job-id': 'c',
     options: { ...create, file: 'f' },
   } as Arguments<'blockdev-create'>)
+  await until(concluded)
   await run('blockdev-add', { driver: 'qcow2', 'node-name': 'a', file: 'f' } as Arguments<'blockdev-add'>)
   await remove('a')
   await remove('f')
