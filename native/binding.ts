@@ -118,6 +118,7 @@ export interface NativeScanner {
   take(): readonly [pieces: number, length: number]
   delta(): readonly [block: number, offset: number, bytes: Uint8Array]
   problem(): string
+  seen(block: number): boolean
   counts(): readonly [zero: number, normal: number, delta: number, foundZero: number, walks: number]
   within(): boolean
   syncs(): number

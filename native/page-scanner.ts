@@ -135,6 +135,10 @@ class Scanner implements ChannelScanner {
     return { zero, normal, delta, foundZero, walks }
   }
 
+  seen(block: number): boolean {
+    return this.#native.seen(block)
+  }
+
   within(): boolean {
     return this.#native.within()
   }

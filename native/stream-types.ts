@@ -138,6 +138,8 @@ export interface PageScanner {
   delta(): { readonly block: number; readonly offset: number; readonly bytes: Uint8Array }
   problem(): string
   counts(): ScanCounts
+  /** Whether records of that block came, by its place in the list. */
+  seen(block: number): boolean
   /** Whether a record or packet has begun and not ended: then the end of the stream is not a good one. */
   within(): boolean
 }

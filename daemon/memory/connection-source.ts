@@ -110,17 +110,15 @@ export class ConnectionSource {
     const reader = (head: ImageHead, places: readonly BlockPlace[]): PageReader => {
       const own = pageReader(head, places, opened, this.#context)
       const points = new SyncPoints(1 + channels.length, () => opened.sink.barrier())
-      running = Promise.all(
-        channels.map((input) =>
-          readChannel(channelReader(input, head, places, opened, this.#context), points),
-        ),
-      )
+      const readers = channels.map((input) => channelReader(input, head, places, opened, this.#context))
+      running = Promise.all(readers.map((channel) => readChannel(channel, points)))
       // Whoever waits at a sync point hears of it.
       running.catch((error: unknown) =>
         points.fail(error instanceof Error ? error : new Error(String(error))),
       )
       return {
         ...own,
+        seen: (block) => own.seen(block) || readers.some(({ scanner }) => scanner.seen(block)),
         sync: async (at) => {
           if (at === 'end' && head.syncPerWalk) return
           await own.pages.hand()
@@ -137,11 +135,11 @@ export class ConnectionSource {
     reader: (head: ImageHead, places: readonly BlockPlace[]) => PageReader,
     { sink, tap }: OpenedSink,
   ): StreamSource {
-    const { slots, warn, tally } = this.#context
+    const { slots, warn, tally, inFiles } = this.#context
     const answered = this.#from.kind === 'listen' || this.#from.kind === 'connect'
     this.#returnPath = answered ? new ReturnPath(slots, stream, input.name) : undefined
     return new StreamSource({
-      ...{ input, reader, sink, warn, tally, stores: tap !== undefined },
+      ...{ input, reader, sink, warn, tally, inFiles, stores: tap !== undefined },
       answers: this.#returnPath ?? 'refused',
       tail: new TailCheck(input.name, 'exact'),
     })

@@ -32,6 +32,8 @@ export interface TransferContext {
   readonly limit: RateLimit
   readonly meter: WaitMeter
   readonly tally: Tally
+  /** Names of blocks whose memory lies in files. */
+  readonly inFiles: ReadonlySet<string>
   readonly signal: AbortSignal
   /** Answers at once unless the job is paused. @throws Cancelled */
   readonly pausePoint: () => Promise<void>

@@ -119,7 +119,7 @@ export class Input {
       this.#tapped -= 1
       this.#options.slots.give(first.slot)
     }
-    void this.#fill()
+    if (this.#outstanding < this.#options.depth) void this.#fill()
   }
 
   /**
@@ -132,6 +132,8 @@ export class Input {
     parse: (bytes: Uint8Array, origin: number) => Parsed<T> | undefined,
     what: string,
   ): Promise<T> {
+    const ready = this.#parseReady(parse)
+    if (ready !== undefined) return ready.value
     for (let pieces = 1; ; pieces++) {
       while (this.#chunks.length < pieces) {
         if (!(await this.#more())) throw this.cutShort(what)
@@ -142,6 +144,14 @@ export class Input {
       this.take(parsed.length)
       return parsed.value
     }
+  }
+
+  /** What lies whole in the first chunk, as most of it does: streams of a stopped guest have tens of thousands of empty sections. */
+  #parseReady<T>(parse: (bytes: Uint8Array, origin: number) => Parsed<T> | undefined): Parsed<T> | undefined {
+    if (this.#chunks.length === 0 || this.#tapped === 0) return undefined
+    const parsed = parse(this.#prefix(1), this.#position)
+    if (parsed !== undefined) this.take(parsed.length)
+    return parsed
   }
 
   /** The next byte, which stays; undefined at the end of the stream. */
@@ -200,10 +210,9 @@ export class Input {
   }
 
   #prefix(pieces: number): Uint8Array {
-    const views = this.#chunks
-      .slice(0, pieces)
-      .map(({ slot, start, end }) => this.#options.slots.bytes(slot).subarray(start, end))
-    return views.length === 1 && views[0] !== undefined ? views[0] : concat(views)
+    const view = ({ slot, start, end }: Received) => this.#options.slots.bytes(slot).subarray(start, end)
+    const [first] = this.#chunks
+    return pieces === 1 && first !== undefined ? view(first) : concat(this.#chunks.slice(0, pieces).map(view))
   }
 
   /** Queues receives as long as there are slots for them and the limit allows it. */

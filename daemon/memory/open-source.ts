@@ -91,7 +91,7 @@ async function readStreamFile(
   opened: OpenedSink,
   context: TransferContext,
 ): Promise<void> {
-  const { slots, limit, meter, tally, pausePoint, warn } = context
+  const { slots, limit, meter, tally, pausePoint, warn, inFiles } = context
   const tap = opened.tap
   const input = new Input({
     ...{ slots, limit, meter, pausePoint, depth: DEPTH, name: file.name, origin: base },
@@ -102,7 +102,7 @@ async function readStreamFile(
   const { sink } = opened
   try {
     await new StreamSource({
-      ...{ input, sink, warn, tally, stores: tap !== undefined, answers: 'none' },
+      ...{ input, sink, warn, tally, inFiles, stores: tap !== undefined, answers: 'none' },
       reader: (head, places) => pageReader(head, places, opened, context),
       tail: new TailCheck(input.name, 'padded'),
     }).run()

@@ -31,6 +31,7 @@ export function pageReader(
     pages: checks ? NOTHING_GATHERED : pages,
     delta: checks ? { apply: async () => {} } : readBack && new DeltaPages({ ...deltas, readBack }),
     sync: undefined,
+    seen: (block) => scanner.seen(block),
     finish: async () => {
       await pages.hand()
       pages.drop()

@@ -14,6 +14,7 @@ import {
   parseConfiguration,
   withoutCapability,
 } from '../../protocol/migration/configuration.js'
+import { quoted } from '../../protocol/migration/error-text.js'
 import { Outline, type Step } from '../../protocol/migration/outline.js'
 import { parsePreamble } from '../../protocol/migration/preamble.js'
 import { refusals } from '../../protocol/migration/refusals.js'
@@ -39,6 +40,8 @@ export interface StreamSourceOptions {
   /** Called once the blocks have their places. */
   readonly reader: (head: ImageHead, places: readonly BlockPlace[]) => PageReader
   readonly tail: TailCheck
+  /** Blocks whose memory lies in files: it is not in the stream. */
+  readonly inFiles: ReadonlySet<string>
   /** Told when the head is known, and when the last page was given. */
   readonly tally: Pick<Tally, 'begun' | 'pagesDone'>
 }
@@ -50,6 +53,8 @@ export interface PageReader {
   readonly delta: Pick<DeltaPages, 'apply'> | undefined
   /** Multifd: waits until all connections have come to the same point. */
   readonly sync: ((at: 'record' | 'end') => Promise<void>) | undefined
+  /** Whether a page of that block came. */
+  seen(block: number): boolean
   /** No more pages come. */
   finish(): Promise<void>
 }
@@ -62,6 +67,7 @@ export class StreamSource {
   #kept: Uint8Array[] = []
   #keptBytes = 0
   #reader: PageReader | undefined
+  #head: ImageHead | undefined
 
   constructor(options: StreamSourceOptions) {
     this.#options = options
@@ -79,9 +85,12 @@ export class StreamSource {
         (bytes, origin) => copied(this.#outline.next(bytes, origin)),
         'a section',
       )
+      // One of the many that QEMU sends while it waits.
+      if (step.kind === 'section' && step.empty) continue
       more = await this.#step(step, configuration)
     }
     await this.#reader?.finish()
+    this.#checkBlocks(hasCapability(configuration, 'x-ignore-shared'))
     await this.#options.sink.pagesDone()
     this.#options.tally.pagesDone()
     await this.#copyTail()
@@ -100,7 +109,7 @@ export class StreamSource {
         if (step.fate.kind === 'keep') await this.#keep(step.bytes)
         return true
       case 'section':
-        if (!step.empty) await this.#keep(step.bytes)
+        await this.#keep(step.bytes)
         return true
       case 'refuse':
         if (!this.#options.stores) throw new FormatError(step.reason)
@@ -149,6 +158,7 @@ export class StreamSource {
       blocks: start.blocks.map(blockOf),
       syncPerWalk: start.syncRecord,
     }
+    this.#head = head
     tally.begun(head)
     this.#reader = reader(head, await sink.begin(head))
     for (const bytes of this.#kept.splice(0)) await sink.early(bytes)
@@ -193,6 +203,23 @@ export class StreamSource {
         default:
           stop satisfies never
       }
+    }
+  }
+
+  /** What the stream leaves out has to come from files, and from nowhere else. */
+  #checkBlocks(leavesOut: boolean): void {
+    const { inFiles, stores, input } = this.#options
+    for (const [index, { name, length }] of this.#head?.blocks.entries() ?? []) {
+      if (length === 0) continue
+      const seen = this.#reader?.seen(index) ?? false
+      if (seen && inFiles.has(name))
+        throw new FormatError(
+          `${input.name} has the memory of block ${quoted(name)}: it is not to come from a file`,
+        )
+      if (!seen && leavesOut && !stores && !inFiles.has(name))
+        throw new FormatError(
+          `${input.name} leaves out the memory of block ${quoted(name)} (x-ignore-shared): it has to come from a file`,
+        )
     }
   }
 

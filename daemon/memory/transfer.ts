@@ -53,6 +53,7 @@ export class TransferJob implements JobBody {
     this.#stats = new Stats(meter)
     this.#context = {
       ...{ slots, meter, limit: this.#limit, tally: this.#stats, signal: control.signal },
+      inFiles: new Set(spec.shared.map(({ block }) => block)),
       pausePoint: () => this.#pausePoint(),
       fdTaken: (fd) => report({ kind: 'fd-taken', fd }),
       warn: (text) => report({ kind: 'log', level: 'warn', fields: { job: id }, text }),

@@ -14,6 +14,7 @@ Gathering::Gathering(Setup setup)
     : pageSize_(setup.pageSize),
       pageShift_(static_cast<uint32_t>(__builtin_ctz(setup.pageSize))),
       blocks_(std::move(setup.blocks)),
+      seen_(blocks_.size()),
       slotSize_(setup.slotSize),
       pieces_(setup.pieces),
       spare_(std::make_unique<std::byte[]>(setup.pageSize)) {
@@ -21,9 +22,11 @@ Gathering::Gathering(Setup setup)
   if (!gathers()) slot_ = spare_.get();
 }
 
-const ScannedBlock* Gathering::find(const char* name, size_t length) const {
+const ScannedBlock* Gathering::find(const char* name, size_t length) {
   for (const ScannedBlock& block : blocks_) {
-    if (block.name.size() == length && std::memcmp(block.name.data(), name, length) == 0) return &block;
+    if (block.name.size() != length || std::memcmp(block.name.data(), name, length) != 0) continue;
+    seen_[indexOf(block)] = true;
+    return &block;
   }
   return nullptr;
 }

@@ -47,8 +47,10 @@ class Gathering {
   size_t pageSize() const { return pageSize_; }
   bool gathers() const { return slotSize_ > 0; }
   const std::vector<ScannedBlock>& blocks() const { return blocks_; }
-  // nullptr: there is no such block.
-  const ScannedBlock* find(const char* name, size_t length) const;
+  // The block that pages are of which come now. nullptr: there is no such block.
+  const ScannedBlock* find(const char* name, size_t length);
+  // Whether it was found.
+  bool seen(size_t index) const { return index < seen_.size() && seen_[index]; }
   uint32_t indexOf(const ScannedBlock& block) const { return static_cast<uint32_t>(&block - blocks_.data()); }
 
   enum class Begin { taken, order, full };
@@ -91,6 +93,7 @@ class Gathering {
   const size_t pageSize_;
   const uint32_t pageShift_;
   const std::vector<ScannedBlock> blocks_;
+  std::vector<bool> seen_;
   const size_t slotSize_;
   double* const pieces_;
   const std::unique_ptr<std::byte[]> spare_;  // of one page: what take() must not give away

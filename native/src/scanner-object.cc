@@ -36,6 +36,7 @@ Napi::Function ScannerObject::define(Napi::Env env) {
                          InstanceMethod<&ScannerObject::delta>("delta"),
                          InstanceMethod<&ScannerObject::problem>("problem"),
                          InstanceMethod<&ScannerObject::counts>("counts"),
+                         InstanceMethod<&ScannerObject::seen>("seen"),
                          InstanceMethod<&ScannerObject::within>("within"),
                          InstanceMethod<&ScannerObject::syncs>("syncs"),
                      });
@@ -149,6 +150,10 @@ Napi::Value ScannerObject::counts(const Napi::CallbackInfo& info) {
     list.Set(index++, static_cast<double>(count));
   }
   return list;
+}
+
+Napi::Value ScannerObject::seen(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), scanner_->pages.seen(info[0].As<Napi::Number>().Uint32Value()));
 }
 
 Napi::Value ScannerObject::within(const Napi::CallbackInfo& info) {

@@ -34,6 +34,7 @@ class ScannerObject : public Napi::ObjectWrap<ScannerObject> {
   Napi::Value delta(const Napi::CallbackInfo& info);    // () → [block, offset, bytes]
   Napi::Value problem(const Napi::CallbackInfo& info);  // () → text
   Napi::Value counts(const Napi::CallbackInfo& info);   // () → [zero, normal, delta, foundZero, walks]
+  Napi::Value seen(const Napi::CallbackInfo& info);
   Napi::Value within(const Napi::CallbackInfo& info);
   Napi::Value syncs(const Napi::CallbackInfo& info);
 

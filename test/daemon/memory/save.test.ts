@@ -4,10 +4,11 @@
 
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import type { TransferSpec } from '../../../daemon/memory/messages.js'
 import {
   channelsOf,
   type ExpectedStream,
@@ -72,6 +73,8 @@ for (const { file } of streams.filter(overOne)) {
       ['libvirt-raw', { domain }],
       ['libvirt-sparse', { domain }],
     ] as const) {
+      // What has none of the pages cannot be laid out by pages.
+      if (streamNamed(name).ram_image !== undefined && format !== 'stream') continue
       const target = join(folder, format)
       const worker = new Worker(t)
       await worker.start(spec(listening(path), fileSink(target, format, more)))
@@ -109,3 +112,41 @@ for (const { file } of streams.filter(({ kind }) => kind === 'multifd-main')) {
     }
   })
 }
+
+t.test('memory that a stream leaves out has to come from a file, and is put with the rest', async (t) => {
+  const name = 'q10-pc-q35-10.0-stopped-ignore-shared.stream'
+  const expected = streamNamed(name)
+  const folder = t.testdir()
+  const path = join(shortFolder(t), 'in.sock')
+  const ram = join(folder, 'ram')
+  writeFileSync(ram, unpack(nameOf(expected.ram_image ?? '')))
+  const place = { kind: 'path', path: ram } as const
+  const save = async (target: string, shared: TransferSpec['shared']) => {
+    const worker = new Worker(t)
+    const sink = fileSink(join(folder, target), 'mapped-ram')
+    await worker.start(spec(listening(path), sink, { shared, renames: [{ from: 'mem0', to: 'pc.ram' }] }))
+    await sendTo(path, unpack(name))
+    return (await worker.ended()).outcome
+  }
+  t.match(await save('without', []), {
+    kind: 'failed',
+    error: `${path} leaves out the memory of block "mem0" (x-ignore-shared): it has to come from a file`,
+  })
+  writeFileSync(join(folder, 'bios'), Buffer.alloc(262144))
+  t.match(
+    await save('with too many', [
+      { block: 'mem0', file: place },
+      { block: 'pc.bios', file: { kind: 'path', path: join(folder, 'bios') } },
+    ]),
+    { kind: 'failed', error: `${path} has the memory of block "pc.bios": it is not to come from a file` },
+  )
+  t.same(await save('whole', [{ block: 'mem0', file: place }]), { kind: 'success' })
+  t.same(readdirSync(folder).sort(), ['bios', 'ram', 'whole'])
+  const { blocks } = new Replay(readFileSync(join(folder, 'whole')))
+  const wanted = expected.blocks ?? []
+  t.same(
+    blocks.map(({ name }) => name),
+    wanted.map(({ name }) => (name === 'mem0' ? 'pc.ram' : name)),
+  )
+  t.ok(blocks.find(({ name }) => name === 'pc.ram')?.memory.equals(readFileSync(ram)))
+})
