@@ -4,7 +4,7 @@
 
 import type { JsonObject, JsonValue } from '../json-value.js'
 import { commands, events } from './index.js'
-import type { AnyType, Members, ObjectType, UnionType } from './types.js'
+import { type AnyType, isUnion, type Members, type ObjectType, type UnionType } from './types.js'
 
 const builtins: readonly (readonly [name: string, jsonType: string])[] = [
   ['str', 'string'],
@@ -18,8 +18,9 @@ const builtins: readonly (readonly [name: string, jsonType: string])[] = [
 const empty: ObjectType = { kind: 'struct', name: 'q_empty', members: {} }
 
 function variant(type: UnionType, value: string): ObjectType {
-  const members = type.variants[value]
-  return members === undefined ? empty : { kind: 'struct', name: `${type.name}-${value}`, members }
+  const more = type.variants[value]
+  if (more === undefined) return empty
+  return isUnion(more) ? more : { kind: 'struct', name: `${type.name}-${value}`, members: more }
 }
 
 /** Masks names in the order they are met and keeps the entities of types met and not yet written. */

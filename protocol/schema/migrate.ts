@@ -3,6 +3,7 @@
 // comes from, migrate where it goes. Order of capabilities as QEMU 10.0 lists them.
 
 import {
+  alternate,
   arrayOf,
   bool,
   command,
@@ -11,6 +12,7 @@ import {
   type InferMembers,
   int,
   type Members,
+  nothing,
   number,
   optional,
   required,
@@ -80,17 +82,17 @@ export const migrationParameters = {
     'With the capability multifd: connections beside the first, or writes of a file under way at once.',
     { default: 2 },
   ),
+  'xbzrle-cache-size': optional(size, OTHERS, { default: 67108864 }),
+  'max-postcopy-bandwidth': optional(size, OTHERS, { default: 0 }),
+  'max-cpu-throttle': optional(uint8, OTHERS, { default: 99 }),
   'multifd-compression': optional(
-    enumOf('MultiFDCompression', ['none', 'zlib', 'zstd', 'qatzip', 'qpl', 'uadk']),
+    enumOf('MultiFDCompression', ['none', 'zlib', 'zstd']),
     `${OTHERS} What comes in says what it is; nothing is sent compressed.`,
     { default: 'none' },
   ),
   'multifd-zlib-level': optional(uint8, OTHERS, { default: 1 }),
   'multifd-qatzip-level': optional(uint8, OTHERS, { default: 1 }),
   'multifd-zstd-level': optional(uint8, OTHERS, { default: 1 }),
-  'xbzrle-cache-size': optional(size, OTHERS, { default: 67108864 }),
-  'max-postcopy-bandwidth': optional(size, OTHERS, { default: 0 }),
-  'max-cpu-throttle': optional(uint8, OTHERS, { default: 99 }),
   'x-vcpu-dirty-limit-period': optional(uint64, OTHERS, { default: 1000 }),
   'vcpu-dirty-limit': optional(uint64, OTHERS, { default: 1 }),
   mode: optional(enumOf('MigMode', ['normal', 'cpr-reboot', 'cpr-transfer']), OTHERS, {
@@ -108,15 +110,28 @@ export const migrationParameters = {
     { default: 'full' },
   ),
 } satisfies Members
-export type MigrationParameters = InferMembers<typeof migrationParameters>
 
-const socketMembers = {
-  type: required(enumOf('SocketAddressType', ['inet', 'unix', 'vsock', 'fd']), 'Kind of socket.'),
-  host: optional(str, 'inet, required there: name or address.'),
-  port: optional(str, 'inet, required there: decimal.'),
-  path: optional(str, 'unix, required there.'),
-  str: optional(str, 'fd, required there: a name (see getfd).'),
+const textOrNothing = alternate<string | null>('StrOrNull', () => [str, nothing])
+const changedParameters = {
+  ...migrationParameters,
+  'tls-creds': optional(textOrNothing, TLS, { default: '' }),
+  'tls-hostname': optional(textOrNothing, TLS, { default: '' }),
+  'tls-authz': optional(textOrNothing, TLS, { default: '' }),
 } satisfies Members
+export type MigrationParameters = InferMembers<typeof migrationParameters>
+export type ChangedParameters = InferMembers<typeof changedParameters>
+
+const socketAddress = union(
+  'SocketAddress',
+  { type: required(enumOf('SocketAddressType', ['inet', 'unix', 'vsock', 'fd']), 'vsock is not supported.') },
+  'type',
+  {
+    inet: { host: required(str, 'Name or address.'), port: required(str, 'Decimal.') },
+    unix: { path: required(str, 'Path of the socket.') },
+    vsock: { cid: required(str, 'Context.'), port: required(str, 'Decimal.') },
+    fd: { str: required(str, 'A name (see getfd).') },
+  },
+)
 
 const address = union(
   'MigrationAddress',
@@ -128,7 +143,9 @@ const address = union(
   },
   'transport',
   {
-    socket: socketMembers,
+    socket: socketAddress,
+    exec: { args: required(arrayOf(str), 'Not supported.') },
+    rdma: { host: required(str, 'Not supported.'), port: required(str, 'Not supported.') },
     file: {
       filename: required(str, 'A path, or `/dev/fdset/N`.'),
       offset: required(size, 'Where the image begins, bytes.'),
@@ -177,13 +194,13 @@ const ramStats = struct('MigrationRAMStats', {
   'dirty-pages-rate': required(int, 'Always 0: only the source knows.'),
   mbps: required(number, 'Megabits per second, from the first byte to the end of the flush.'),
   'dirty-sync-count': required(int, 'Times the source went over its memory.'),
+  'postcopy-requests': required(int, 'Always 0.'),
   'page-size': required(int, 'Bytes of a page.'),
   'multifd-bytes': required(int, 'Always 0: see transferred.'),
   'pages-per-second': required(int, 'Pages of both kinds over the time mbps speaks of.'),
   'precopy-bytes': required(int, 'Always 0: only the source knows.'),
   'downtime-bytes': required(int, 'Always 0: only the source knows.'),
   'postcopy-bytes': required(int, 'Always 0.'),
-  'postcopy-requests': required(int, 'Always 0.'),
   'dirty-sync-missed-zero-copy': required(int, 'Always 0.'),
 })
 
@@ -203,19 +220,16 @@ const phases = struct('x-MigrationPhases', {
 
 const migrationInfo = struct('MigrationInfo', {
   status: optional(migrationStatus, 'Absent when there was no migration.'),
+  ram: optional(ramStats, 'Memory.'),
   'total-time': optional(int, 'Since it was asked for, flush included, milliseconds.'),
-  'setup-time': optional(int, 'Until the head had come, milliseconds.'),
+  'expected-downtime': optional(int, 'Always 0: only the source knows.'),
   downtime: optional(
     int,
     'From the last page to completed, milliseconds: the guest stood still at least that long.',
   ),
-  'expected-downtime': optional(int, 'Always 0: only the source knows.'),
-  ram: optional(ramStats, 'Memory.'),
-  'socket-address': optional(
-    arrayOf(struct('SocketAddress', socketMembers)),
-    'Where a QEMU is waited for, with the port it became.',
-  ),
+  'setup-time': optional(int, 'Until the head had come, milliseconds.'),
   'error-desc': optional(str, 'Why it failed.'),
+  'socket-address': optional(arrayOf(socketAddress), 'Where a QEMU is waited for, with the port it became.'),
   'x-phases': optional(phases, 'Where the time goes.'),
 })
 
@@ -254,7 +268,7 @@ export const migrateCommands = {
   'query-migrate-capabilities': command({ doc: 'All capabilities.', returns: arrayOf(capabilityStatus) }),
   'migrate-set-parameters': command({
     doc: 'Sets parameters, also while a migration runs.',
-    arguments: struct('migrate-set-parameters-arg', migrationParameters),
+    arguments: struct('MigrateSetParameters', changedParameters),
   }),
   'query-migrate-parameters': command({
     doc: 'All parameters.',

@@ -2,7 +2,15 @@
 // The reference manual, made from the schema: docs/reference.md. A test keeps the file and the schema equal.
 
 import { commands, events } from './index.js'
-import type { AnyType, BuiltinType, Command, Event, Member, Members } from './types.js'
+import {
+  type AnyType,
+  type BuiltinType,
+  type Command,
+  type Event,
+  isUnion,
+  type Member,
+  type Members,
+} from './types.js'
 
 const head = `# Reference: commands and events
 
@@ -62,10 +70,11 @@ class Met {
   members(type: Command['arguments']): string {
     if (type.kind === 'struct') return this.#table(type.members)
     const variants = Object.entries(type.variants)
-      .filter(([, members]) => Object.keys(members).length > 0)
-      .map(
-        ([name, members]) => `\nWith \`${type.tag}\` = \`${name}\`${mark(name)}:\n\n${this.#table(members)}`,
-      )
+      .filter(([, more]) => Object.keys(more).length > 0)
+      .map(([name, more]) => {
+        const tables = isUnion(more) ? this.members(more) : this.#table(more)
+        return `\nWith \`${type.tag}\` = \`${name}\`${mark(name)}:\n\n${tables}`
+      })
     return this.#table(type.base) + variants.join('')
   }
 

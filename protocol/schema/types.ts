@@ -59,8 +59,11 @@ export interface UnionType<T = unknown> extends Typed<T> {
   /** A member of `base`, an enum. */
   readonly tag: string
   /** By tag value; a value without entry adds nothing. */
-  readonly variants: Readonly<Record<string, Members>>
+  readonly variants: Readonly<Record<string, Variant>>
 }
+
+/** What a tag value adds: members, or a union of its own. */
+export type Variant = Members | UnionType
 
 /** Told apart by the JSON type alone. */
 export interface AlternateType<T = unknown> extends Typed<T> {
@@ -91,9 +94,11 @@ export type InferMembers<M extends Members> = Flat<
   }
 >
 
-type InferUnion<B extends Members, G extends keyof B, V extends Readonly<Record<string, Members>>> = {
+type InferVariant<V> = V extends UnionType ? Infer<V> : V extends Members ? InferMembers<V> : unknown
+
+type InferUnion<B extends Members, G extends keyof B, V extends Readonly<Record<string, Variant>>> = {
   [C in Infer<B[G]['type']> & string]: Flat<
-    { readonly [K in G]: C } & InferMembers<Omit<B, G>> & (C extends keyof V ? InferMembers<V[C]> : unknown)
+    { readonly [K in G]: C } & InferMembers<Omit<B, G>> & (C extends keyof V ? InferVariant<V[C]> : unknown)
   >
 }[Infer<B[G]['type']> & string]
 
@@ -150,9 +155,13 @@ export function arrayOf<T extends AnyType>(element: T): ArrayType<readonly Infer
 export function union<
   B extends Members,
   G extends keyof B & string,
-  V extends Readonly<Record<string, Members>>,
+  V extends Readonly<Record<string, Variant>>,
 >(name: string, base: B, tag: G, variants: V): UnionType<InferUnion<B, G, V>> {
   return { kind: 'union', name, base, tag, variants }
+}
+
+export function isUnion(variant: Variant): variant is UnionType {
+  return variant.kind === 'union'
 }
 
 export function alternate<T>(name: string, choices: () => readonly AnyType[]): AlternateType<T> {

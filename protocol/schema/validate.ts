@@ -6,17 +6,19 @@
 
 import { isJsonObject, JsonDouble, type JsonObject, type JsonValue } from '../json-value.js'
 import { type Arguments, type CommandName, commands } from './index.js'
-import type {
-  AlternateType,
-  AnyType,
-  ArrayType,
-  BuiltinType,
-  EnumType,
-  Infer,
-  Members,
-  NumberName,
-  ObjectType,
-  UnionType,
+import {
+  type AlternateType,
+  type AnyType,
+  type ArrayType,
+  type BuiltinType,
+  type EnumType,
+  type Infer,
+  isUnion,
+  type Members,
+  type NumberName,
+  type ObjectType,
+  type UnionType,
+  type Variant,
 } from './types.js'
 
 /** The arguments do not fit the schema: the user's mistake. Nothing was done. */
@@ -191,20 +193,33 @@ function visitObject(type: ObjectType, value: JsonValue, at: Place, leaves: Leav
   if (!isJsonObject(value)) throw wrongType(at.path === '' ? 'null' : at.path, 'object')
   const prefix = at.path === '' ? '' : `${at.path}.`
   const out: Record<string, unknown> = {}
-  let taken: number
-  if (type.kind === 'struct') {
-    taken = visitMembers(type.members, value, prefix, leaves, out)
-  } else {
-    taken = visitMembers(type.base, value, prefix, leaves, out)
-    taken += visitMembers(variant(type, out), value, prefix, leaves, out)
-  }
+  const taken = visitParts(type, value, prefix, leaves, out)
   if (Object.keys(value).length > taken) throw unexpected(value, out, prefix)
   return out
 }
 
+/** @returns how many members were there */
+function visitParts(
+  type: ObjectType,
+  value: JsonObject,
+  prefix: string,
+  leaves: Leaves,
+  out: Record<string, unknown>,
+): number {
+  if (type.kind === 'struct') return visitMembers(type.members, value, prefix, leaves, out)
+  const taken = visitMembers(type.base, value, prefix, leaves, out)
+  const more = variant(type, out)
+  return (
+    taken +
+    (isUnion(more)
+      ? visitParts(more, value, prefix, leaves, out)
+      : visitMembers(more, value, prefix, leaves, out))
+  )
+}
+
 const noMembers: Members = {}
 
-function variant(type: UnionType, base: Record<string, unknown>): Members {
+function variant(type: UnionType, base: Record<string, unknown>): Variant {
   const name = base[type.tag]
   return (typeof name === 'string' && Object.hasOwn(type.variants, name) && type.variants[name]) || noMembers
 }

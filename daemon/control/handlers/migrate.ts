@@ -19,7 +19,6 @@ const CHANNELS = 8
 const MOST_CHANNELS = 32
 
 type PlaceArguments = Pick<Arguments<'migrate'>, 'uri' | 'channels'>
-type Channel = NonNullable<PlaceArguments['channels']>[number]
 
 export interface MigrateDeps {
   readonly migration: Migration
@@ -89,40 +88,7 @@ function addressIn({ uri, channels = [] }: PlaceArguments): MigrationAddress {
   if (channel === undefined) throw new CommandError("need either 'uri' or 'channels' argument")
   if (channels.length > 1) throw new CommandError('Channel list has more than one entries')
   if (channel['channel-type'] !== 'main') throw new CommandError("Channel type 'cpr' is not supported")
-  return addressOf(channel)
-}
-
-function addressOf({ addr }: Channel): MigrationAddress {
-  switch (addr.transport) {
-    case 'file':
-      return addr
-    case 'exec':
-      return { transport: 'exec', args: [] }
-    case 'rdma':
-      return { transport: 'rdma', host: '', port: '' }
-    case 'socket': {
-      const given = (name: 'host' | 'port' | 'path' | 'str') => {
-        const value = addr[name]
-        if (value === undefined) throw new CommandError(`Parameter 'channels[0].addr.${name}' is missing`)
-        return value
-      }
-      const { transport, type } = addr
-      switch (type) {
-        case 'unix':
-          return { transport, type, path: given('path') }
-        case 'inet':
-          return { transport, type, host: given('host'), port: given('port') }
-        case 'fd':
-          return { transport, type, str: given('str') }
-        case 'vsock':
-          return { transport, type, cid: '', port: '' }
-        default:
-          return type satisfies never
-      }
-    }
-    default:
-      return addr satisfies never
-  }
+  return channel.addr
 }
 
 /** @throws CommandError */

@@ -2,6 +2,7 @@
 // Capabilities and parameters of migration: what is set, and what is refused with QEMU 10.0's words. Pure.
 
 import {
+  type ChangedParameters,
   type MigrationCapability,
   type MigrationParameters,
   migrationCapability,
@@ -23,6 +24,7 @@ const NOT_MAPPED = [
   ['postcopy-ram', 'postcopy'],
 ] as const
 const TLS = ['tls-creds', 'tls-hostname', 'tls-authz'] as const
+const NO_TLS = { 'tls-creds': '', 'tls-hostname': '', 'tls-authz': '' } as const
 
 /** `[parameter, least, most, what is expected]`; QEMU writes the names with underscores here. */
 const RANGES = [
@@ -71,18 +73,18 @@ export class MigrationSettings {
   }
 
   /** @throws CommandError, and then none is changed */
-  setParameters(changes: MigrationParameters): void {
+  setParameters(changes: ChangedParameters): void {
     for (const [name, least, most, expected] of RANGES) {
       const value = changes[name]
       if (value !== undefined && (value < least || value > most)) throw outOfRange(name, expected)
     }
-    const wanted = { ...this.#parameters, ...changes }
+    for (const name of TLS)
+      if ((changes[name] ?? '') !== '')
+        throw new CommandError(`Parameter '${name}' must be empty: migration over TLS is not supported`)
+    const wanted = { ...this.#parameters, ...changes, ...NO_TLS }
     const [initial, most] = [wanted['cpu-throttle-initial'], wanted['max-cpu-throttle']]
     if (most < initial || most > 99)
       throw outOfRange('max-cpu-throttle', 'an integer in the range of cpu_throttle_initial to 99')
-    for (const name of TLS)
-      if (wanted[name] !== '')
-        throw new CommandError(`Parameter '${name}' must be empty: migration over TLS is not supported`)
     this.#parameters = wanted
   }
 }

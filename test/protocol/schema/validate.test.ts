@@ -14,6 +14,7 @@ import {
   arrayOf,
   enumOf,
   int,
+  isUnion,
   type Members,
   type ObjectType,
   optional,
@@ -359,5 +360,5 @@ function sorted(value: unknown): unknown {
 function membersOf(type: ObjectType, tagValue?: string): Members {
   if (type.kind === 'struct') return type.members
   const more = tagValue === undefined ? undefined : type.variants[tagValue]
-  return more === undefined ? type.base : { ...type.base, ...more }
+  return { ...type.base, ...(more !== undefined && (isUnion(more) ? membersOf(more) : more)) }
 }
