@@ -100,10 +100,14 @@ export function subject(value: Json): string {
   return typeof job === 'string' ? `job ${job}` : `event ${String(value.event)}`
 }
 
-/** Removes the pairs paused, running and standby, ready that one step made; in the order of one job's events. */
+/**
+ * Removes the pairs paused, running and standby, ready that one step made, in the order of one job's events; and all passes
+ * over a guest's memory but the first: how many there are is chance.
+ */
 export function withoutFlicker(events: readonly Heard[]): Heard[] {
   const kept: Heard[] = []
   for (const event of events) {
+    if (isLaterPass(event.value)) continue
     const before = kept.at(-1)
     const pair =
       before && before.step === event.step ? `${statusOf(before.value)} ${statusOf(event.value)}` : ''
@@ -111,6 +115,11 @@ export function withoutFlicker(events: readonly Heard[]): Heard[] {
     else kept.push(event)
   }
   return kept
+}
+
+function isLaterPass(value: Json): boolean {
+  if (!isObject(value) || value.event !== 'MIGRATION_PASS') return false
+  return isObject(value.data) && value.data.pass !== '1'
 }
 
 export function statusOf(value: Json): string | undefined {
