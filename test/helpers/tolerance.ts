@@ -28,7 +28,8 @@ export class Names {
 
 /** Marks a number, so that 1 and 1.0 and 9007199254740993 stay what they are. */
 const NUMBER = '\ue000'
-const VOLATILE = /^(seconds|microseconds|actual-size|.*_time_ns|thread-id|pid|fd|major|minor|micro)$/
+const VOLATILE =
+  /^(seconds|microseconds|actual-size|.*_time_ns|thread-id|pid|fd|major|minor|micro|downtime|(total|setup)-time|mbps|pages-per-second)$/
 const ENDED_WELL = new Set(['ready', 'standby', 'pending'])
 
 /** @returns the value with numbers as marked strings, or the text itself when it is not JSON. */
