@@ -96,6 +96,14 @@ export class FileBytes {
   }
 
   /**
+   * Has all of it at a place of another file, without a byte being copied.
+   * @returns whether the file system can do that; otherwise nothing is said of what is there now
+   */
+  async shareWith(file: FileId, offset: number): Promise<boolean> {
+    return (await this.#slots.engine.reflink(this.#file, 0, file, offset, this.length)) >= 0
+  }
+
+  /**
    * Parts that may hold data, whole multiples of `unit`; holes are left out.
    * @param most  longest part, bytes; none reaches across a multiple of it
    */

@@ -5,6 +5,7 @@
 
 import type { Range } from '../../native/types.js'
 import type { Configuration } from '../../protocol/migration/configuration.js'
+import type { FileBytes } from './file-bytes.js'
 
 export interface ImageBlock {
   readonly name: string
@@ -49,6 +50,12 @@ export interface MemorySink {
    * later call.
    */
   pages(batch: PageBatch): Promise<void>
+  /**
+   * All memory of one block from a file, by sharing its storage; the bits of its pages are the source's to set. Only some
+   * sinks can.
+   * @returns whether it was done; otherwise the pages are to be given
+   */
+  share?(file: FileBytes, place: number): Promise<boolean>
   /** Everything before is in its place: pages that come now may be the same pages again. */
   barrier(): Promise<void>
   /** Sections and commands that stand between the beginning and the end of RAM. The bytes are the sink's. */

@@ -13,6 +13,7 @@ import { EIO } from '../common/errno.js'
 import { IoError } from '../errors.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import { Appender } from './appender.js'
+import type { FileBytes } from './file-bytes.js'
 import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
 import type { Slots } from './slots.js'
 import { PART_MARK, type TargetFile } from './target-file.js'
@@ -82,6 +83,10 @@ export class MappedSink implements MemorySink {
         slots.give(slot)
         throw error
       })
+  }
+
+  share(file: FileBytes, place: number): Promise<boolean> {
+    return file.shareWith(this.#options.target.file, place)
   }
 
   /** Reads a page back that was given before and is in its place. */

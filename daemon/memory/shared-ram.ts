@@ -97,11 +97,23 @@ export class SharedRamSink implements MemorySink {
     try {
       for (const [index, { name }] of head.blocks.entries()) {
         const [file, place] = [files.get(name), places[index]]
-        if (file !== undefined && place !== undefined) await this.#copy(file, place, head.pageSize)
+        if (file === undefined || place === undefined) continue
+        if (!(await this.#share(file, place, head.pageSize))) await this.#copy(file, place, head.pageSize)
       }
     } finally {
       for (const file of files.values()) await file.close()
     }
+  }
+
+  /** Where the file system can, the storage of the file becomes the image's too. Nobody looks whether its pages are zero then. */
+  async #share(file: FileBytes, { place, bitmap, digests }: BlockPlace, pageSize: number): Promise<boolean> {
+    const { sink, context } = this.#options
+    if (digests !== undefined || !((await sink.share?.(file, place)) ?? false)) return false
+    for await (const { offset, length } of file.data(pageSize, context.slots.size)) {
+      for (let at = offset; at < offset + length; at += pageSize) setPage(bitmap, at / pageSize)
+      context.tally.shared(length / pageSize, length / pageSize)
+    }
+    return true
   }
 
   async #copy(file: FileBytes, place: BlockPlace, pageSize: number): Promise<void> {
