@@ -79,9 +79,9 @@ export class ConnectionSource {
   }
 
   #inputOf(stream: FileId, count: number, { tap }: OpenedSink): Input {
-    const { slots, limit, meter, pausePoint } = this.#context
+    const { slots, pace, meter, pausePoint } = this.#context
     return new Input({
-      ...{ slots, limit, meter, pausePoint, name: nameOf(this.#from), origin: 0 },
+      ...{ slots, pace, meter, pausePoint, name: nameOf(this.#from), origin: 0 },
       depth: count > 1 ? DEPTH_OF_MANY : DEPTH,
       receive: fromStream(slots, stream),
       ...(tap !== undefined && { tap }),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the parts of one transfer share. Made by the job.
 
-import type { RateLimit } from '../iothread/copy/rate-limit.js'
 import type { ImageHead } from './image.js'
 import type { StreamAddress } from './messages.js'
+import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 import type { WaitMeter } from './wait-meter.js'
 
@@ -29,7 +29,7 @@ export interface Tally {
 
 export interface TransferContext {
   readonly slots: Slots
-  readonly limit: RateLimit
+  readonly pace: Pace
   readonly meter: WaitMeter
   readonly tally: Tally
   /** Names of blocks whose memory lies in files. */

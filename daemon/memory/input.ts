@@ -7,7 +7,7 @@ import { FormatError } from '../../protocol/format-error.js'
 import { concat, type Parsed } from '../../protocol/migration/bytes.js'
 import { ECANCELED } from '../common/errno.js'
 import { Cancelled, IoError } from '../errors.js'
-import type { RateLimit } from '../iothread/copy/rate-limit.js'
+import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 import type { WaitMeter } from './wait-meter.js'
 
@@ -34,7 +34,7 @@ export interface InputOptions {
   /** Receives queued at once. */
   readonly depth: number
   /** Shared by the connections of one transfer. */
-  readonly limit: RateLimit
+  readonly pace: Pace
   readonly meter: WaitMeter
   /** Answers at once unless what came is to wait. */
   readonly pausePoint: () => Promise<void>
@@ -69,7 +69,6 @@ export class Input {
   #filling = false
   #end: 'open' | 'ended' | Error = 'open'
   #closed = false
-  #timer: NodeJS.Timeout | undefined
   #arrived: (() => void) | undefined
 
   constructor(options: InputOptions) {
@@ -181,7 +180,6 @@ export class Input {
   /** Receives no more and gives its buffers back. The stream is closed by its owner. */
   close(): void {
     this.#closed = true
-    clearTimeout(this.#timer)
     for (const { slot } of this.#chunks.splice(0)) this.#options.slots.give(slot)
     this.#arrived?.()
   }
@@ -219,23 +217,16 @@ export class Input {
   async #fill(): Promise<void> {
     if (this.#filling) return
     this.#filling = true
-    const { slots, limit, depth, meter } = this.#options
-    while (!this.#closed && this.#end === 'open' && this.#timer === undefined) {
+    const { slots, pace, depth, meter } = this.#options
+    while (!this.#closed && this.#end === 'open') {
       // With a limit one at a time: only what came is charged.
-      if (this.#outstanding >= (limit.speed > 0 ? 1 : depth)) break
-      const wait = limit.wait()
-      if (wait > 0) {
-        this.#timer = setTimeout(() => {
-          this.#timer = undefined
-          void this.#fill()
-        }, wait)
-        break
-      }
+      if (this.#outstanding >= (pace.limited ? 1 : depth)) break
       if (this.#outstanding === 0) meter.begin(this)
+      await pace.turn()
       const slot = await slots.take('receive')
       meter.end(this)
       if (this.#closed || this.#end !== 'open') slots.give(slot)
-      else this.#receive(slot, limit.piece(1, slots.size))
+      else this.#receive(slot, pace.piece(slots.size))
     }
     if (this.#outstanding === 0 && this.#end === 'open') meter.begin(this)
     this.#filling = false
@@ -248,11 +239,11 @@ export class Input {
   }
 
   #took(slot: number, result: number): void {
-    const { slots, limit } = this.#options
+    const { slots, pace } = this.#options
     this.#outstanding -= 1
     if (result > 0 && !this.#closed && this.#end === 'open') {
       this.#received += result
-      limit.charge(result)
+      pace.charge(result)
       this.#chunks.push({ slot, start: 0, end: result })
     } else slots.give(slot)
     if (result === 0 && this.#end === 'open') this.#end = 'ended'

@@ -19,12 +19,12 @@ import { MappedList } from '../../protocol/migration/mapped-list.js'
 import { Outline, type Step } from '../../protocol/migration/outline.js'
 import { parsePreamble } from '../../protocol/migration/preamble.js'
 import { RamFlag, readRamWord } from '../../protocol/migration/ram-flags.js'
-import type { RateLimit } from '../iothread/copy/rate-limit.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { Tally } from './context.js'
 import type { FileBytes } from './file-bytes.js'
 import type { BlockPlace, ImageHead, MemorySink } from './image.js'
 import { Input } from './input.js'
+import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 import type { TailCheck } from './tail-check.js'
 import type { WaitMeter } from './wait-meter.js'
@@ -37,7 +37,7 @@ export interface MappedSourceOptions {
   readonly sink: MemorySink
   /** Slots being read and written at once. */
   readonly atOnce: number
-  readonly limit: RateLimit
+  readonly pace: Pace
   readonly pausePoint: () => Promise<void>
   readonly meter: WaitMeter
   readonly tail: TailCheck
@@ -189,12 +189,10 @@ export class MappedSource {
     pagesOffset: number,
     to: BlockPlace,
   ): Promise<void> {
-    const { slots, file, sink, limit, read } = this.#options
+    const { slots, file, sink, pace, read } = this.#options
     const length = ranges.reduce((sum, range) => sum + range.length, 0)
-    for (let wait = limit.wait(); wait > 0; wait = limit.wait())
-      await new Promise((resolve) => setTimeout(resolve, wait))
-    limit.charge(length)
     try {
+      await pace.pay(length)
       await file.readPieces(ranges.map(moved(pagesOffset)), slot, PIECES_AT_ONCE)
     } catch (error) {
       slots.give(slot)
@@ -205,9 +203,9 @@ export class MappedSource {
   }
 
   async #readFrom<T>(offset: number, work: (input: Input) => Promise<T>): Promise<T> {
-    const { slots, file, limit, meter, pausePoint } = this.#options
+    const { slots, file, pace, meter, pausePoint } = this.#options
     const input = new Input({
-      ...{ slots, limit, meter, pausePoint, depth: 2 },
+      ...{ slots, pace, meter, pausePoint, depth: 2 },
       receive: file.receive(offset),
       origin: offset,
       name: file.name,

@@ -12,9 +12,9 @@ import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { formatRamEos, formatStreamHead } from '../../protocol/migration/ram-frame.js'
 import { formatHead } from '../../protocol/migration/section.js'
 import { IoError } from '../errors.js'
-import type { RateLimit } from '../iothread/copy/rate-limit.js'
 import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
 import { placesInLine } from './null-sink.js'
+import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 import { runsOf, zeroRecords } from './stream-sink.js'
 import type { StreamWriter } from './stream-writer.js'
@@ -26,7 +26,7 @@ export interface MultifdSinkOptions {
   readonly channels: readonly FileId[]
   /** For errors. */
   readonly name: string
-  readonly limit: RateLimit
+  readonly pace: Pace
   readonly zeroPages: boolean
 }
 
@@ -66,11 +66,9 @@ export class MultifdSink implements MemorySink {
 
   async pages({ slot, pieces, length }: PageBatch): Promise<void> {
     const head = this.#started()
-    const { slots, limit } = this.#options
-    for (let wait = limit.wait(); wait > 0; wait = limit.wait())
-      await new Promise((resolve) => setTimeout(resolve, wait))
-    limit.charge(length)
+    const { slots, pace } = this.#options
     try {
+      await pace.pay(length)
       // The lane with the shortest line.
       const [first, ...others] = this.#lanes
       if (first === undefined) throw new Error('there are no channels')

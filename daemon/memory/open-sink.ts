@@ -85,7 +85,7 @@ async function prepareStream(
   spec: Extract<SinkSpec, { kind: 'stream' }>,
   context: TransferContext,
 ): Promise<PreparedSink> {
-  const { slots, limit } = context
+  const { slots, pace } = context
   const { to, channels, zeroPages } = spec
   const connections = await prepareConnections({
     ...context,
@@ -97,9 +97,9 @@ async function prepareStream(
     const [main, ...others] = await connections.open()
     if (main === undefined) throw new Error('no connection was opened')
     const name = nameOf(to)
-    const writer = new ConnectionWriter(slots, main, name, limit)
+    const writer = new ConnectionWriter(slots, main, name, pace)
     if (channels === 0) return { sink: new StreamSink({ slots, writer, zeroPages }) }
-    return { sink: new MultifdSink({ slots, writer, channels: others, name, limit, zeroPages }) }
+    return { sink: new MultifdSink({ slots, writer, channels: others, name, pace, zeroPages }) }
   }
   return { flushes: false, open, drop: connections.stop }
 }

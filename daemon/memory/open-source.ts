@@ -91,10 +91,10 @@ async function readStreamFile(
   opened: OpenedSink,
   context: TransferContext,
 ): Promise<void> {
-  const { slots, limit, meter, tally, pausePoint, warn, inFiles } = context
+  const { slots, pace, meter, tally, pausePoint, warn, inFiles } = context
   const tap = opened.tap
   const input = new Input({
-    ...{ slots, limit, meter, pausePoint, depth: DEPTH, name: file.name, origin: base },
+    ...{ slots, pace, meter, pausePoint, depth: DEPTH, name: file.name, origin: base },
     receive: file.receive(base),
     ...(tap !== undefined && { tap }),
   })
@@ -117,13 +117,13 @@ async function readMapped(
   opened: OpenedSink,
   context: TransferContext,
 ): Promise<void> {
-  const { slots, limit, meter, tally, pausePoint } = context
+  const { slots, pace, meter, tally, pausePoint } = context
   let read = 0
   let pageSize = 4096
   tally.bytes(() => read)
   tally.count(() => ({ normal: read / pageSize, zero: 0, walks: 1 }))
   await new MappedSource({
-    ...{ slots, file, base, limit, meter, pausePoint, sink: opened.sink, atOnce: 8 },
+    ...{ slots, file, base, pace, meter, pausePoint, sink: opened.sink, atOnce: 8 },
     tail: new TailCheck(file.name, 'padded'),
     tally: {
       begun: (head) => {

@@ -4,9 +4,9 @@
 import type { FileId, Range } from '../../native/types.js'
 import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { IoError } from '../errors.js'
-import type { RateLimit } from '../iothread/copy/rate-limit.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { CopySink } from './copy-sink.js'
+import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 
 /** Pages of one block that lie one behind the other in a slot. */
@@ -35,14 +35,14 @@ export class ConnectionWriter implements StreamWriter {
   readonly #slots: Slots
   readonly #stream: FileId
   readonly #name: string
-  readonly #limit: RateLimit
+  readonly #pace: Pace
   readonly #pool = new TaskPool(4)
 
-  constructor(slots: Slots, stream: FileId, name: string, limit: RateLimit) {
+  constructor(slots: Slots, stream: FileId, name: string, pace: Pace) {
     this.#slots = slots
     this.#stream = stream
     this.#name = name
-    this.#limit = limit
+    this.#pace = pace
   }
 
   async bytes(bytes: Uint8Array): Promise<void> {
@@ -65,9 +65,7 @@ export class ConnectionWriter implements StreamWriter {
 
   async pages({ slot, slotOffset, ranges, first }: PageRun, pageSize: number): Promise<void> {
     const length = ranges.reduce((sum, range) => sum + range.length, 0)
-    for (let wait = this.#limit.wait(); wait > 0; wait = this.#limit.wait())
-      await new Promise((resolve) => setTimeout(resolve, wait))
-    this.#limit.charge(length)
+    await this.#pace.pay(length)
     const { engine } = this.#slots
     const result = await engine.sendPages(this.#stream, ranges, pageSize, slot, slotOffset, first)
     if (result < 0) throw new IoError(-result, 'write', this.#name)

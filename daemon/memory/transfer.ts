@@ -5,12 +5,12 @@
 import { atMost } from '../common/deadline.js'
 import type { JobReceipt } from '../common/job-messages.js'
 import { Cancelled, CommandError, IoError } from '../errors.js'
-import { RateLimit } from '../iothread/copy/rate-limit.js'
 import type { BodyProgress, JobBody, JobControl } from '../iothread/jobs/body.js'
 import type { TransferContext } from './context.js'
 import type { Report, SinkSpec, TransferSpec } from './messages.js'
 import { type OpenedSink, type PreparedSink, prepareSink } from './open-sink.js'
 import { type PreparedSource, prepareSource } from './open-source.js'
+import { Pace } from './pace.js'
 import { SharedRamSink } from './shared-ram.js'
 import type { Slots } from './slots.js'
 import { Stats } from './stats.js'
@@ -28,7 +28,7 @@ export class TransferJob implements JobBody {
   readonly #report: (report: Report) => void
   readonly #context: TransferContext
   readonly #stats: Stats
-  readonly #limit: RateLimit
+  readonly #pace: Pace
   #source: PreparedSource | undefined
   #sink: PreparedSink | undefined
   /** Told when there is one. */
@@ -48,11 +48,11 @@ export class TransferJob implements JobBody {
     this.#spec = spec
     this.#control = control
     this.#report = report
-    this.#limit = new RateLimit(spec.bandwidth)
+    this.#pace = new Pace(spec.bandwidth, control.signal)
     const meter = new WaitMeter()
     this.#stats = new Stats(meter)
     this.#context = {
-      ...{ slots, meter, limit: this.#limit, tally: this.#stats, signal: control.signal },
+      ...{ slots, meter, pace: this.#pace, tally: this.#stats, signal: control.signal },
       inFiles: new Set(spec.shared.map(({ block }) => block)),
       pausePoint: () => this.#pausePoint(),
       fdTaken: (fd) => report({ kind: 'fd-taken', fd }),
@@ -118,7 +118,7 @@ export class TransferJob implements JobBody {
   }
 
   setSpeed(bytesPerSecond: number): void {
-    this.#limit.set(bytesPerSecond)
+    this.#pace.set(bytesPerSecond)
   }
 
   /** Nothing is pending: run() closed what was open. */

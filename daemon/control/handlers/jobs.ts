@@ -25,7 +25,7 @@ export function blockJobHandlers(jobs: Jobs) {
         .list()
         .filter((job) => job.plan.type === 'mirror')
         .map(blockJobInfo),
-    'block-job-set-speed': ({ device, speed }) => jobs.findBlock(device).setSpeed(speed),
+    'block-job-set-speed': ({ device, speed }) => jobs.findPaced(device).setSpeed(speed),
     'block-job-cancel': ({ device, force }) => jobs.findBlock(device).cancel(force ?? false),
     'block-job-pause': ({ device }) => jobs.findBlock(device).pause(),
     'block-job-resume': ({ device }) => jobs.findBlock(device).resume(),

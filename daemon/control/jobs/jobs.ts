@@ -130,6 +130,12 @@ export class Jobs {
     return job
   }
 
+  /** For the speed, which transfers of memory have too. */
+  findPaced(id: string): Job {
+    const job = this.#jobs.get(id)
+    return job?.plan.type.startsWith('x-memory-') ? job : this.findBlock(id)
+  }
+
   /** Those of users, newest first. */
   list(): Job[] {
     return [...this.#jobs.values()].filter(({ id }) => isIdentifier(id)).reverse()
