@@ -19,6 +19,8 @@ export interface Tally {
   listening(address: StreamAddress): void
   /** The head was read. */
   begun(head: ImageHead): void
+  /** A part of the memory begins, as the source divides it. */
+  iteration(): void
   pagesDone(): void
   /** From now on these are counted too. */
   count(counts: () => PageCounts): void

@@ -99,6 +99,13 @@ export interface TransferSpec {
 
 export type TransferPhase = 'setup' | 'pages' | 'tail' | 'flush'
 
+/** How many times were longer than the class before and up to this. */
+export interface TimeClass {
+  /** Milliseconds; undefined: longer than all others. */
+  readonly upTo: number | undefined
+  readonly count: number
+}
+
 /** How far it is, in the words of query-migrate. Bytes and pages. */
 export interface TransferStats {
   /** Where we listen, with the port it became. */
@@ -122,8 +129,11 @@ export interface TransferStats {
   /** A flush that runs now: its age, milliseconds. */
   readonly flushing: number | undefined
   /** How often the source had to wait for us, by milliseconds: each class has what is longer than the one before. */
-  readonly waits: readonly { readonly upTo: number | undefined; readonly count: number }[]
+  readonly waits: readonly TimeClass[]
   readonly longestWait: number
+  /** Of the source: from the beginning of one part of its memory to that of the next. */
+  readonly iterations: readonly TimeClass[]
+  readonly longestIteration: number
 }
 
 export interface Requests extends HostRequests<TransferSpec> {

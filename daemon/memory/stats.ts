@@ -4,6 +4,7 @@
 import type { PageCounts, Tally } from './context.js'
 import type { ImageHead } from './image.js'
 import type { StreamAddress, TransferPhase, TransferStats } from './messages.js'
+import { TimeClasses } from './time-classes.js'
 import type { WaitMeter } from './wait-meter.js'
 
 export class Stats implements Tally {
@@ -12,6 +13,8 @@ export class Stats implements Tally {
   readonly #counts: (() => PageCounts)[] = []
   readonly #received: (() => number)[] = []
   readonly #spent: Record<TransferPhase, number> = { setup: 0, pages: 0, tail: 0, flush: 0 }
+  readonly #iterations = new TimeClasses()
+  #iterationSince: number | undefined
   #head: TransferStats['head']
   #listening: StreamAddress | undefined
   #shared = { normal: 0, zero: 0 }
@@ -47,6 +50,12 @@ export class Stats implements Tally {
     const total = blocks.reduce((sum, { length }) => sum + length, 0)
     this.#head = { machine: configuration.machine, total, pageSize, blocks: blocks.length }
     this.enter('pages')
+  }
+
+  iteration(): void {
+    const now = this.#now()
+    if (this.#iterationSince !== undefined) this.#iterations.add(now - this.#iterationSince)
+    this.#iterationSince = now
   }
 
   count(counts: () => PageCounts): void {
@@ -88,8 +97,10 @@ export class Stats implements Tally {
       passes: walks,
       phases: { ...this.#spent, [this.#phase]: this.#spent[this.#phase] + running },
       flushing: this.#phase === 'flush' && !this.#over ? running : undefined,
-      waits: this.#meter.classes,
-      longestWait: this.#meter.longest,
+      waits: this.#meter.times.list(),
+      longestWait: this.#meter.times.longest,
+      iterations: this.#iterations.list(),
+      longestIteration: this.#iterations.longest,
     }
   }
 

@@ -42,8 +42,8 @@ export interface StreamSourceOptions {
   readonly tail: TailCheck
   /** Blocks whose memory lies in files: it is not in the stream. */
   readonly inFiles: ReadonlySet<string>
-  /** Told when the head is known, and when the last page was given. */
-  readonly tally: Pick<Tally, 'begun' | 'pagesDone'>
+  /** Told when the head is known, when a part of the memory comes, and when the last page was given. */
+  readonly tally: Pick<Tally, 'begun' | 'iteration' | 'pagesDone'>
 }
 
 /** What the section of RAM needs, made when its blocks are known. */
@@ -138,7 +138,8 @@ export class StreamSource {
   }
 
   async #ram(part: 'start' | 'part' | 'end', id: number, configuration: Configuration): Promise<void> {
-    const { input } = this.#options
+    const { input, tally } = this.#options
+    tally.iteration()
     if (part === 'start') await this.#begin(id, configuration)
     else await this.#body()
     await input.parse((bytes, origin) => this.#outline.ramFooter(bytes, origin), 'the footer of a section')

@@ -204,9 +204,9 @@ const ramStats = struct('MigrationRAMStats', {
   'dirty-sync-missed-zero-copy': required(int, 'Always 0.'),
 })
 
-const wait = struct('x-MigrationWait', {
-  'up-to-ms': optional(int, 'Length of a wait, milliseconds; absent: longer than all others.'),
-  count: required(int, 'How many waits were longer than the class before and up to this.'),
+const timeClass = struct('x-TimeClass', {
+  'up-to-ms': optional(int, 'Upper bound of the class, milliseconds; absent: longer than all others.'),
+  count: required(int, 'How many times were longer than the class before and up to this.'),
 })
 
 const phases = struct('x-MigrationPhases', {
@@ -215,7 +215,12 @@ const phases = struct('x-MigrationPhases', {
   'flush-ms': required(int, 'Bitmaps, flush, rename and flush of the folder, milliseconds.'),
   'flush-age-ms': optional(int, 'Of a flush that runs: since when, milliseconds.'),
   'longest-stall-ms': required(number, 'The longest time the source had to wait until more was read.'),
-  waits: required(arrayOf(wait), 'All such times in classes.'),
+  waits: required(arrayOf(timeClass), 'All such times in classes.'),
+  'longest-iteration-ms': required(number, 'The longest of the following.'),
+  iterations: required(
+    arrayOf(timeClass),
+    'How long the source took from one part of its memory to the next, in classes: stalls included, whoever made them.',
+  ),
 })
 
 const migrationInfo = struct('MigrationInfo', {

@@ -3,7 +3,7 @@
 
 import type { Returns } from '../../../protocol/schema/index.js'
 import type { MigrationStatus } from '../../../protocol/schema/migrate.js'
-import type { StreamAddress, TransferStats } from '../../memory/messages.js'
+import type { StreamAddress, TimeClass, TransferStats } from '../../memory/messages.js'
 import type { Job } from '../jobs/job.js'
 import { isOver } from '../jobs/life.js'
 
@@ -64,10 +64,14 @@ function phases(stats: TransferStats): NonNullable<MigrationInfo['x-phases']> {
     'flush-ms': Math.round(flush),
     ...(stats.flushing !== undefined && { 'flush-age-ms': Math.round(stats.flushing) }),
     'longest-stall-ms': stats.longestWait,
-    waits: stats.waits.map(({ upTo, count }) =>
-      upTo === undefined ? { count } : { 'up-to-ms': upTo, count },
-    ),
+    waits: stats.waits.map(shownClass),
+    'longest-iteration-ms': stats.longestIteration,
+    iterations: stats.iterations.map(shownClass),
   }
+}
+
+function shownClass({ upTo, count }: TimeClass) {
+  return upTo === undefined ? { count } : { 'up-to-ms': upTo, count }
 }
 
 /** The same of a job that is not the migration's. */

@@ -45,9 +45,17 @@ t.test('a stream in a file becomes a mapped-ram file', async (t) => {
     'setup-time': Number,
     downtime: Number,
     ram: { total, remaining: 0, normal: Number, duplicate: Number, mbps: Number, 'page-size': 4096 },
-    'x-phases': { 'pages-ms': Number, 'tail-ms': Number, 'flush-ms': Number, 'longest-stall-ms': Number },
+    'x-phases': {
+      'pages-ms': Number,
+      'tail-ms': Number,
+      'flush-ms': Number,
+      'longest-stall-ms': Number,
+      'longest-iteration-ms': Number,
+    },
   })
   t.equal(info.ram?.transferred, unpack(NAME).length)
+  const iterations = info['x-phases']?.iterations.reduce((sum, { count }) => sum + count, 0) ?? 0
+  t.ok(iterations >= 2, 'a live stream comes in parts')
   const written = new Replay(readFileSync(join(folder, 'out.mem')), 4096)
   t.same(
     written.blocks.map(({ name, memory }) => [name, memory.length]),
