@@ -3,6 +3,7 @@
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { inFolder } from './debian-folder.js'
 import { within } from './waiting.js'
 
 /** Root of the built files, where this file lies in test/helpers. */
@@ -23,18 +24,10 @@ export function storageDaemon(root?: string): Program {
   return recordedProgram('qemu-storage-daemon', root)
 }
 
-/**
- * A program of the machine, or of a Debian folder. In a folder it runs in a mount namespace of its own where
- * `directory` has the same path inside, so that transcripts and clients need not know.
- */
+/** A program of the machine, or of a Debian folder, where `directory` has the same path inside. */
 export function recordedProgram(name: string, root?: string): Program {
   if (root === undefined) return { name, command: () => [name] }
-  const script =
-    'mkdir -p "$0$1" && mount --rbind "$1" "$0$1" && root=$0 && shift && exec chroot "$root" "$@"'
-  return {
-    name: `${name} in ${root}`,
-    command: (directory) => ['unshare', '-m', 'sh', '-c', script, root, directory, name],
-  }
+  return { name: `${name} in ${root}`, command: (directory) => inFolder(root, directory, name) }
 }
 
 export interface Running {

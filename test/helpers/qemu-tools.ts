@@ -3,6 +3,7 @@
 
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import { inFolder } from './debian-folder.js'
 import { installed } from './program.js'
 
 export interface QemuTools {
@@ -19,16 +20,12 @@ const ofMachine: QemuTools = {
   run: (_folder, program, ...args) => must(program, ...args),
 }
 
-/** In a mount namespace of its own, where the folder of the images has the same path inside. */
-const SCRIPT = 'mkdir -p "$0$1" && mount --rbind "$1" "$0$1" && root=$0 && shift && exec chroot "$root" "$@"'
-
 function ofFolder(root: string | undefined): QemuTools {
   const there = root !== undefined && existsSync(`${root}/usr/bin/qemu-img`)
   return {
     name: 'QEMU 10',
     absent: there ? false : 'no qemu-img 10 (QEMU10_ROOT may name a Debian folder with one)',
-    run: (folder, program, ...args) =>
-      must('unshare', '-m', 'sh', '-c', SCRIPT, String(root), folder, program, ...args),
+    run: (folder, program, ...args) => must(...inFolder(String(root), folder, program, ...args)),
   }
 }
 
