@@ -6,10 +6,10 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
 import { Daemon } from '../helpers/daemon.js'
+import { Probe } from '../helpers/probe.js'
 import { blockferryd, buildFolder, installed, type Program, storageDaemon } from '../helpers/program.js'
 import type { QmpClient } from '../helpers/qmp-client.js'
 import { makeQcow2, makeTarget } from './images.js'
-import { Probe } from './probe.js'
 
 export interface Cost {
   readonly seconds: number

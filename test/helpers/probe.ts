@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Asks a daemon `query-jobs` every 2 ms on a connection of its own and notes how long each answer took.
-// Runs in a thread of its own, so that the bench's work does not show in the figures.
+// Asks a control socket one thing again and again on a connection of its own and notes how long each answer took.
+// Runs in a thread of its own, so that the asker's other work does not show in the figures.
 
 import { once } from 'node:events'
 import { connect } from 'node:net'
@@ -14,7 +14,14 @@ export interface ProbeResult {
   readonly p99: number
 }
 
-const EVERY_MS = 2
+export interface Question {
+  /** A command without arguments that is answered at once by who does not stall. */
+  readonly command: string
+  /** Time from an answer to the next question. */
+  readonly everyMs: number
+}
+
+const JOBS: Question = { command: 'query-jobs', everyMs: 2 }
 
 export class Probe {
   readonly #worker: Worker
@@ -24,13 +31,13 @@ export class Probe {
   }
 
   /** Connected, negotiated and asking. */
-  static async start(socket: string): Promise<Probe> {
-    const worker = new Worker(fileURLToPath(import.meta.url), { workerData: { socket } })
+  static async start(socket: string, question: Question = JOBS): Promise<Probe> {
+    const worker = new Worker(fileURLToPath(import.meta.url), { workerData: { socket, question } })
     await once(worker, 'message')
     return new Probe(worker)
   }
 
-  /** Waits for the answer that is due, then tells. */
+  /** Waits for the answer that is due, or for the end of the connection, then tells. */
   async stop(): Promise<ProbeResult> {
     this.#worker.postMessage('stop')
     const [result]: ProbeResult[] = await once(this.#worker, 'message')
@@ -45,7 +52,7 @@ function quantile(sorted: readonly number[], q: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? 0
 }
 
-function run(path: string): void {
+function run(path: string, { command, everyMs }: Question): void {
   const socket = connect(path)
   const taken: number[] = []
   let asked = 0
@@ -53,19 +60,20 @@ function run(path: string): void {
   let stopping = false
   const ask = (): void => {
     asked = performance.now()
-    socket.write('{"execute":"query-jobs","id":0}\n')
+    socket.write(`{"execute":"${command}","id":0}\n`)
+  }
+  const tell = (): void => {
+    const sorted = taken.sort((a, b) => a - b)
+    parentPort?.postMessage({
+      answers: sorted.length,
+      longest: sorted.at(-1) ?? 0,
+      p99: quantile(sorted, 0.99),
+    })
   }
   const answered = (): void => {
     taken.push(performance.now() - asked)
-    if (!stopping) setTimeout(ask, EVERY_MS)
-    else {
-      const sorted = taken.sort((a, b) => a - b)
-      parentPort?.postMessage({
-        answers: sorted.length,
-        longest: sorted.at(-1) ?? 0,
-        p99: quantile(sorted, 0.99),
-      })
-    }
+    if (stopping) tell()
+    else setTimeout(ask, everyMs)
   }
   let rest = ''
   socket.setEncoding('utf8')
@@ -81,9 +89,16 @@ function run(path: string): void {
       } else if (/"id": ?0[,}]/.test(line) && line.includes('"return"')) answered()
     }
   })
+  socket.on('error', (error) => {
+    if (!negotiated) throw error
+  })
+  socket.on('close', () => {
+    if (stopping) tell()
+  })
   parentPort?.on('message', () => {
     stopping = true
+    if (socket.destroyed) tell()
   })
 }
 
-if (!isMainThread && typeof workerData?.socket === 'string') run(workerData.socket)
+if (!isMainThread && typeof workerData?.socket === 'string') run(workerData.socket, workerData.question)
