@@ -7,6 +7,7 @@ import { cpus, release } from 'node:os'
 import { commands } from './commands.js'
 import { fragmented, random, scattered } from './copies.js'
 import { memory } from './memory.js'
+import { saves } from './memory-saves.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { qcow2 } from './qcow2.js'
 import { print, table, type Verdict } from './report.js'
@@ -21,17 +22,19 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   commands,
   memory,
   qcow2,
+  saves,
   soak,
 }
+/** They take long, and run only when they are asked for. */
+const ASKED_FOR = new Set(['saves', 'soak'])
 
-/** Without names everything but the soak, which takes its ten minutes only when asked for. */
 async function main(): Promise<void> {
   const options = readOptions(process.argv.slice(2))
   const wanted = options.names.filter((name) => name !== 'peers')
   const unknown = wanted.find((name) => !(name in BENCHES))
   if (unknown !== undefined)
     throw new Error(`no bench '${unknown}'; there are ${Object.keys(BENCHES).join(', ')}`)
-  const names = wanted.length > 0 ? wanted : Object.keys(BENCHES).filter((name) => name !== 'soak')
+  const names = wanted.length > 0 ? wanted : Object.keys(BENCHES).filter((name) => !ASKED_FOR.has(name))
   print(
     `# Bench: Node ${process.version}, Linux ${release()}, ${cpus().length} × ${cpus()[0]?.model ?? 'CPU'}`,
   )
