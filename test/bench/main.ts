@@ -7,6 +7,7 @@ import { cpus, release } from 'node:os'
 import { commands } from './commands.js'
 import { fragmented, random, scattered } from './copies.js'
 import { memory } from './memory.js'
+import { restores } from './memory-restores.js'
 import { saves } from './memory-saves.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { qcow2 } from './qcow2.js'
@@ -23,10 +24,11 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   memory,
   qcow2,
   saves,
+  restores,
   soak,
 }
 /** They take long, and run only when they are asked for. */
-const ASKED_FOR = new Set(['saves', 'soak'])
+const ASKED_FOR = new Set(['saves', 'restores', 'soak'])
 
 async function main(): Promise<void> {
   const options = readOptions(process.argv.slice(2))
