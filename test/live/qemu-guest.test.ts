@@ -2,19 +2,18 @@
 // QEMU with itself: the guest that the tests of memory files use is saved and restored by both versions in every way that
 // is known to work, and goes on where it was. What these tests find is wrong with the harness, not with the daemon.
 
-import { closeSync, constants, copyFileSync, openSync, statSync } from 'node:fs'
+import { copyFileSync, statSync } from 'node:fs'
 import t from 'tap'
 import { BENCH_GUEST, Guest } from '../helpers/migration/guest.js'
-import { type QemuVersion, qemuSystem } from '../helpers/migration/qemu-system.js'
+import type { QemuVersion } from '../helpers/migration/qemu-system.js'
 import { stallProbe } from '../helpers/migration/stall-probe.js'
 import { receiveStream, sendStream } from '../helpers/migration/streams.js'
 import { wrongTick } from '../helpers/migration/ticks.js'
+import { directAbsent, goesOn, inFile, qemu, stopped, waiting } from '../helpers/migration/tiny-guest.js'
 import type { How } from '../helpers/migration/transfer.js'
 import { Scratch } from '../helpers/scratch.js'
 
 t.setTimeout(600_000)
-
-const qemu = { '7.2': qemuSystem('7.2'), '10': qemuSystem('10') }
 
 /** 7.2 has no `file:`; a shell's redirection is its way. */
 const save: Readonly<Record<QemuVersion, (file: string) => string>> = {
@@ -52,48 +51,6 @@ function channels(count: number, direct = false): Mapped {
 const ONE: Mapped = { name: 'one thread', capabilities: ['mapped-ram'] }
 const SAVES: readonly Mapped[] = [ONE, channels(2), channels(4), channels(4, true)]
 const LOADS: readonly Mapped[] = [ONE, channels(4), channels(4, true)]
-
-/** A tiny guest that has ticked, stopped; to be ended by the caller. */
-async function stopped(
-  scratch: Scratch,
-  version: QemuVersion,
-  machine: string,
-  args: readonly string[] = [],
-): Promise<Guest> {
-  const name = 'source'
-  const guest = await Guest.start({ qemu: qemu[version], folder: scratch.path, name, machine, args })
-  try {
-    await guest.tickBeyond(2)
-    await guest.stop()
-    return guest
-  } catch (error) {
-    await guest.kill()
-    throw error
-  }
-}
-
-async function waiting(
-  scratch: Scratch,
-  version: QemuVersion,
-  machine: string,
-  args: readonly string[] = [],
-): Promise<Guest> {
-  const name = 'destination'
-  return await Guest.start({ qemu: qemu[version], folder: scratch.path, name, machine, args, incoming: true })
-}
-
-/** The guest's memory is a file. */
-function inFile(path: string): readonly string[] {
-  return ['-object', `memory-backend-file,id=mem0,size=16M,mem-path=${path},share=on`]
-}
-
-/** Lets a restored guest run. @returns what is wrong with how it goes on after `before` */
-async function goesOn(guest: Guest, before: string): Promise<string | undefined> {
-  if ((await guest.status()) === 'paused') await guest.cont()
-  const { n } = await guest.tickBeyond(0)
-  await guest.tickBeyond(n + 2)
-  return wrongTick(before + guest.serial())
-}
 
 for (const { by, machine, into } of PLAIN) {
   for (const version of into) {
@@ -239,14 +196,4 @@ for (const version of ['7.2', '10'] as const) {
     })
     t.throws(() => process.kill(pid, 0), { code: 'ESRCH' })
   })
-}
-
-/** Why files of a folder cannot be opened past the page cache, or false. */
-function directAbsent(file: string): string | false {
-  try {
-    closeSync(openSync(file, constants.O_CREAT | constants.O_RDWR | constants.O_DIRECT))
-    return false
-  } catch {
-    return 'no O_DIRECT here'
-  }
 }
