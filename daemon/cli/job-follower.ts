@@ -46,6 +46,9 @@ export interface FollowerEvents {
   stopped(operation: string, progress: Progress | undefined): void
 }
 
+/** The error of a job that was cancelled, where no event tells it. */
+const CANCELLED = 'Operation canceled'
+
 /** Milliseconds between two questions for progress. */
 const pollMs = 250
 
@@ -100,7 +103,7 @@ export class JobFollower {
       const error = this.#ending?.error ?? textOf(job, 'error')
       if (job !== undefined) await this.#client.execute('job-dismiss', { id: this.#id })
       return {
-        kind: this.#ending?.kind ?? (error === undefined ? 'completed' : 'failed'),
+        kind: this.#ending?.kind ?? kindOf(error),
         ...(error === undefined ? {} : { error }),
         ...(receipt === undefined ? {} : { receipt }),
         ...(result === undefined ? {} : { result }),
@@ -187,6 +190,11 @@ export function progressOf(job: JsonObject): Progress {
           },
         }),
   }
+}
+
+function kindOf(error: string | undefined): Outcome['kind'] {
+  if (error === undefined) return 'completed'
+  return error === CANCELLED ? 'cancelled' : 'failed'
 }
 
 function receiptOf(job: JsonObject | undefined): Receipt | undefined {
