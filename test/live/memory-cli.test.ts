@@ -146,6 +146,20 @@ for (const version of BOTH) {
       t.notOk(existsSync(scratch.file('saved')))
     })
   }
+
+  t.test(`a guest of QEMU ${version} runs on when a live save is killed`, { skip }, async (t) => {
+    using scratch = new Scratch()
+    await using guest = await ticking(scratch, version, MACHINE)
+    const options = ['--live', '--rate', '256K', scratch.file('saved')]
+    await using child = started(scratch, ['memory', 'save', '--qmp', guest.monitor('other'), ...options])
+    while ((await migrationStatus(guest)) !== 'active') await pace(10)
+    child.process.kill('SIGKILL')
+    await child.ended
+    while ((await migrationStatus(guest)) === 'active') await pace(10)
+    t.equal(await migrationStatus(guest), 'failed')
+    t.equal(await goesOn(guest, ''), undefined)
+    t.notOk(existsSync(scratch.file('saved')))
+  })
 }
 
 /** What an unfinished save would leave. */

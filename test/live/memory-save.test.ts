@@ -49,9 +49,13 @@ const BOTH: readonly QemuVersion[] = ['7.2', '10']
 /** Slow enough that memory is gone over more than once. */
 const SLOW = { 'max-bandwidth': 4 * 2 ** 20, 'downtime-limit': 20 }
 
-function multifd(channels: number, live = false): Way {
-  const parameters = { 'multifd-channels': channels, ...(live && SLOW) }
-  const name = `multifd ${channels}${live ? ', live' : ''}`
+function multifd(channels: number, live = false, compression = 'none'): Way {
+  const parameters = {
+    ...{ 'multifd-channels': channels, 'multifd-compression': compression },
+    ...(live && SLOW),
+    ...(live && compression !== 'none' && { 'max-bandwidth': 2 ** 20 }),
+  }
+  const name = `multifd ${channels}${live ? ', live' : ''}${compression === 'none' ? '' : `, ${compression}`}`
   return { name, live, channels, capabilities: ['multifd'], parameters }
 }
 
@@ -65,6 +69,8 @@ const WAYS: readonly Way[] = [
   multifd(1),
   multifd(4),
   { ...multifd(4, true), formats: [MAPPED, STREAM] },
+  multifd(2, true, 'zlib'),
+  multifd(2, true, 'zstd'),
 ]
 
 const MACHINES: Readonly<Record<QemuVersion, readonly string[]>> = {
