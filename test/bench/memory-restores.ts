@@ -9,10 +9,11 @@ import type { QemuSystem } from '../helpers/migration/qemu-system.js'
 import { stallProbe } from '../helpers/migration/stall-probe.js'
 import type { ProbeResult } from '../helpers/probe.js'
 import { rateText, readRate } from './disk-rate.js'
+import { ferryRestorers } from './ferry-restorers.js'
 import { dropCaches } from './images.js'
-import { empty, filled, type MemoryFormat, PAGE, qemus, remark, verify } from './memory-guest.js'
+import { empty, filled, type MemoryFormat, PAGE, qemus, remark, sizeText, verify } from './memory-guest.js'
 import type { BenchOptions } from './options.js'
-import { median, print, round, table, type Verdict } from './report.js'
+import { atLeast, atMost, median, print, round, table, type Verdict } from './report.js'
 import { type RestoreCost, type Restorer, restorers } from './restorers.js'
 import { savers } from './savers.js'
 
@@ -39,10 +40,10 @@ interface Round extends RestoreCost {
 }
 
 export async function restores(options: BenchOptions): Promise<Verdict[]> {
-  print('\n## Restoring 3 GiB of memory, 2600 MiB of it incompressible\n')
+  print(`\n## Restoring ${sizeText(options)}\n`)
   scheduleFor('latency')
   const all: Saved[] = []
-  for (const qemu of qemus(options)) all.push(await prepare(qemu, options.directory))
+  for (const qemu of qemus(options)) all.push(await prepare(qemu, options))
   const newest = all.at(-1)
   if (!newest) return []
   const entries = all.flatMap((saved) =>
@@ -55,7 +56,7 @@ export async function restores(options: BenchOptions): Promise<Verdict[]> {
     dropCaches()
     rates.push(readRate(newest.file('stream')))
     for (const entry of entries) {
-      const result = await restore(entry, options.directory, turn === options.rounds - 1)
+      const result = await restore(entry, options, turn === options.rounds - 1)
       entry.rounds.push(result)
       const caches = entry.warm ? 'warm' : 'cold'
       const figures = `${round(result.seconds)} s, longest silence ${round(result.silence.longest)} ms`
@@ -65,13 +66,13 @@ export async function restores(options: BenchOptions): Promise<Verdict[]> {
   show(entries, rates)
   for (const saved of all)
     for (const format of ['stream', 'mapped-ram'] as const) rmSync(saved.file(format), { force: true })
-  return []
+  return verdicts(entries)
 }
 
 /** Saves a guest in each format that its QEMU writes. */
-async function prepare(qemu: QemuSystem, folder: string): Promise<Saved> {
-  await using guest = await filled(qemu, folder)
-  const file = (format: MemoryFormat): string => join(folder, `${format}-${qemu.version}`)
+async function prepare(qemu: QemuSystem, options: BenchOptions): Promise<Saved> {
+  await using guest = await filled(qemu, options)
+  const file = (format: MemoryFormat): string => join(options.directory, `${format}-${qemu.version}`)
   let pages = 0
   for (const format of ['stream', 'mapped-ram'] as const) {
     const saver = savers.find((each) => each.can(qemu) && each.writes === format)
@@ -91,9 +92,13 @@ async function readThrough(file: string): Promise<void> {
   for await (const _ of createReadStream(file, { highWaterMark: 2 ** 22 }));
 }
 
-async function restore({ saved, restorer, warm }: Entry, folder: string, compare: boolean): Promise<Round> {
+async function restore(
+  { saved, restorer, warm }: Entry,
+  options: BenchOptions,
+  compare: boolean,
+): Promise<Round> {
   const file = saved.file(restorer.reads)
-  await using guest = await empty(saved.qemu, folder)
+  await using guest = await empty(saved.qemu, options)
   dropCaches()
   if (warm) await readThrough(file)
   const probe = await stallProbe(guest)
@@ -132,4 +137,23 @@ function row({ saved, restorer, warm, rounds }: Entry, disk: number): string[] {
     round(median(rounds.map((each) => each.silence.p99))),
     rounds.at(-1)?.right ? 'yes' : '',
   ]
+}
+
+/** What restoring through the daemon must reach, against QEMU that reads the file itself in the same round. */
+function verdicts(entries: readonly Entry[]): Verdict[] {
+  return entries
+    .filter(({ restorer }) => restorer === ferryRestorers.mapped)
+    .flatMap(({ saved, warm, rounds }) => {
+      const own = entries.find(
+        (each) =>
+          each.saved === saved && each.warm === warm && each.restorer.reads === 'stream' && each.restorer.own,
+      )
+      const speeds = rounds.map(({ seconds }, turn) => (own?.rounds[turn]?.seconds ?? Number.NaN) / seconds)
+      const what = `restores: ${saved.qemu.name}, ${warm ? 'warm' : 'cold'}, over its own`
+      const control = rounds.flatMap((each) => each.control?.longest ?? [])
+      return [
+        atLeast(what, median(speeds), 0.95),
+        atMost('restores: our control’s longest answer, median', median(control), 10, ' ms'),
+      ]
+    })
 }

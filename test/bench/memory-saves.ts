@@ -10,10 +10,11 @@ import { stallProbe } from '../helpers/migration/stall-probe.js'
 import type { ProbeResult } from '../helpers/probe.js'
 import { pace } from '../helpers/waiting.js'
 import { rateText, writeRate } from './disk-rate.js'
+import { ferrySavers } from './ferry-savers.js'
 import { allocated, dropCaches } from './images.js'
-import { empty, filled, PAGE, qemus, read, remark, verify } from './memory-guest.js'
+import { empty, filled, PAGE, qemus, read, remark, sizeText, verify } from './memory-guest.js'
 import type { BenchOptions } from './options.js'
-import { mebibytes, median, print, round, table, type Verdict } from './report.js'
+import { atMost, mebibytes, median, print, round, table, type Verdict } from './report.js'
 import { type SaveCost, type Saver, savers } from './savers.js'
 
 /** QEMU's default, and the least: what it sends last it sends with its monitor silent. */
@@ -38,20 +39,19 @@ interface Round extends SaveCost {
 }
 
 export async function saves(options: BenchOptions): Promise<Verdict[]> {
-  print('\n## Saving 3 GiB of memory, 2600 MiB of it incompressible\n')
+  print(`\n## Saving ${sizeText(options)}\n`)
   // What is measured is how long the answer takes, not how long the asker waits for a processor.
   scheduleFor('latency')
   const guests: Guest[] = []
   try {
-    for (const qemu of qemus(options)) guests.push(await filled(qemu, options.directory))
-    if (guests.length > 0) await race(guests, options)
+    for (const qemu of qemus(options)) guests.push(await filled(qemu, options))
+    return guests.length > 0 ? await race(guests, options) : []
   } finally {
     for (const guest of guests) await guest.kill()
   }
-  return []
 }
 
-async function race(guests: readonly Guest[], options: BenchOptions): Promise<void> {
+async function race(guests: readonly Guest[], options: BenchOptions): Promise<Verdict[]> {
   const file = join(options.directory, 'saved')
   const entries = guests.flatMap((guest) =>
     savers
@@ -66,7 +66,7 @@ async function race(guests: readonly Guest[], options: BenchOptions): Promise<vo
     rates.push(writeRate(options.directory))
     for (const guest of guests) idle.get(guest)?.push(await resting(guest))
     for (const entry of entries) {
-      const result = await save(entry, file, turn === options.rounds - 1)
+      const result = await save(entry, file, turn === options.rounds - 1 ? options : undefined)
       entry.rounds.push(result)
       const { name } = entry.guest.options.qemu
       const figures = `${round(result.seconds)} s, longest stall ${round(result.stall.longest)} ms`
@@ -74,6 +74,7 @@ async function race(guests: readonly Guest[], options: BenchOptions): Promise<vo
     }
   }
   show(entries, idle, rates)
+  return verdicts(entries)
 }
 
 /** The monitor of a stopped guest that nobody saves: what the machine itself adds. */
@@ -83,7 +84,8 @@ async function resting(guest: Guest): Promise<ProbeResult> {
   return await probe.stop()
 }
 
-async function save(entry: Entry, file: string, restore: boolean): Promise<Round> {
+/** @param restore  the file is restored afterwards, with these options */
+async function save(entry: Entry, file: string, restore: BenchOptions | undefined): Promise<Round> {
   const { guest, saver, downtimeLimit } = entry
   // After a migration a guest must have run before it can be saved again.
   await guest.cont()
@@ -96,7 +98,7 @@ async function save(entry: Entry, file: string, restore: boolean): Promise<Round
   if (saver.writes === undefined) return { ...cost, stall }
   const result = { ...cost, stall, size: statSync(file).size, allocated: allocated(file) }
   if (!restore) return result
-  await using destination = await empty(guest.options.qemu, guest.options.folder)
+  await using destination = await empty(guest.options.qemu, restore)
   await read(destination, file, saver.writes)
   await verify(destination)
   return { ...result, restored: true }
@@ -141,4 +143,33 @@ function row({ guest, saver, downtimeLimit, rounds }: Entry, disk: number): stri
     rounds.map((each) => round(each.stall.longest)).join(' '),
     ...[middle((each) => each.stall.p99), size, last?.restored ? 'yes' : ''],
   ]
+}
+
+/** What saving through the daemon must reach, against the fastest of QEMU's own ways in the same round. */
+function verdicts(entries: readonly Entry[]): Verdict[] {
+  const of = (version: string, saver: Saver, limit: number): readonly Round[] =>
+    entries.find(
+      (each) =>
+        each.guest.options.qemu.version === version && each.saver === saver && each.downtimeLimit === limit,
+    )?.rounds ?? []
+  const fastest = entries.filter(({ saver }) => saver.fastest)
+  const ratio = (rounds: readonly Round[]): number =>
+    median(
+      rounds.map(
+        ({ seconds }, turn) =>
+          seconds / Math.min(...fastest.map((each) => each.rounds[turn]?.seconds ?? Number.NaN)),
+      ),
+    )
+  const both = (version: string, saver: Saver): number =>
+    Math.min(...DOWNTIME_LIMITS.map((limit) => ratio(of(version, saver, limit))))
+  const { plain, multifd } = ferrySavers
+  const stalls = of('10', plain, 1).map(({ stall }) => stall.longest)
+  const controls = entries.flatMap(({ rounds }) => rounds.flatMap(({ control }) => control?.longest ?? []))
+  return [
+    atMost('saves: QEMU 10 to us, over its own fastest', both('10', plain), 1),
+    atMost('saves: the same of QEMU 7.2', both('7.2', plain), 1.1),
+    atMost('saves: multifd 4 over sockets', both('10', multifd), 0.95),
+    atMost('saves: QEMU’s longest stall, downtime-limit 1', median(stalls), 20, ' ms'),
+    atMost('saves: our control’s longest answer, median', median(controls), 10, ' ms'),
+  ].filter(({ value }) => !value.startsWith('NaN'))
 }

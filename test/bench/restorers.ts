@@ -9,6 +9,7 @@ import type { QemuSystem } from '../helpers/migration/qemu-system.js'
 import type { How, LoadEnd } from '../helpers/migration/transfer.js'
 import type { ProbeResult } from '../helpers/probe.js'
 import { installed } from '../helpers/program.js'
+import { ferryRestorers } from './ferry-restorers.js'
 import type { MemoryFormat } from './memory-guest.js'
 
 export interface RestoreTask {
@@ -28,6 +29,8 @@ export interface RestoreCost {
 export interface Restorer {
   readonly name: string
   readonly reads: MemoryFormat
+  /** QEMU reads the file itself. */
+  readonly own?: boolean
   /** Whether it can restore guests of this QEMU, here. */
   can(qemu: QemuSystem): boolean
   restore(task: RestoreTask): Promise<RestoreCost>
@@ -42,6 +45,7 @@ function byFile(name: string, reads: MemoryFormat, how: How): Restorer {
   return {
     name,
     reads,
+    own: true,
     can: ({ version }) => version === '10',
     restore: async ({ guest, file }) => completed(await guest.load(`file:${file}`, how)),
   }
@@ -56,6 +60,7 @@ function channels(count: number, direct: boolean): Restorer {
 const command: Restorer = {
   name: 'plain, `exec:cat`',
   reads: 'stream',
+  own: true,
   can: ({ version }) => version === '7.2',
   restore: async ({ guest, file }) => completed(await guest.load(`exec:cat ${file}`)),
 }
@@ -80,7 +85,7 @@ const sent: Restorer = {
   },
 }
 
-/** The peer's ways; ours are added here. */
+/** The peer's ways, and ours. */
 export const restorers: readonly Restorer[] = [
   byFile('plain, `file:`', 'stream', {}),
   command,
@@ -90,4 +95,7 @@ export const restorers: readonly Restorer[] = [
   channels(4, true),
   channels(8, false),
   channels(8, true),
+  ferryRestorers.mapped,
+  ferryRestorers.mappedMultifd,
+  ferryRestorers.stream,
 ]

@@ -11,6 +11,7 @@ import type { QemuSystem } from '../helpers/migration/qemu-system.js'
 import type { How, MigrationEnd } from '../helpers/migration/transfer.js'
 import type { ProbeResult } from '../helpers/probe.js'
 import { installed } from '../helpers/program.js'
+import { ferrySavers } from './ferry-savers.js'
 import type { MemoryFormat } from './memory-guest.js'
 
 export interface SaveTask {
@@ -39,6 +40,8 @@ export interface Saver {
   readonly name: string
   /** What its file is, for reading it again afterwards; nothing when it keeps none. */
   readonly writes?: MemoryFormat
+  /** Of QEMU's own ways one of the fastest, which ours are held against. */
+  readonly fastest?: boolean
   /** Whether it can save guests of this QEMU, here. */
   can(qemu: QemuSystem): boolean
   save(task: SaveTask): Promise<SaveCost>
@@ -99,10 +102,9 @@ function mapped(name: string, more: How = {}): Saver {
 }
 
 function channels(count: number, direct: boolean): Saver {
-  return mapped(`, multifd ${count}${direct ? ', direct-io' : ''}`, {
-    capabilities: ['multifd'],
-    parameters: { 'multifd-channels': count, 'direct-io': direct },
-  })
+  const name = `, multifd ${count}${direct ? ', direct-io' : ''}`
+  const parameters = { 'multifd-channels': count, 'direct-io': direct }
+  return { ...mapped(name, { capabilities: ['multifd'], parameters }), fastest: direct }
 }
 
 /** What QEMU can do when nobody has to write anything: the most that a receiver of its stream can reach. */
@@ -141,7 +143,7 @@ async function discard(socket: string): Promise<AsyncDisposable> {
   }
 }
 
-/** The peer's ways; ours are added here. */
+/** The peer's ways, and ours. */
 export const savers: readonly Saver[] = [
   stream,
   command,
@@ -151,4 +153,7 @@ export const savers: readonly Saver[] = [
   channels(8, false),
   channels(8, true),
   thrownAway,
+  ferrySavers.plain,
+  ferrySavers.multifd,
+  ferrySavers.thrownAway,
 ]
