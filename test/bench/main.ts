@@ -7,8 +7,11 @@ import { cpus, release } from 'node:os'
 import { commands } from './commands.js'
 import { fragmented, random, scattered } from './copies.js'
 import { memory } from './memory.js'
+import { arrivals } from './memory-arrivals.js'
+import { dirtying } from './memory-dirtying.js'
 import { restores } from './memory-restores.js'
 import { saves } from './memory-saves.js'
+import { shared } from './memory-shared.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { qcow2 } from './qcow2.js'
 import { print, table, type Verdict } from './report.js'
@@ -25,10 +28,13 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   qcow2,
   saves,
   restores,
+  shared,
+  arrivals,
+  dirtying,
   soak,
 }
 /** They take long, and run only when they are asked for. */
-const ASKED_FOR = new Set(['saves', 'restores', 'soak'])
+const ASKED_FOR = new Set(['saves', 'restores', 'shared', 'arrivals', 'dirtying', 'soak'])
 
 async function main(): Promise<void> {
   const options = readOptions(process.argv.slice(2))

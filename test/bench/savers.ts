@@ -120,7 +120,7 @@ const thrownAway: Saver = {
 }
 
 /** A reader that keeps nothing, listening; ended with its scope. */
-async function discard(socket: string): Promise<AsyncDisposable> {
+export async function discard(socket: string): Promise<AsyncDisposable> {
   const address = `UNIX-LISTEN:${socket},unlink-early`
   const args = ['-d', '-d', '-u', '-b', String(2 ** 20), address, 'OPEN:/dev/null']
   const child: ChildProcess = spawn('socat', args, { stdio: ['ignore', 'ignore', 'pipe'] })
