@@ -189,7 +189,23 @@ interface Addon {
     length: number,
     pageSize: number,
   ): Uint8Array | undefined
-  crc32c(bytes: Uint8Array, byTable: boolean): number
+  pageDigests(
+    engine: NativeEngine,
+    slot: number,
+    offset: number,
+    length: number,
+    pageSize: number,
+    digests: Uint32Array,
+    first: number,
+  ): boolean
+  pageDifferences(
+    engine: NativeEngine,
+    slot: number,
+    other: number,
+    length: number,
+    pageSize: number,
+  ): Uint8Array | undefined
+  crc32c(bytes: Uint8Array, byTable: boolean, before: number): number
   notify(address: string, text: string): number
   schedule(throughput: boolean): number
 }

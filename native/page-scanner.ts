@@ -13,7 +13,7 @@ import type {
   ScanResult,
   ScanStop,
 } from './stream-types.js'
-import type { IoEngine, Range } from './types.js'
+import type { IoEngine, Range, SlotRange } from './types.js'
 
 /** Same order as ScanStop in src/scanner.h. */
 const stops: readonly ScanStop[] = ['input', 'full', 'order', 'end', 'sync', 'delta', 'bad']
@@ -66,9 +66,46 @@ export function pageBits(
   return bits
 }
 
-/** CRC-32C, as in the digests of blocks. @param byTable  without the processor's instruction */
-export function crc32c(bytes: Uint8Array, byTable = false): number {
-  return addon.crc32c(bytes, byTable)
+/**
+ * CRC-32C of each page of a part of a slot, as in the digests of blocks.
+ * @param first  where that of the first page goes
+ * @throws RangeError  when that is no range of pages of a slot that is taken, or `digests` has no room
+ */
+export function pageDigests(
+  engine: IoEngine,
+  { slot, offset, length }: SlotRange,
+  pageSize: number,
+  digests: Uint32Array,
+  first: number,
+): void {
+  if (!addon.pageDigests(nativeOf(engine), slot, offset, length, pageSize, digests, first))
+    throw new RangeError(`no pages of ${pageSize} bytes at ${offset}+${length} of slot ${slot}, or no room`)
+}
+
+/**
+ * Which pages at the start of two slots differ, bits as of pageBits().
+ * @throws RangeError  when those are no ranges of pages of slots that are taken
+ */
+export function pageDifferences(
+  engine: IoEngine,
+  slot: number,
+  other: number,
+  length: number,
+  pageSize: number,
+): Uint8Array {
+  const bits = addon.pageDifferences(nativeOf(engine), slot, other, length, pageSize)
+  if (bits === undefined)
+    throw new RangeError(`no ${length} bytes of pages of ${pageSize} in slots ${slot} and ${other}`)
+  return bits
+}
+
+/**
+ * CRC-32C, as in the digests of blocks.
+ * @param byTable  without the processor's instruction
+ * @param before   that of what comes before, 0 at the start
+ */
+export function crc32c(bytes: Uint8Array, byTable = false, before = 0): number {
+  return addon.crc32c(bytes, byTable, before)
 }
 
 class Scanner implements ChannelScanner {

@@ -66,6 +66,8 @@ export interface MemorySink {
   tail(bytes: Uint8Array): Promise<void>
   /** The image is complete. Answers when it is as durable as was asked, and under its name. */
   finish(): Promise<void>
+  /** The digest of a page is not known and will not be: it came as a change, and is stored so. */
+  undigested?(): void
   /** Nothing of it is to be left. Called at most once, also amid other calls, never after finish() has answered. */
   abort(): Promise<void>
 }

@@ -27,8 +27,6 @@ export interface MappedSinkOptions {
   readonly channels: number
   /** What stands in the file before the image, if that is ours too; it is written with the first bytes. */
   readonly front: Uint8Array
-  /** Called when the image is complete, with what is to be known of its pages; before it is durable. */
-  readonly digest: ((head: ImageHead, places: readonly BlockPlace[]) => Promise<void>) | undefined
 }
 
 /** Pieces of one slot under way at once. */
@@ -37,7 +35,6 @@ const PIECES_AT_ONCE = 8
 const STEP = 2 ** 20
 
 interface Begun {
-  readonly head: ImageHead
   readonly source: MappedSource
   readonly layout: MappedLayout
   readonly places: readonly BlockPlace[]
@@ -56,16 +53,16 @@ export class MappedSink implements MemorySink {
   }
 
   async begin(head: ImageHead): Promise<readonly BlockPlace[]> {
-    const { offset, front, digest } = this.#options
+    const { offset, front } = this.#options
     const blocks = head.blocks.map(({ name, length }) => ({ name, usedLength: length }))
     const source = { configuration: head.configuration, ramId: head.section, blocks }
     const layout = planMappedRam(source, offset + front.length)
-    const places = layout.blocks.map(({ mapped, usedLength, bitmapLength }) => ({
+    const places = layout.blocks.map(({ mapped, bitmapLength }) => ({
       place: mapped.pagesOffset,
       bitmap: new Uint8Array(bitmapLength),
-      digests: digest === undefined ? undefined : new Uint32Array(usedLength / head.pageSize),
+      digests: undefined,
     }))
-    this.#begun = { head, source, layout, places }
+    this.#begun = { source, layout, places }
     return places
   }
 
@@ -117,11 +114,10 @@ export class MappedSink implements MemorySink {
   }
 
   async finish(): Promise<void> {
-    const { target, front, digest } = this.#options
-    const { head, source, layout, places } = this.#started()
+    const { target, front } = this.#options
+    const { source, layout, places } = this.#started()
     await this.#tail?.flush()
     await this.#pool.idle()
-    await digest?.(head, places)
     const [first, ...entries] = mappedPieces(source, layout)
     if (first === undefined) throw new Error('a layout has a head')
     for (const { offset, bytes } of entries) await target.write(offset, bytes)

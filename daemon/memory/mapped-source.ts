@@ -2,6 +2,7 @@
 // Source: a mapped-ram file. Everything about its shape is checked before the first byte goes to the sink: a loader that is
 // given a damaged one may crash. Then the pages that are set are read, several slots at once.
 
+import { pageDigests } from '../../native/page-scanner.js'
 import type { Range } from '../../native/types.js'
 import { FormatError } from '../../protocol/format-error.js'
 import { blockFields } from '../../protocol/migration/block-list.js'
@@ -14,6 +15,7 @@ import {
   withoutCapability,
 } from '../../protocol/migration/configuration.js'
 import { countPages, nextRun } from '../../protocol/migration/mapped-bitmap.js'
+import type { MappedHeader } from '../../protocol/migration/mapped-header.js'
 import type { MappedLayout } from '../../protocol/migration/mapped-layout.js'
 import { MappedList } from '../../protocol/migration/mapped-list.js'
 import { Outline, type Step } from '../../protocol/migration/outline.js'
@@ -49,7 +51,8 @@ export interface MappedSourceOptions {
 /** Pieces of one slot under way at once. */
 const PIECES_AT_ONCE = 8
 
-interface Shape {
+/** Everything about a file but its pages. */
+export interface Shape {
   readonly head: ImageHead
   readonly layout: MappedLayout
   readonly bitmaps: readonly Uint8Array[]
@@ -76,6 +79,11 @@ export class MappedSource {
     await sink.pagesDone()
     tally.pagesDone()
     await this.#readFrom(shape.boundary, (input) => copyAll(input, (bytes) => sink.tail(bytes)))
+  }
+
+  /** To look at the file: see #check(). */
+  shape(): Promise<Shape> {
+    return this.#check()
   }
 
   /** Reads everything but the pages. @throws FormatError when a loader could not go by it */
@@ -170,7 +178,7 @@ export class MappedSource {
           await pausePoint()
           const slot = await slots.take('gather')
           await pool
-            .start(() => this.#copyBatch(slot, ranges, mapped.pagesOffset, to))
+            .start(() => this.#copyBatch(slot, ranges, mapped, to))
             .catch((error: unknown) => {
               slots.give(slot)
               throw error
@@ -186,7 +194,7 @@ export class MappedSource {
   async #copyBatch(
     slot: number,
     ranges: readonly Range[],
-    pagesOffset: number,
+    { pageSize, pagesOffset }: MappedHeader,
     to: BlockPlace,
   ): Promise<void> {
     const { slots, file, sink, pace, read } = this.#options
@@ -199,6 +207,7 @@ export class MappedSource {
       throw error
     }
     read(length)
+    if (to.digests !== undefined) digest(slots, slot, ranges, pageSize, to.digests)
     await sink.pages({ slot, pieces: ranges.map(moved(to.place)), length })
   }
 
@@ -272,6 +281,21 @@ function* batches(
     run = nextRun(bitmap, run.page + run.count, pages, most - filled)
   }
   if (filled > 0) yield batch
+}
+
+/** @param ranges  in the block; they lie one behind the other in the slot */
+function digest(
+  { engine }: Slots,
+  slot: number,
+  ranges: readonly Range[],
+  pageSize: number,
+  digests: Uint32Array,
+): void {
+  let at = 0
+  for (const { offset, length } of ranges) {
+    pageDigests(engine, { slot, offset: at, length }, pageSize, digests, offset / pageSize)
+    at += length
+  }
 }
 
 function moved(by: number): (range: Range) => Range {

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Makes the sink that was asked for. Used by the job.
 
+import { digestsNameOf } from '../../protocol/migration/digests.js'
+import type { JobResult } from '../common/job-messages.js'
+import { CommandError } from '../errors.js'
 import { nameOf, prepareConnections } from './connections.js'
 import type { TransferContext } from './context.js'
 import { CopySink } from './copy-sink.js'
 import type { ReadBack } from './delta-pages.js'
+import { DigestWriter } from './digest-file.js'
+import { DigestSink } from './digest-sink.js'
 import type { MemorySink } from './image.js'
 import type { ImageFile } from './image-file.js'
 import { frontFor } from './libvirt-front.js'
@@ -12,6 +17,7 @@ import { MappedSink } from './mapped-sink.js'
 import type { SinkSpec } from './messages.js'
 import { MultifdSink } from './multifd-sink.js'
 import { NullSink } from './null-sink.js'
+import type { Slots } from './slots.js'
 import { StreamSink } from './stream-sink.js'
 import { ConnectionWriter, FileWriter } from './stream-writer.js'
 import { TargetFile } from './target-file.js'
@@ -28,6 +34,8 @@ export interface PreparedSink {
   /** finish() waits for the disk. */
   readonly flushes: boolean
   open(): Promise<OpenedSink>
+  /** What is to be told of it at the end. */
+  result?(): JobResult | undefined
   /** Instead of open(). */
   drop(): Promise<void>
 }
@@ -58,8 +66,10 @@ export async function prepareSink(
   }
 }
 
+type FileSinkSpec = Extract<SinkSpec, { kind: 'file' }>
+
 async function prepareFile(
-  spec: Extract<SinkSpec, { kind: 'file' }>,
+  spec: FileSinkSpec,
   { copies, image }: SinkQuestions,
   context: TransferContext,
 ): Promise<PreparedSink> {
@@ -67,10 +77,11 @@ async function prepareFile(
   const { offset, channels, direct, flush } = spec
   const front = frontFor(spec, image)
   const target = await TargetFile.open({ slots, place: spec.file, offset, direct, flush, fdTaken })
+  const digests = await digestsFor(spec, target, slots)
   const mapped = spec.format === 'mapped-ram' || spec.format === 'libvirt-sparse'
   const open = async (): Promise<OpenedSink> => {
     if (mapped) {
-      const sink = new MappedSink({ slots, target, offset, channels, front, digest: undefined })
+      const sink = new MappedSink({ slots, target, offset, channels, front })
       return { sink, readBack: (place, slot, length) => sink.readBack(place, slot, length) }
     }
     const copy = new CopySink({ slots, target, offset, channels, front })
@@ -78,7 +89,46 @@ async function prepareFile(
     if (copies) return { sink: copy, tap: (bytes) => copy.append(bytes) }
     return { sink: new StreamSink({ slots, writer: new FileWriter(slots, copy), zeroPages: true }) }
   }
-  return { flushes: flush !== 'none', open, drop: () => target.abort() }
+  const prepared = { flushes: flush !== 'none', open, drop: () => target.abort() }
+  return digests === undefined ? prepared : withDigests(prepared, digests, context)
+}
+
+/** A file of checksums for a target. @throws CommandError, IoError; then nothing is left of the target */
+async function digestsFor(
+  { digests, file, flush }: FileSinkSpec,
+  target: TargetFile,
+  slots: Slots,
+): Promise<DigestWriter | undefined> {
+  if (!digests) return undefined
+  try {
+    const facts = await slots.engine.stat(target.file)
+    if (file.kind !== 'path' || typeof facts === 'number' || facts.kind !== 'file')
+      throw new CommandError('checksums are written beside a file with a name, and the target is none')
+    return await DigestWriter.open(slots, digestsNameOf(file.path), flush)
+  } catch (error) {
+    await target.abort()
+    throw error
+  }
+}
+
+function withDigests(prepared: PreparedSink, writer: DigestWriter, { warn }: TransferContext): PreparedSink {
+  let result: JobResult | undefined
+  const ended = (leftOut: string | undefined) => {
+    result = leftOut === undefined ? { digests: writer.name } : { 'digests-left-out': leftOut }
+    if (leftOut !== undefined) warn(`no checksums were written: ${leftOut}`)
+  }
+  return {
+    ...prepared,
+    result: () => result,
+    open: async () => {
+      const opened = await prepared.open()
+      return { ...opened, sink: new DigestSink(opened.sink, writer, ended) }
+    },
+    drop: async () => {
+      await writer.abort()
+      await prepared.drop()
+    },
+  }
 }
 
 async function prepareStream(

@@ -29,7 +29,9 @@ export function pageReader(
   return {
     scanner,
     pages: checks ? NOTHING_GATHERED : pages,
-    delta: checks ? { apply: async () => {} } : readBack && new DeltaPages({ ...deltas, readBack }),
+    delta: checks
+      ? { apply: async () => sink.undigested?.() }
+      : readBack && new DeltaPages({ ...deltas, readBack }),
     sync: undefined,
     seen: (block) => scanner.seen(block),
     finish: async () => {

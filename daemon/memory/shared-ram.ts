@@ -2,7 +2,7 @@
 // Memory that a stream leaves out because it lies in files (capability x-ignore-shared): when the end of RAM has come, and so
 // the guest stands still, the files are read and their pages go to the same sink. Blocks can get other names on the way.
 
-import { pageBits } from '../../native/page-scanner.js'
+import { pageBits, pageDigests } from '../../native/page-scanner.js'
 import { FormatError } from '../../protocol/format-error.js'
 import { quoted } from '../../protocol/migration/error-text.js'
 import { nextRun, setPage } from '../../protocol/migration/mapped-bitmap.js'
@@ -138,7 +138,7 @@ export class SharedRamSink implements MemorySink {
 
   async #copyPart(
     file: FileBytes,
-    { place, bitmap }: BlockPlace,
+    { place, bitmap, digests }: BlockPlace,
     pageSize: number,
     slot: number,
     offset: number,
@@ -159,6 +159,14 @@ export class SharedRamSink implements MemorySink {
     for (let run = nextRun(there, 0, length / pageSize, length / pageSize); run !== undefined; ) {
       const [from, size] = [run.page * pageSize, run.count * pageSize]
       if (from > filled) bytes.copyWithin(filled, from, from + size)
+      if (digests !== undefined)
+        pageDigests(
+          slots.engine,
+          { slot, offset: filled, length: size },
+          pageSize,
+          digests,
+          (offset + from) / pageSize,
+        )
       pieces.push({ offset: place + offset + from, length: size })
       for (let page = run.page; page < run.page + run.count; page++) setPage(bitmap, offset / pageSize + page)
       filled += size

@@ -3,10 +3,11 @@
 // prepared; a transfer that does not come to its end leaves nothing.
 
 import { atMost } from '../common/deadline.js'
-import type { JobReceipt } from '../common/job-messages.js'
-import { Cancelled, CommandError, IoError } from '../errors.js'
+import type { JobReceipt, JobResult } from '../common/job-messages.js'
+import { Cancelled, CommandError } from '../errors.js'
 import type { BodyProgress, JobBody, JobControl } from '../iothread/jobs/body.js'
 import type { TransferContext } from './context.js'
+import { named, unlessCancelled } from './job-ends.js'
 import type { Report, SinkSpec, TransferSpec } from './messages.js'
 import { type OpenedSink, type PreparedSink, prepareSink } from './open-sink.js'
 import { type PreparedSource, prepareSource } from './open-source.js'
@@ -117,6 +118,10 @@ export class TransferJob implements JobBody {
     }
   }
 
+  result(): JobResult | undefined {
+    return this.#sink?.result?.()
+  }
+
   setSpeed(bytesPerSecond: number): void {
     this.#pace.set(bytesPerSecond)
   }
@@ -172,21 +177,8 @@ export class TransferJob implements JobBody {
     await this.#source?.close()
   }
 
-  /** What waits for storage or a peer goes on by itself; nobody waits for it any more. */
   async #unlessCancelled(work: Promise<void>): Promise<void> {
-    const { signal } = this.#control
-    if (signal.aborted) throw new Cancelled()
-    let cancel = (): void => {}
-    const cancelled = new Promise<never>((_, reject) => {
-      cancel = () => reject(new Cancelled())
-    })
-    signal.addEventListener('abort', cancel)
-    try {
-      await Promise.race([work, cancelled])
-    } finally {
-      signal.removeEventListener('abort', cancel)
-      work.catch(() => undefined)
-    }
+    await unlessCancelled(this.#control.signal, work)
   }
 
   /** Several wait here together. */
@@ -201,12 +193,4 @@ export class TransferJob implements JobBody {
   #tell(): void {
     this.#report({ kind: 'memory-stats', id: this.#id, stats: this.#stats.report() })
   }
-}
-
-/** Storage's errors say what, not where: here users are told both, in QEMU's words where it has some. */
-function named(error: unknown): unknown {
-  if (!(error instanceof IoError)) return error
-  const { op, node, message } = error
-  const what = op === 'open' ? 'Could not open' : `cannot ${op}`
-  return new CommandError(`${what} '${node}': ${message}`, 'GenericError', { cause: error })
 }

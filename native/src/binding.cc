@@ -8,6 +8,7 @@
 #include "local-socket-object.h"
 #include "log-object.h"
 #include "notify.h"
+#include "pages.h"
 #include "scanner-object.h"
 #include "schedule.h"
 
@@ -44,6 +45,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("exitNow", Napi::Function::New<exitNow>(env));
   exports.Set("notify", Napi::Function::New<notify>(env));
   exports.Set("pageBits", Napi::Function::New<pageBits>(env));
+  exports.Set("pageDigests", Napi::Function::New<pageDigests>(env));
+  exports.Set("pageDifferences", Napi::Function::New<pageDifferences>(env));
   exports.Set("crc32c", Napi::Function::New<checksum>(env));
   exports.Set("schedule", Napi::Function::New<schedule>(env));
   return exports;

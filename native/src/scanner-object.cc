@@ -3,7 +3,6 @@
 #include "scanner-object.h"
 
 #include "channel-scanner.h"
-#include "crc32c.h"
 #include "engine-object.h"
 #include "page-scanner.h"
 #include "verbs.h"
@@ -178,13 +177,6 @@ Napi::Value pageBits(const Napi::CallbackInfo& info) {
     if (!isZero(piece.data + index * page, page)) bits.Data()[index >> 3] |= static_cast<uint8_t>(1U << (index & 7));
   }
   return bits;
-}
-
-Napi::Value checksum(const Napi::CallbackInfo& info) {
-  const auto bytes = info[0].As<Napi::Uint8Array>();
-  const auto* const data = reinterpret_cast<const std::byte*>(bytes.Data());
-  const bool byTable = info[1].As<Napi::Boolean>();
-  return Napi::Number::New(info.Env(), byTable ? crc32cByTable(data, bytes.ByteLength()) : crc32c(data, bytes.ByteLength()));
 }
 
 }  // namespace blockferry

@@ -45,7 +45,5 @@ class ScannerObject : public Napi::ObjectWrap<ScannerObject> {
 
 // (engine, slot, offset, length, pageSize) → bits of the pages that are not all zero, or undefined: no such range
 Napi::Value pageBits(const Napi::CallbackInfo& info);
-// (bytes, by table) → CRC-32C
-Napi::Value checksum(const Napi::CallbackInfo& info);
 
 }  // namespace blockferry

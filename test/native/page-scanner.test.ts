@@ -2,7 +2,13 @@
 // The scanner of page records against a plain model, with input that is cut anywhere; what it refuses; its helpers.
 
 import t from 'tap'
-import { crc32c, createPageScanner, pageBits } from '../../native/page-scanner.js'
+import {
+  crc32c,
+  createPageScanner,
+  pageBits,
+  pageDifferences,
+  pageDigests,
+} from '../../native/page-scanner.js'
 import type { ScanMode } from '../../native/stream-types.js'
 import type { IoEngine } from '../../native/types.js'
 import { difference, engineFor, KIB, MIB, pattern, random, takeSlot } from './kinds.js'
@@ -391,6 +397,27 @@ t.test('pageBits tells the pages that hold anything', async (t) => {
   t.throws(() => pageBits(engine, slot + 1, 0, 4096, 4096), RangeError)
 })
 
+t.test('pages of slots have the digests of their bytes, and differ where one byte does', async (t) => {
+  const engine = engineFor(t, { aio: 'threads' })
+  const [slot, other] = [takeSlot(engine), takeSlot(engine)]
+  const bytes = pattern(64 * KIB, 5)
+  for (const one of [slot, other]) engine.slotBytes(one).set(bytes)
+  const digests = new Uint32Array(20)
+  pageDigests(engine, { slot, offset: 4096, length: 8192 }, 4096, digests, 18)
+  t.same(
+    [...digests.subarray(17)],
+    [0, ...[1, 2].map((page) => crc32c(bytes.subarray(page * 4096, (page + 1) * 4096)))],
+  )
+  t.same(pageDifferences(engine, slot, other, 64 * KIB, 4096), new Uint8Array(2))
+  for (const at of [0, 9 * 4096 - 1, 15 * 4096]) engine.slotBytes(other)[at] = (bytes[at] ?? 0) ^ 1
+  t.same(pageDifferences(engine, slot, other, 64 * KIB, 4096), Uint8Array.of(0x01, 0x81))
+  t.throws(() => pageDigests(engine, { slot, offset: 0, length: 8192 }, 4096, digests, 19), RangeError)
+  t.throws(() => pageDigests(engine, { slot, offset: 0, length: 4097 }, 4096, digests, 0), RangeError)
+  t.throws(() => pageDigests(engine, { slot, offset: 0, length: 4096 }, 4096, digests, -1), RangeError)
+  t.throws(() => pageDifferences(engine, slot, other + 1, 4096, 4096), RangeError)
+  t.throws(() => pageDifferences(engine, slot, other, 4095, 4096), RangeError)
+})
+
 t.test('CRC-32C by the instruction and by the table is what RFC 3720 says', async (t) => {
   const ascending = Uint8Array.from({ length: 32 }, (_, index) => index)
   for (const [bytes, crc] of [
@@ -408,5 +435,7 @@ t.test('CRC-32C by the instruction and by the table is what RFC 3720 says', asyn
   for (let round = 0; round < 200; round++) {
     const bytes = pattern(below(5000), round).subarray(below(9))
     t.equal(crc32c(bytes), crc32c(bytes, true))
+    const cut = below(bytes.length + 1)
+    t.equal(crc32c(bytes.subarray(cut), false, crc32c(bytes.subarray(0, cut))), crc32c(bytes), 'in two parts')
   }
 })

@@ -10,6 +10,7 @@ import type { Outcome } from '../job-follower.js'
 import { withNodes } from '../open-nodes.js'
 import { reporter } from '../reporter.js'
 import { finishJob, type JobHooks } from '../run-job.js'
+import { textOf } from '../values.js'
 
 export interface RunOptions {
   readonly progress: boolean
@@ -50,8 +51,12 @@ export async function runTransfer({ command, args, words, options, beside }: Tra
     }
   })
   const ms = performance.now() - started
+  const leftOut = textOf(outcome.result, 'digests-left-out')
+  if (leftOut !== undefined) process.stderr.write(`blockferry: no checksums were written: ${leftOut}\n`)
   if (options.json)
-    process.stdout.write(`${toText({ 'duration-ms': Math.round(ms), receipt: outcome.receipt?.value })}\n`)
+    process.stdout.write(
+      `${toText({ 'duration-ms': Math.round(ms), receipt: outcome.receipt?.value, result: outcome.result })}\n`,
+    )
   else if (!options.quiet) process.stdout.write(`${words}: ${receiptText(outcome, ms)}\n`)
 }
 
