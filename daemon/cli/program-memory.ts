@@ -6,6 +6,7 @@ import { type Command, Option } from 'commander'
 import { type ConvertOptions, convertMemory } from './memory/convert.js'
 import { type RestoreOptions, restore } from './memory/restore.js'
 import { type SaveOptions, save } from './memory/save.js'
+import { addLooks } from './program-memory-looks.js'
 import { aioOption, collect, embedded, logLevel, size, wholeNumber } from './program-values.js'
 
 const formats = ['mapped-ram', 'stream', 'libvirt-raw', 'libvirt-sparse']
@@ -13,7 +14,7 @@ const formats = ['mapped-ram', 'stream', 'libvirt-raw', 'libvirt-sparse']
 export function addMemory(program: Command): void {
   const memory = program
     .command('memory')
-    .description('save, restore and convert the memory of VMs')
+    .description('save, restore, convert and look at the memory of VMs')
     .usage('COMMAND [options]')
     .argument('[command]')
     .argument('[words...]')
@@ -25,6 +26,7 @@ export function addMemory(program: Command): void {
   addSave(memory)
   addRestore(memory)
   addConvert(memory)
+  addLooks(memory)
 }
 
 function addSave(memory: Command): void {

@@ -139,7 +139,8 @@ export class ConnectionSource {
     const answered = this.#from.kind === 'listen' || this.#from.kind === 'connect'
     this.#returnPath = answered ? new ReturnPath(slots, stream, input.name) : undefined
     return new StreamSource({
-      ...{ input, reader, sink, warn, tally, inFiles, stores: tap !== undefined },
+      ...{ input, reader, sink, warn, tally, stores: tap !== undefined },
+      inFiles: tap === undefined ? inFiles : undefined,
       answers: this.#returnPath ?? 'refused',
       tail: new TailCheck(input.name, 'exact'),
     })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file that an image is read from: small parts of it as bytes, large ones into slots. Used by sources of files.
 
-import type { FileId, Range } from '../../native/types.js'
+import type { FileFacts, FileId, Range } from '../../native/types.js'
 import { FormatError } from '../../protocol/format-error.js'
 import type { Parsed } from '../../protocol/migration/bytes.js'
 import { EIO } from '../common/errno.js'
@@ -19,14 +19,17 @@ export class FileBytes {
   readonly name: string
   /** Bytes. */
   readonly length: number
+  /** Bytes of storage it occupies. */
+  readonly allocated: number
   readonly #slots: Slots
   readonly #file: FileId
 
-  private constructor(slots: Slots, file: FileId, name: string, length: number) {
+  private constructor(slots: Slots, file: FileId, name: string, facts: FileFacts) {
     this.#slots = slots
     this.#file = file
     this.name = name
-    this.length = length
+    this.length = facts.size
+    this.allocated = facts.allocated
   }
 
   /** @throws IoError, FormatError for what is no file */
@@ -50,7 +53,7 @@ export class FileBytes {
       if (typeof facts === 'number') throw new IoError(-facts, 'stat', name)
       throw new FormatError(`${name} is neither a file nor a block device`)
     }
-    return new FileBytes(slots, file, name, facts.size)
+    return new FileBytes(slots, file, name, facts)
   }
 
   /** Runs a parser at an offset of the file. @throws FormatError when the file ends too early */

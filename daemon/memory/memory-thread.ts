@@ -9,6 +9,7 @@ import { toWire } from '../common/worker-messages.js'
 import { CommandError } from '../errors.js'
 import type { JobControl } from '../iothread/jobs/body.js'
 import { JobTable } from '../iothread/jobs/job-table.js'
+import { InspectJob } from './inspect/inspect-job.js'
 import type { FromWorker, Report, Requests, ToWorker } from './messages.js'
 import { Slots } from './slots.js'
 import { TransferJob } from './transfer.js'
@@ -42,6 +43,7 @@ export class MemoryThread {
       ...this.#jobs.handlers,
       'job-start': async ({ id, spec }) => {
         const makeBody = (control: JobControl) => {
+          if (spec.kind === 'inspect') return new InspectJob(id, spec, this.#slots, control, report)
           this.#transfer = new TransferJob(id, spec, this.#slots, control, report)
           return this.#transfer
         }

@@ -97,6 +97,27 @@ export interface TransferSpec {
   readonly renames: readonly Rename[]
 }
 
+/** Looks at files; nothing is written. */
+export interface InspectSpec {
+  readonly kind: 'inspect'
+  readonly what: 'info' | 'verify' | 'diff' | 'map'
+  readonly image: InspectedFile
+  /** Of diff; map tells the changes against it. */
+  readonly other: InspectedFile | undefined
+  /** verify and info: path of the checksums; undefined: there are none. */
+  readonly digests: string | undefined
+  /** map: cells at most. */
+  readonly cells: number
+}
+
+export interface InspectedFile {
+  readonly file: FilePlace
+  /** Where the image begins, bytes. */
+  readonly offset: number
+  /** Reads past the page cache. */
+  readonly direct: boolean
+}
+
 export type TransferPhase = 'setup' | 'pages' | 'tail' | 'flush'
 
 /** How many times were longer than the class before and up to this. */
@@ -136,7 +157,7 @@ export interface TransferStats {
   readonly longestIteration: number
 }
 
-export interface Requests extends HostRequests<TransferSpec> {
+export interface Requests extends HostRequests<TransferSpec | InspectSpec> {
   /** Once, to a transfer whose sink comes later. An error reply means it still waits for one. */
   'set-sink': { args: { sink: SinkSpec }; reply: null }
   /** Cancels the transfer, closes everything, ends the engine. */

@@ -20,9 +20,9 @@ export class NullSink implements MemorySink {
   }
 
   async barrier(): Promise<void> {}
-  async early(): Promise<void> {}
+  async early(_bytes: Uint8Array): Promise<void> {}
   async pagesDone(): Promise<void> {}
-  async tail(): Promise<void> {}
+  async tail(_bytes: Uint8Array): Promise<void> {}
   async finish(): Promise<void> {}
   async abort(): Promise<void> {}
 }

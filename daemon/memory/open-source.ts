@@ -102,7 +102,8 @@ async function readStreamFile(
   const { sink } = opened
   try {
     await new StreamSource({
-      ...{ input, sink, warn, tally, inFiles, stores: tap !== undefined, answers: 'none' },
+      ...{ input, sink, warn, tally, stores: tap !== undefined, answers: 'none' },
+      inFiles: tap === undefined ? inFiles : undefined,
       reader: (head, places) => pageReader(head, places, opened, context),
       tail: new TailCheck(input.name, 'padded'),
     }).run()

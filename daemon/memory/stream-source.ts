@@ -40,8 +40,8 @@ export interface StreamSourceOptions {
   /** Called once the blocks have their places. */
   readonly reader: (head: ImageHead, places: readonly BlockPlace[]) => PageReader
   readonly tail: TailCheck
-  /** Blocks whose memory lies in files: it is not in the stream. */
-  readonly inFiles: ReadonlySet<string>
+  /** Blocks whose memory lies in files: it is not in the stream. Undefined: nobody minds what is left out. */
+  readonly inFiles: ReadonlySet<string> | undefined
   /** Told when the head is known, when a part of the memory comes, and when the last page was given. */
   readonly tally: Pick<Tally, 'begun' | 'iteration' | 'pagesDone'>
 }
@@ -209,7 +209,8 @@ export class StreamSource {
 
   /** What the stream leaves out has to come from files, and from nowhere else. */
   #checkBlocks(leavesOut: boolean): void {
-    const { inFiles, stores, input } = this.#options
+    const { inFiles, input } = this.#options
+    if (inFiles === undefined) return
     for (const [index, { name, length }] of this.#head?.blocks.entries() ?? []) {
       if (length === 0) continue
       const seen = this.#reader?.seen(index) ?? false
@@ -217,7 +218,7 @@ export class StreamSource {
         throw new FormatError(
           `${input.name} has the memory of block ${quoted(name)}: it is not to come from a file`,
         )
-      if (!seen && leavesOut && !stores && !inFiles.has(name))
+      if (!seen && leavesOut && !inFiles.has(name))
         throw new FormatError(
           `${input.name} leaves out the memory of block ${quoted(name)} (x-ignore-shared): it has to come from a file`,
         )

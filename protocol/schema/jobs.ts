@@ -33,6 +33,7 @@ export const jobType = enumOf('JobType', [
   'x-memory-save',
   'x-memory-restore',
   'x-memory-convert',
+  'x-memory-inspect',
   'x-migrate',
 ])
 

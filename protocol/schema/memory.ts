@@ -13,6 +13,7 @@ import {
   str,
   struct,
   uint8,
+  uint32,
 } from './types.js'
 
 const PLACES =
@@ -127,6 +128,29 @@ export const memoryCommands = {
       ...target,
       ...limits,
       ...changes,
+    }),
+  }),
+  'x-memory-inspect': command({
+    doc: 'Looks at the memory in a file, as a job of type x-memory-inspect; nothing is written. What was found is x-result in query-jobs, see docs/memory.md. A file that cannot be loaded is a finding of info and verify, and an error of diff and map. The job needs job-dismiss.',
+    arguments: struct('x-memory-inspect-arg', {
+      ...jobId,
+      what: required(
+        enumOf('x-MemoryInspectWhat', ['info', 'verify', 'diff', 'map']),
+        'info: what it is and what is in it; verify: whether it is sound, and what it was when it was written; diff: which pages differ from those of `other`; map: which pages are not zero, and which changed against `other`.',
+      ),
+      file: required(str, 'File to read, as for x-memory-restore.'),
+      offset: optional(size, 'Where the image begins in it, bytes.', { default: 0 }),
+      other: optional(str, 'diff and map: the other file.'),
+      'other-offset': optional(size, 'Where the image begins in that, bytes.', { default: 0 }),
+      'direct-io': optional(bool, 'Read past the page cache where the file system allows it.', {
+        default: true,
+      }),
+      digests: optional(str, 'verify: path of the checksums. Default: `FILE.digests`, if there is one.'),
+      cells: optional(
+        uint32,
+        'map: pieces that memory is told in at most, 1 to 262144; each is made of as many pages as that takes.',
+        { default: 65536 },
+      ),
     }),
   }),
 }

@@ -3,6 +3,7 @@
 // spec owns the descriptors in it until a worker has them.
 
 import { closeDescriptor } from '../../../native/descriptors.js'
+import { digestsNameOf } from '../../../protocol/migration/digests.js'
 import { type MigrationAddress, parseMigrationUri } from '../../../protocol/migration/uri.js'
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { ENOENT, errnoText } from '../../common/errno.js'
@@ -10,6 +11,7 @@ import { CommandError } from '../../errors.js'
 import type {
   Endpoint,
   FilePlace,
+  InspectSpec,
   Rename,
   SharedRam,
   SinkSpec,
@@ -19,6 +21,7 @@ import type { CommandCall } from '../commands.js'
 import { type Descriptors, setOf } from '../descriptors.js'
 
 const MOST_CHANNELS = 32
+const MOST_CELLS = 262144
 const MOST_PORT = 65535
 /** open(2)'s access modes. */
 const O_RDONLY = 0
@@ -113,6 +116,27 @@ export function fileSink(args: SaveArguments | ConvertArguments, places: Places)
     flush: args.flush ?? 'full',
     domain: xml === undefined ? undefined : { xml, running: args['was-running'] ?? true },
     digests: args.digests ?? false,
+  }
+}
+
+/** What is to be looked at. @throws CommandError */
+export function inspection(args: Arguments<'x-memory-inspect'>, places: Places): InspectSpec {
+  const { what, cells = 65536, other } = args
+  if (what === 'diff' && other === undefined) throw new CommandError("Parameter 'other' is missing")
+  if (other !== undefined && what !== 'diff' && what !== 'map')
+    throw new CommandError(`Parameter 'other' is for diff and map, not for ${what}`)
+  if (args.digests !== undefined && what !== 'verify')
+    throw new CommandError(`Parameter 'digests' is for verify, not for ${what}`)
+  if (cells < 1 || cells > MOST_CELLS)
+    throw new CommandError(`Parameter 'cells' expects a value between 1 and ${MOST_CELLS}`)
+  const direct = args['direct-io'] ?? true
+  const file = places.file(args.file, 'in')
+  const beside = file.kind === 'path' ? digestsNameOf(file.path) : undefined
+  const second = other === undefined ? undefined : places.file(other, 'in')
+  return {
+    ...{ kind: 'inspect', what, cells, digests: args.digests ?? beside },
+    image: { file, offset: args.offset ?? 0, direct },
+    other: second && { file: second, offset: args['other-offset'] ?? 0, direct },
   }
 }
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// x-memory-save, x-memory-restore, x-memory-convert: a job in a worker of its own.
+// x-memory-save, x-memory-restore, x-memory-convert, x-memory-inspect: a job in a worker of its own.
 
 import { CommandError } from '../../errors.js'
 import type { MemoryHandle } from '../../memory/handle.js'
-import type { TransferSpec } from '../../memory/messages.js'
+import type { InspectSpec, TransferSpec } from '../../memory/messages.js'
 import type { CommandCall, Handlers } from '../commands.js'
 import type { Descriptors } from '../descriptors.js'
 import type { JobPlan } from '../jobs/job.js'
 import type { Jobs } from '../jobs/jobs.js'
 import type { MemoryWorkers } from '../memory-workers.js'
-import { fileSink, Places, renames, sharedRam } from './memory-specs.js'
+import { fileSink, inspection, Places, renames, sharedRam } from './memory-specs.js'
 
 type MemoryType = Extract<JobPlan['type'], `x-memory-${string}`>
 
@@ -18,7 +18,7 @@ export function memoryHandlers(jobs: Jobs, workers: MemoryWorkers, descriptors: 
     id: string,
     type: MemoryType,
     call: CommandCall,
-    build: (places: Places) => TransferSpec,
+    build: (places: Places) => TransferSpec | InspectSpec,
   ) => {
     const reservation = jobs.reserve(id)
     const places = new Places(descriptors, call)
@@ -29,7 +29,7 @@ export function memoryHandlers(jobs: Jobs, workers: MemoryWorkers, descriptors: 
       handle = worker
       const plan = {
         type,
-        speed: spec.bandwidth,
+        speed: spec.kind === 'memory' ? spec.bandwidth : 0,
         copyMode: 'background',
         autoFinalize: true,
         autoDismiss: false,
@@ -83,6 +83,9 @@ export function memoryHandlers(jobs: Jobs, workers: MemoryWorkers, descriptors: 
         shared: sharedRam(args, places),
         renames: renames(args),
       }))
+    },
+    'x-memory-inspect': async (args, call) => {
+      await start(args['job-id'], 'x-memory-inspect', call, (places) => inspection(args, places))
     },
   } satisfies Handlers
 }

@@ -28,6 +28,7 @@ export interface JobPlan {
     | 'x-memory-save'
     | 'x-memory-restore'
     | 'x-memory-convert'
+    | 'x-memory-inspect'
     | 'x-migrate'
   /** Bytes per second, 0 = no limit. */
   readonly speed: number

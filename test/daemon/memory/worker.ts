@@ -6,6 +6,7 @@ import type { JobReport } from '../../../daemon/common/job-messages.js'
 import { MemoryThread, SLOTS } from '../../../daemon/memory/memory-thread.js'
 import type {
   FromWorker,
+  InspectSpec,
   Report,
   Requests,
   SinkSpec,
@@ -50,7 +51,7 @@ export class Worker {
   }
 
   /** Answers when it runs. */
-  async start(spec: TransferSpec): Promise<void> {
+  async start(spec: TransferSpec | InspectSpec): Promise<void> {
     await this.request('job-start', { id: JOB, spec })
   }
 
@@ -108,6 +109,27 @@ export function spec(source: SourceSpec, sink: SinkSpec, more: Partial<TransferS
 export function fileSource(path: string, offset = 0): SourceSpec {
   return { kind: 'file', file: { kind: 'path', path }, offset, direct: true }
 }
+
+/** Looks at a file. @returns what was found. @throws Error with what was refused or went wrong */
+export async function inspect(
+  t: Test,
+  what: InspectSpec['what'],
+  path: string,
+  more: Partial<InspectSpec> & { readonly offset?: number } = {},
+): Promise<Found> {
+  const { offset = 0, ...rest } = more
+  const worker = new Worker(t)
+  const image = { file: { kind: 'path', path }, offset, direct: true } as const
+  const spec = { kind: 'inspect', what, image, other: undefined, digests: undefined, cells: 65536 } as const
+  await worker.start({ ...spec, ...rest })
+  const { outcome, result } = await worker.ended()
+  if (outcome.kind !== 'success') throw new Error(outcome.kind === 'failed' ? outcome.error : outcome.kind)
+  await worker.request('job-finalize', { id: JOB, commit: true })
+  return result as Found
+}
+
+/** What an inspection tells; tests know what to expect. */
+export type Found = Record<string, unknown> & { readonly blocks: Record<string, unknown>[] }
 
 export type FileSink = Extract<SinkSpec, { kind: 'file' }>
 
