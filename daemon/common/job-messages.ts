@@ -44,7 +44,8 @@ export interface JobReceipt {
 export type JobResult = JsonObject | Readonly<Record<string, string | number | boolean>>
 
 export type JobOutcome =
-  | { readonly kind: 'success' }
+  /** applied: it was cancelled too late, what was done stays. */
+  | { readonly kind: 'success'; readonly applied?: true }
   | { readonly kind: 'cancelled' }
   | { readonly kind: 'failed'; readonly error: string }
 

@@ -284,8 +284,8 @@ export class Job {
     const forced = this.#wish === 'forced'
     switch (outcome.kind) {
       case 'success':
-        // A forced cancel that came too late for the worker still counts: nothing was applied yet.
-        if (forced) void this.#undo()
+        // A forced cancel that came too late for the worker still counts where nothing was applied yet.
+        if (forced && outcome.applied !== true) void this.#undo()
         else this.#succeed()
         return
       case 'cancelled':

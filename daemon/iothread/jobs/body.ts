@@ -27,6 +27,8 @@ export interface JobBody {
   prepare(): Promise<void>
   /** Works until done or, for jobs that get ready, until complete() was asked. */
   run(): Promise<void>
+  /** What was done cannot be undone any more: who cancels comes too late. Asked when run() has ended well. */
+  readonly applied?: boolean
   /** What was done, asked once when run() has ended, however it did. */
   receipt(): JobReceipt
   /** What was found out, asked once after receipt(). */

@@ -73,7 +73,10 @@ export class JobRunner implements JobControl {
     let outcome: JobOutcome = { kind: 'success' }
     try {
       await this.body.run()
-      if (this.signal.aborted) throw new Cancelled()
+      if (this.signal.aborted) {
+        if (!this.body.applied) throw new Cancelled()
+        outcome = { kind: 'success', applied: true }
+      }
     } catch (error) {
       outcome = this.signal.aborted
         ? { kind: 'cancelled' }
