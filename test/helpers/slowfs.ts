@@ -27,6 +27,8 @@ export type SlowOp =
   | 'getattr'
   | 'flush'
   | 'release'
+  | 'rename'
+  | 'fsyncdir'
 
 export interface Rule {
   readonly op: SlowOp
