@@ -9,6 +9,7 @@ import { errnoName, errnoText } from './common/errno.js'
 /** What was asked of storage; the same verbs at every layer. */
 export type IoOp =
   | 'open'
+  | 'rename'
   | 'stat'
   | 'read'
   | 'write'

@@ -4,6 +4,7 @@
 
 import type { FileId } from '../../native/types.js'
 import { atMost } from '../common/deadline.js'
+import { Cancelled } from '../errors.js'
 import { nameOf, type OpenConnections } from './connections.js'
 import type { TransferContext } from './context.js'
 import type { BlockPlace, ImageHead } from './image.js'
@@ -43,6 +44,11 @@ export class ConnectionSource {
   async read(open: OpenConnections, opened: OpenedSink): Promise<void> {
     const { signal, tally } = this.#context
     const streams = await open()
+    if (signal.aborted) {
+      // Nobody closes what came after the end.
+      await Promise.all(streams.map((stream) => this.#context.slots.engine.close(stream)))
+      throw new Cancelled()
+    }
     this.#connections = streams.map((stream) => ({
       stream,
       input: this.#inputOf(stream, streams.length, opened),
@@ -79,10 +85,11 @@ export class ConnectionSource {
   }
 
   #inputOf(stream: FileId, count: number, { tap }: OpenedSink): Input {
-    const { slots, pace, meter, pausePoint } = this.#context
+    const { slots, pace, signal, meter, pausePoint } = this.#context
     return new Input({
-      ...{ slots, pace, meter, pausePoint, name: nameOf(this.#from), origin: 0 },
+      ...{ slots, pace, signal, meter, pausePoint, name: nameOf(this.#from), origin: 0 },
       depth: count > 1 ? DEPTH_OF_MANY : DEPTH,
+      share: slots.shareOf(count),
       receive: fromStream(slots, stream),
       ...(tap !== undefined && { tap }),
     })
@@ -109,7 +116,7 @@ export class ConnectionSource {
     let running: Promise<unknown> = Promise.resolve()
     const reader = (head: ImageHead, places: readonly BlockPlace[]): PageReader => {
       const own = pageReader(head, places, opened, this.#context)
-      const points = new SyncPoints(1 + channels.length, () => opened.sink.barrier())
+      const points = new SyncPoints(1 + channels.length, () => opened.sink.barrier(), main.name)
       const readers = channels.map((input) => channelReader(input, head, places, opened, this.#context))
       running = Promise.all(readers.map((channel) => readChannel(channel, points)))
       // Whoever waits at a sync point hears of it.

@@ -8,6 +8,7 @@ import { EIO } from '../common/errno.js'
 import { IoError } from '../errors.js'
 import type { Receive } from './input.js'
 import type { FilePlace } from './messages.js'
+import { namedAs } from './named.js'
 import type { Slots } from './slots.js'
 
 /** First try of a parser, bytes; doubled while it needs more. */
@@ -63,9 +64,9 @@ export class FileBytes {
     what: string,
   ): Promise<Parsed<T>> {
     for (let window = WINDOW; ; window *= 2) {
-      const length = Math.min(window, this.length - offset, this.#slots.size)
+      const length = Math.min(window, this.length - offset)
       const bytes = length > 0 ? await this.bytes(offset, length) : new Uint8Array()
-      const parsed = parse(bytes, offset)
+      const parsed = namedAs(this.name, () => parse(bytes, offset))
       if (parsed !== undefined) return parsed
       if (length < window) throw new FormatError(`${this.name} ends at offset ${this.length}, within ${what}`)
     }

@@ -4,6 +4,7 @@
 //   begin(head)  ( pages | zero pages | early | barrier )*  tail*  finish        or abort at any time
 
 import type { Range } from '../../native/types.js'
+import { FormatError } from '../../protocol/format-error.js'
 import type { Configuration } from '../../protocol/migration/configuration.js'
 import type { FileBytes } from './file-bytes.js'
 
@@ -11,6 +12,16 @@ export interface ImageBlock {
   readonly name: string
   /** Bytes, a multiple of the page size. */
   readonly length: number
+}
+
+/** Bytes of RAM. No machine has more, and already one bit for each page of it is a lot of memory. */
+const MOST_RAM = 2 ** 46
+
+/** @throws FormatError  @param name  of the source */
+export function checkTotal(name: string, blocks: readonly ImageBlock[]): void {
+  const total = blocks.reduce((sum, { length }) => sum + length, 0)
+  if (total > MOST_RAM)
+    throw new FormatError(`${name} is of a guest with ${total} bytes of RAM: ${MOST_RAM} are possible`)
 }
 
 /** Everything that is known before the first page. */

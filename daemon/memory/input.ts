@@ -7,6 +7,7 @@ import { FormatError } from '../../protocol/format-error.js'
 import { concat, type Parsed } from '../../protocol/migration/bytes.js'
 import { ECANCELED } from '../common/errno.js'
 import { Cancelled, IoError } from '../errors.js'
+import { namedAs } from './named.js'
 import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 import type { WaitMeter } from './wait-meter.js'
@@ -33,8 +34,12 @@ export interface InputOptions {
   readonly name: string
   /** Receives queued at once. */
   readonly depth: number
+  /** Slots it may hold, LEAST_SHARE or more; see Slots.shareOf(). */
+  readonly share: number
   /** Shared by the connections of one transfer. */
   readonly pace: Pace
+  /** Closes the input. */
+  readonly signal: AbortSignal
   readonly meter: WaitMeter
   /** Answers at once unless what came is to wait. */
   readonly pausePoint: () => Promise<void>
@@ -50,10 +55,13 @@ export function fromStream({ engine }: Slots, stream: FileId): Receive {
   return (slot, length) => engine.receive(stream, length, slot, 0, LINGER_MS)
 }
 
+/** Bytes of a slot; what comes may be added to the last ones, as far as there is room. */
 interface Received {
   readonly slot: number
   start: number
-  readonly end: number
+  /** Up to there they went through the tap, and may be taken. */
+  shown: number
+  end: number
 }
 
 export class Input {
@@ -62,19 +70,19 @@ export class Input {
   readonly #chunks: Received[] = []
   #position: number
   #received = 0
-  /** Chunks in front that went through the tap. */
-  #tapped = 0
   #order: Promise<void> = Promise.resolve()
   #outstanding = 0
   #filling = false
   #end: 'open' | 'ended' | Error = 'open'
   #closed = false
   #arrived: (() => void) | undefined
+  readonly #close = () => this.close()
 
   constructor(options: InputOptions) {
     this.name = options.name
     this.#options = options
     this.#position = options.origin
+    options.signal.addEventListener('abort', this.#close)
     void this.#fill()
   }
 
@@ -98,7 +106,7 @@ export class Input {
       const [first] = this.#chunks
       if (first !== undefined) {
         await this.#tap(1)
-        return { slot: first.slot, offset: first.start, length: first.end - first.start }
+        return { slot: first.slot, offset: first.start, length: first.shown - first.start }
       }
       if (!(await this.#more())) return undefined
     }
@@ -110,12 +118,11 @@ export class Input {
     for (let left = length; left > 0; ) {
       const [first] = this.#chunks
       if (first === undefined) throw new RangeError('more was taken than there was')
-      const step = Math.min(left, first.end - first.start)
+      const step = Math.min(left, first.shown - first.start)
       first.start += step
       left -= step
       if (first.start < first.end) return
       this.#chunks.shift()
-      this.#tapped -= 1
       this.#options.slots.give(first.slot)
     }
     if (this.#outstanding < this.#options.depth) void this.#fill()
@@ -133,22 +140,39 @@ export class Input {
   ): Promise<T> {
     const ready = this.#parseReady(parse)
     if (ready !== undefined) return ready.value
-    for (let pieces = 1; ; pieces++) {
-      while (this.#chunks.length < pieces) {
-        if (!(await this.#more())) throw this.cutShort(what)
-      }
+    // A structure that reaches over more is copied out of its slots.
+    const mostPieces = Math.max(1, Math.floor(this.#options.share / 8))
+    let before: Uint8Array = new Uint8Array()
+    for (let pieces = 1, seen = 0; ; ) {
       await this.#tap(pieces)
-      const parsed = parse(this.#prefix(pieces), this.#position)
-      if (parsed === undefined) continue
-      this.take(parsed.length)
-      return parsed.value
+      if (this.#closed) throw new Cancelled()
+      const prefix = this.#prefix(pieces, before)
+      if (prefix.length > seen) {
+        seen = prefix.length
+        const parsed = namedAs(this.name, () => parse(prefix, this.#position - before.length))
+        if (parsed !== undefined) {
+          this.take(parsed.length - before.length)
+          return parsed.value
+        }
+      } else if (seen - before.length === this.#left) {
+        if (!(await this.#more())) throw this.cutShort(what)
+      } else if (pieces < mostPieces) pieces = Math.min(pieces + 1, this.#chunks.length)
+      else {
+        // Slots may be what the rest waits for.
+        const copied = prefix.slice()
+        this.take(copied.length - before.length)
+        before = copied
+        pieces = 1
+      }
     }
   }
 
   /** What lies whole in the first chunk, as most of it does: streams of a stopped guest have tens of thousands of empty sections. */
   #parseReady<T>(parse: (bytes: Uint8Array, origin: number) => Parsed<T> | undefined): Parsed<T> | undefined {
-    if (this.#chunks.length === 0 || this.#tapped === 0) return undefined
-    const parsed = parse(this.#prefix(1), this.#position)
+    const [first] = this.#chunks
+    if (first === undefined || first.shown === first.start) return undefined
+    const bytes = this.#options.slots.bytes(first.slot).subarray(first.start, first.shown)
+    const parsed = namedAs(this.name, () => parse(bytes, this.#position))
     if (parsed !== undefined) this.take(parsed.length)
     return parsed
   }
@@ -174,12 +198,14 @@ export class Input {
   }
 
   cutShort(what: string): FormatError {
-    return new FormatError(`${this.name} ends at offset ${this.#position}, within ${what}`)
+    const end = this.#options.origin + this.#received
+    return new FormatError(`${this.name} ends at offset ${end}, within ${what}`)
   }
 
   /** Receives no more and gives its buffers back. The stream is closed by its owner. */
   close(): void {
     this.#closed = true
+    this.#options.signal.removeEventListener('abort', this.#close)
     for (const { slot } of this.#chunks.splice(0)) this.#options.slots.give(slot)
     this.#arrived?.()
   }
@@ -200,27 +226,38 @@ export class Input {
 
   async #tap(pieces: number): Promise<void> {
     const { tap, slots } = this.#options
-    for (; this.#tapped < pieces; this.#tapped++) {
-      const next = this.#chunks[this.#tapped]
-      if (tap !== undefined && next !== undefined)
-        await tap(slots.bytes(next.slot).subarray(next.start, next.end))
+    for (const next of this.#chunks.slice(0, pieces)) {
+      const { shown, end } = next
+      if (tap !== undefined && shown < end) await tap(slots.bytes(next.slot).subarray(shown, end))
+      next.shown = end
     }
   }
 
-  #prefix(pieces: number): Uint8Array {
-    const view = ({ slot, start, end }: Received) => this.#options.slots.bytes(slot).subarray(start, end)
-    const [first] = this.#chunks
-    return pieces === 1 && first !== undefined ? view(first) : concat(this.#chunks.slice(0, pieces).map(view))
+  /** Bytes that were received and not taken. */
+  get #left(): number {
+    return this.#received - (this.#position - this.#options.origin)
+  }
+
+  /** A view where it can be one. */
+  #prefix(pieces: number, before: Uint8Array): Uint8Array {
+    const views = this.#chunks
+      .slice(0, pieces)
+      .map(({ slot, start, shown }) => this.#options.slots.bytes(slot).subarray(start, shown))
+    const [first] = views
+    return first !== undefined && views.length === 1 && before.length === 0
+      ? first
+      : concat([before, ...views])
   }
 
   /** Queues receives as long as there are slots for them and the limit allows it. */
   async #fill(): Promise<void> {
     if (this.#filling) return
     this.#filling = true
-    const { slots, pace, depth, meter } = this.#options
+    const { slots, pace, depth, share, meter } = this.#options
     while (!this.#closed && this.#end === 'open') {
       // With a limit one at a time: only what came is charged.
       if (this.#outstanding >= (pace.limited ? 1 : depth)) break
+      if (this.#outstanding + this.#chunks.length >= share) break
       if (this.#outstanding === 0) meter.begin(this)
       await pace.turn()
       const slot = await slots.take('receive')
@@ -238,13 +275,26 @@ export class Input {
     this.#order = this.#order.then(async () => this.#took(slot, await receiving))
   }
 
+  /** Who sends little at a time must not fill all slots with it: what there is room for joins what came before. */
+  #add(slot: number, length: number): void {
+    const { slots } = this.#options
+    const last = this.#chunks.at(-1)
+    if (last === undefined || length > slots.size - last.end) {
+      this.#chunks.push({ slot, start: 0, shown: 0, end: length })
+      return
+    }
+    slots.bytes(last.slot).set(slots.bytes(slot).subarray(0, length), last.end)
+    last.end += length
+    slots.give(slot)
+  }
+
   #took(slot: number, result: number): void {
     const { slots, pace } = this.#options
     this.#outstanding -= 1
     if (result > 0 && !this.#closed && this.#end === 'open') {
       this.#received += result
       pace.charge(result)
-      this.#chunks.push({ slot, start: 0, end: result })
+      this.#add(slot, result)
     } else slots.give(slot)
     if (result === 0 && this.#end === 'open') this.#end = 'ended'
     else if (result < 0 && this.#end === 'open')

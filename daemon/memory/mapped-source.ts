@@ -24,8 +24,9 @@ import { RamFlag, readRamWord } from '../../protocol/migration/ram-flags.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { Tally } from './context.js'
 import type { FileBytes } from './file-bytes.js'
-import type { BlockPlace, ImageHead, MemorySink } from './image.js'
+import { type BlockPlace, checkTotal, type ImageHead, type MemorySink } from './image.js'
 import { Input } from './input.js'
+import { namedAs } from './named.js'
 import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 import type { TailCheck } from './tail-check.js'
@@ -36,10 +37,10 @@ export interface MappedSourceOptions {
   readonly file: FileBytes
   /** Where the image begins in the file, bytes. */
   readonly base: number
-  readonly sink: MemorySink
   /** Slots being read and written at once. */
   readonly atOnce: number
   readonly pace: Pace
+  readonly signal: AbortSignal
   readonly pausePoint: () => Promise<void>
   readonly meter: WaitMeter
   readonly tail: TailCheck
@@ -64,30 +65,31 @@ export interface Shape {
 
 export class MappedSource {
   readonly #options: MappedSourceOptions
+  #shape: Promise<Shape> | undefined
 
   constructor(options: MappedSourceOptions) {
     this.#options = options
   }
 
-  async run(): Promise<void> {
-    const { sink, tally } = this.#options
-    const shape = await this.#check()
+  /** Everything but the pages, which is read once. @throws FormatError when a loader could not go by it; IoError */
+  shape(): Promise<Shape> {
+    this.#shape ??= this.#read()
+    return this.#shape
+  }
+
+  async run(sink: MemorySink): Promise<void> {
+    const { tally } = this.#options
+    const shape = await this.shape()
     tally.begun(shape.head)
     const places = await sink.begin(shape.head)
     for (const bytes of shape.early) await sink.early(bytes)
-    await this.#copyPages(shape, places)
+    await this.#copyPages(shape, places, sink)
     await sink.pagesDone()
     tally.pagesDone()
     await this.#readFrom(shape.boundary, (input) => copyAll(input, (bytes) => sink.tail(bytes)))
   }
 
-  /** To look at the file: see #check(). */
-  shape(): Promise<Shape> {
-    return this.#check()
-  }
-
-  /** Reads everything but the pages. @throws FormatError when a loader could not go by it */
-  async #check(): Promise<Shape> {
+  async #read(): Promise<Shape> {
     const { base, file } = this.#options
     const outline = new Outline()
     let at = base
@@ -106,13 +108,15 @@ export class MappedSource {
     const step = await next((bytes, origin) => outline.next(bytes, origin), 'the start of RAM')
     if (step.kind !== 'ram') throw new FormatError(`${file.name} does not begin with RAM`)
     const layout = await this.#readList(configuration, at)
+    const blocks = layout.blocks.map(({ name, usedLength }) => ({ name, length: usedLength }))
+    checkTotal(file.name, blocks)
     const bitmaps = await this.#readBitmaps(layout)
     const { early, boundary } = await this.#readFrom(layout.tailOffset, (input) => this.#walk(input, outline))
     const head: ImageHead = {
       configuration: withoutCapability(configuration, 'mapped-ram'),
       pageSize: pageSizeOf(configuration),
       section: step.id,
-      blocks: layout.blocks.map(({ name, usedLength }) => ({ name, length: usedLength })),
+      blocks,
       syncPerWalk: false,
     }
     return { head, layout, bitmaps, early, boundary }
@@ -129,7 +133,7 @@ export class MappedSource {
     const { value: list } = await file.parse(at, begin, what)
     for (let next = list.next; next !== undefined; next = list.next)
       await file.parse(next, (bytes) => list.add(bytes), what)
-    return list.finish()
+    return namedAs(file.name, () => list.finish())
   }
 
   async #readBitmaps(layout: MappedLayout): Promise<Uint8Array[]> {
@@ -165,7 +169,11 @@ export class MappedSource {
     return { early, boundary }
   }
 
-  async #copyPages({ layout, bitmaps }: Shape, places: readonly BlockPlace[]): Promise<void> {
+  async #copyPages(
+    { layout, bitmaps }: Shape,
+    places: readonly BlockPlace[],
+    sink: MemorySink,
+  ): Promise<void> {
     const { slots, atOnce, pausePoint } = this.#options
     const pool = new TaskPool(atOnce)
     try {
@@ -178,7 +186,7 @@ export class MappedSource {
           await pausePoint()
           const slot = await slots.take('gather')
           await pool
-            .start(() => this.#copyBatch(slot, ranges, mapped, to))
+            .start(() => this.#copyBatch(slot, ranges, mapped, to, sink))
             .catch((error: unknown) => {
               slots.give(slot)
               throw error
@@ -196,8 +204,9 @@ export class MappedSource {
     ranges: readonly Range[],
     { pageSize, pagesOffset }: MappedHeader,
     to: BlockPlace,
+    sink: MemorySink,
   ): Promise<void> {
-    const { slots, file, sink, pace, read } = this.#options
+    const { slots, file, pace, read } = this.#options
     const length = ranges.reduce((sum, range) => sum + range.length, 0)
     try {
       await pace.pay(length)
@@ -212,9 +221,9 @@ export class MappedSource {
   }
 
   async #readFrom<T>(offset: number, work: (input: Input) => Promise<T>): Promise<T> {
-    const { slots, file, pace, meter, pausePoint } = this.#options
+    const { slots, file, pace, signal, meter, pausePoint } = this.#options
     const input = new Input({
-      ...{ slots, pace, meter, pausePoint, depth: 2 },
+      ...{ slots, pace, signal, meter, pausePoint, depth: 2, share: slots.forReceivers },
       receive: file.receive(offset),
       origin: offset,
       name: file.name,

@@ -14,7 +14,7 @@ import type { FromWorker, Report, Requests, ToWorker } from './messages.js'
 import { Slots } from './slots.js'
 import { TransferJob } from './transfer.js'
 
-/** Slots of the engine of a memory worker. */
+/** Slots of a transfer with few connections; its engine has MOST_SLOTS. */
 export const SLOTS = 64
 
 /** A failing write or flush ends the transfer: half an image is none. */
@@ -77,7 +77,9 @@ export class MemoryThread {
   async #shutdown(deadlineMs: number): Promise<{ left: number }> {
     const started = performance.now()
     this.#jobs.cancelAll()
+    const timeLeft = () => Math.max(0, deadlineMs - (performance.now() - started))
     await atMost(this.#jobs.conclude(), deadlineMs)
-    return { left: await this.#engine.shutdown(Math.max(0, deadlineMs - (performance.now() - started))) }
+    await atMost(this.#transfer?.settled() ?? Promise.resolve(), timeLeft())
+    return { left: await this.#engine.shutdown(timeLeft()) }
   }
 }

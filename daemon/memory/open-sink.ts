@@ -36,6 +36,8 @@ export interface PreparedSink {
   open(): Promise<OpenedSink>
   /** What is to be told of it at the end. */
   result?(): JobResult | undefined
+  /** It will have no name, whatever still hangs; then drop(), or the sink's abort(). */
+  giveUp(): Promise<void>
   /** Instead of open(). */
   drop(): Promise<void>
 }
@@ -56,7 +58,12 @@ export async function prepareSink(
   const { slots } = context
   switch (spec.kind) {
     case 'null':
-      return { flushes: false, open: async () => ({ sink: new NullSink(slots) }), drop: async () => {} }
+      return {
+        flushes: false,
+        open: async () => ({ sink: new NullSink(slots) }),
+        giveUp: nothing,
+        drop: nothing,
+      }
     case 'file':
       return await prepareFile(spec, questions, context)
     case 'stream':
@@ -89,7 +96,12 @@ async function prepareFile(
     if (copies) return { sink: copy, tap: (bytes) => copy.append(bytes) }
     return { sink: new StreamSink({ slots, writer: new FileWriter(slots, copy), zeroPages: true }) }
   }
-  const prepared = { flushes: flush !== 'none', open, drop: () => target.abort() }
+  const prepared = {
+    flushes: flush !== 'none',
+    open,
+    giveUp: () => target.giveUp(),
+    drop: () => target.abort(),
+  }
   return digests === undefined ? prepared : withDigests(prepared, digests, context)
 }
 
@@ -149,7 +161,11 @@ async function prepareStream(
     const name = nameOf(to)
     const writer = new ConnectionWriter(slots, main, name, pace)
     if (channels === 0) return { sink: new StreamSink({ slots, writer, zeroPages }) }
+    // Each connection has a slot of its own.
+    slots.provideFor(1 + channels)
     return { sink: new MultifdSink({ slots, writer, channels: others, name, pace, zeroPages }) }
   }
-  return { flushes: false, open, drop: connections.stop }
+  return { flushes: false, open, giveUp: nothing, drop: connections.stop }
 }
+
+async function nothing(): Promise<void> {}

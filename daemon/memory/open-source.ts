@@ -22,6 +22,8 @@ export interface PreparedSource {
   readonly image: ImageFile | undefined
   /** One row of bytes that can be stored as it is. */
   readonly copies: boolean
+  /** What shows before anything moves. @throws FormatError, IoError */
+  check(): Promise<void>
   /** Gives everything to the sink but its finish(). */
   run(opened: OpenedSink): Promise<void>
   /** The image is safe where it went. */
@@ -54,6 +56,7 @@ async function prepareStream(
   return {
     image: undefined,
     copies: channels === 0,
+    check: async () => {},
     run: (opened) => source.read(connections.open, opened),
     confirm: () => source.confirm(),
     close: async () => {
@@ -71,11 +74,17 @@ async function prepareFile(
   const file = await FileBytes.open(slots, spec.file, spec.direct, fdTaken)
   try {
     const image = await recognise(file, spec.offset)
-    const run = image.layout === 'mapped-ram' ? readMapped : readStreamFile
+    const reads =
+      image.layout === 'mapped-ram'
+        ? mappedReader(file, image.base, context)
+        : {
+            check: async () => {},
+            run: (opened: OpenedSink) => readStreamFile(file, image.base, opened, context),
+          }
     return {
+      ...reads,
       image,
       copies: image.layout === 'stream',
-      run: (opened) => run(file, image.base, opened, context),
       confirm: async () => {},
       close: () => file.close(),
     }
@@ -91,10 +100,20 @@ async function readStreamFile(
   opened: OpenedSink,
   context: TransferContext,
 ): Promise<void> {
-  const { slots, pace, meter, tally, pausePoint, warn, inFiles } = context
+  const { slots, pace, signal, meter, tally, pausePoint, warn, inFiles } = context
   const tap = opened.tap
   const input = new Input({
-    ...{ slots, pace, meter, pausePoint, depth: DEPTH, name: file.name, origin: base },
+    ...{
+      slots,
+      pace,
+      signal,
+      meter,
+      pausePoint,
+      depth: DEPTH,
+      share: slots.forReceivers,
+      name: file.name,
+      origin: base,
+    },
     receive: file.receive(base),
     ...(tap !== undefined && { tap }),
   })
@@ -112,19 +131,18 @@ async function readStreamFile(
   }
 }
 
-async function readMapped(
+function mappedReader(
   file: FileBytes,
   base: number,
-  opened: OpenedSink,
   context: TransferContext,
-): Promise<void> {
-  const { slots, pace, meter, tally, pausePoint } = context
+): Pick<PreparedSource, 'check' | 'run'> {
+  const { slots, pace, signal, meter, tally, pausePoint } = context
   let read = 0
   let pageSize = 4096
   tally.bytes(() => read)
   tally.count(() => ({ normal: read / pageSize, zero: 0, walks: 1 }))
-  await new MappedSource({
-    ...{ slots, file, base, pace, meter, pausePoint, sink: opened.sink, atOnce: 8 },
+  const source = new MappedSource({
+    ...{ slots, file, base, pace, signal, meter, pausePoint, atOnce: 8 },
     tail: new TailCheck(file.name, 'padded'),
     tally: {
       begun: (head) => {
@@ -136,5 +154,6 @@ async function readMapped(
     read: (bytes) => {
       read += bytes
     },
-  }).run()
+  })
+  return { check: async () => void (await source.shape()), run: ({ sink }) => source.run(sink) }
 }

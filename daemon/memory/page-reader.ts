@@ -3,9 +3,10 @@
 
 import { createChannelScanner, createPageScanner } from '../../native/page-scanner.js'
 import type { PageScanner, ScannedBlock } from '../../native/stream-types.js'
+import { applyDelta } from '../../protocol/migration/xbzrle.js'
 import type { PageCounts, TransferContext } from './context.js'
 import { DeltaPages } from './delta-pages.js'
-import type { BlockPlace, ImageHead } from './image.js'
+import type { BlockPlace, ImageHead, MemorySink } from './image.js'
 import type { Input } from './input.js'
 import type { Channel } from './multifd-source.js'
 import type { OpenedSink } from './open-sink.js'
@@ -29,9 +30,7 @@ export function pageReader(
   return {
     scanner,
     pages: checks ? NOTHING_GATHERED : pages,
-    delta: checks
-      ? { apply: async () => sink.undigested?.() }
-      : readBack && new DeltaPages({ ...deltas, readBack }),
+    delta: checks ? deltaCheck(scanner, pageSize, sink) : readBack && new DeltaPages({ ...deltas, readBack }),
     sync: undefined,
     seen: (block) => scanner.seen(block),
     finish: async () => {
@@ -52,6 +51,17 @@ export function channelReader(
   const scanner = createChannelScanner(slots.engine, head.pageSize, scanned(head, places), 'gather')
   tally.count(() => countsOf(scanner))
   return { input, scanner, pages: new PageGatherer(scanner, slots, sink) }
+}
+
+/** Of a stream that is stored as it is: a delta must be one, whatever the page was. */
+function deltaCheck(scanner: PageScanner, pageSize: number, sink: MemorySink): Pick<DeltaPages, 'apply'> {
+  const page = new Uint8Array(pageSize)
+  return {
+    apply: async () => {
+      applyDelta(page, scanner.delta().bytes)
+      sink.undigested?.()
+    },
+  }
 }
 
 /** Of a stream that is stored as it is. */

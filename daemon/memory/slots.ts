@@ -7,6 +7,10 @@ import type { IoEngine } from '../../native/types.js'
 
 /** Slots that only pages on their way out may hold. */
 const RESERVED = 8
+/** Slots a connection must be able to hold: one that is being read, one that is being filled. */
+export const LEAST_SHARE = 2
+/** Slots for as many connections as multifd can have. */
+export const MOST_SLOTS = LEAST_SHARE * 256 + RESERVED
 
 interface Waiter {
   readonly receiving: boolean
@@ -15,7 +19,7 @@ interface Waiter {
 
 export class Slots {
   readonly engine: IoEngine
-  readonly #most: number
+  #most: number
   readonly #line: Waiter[] = []
   #taken = 0
 
@@ -32,6 +36,17 @@ export class Slots {
   /** Slots that receivers may hold together. */
   get forReceivers(): number {
     return this.#most - RESERVED
+  }
+
+  /** There are so many connections: for many there become more slots. */
+  provideFor(connections: number): void {
+    this.#most = Math.max(this.#most, LEAST_SHARE * connections + RESERVED)
+  }
+
+  /** What each of so many receivers may hold, so that none can take what another needs. */
+  shareOf(receivers: number): number {
+    this.provideFor(receivers)
+    return Math.floor(this.forReceivers / receivers)
   }
 
   /** A slot, once there is one. */

@@ -20,7 +20,7 @@ import { parsePreamble } from '../../protocol/migration/preamble.js'
 import { refusals } from '../../protocol/migration/refusals.js'
 import type { Tally } from './context.js'
 import type { DeltaPages } from './delta-pages.js'
-import type { BlockPlace, ImageBlock, ImageHead, MemorySink } from './image.js'
+import { type BlockPlace, checkTotal, type ImageBlock, type ImageHead, type MemorySink } from './image.js'
 import type { Input } from './input.js'
 import type { PageGatherer } from './page-gatherer.js'
 import { ReturnPath } from './return-path.js'
@@ -159,6 +159,7 @@ export class StreamSource {
       blocks: start.blocks.map(blockOf),
       syncPerWalk: start.syncRecord,
     }
+    checkTotal(input.name, head.blocks)
     this.#head = head
     tally.begun(head)
     this.#reader = reader(head, await sink.begin(head))
@@ -195,9 +196,7 @@ export class StreamSource {
           await reader.sync?.('end')
           return
         case 'delta':
-          if (delta === undefined)
-            throw new FormatError('the stream has XBZRLE records: only a mapped-ram file can take them')
-          await delta.apply()
+          await this.#delta(delta)
           break
         case 'bad':
           throw new FormatError(`${scanner.problem()}, before offset ${input.position} of ${input.name}`)
@@ -222,6 +221,20 @@ export class StreamSource {
         throw new FormatError(
           `${input.name} leaves out the memory of block ${quoted(name)} (x-ignore-shared): it has to come from a file`,
         )
+    }
+  }
+
+  async #delta(delta: PageReader['delta']): Promise<void> {
+    const { input } = this.#options
+    if (delta === undefined)
+      throw new FormatError('the stream has XBZRLE records: only a mapped-ram file can take them')
+    try {
+      await delta.apply()
+    } catch (error) {
+      if (!(error instanceof FormatError)) throw error
+      throw new FormatError(`${error.message}, before offset ${input.position} of ${input.name}`, {
+        cause: error,
+      })
     }
   }
 

@@ -7,13 +7,18 @@ import { FormatError } from '../../protocol/format-error.js'
 export class SyncPoints {
   readonly #parties: number
   readonly #settle: () => Promise<void>
+  readonly #name: string
   #arrived = 0
   #left = 0
   #next = gate()
 
-  /** @param settle  called when all have arrived, before any of them goes on */
-  constructor(parties: number, settle: () => Promise<void>) {
+  /**
+   * @param settle  called when all have arrived, before any of them goes on
+   * @param name    of the connections, for errors
+   */
+  constructor(parties: number, settle: () => Promise<void>, name: string) {
     this.#parties = parties
+    this.#name = name
     this.#settle = settle
   }
 
@@ -21,7 +26,7 @@ export class SyncPoints {
   async arrive(): Promise<void> {
     const point = this.#next
     this.#arrived += 1
-    if (this.#left > 0) this.fail(new FormatError('a multifd channel ended before the others'))
+    if (this.#left > 0) this.#failUneven()
     else if (this.#arrived === this.#parties) {
       this.#arrived = 0
       this.#next = gate()
@@ -33,7 +38,11 @@ export class SyncPoints {
   /** A connection has ended: nobody may wait for it. */
   leave(): void {
     this.#left += 1
-    if (this.#arrived > 0) this.fail(new FormatError('a multifd channel ended before the others'))
+    if (this.#arrived > 0) this.#failUneven()
+  }
+
+  #failUneven(): void {
+    this.fail(new FormatError(`${this.#name}: a multifd channel ended before the others`))
   }
 
   /** Whoever waits, or will, is told. */

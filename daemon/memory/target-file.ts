@@ -8,7 +8,7 @@
 import { basename, dirname, join } from 'node:path'
 import type { FileId } from '../../native/types.js'
 import { EACCES, EEXIST, ENOENT } from '../common/errno.js'
-import { CommandError, IoError } from '../errors.js'
+import { Cancelled, CommandError, IoError } from '../errors.js'
 import type { FilePlace, FlushMode } from './messages.js'
 import type { Slots } from './slots.js'
 
@@ -37,7 +37,12 @@ export class TargetFile {
   readonly #options: TargetOptions
   /** Name until it is renamed; undefined where it is written in place. */
   readonly #passing: string | undefined
+  /** It has its name. */
+  #renamed = false
+  /** What comes to its end later must not give it its name. */
+  #givenUp = false
   #closed = false
+  #complete = false
 
   private constructor(options: TargetOptions, file: FileId, name: string, passing: string | undefined) {
     this.#options = options
@@ -120,15 +125,35 @@ export class TargetFile {
     await this.#flush(flush !== 'none')
     if (this.#passing !== undefined) await this.#rename(this.#passing)
     await this.#close()
+    if (this.#givenUp) throw new Cancelled()
+    this.#complete = true
+  }
+
+  /** Takes its name away, whatever hangs in other calls. abort() follows. */
+  async giveUp(): Promise<void> {
+    if (this.#complete || this.#givenUp) return
+    this.#givenUp = true
+    if (this.#passing !== undefined) await this.#unlink(this.#passing)
   }
 
   /** Nothing of it is left but, in a file written in place, what was before the image. */
   async abort(): Promise<void> {
-    if (this.#closed) return
+    if (this.#complete) return
+    const gone = this.giveUp()
+    if (!this.#closed) await this.#cut()
+    await gone
+    if (!this.#closed) await this.#close()
+  }
+
+  /** Space is given back even while somebody holds the file open, and what a name that stays leads to is no image. */
+  async #cut(): Promise<void> {
     const { slots, offset } = this.#options
-    if (this.#passing === undefined) await slots.engine.truncate(this.file, offset)
-    await this.#close()
-    if (this.#passing !== undefined) await slots.engine.unlink(this.#passing)
+    const result = await slots.engine.truncate(this.file, offset)
+    if (result < 0) await this.write(offset, PART_MARK).catch(() => undefined)
+  }
+
+  async #unlink(passing: string): Promise<void> {
+    await this.#options.slots.engine.unlink(this.#renamed ? this.name : passing)
   }
 
   /** What is in the file behind its beginning is no part of the image. Devices cannot be cut. */
@@ -149,7 +174,13 @@ export class TargetFile {
 
   async #rename(passing: string): Promise<void> {
     const { engine } = this.#options.slots
-    checked(await engine.rename(passing, this.name), 'open', this.name)
+    if (this.#givenUp) throw new Cancelled()
+    checked(await engine.rename(passing, this.name), 'rename', this.name)
+    this.#renamed = true
+    if (this.#givenUp) {
+      await this.#unlink(passing)
+      throw new Cancelled()
+    }
     if (this.#options.flush !== 'full') return
     const folder = checked(
       await engine.open(dirname(this.name), { write: false, directory: true }),
@@ -185,7 +216,7 @@ function created(result: number, path: string): FileId {
   throw new CommandError(`Could not create '${path}': ${cause.message}`, 'GenericError', { cause })
 }
 
-function checked(result: number, op: 'open', name: string): number {
+function checked(result: number, op: 'open' | 'rename', name: string): number {
   if (result < 0) throw new IoError(-result, op, name)
   return result
 }

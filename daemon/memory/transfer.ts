@@ -2,6 +2,7 @@
 // The job: one image of VM memory from a source to a sink. What can be refused before anything moved is refused when it is
 // prepared; a transfer that does not come to its end leaves nothing.
 
+import { setMaxListeners } from 'node:events'
 import { atMost } from '../common/deadline.js'
 import type { JobReceipt, JobResult } from '../common/job-messages.js'
 import { Cancelled, CommandError } from '../errors.js'
@@ -37,6 +38,10 @@ export class TransferJob implements JobBody {
   #opened: OpenedSink | undefined
   #paused: Promise<void> | undefined
   #flushed: JobReceipt['flush'] = 'not-reached'
+  /** What goes on by itself when the transfer has been given up. */
+  readonly #left: Promise<unknown>[] = []
+  /** The image is where it should be, and the source hears of it. Never changed back. */
+  #applied = false
 
   constructor(
     id: string,
@@ -50,6 +55,8 @@ export class TransferJob implements JobBody {
     this.#control = control
     this.#report = report
     this.#pace = new Pace(spec.bandwidth, control.signal)
+    // As many listen as there are connections.
+    setMaxListeners(0, control.signal)
     const meter = new WaitMeter()
     this.#stats = new Stats(meter)
     this.#context = {
@@ -91,15 +98,28 @@ export class TransferJob implements JobBody {
       this.#control.phase('flush')
       this.#tell()
       await this.#unlessCancelled(this.#finish())
+      this.#applied = true
+      await this.#confirm()
       await atMost(this.#source?.close() ?? Promise.resolve(), ABORT_MS)
     } catch (error) {
-      await atMost(this.#abort(), ABORT_MS)
+      const aborted = this.#abort()
+      this.#left.push(aborted)
+      await atMost(aborted, ABORT_MS)
       throw this.#control.signal.aborted ? new Cancelled() : named(error)
     } finally {
       clearInterval(reporting)
       this.#stats.stop()
       this.#tell()
     }
+  }
+
+  /** Answers when what storage held up has come to its end, and nothing of a transfer that failed is left. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#left)
+  }
+
+  get applied(): boolean {
+    return this.#applied
   }
 
   progress(): BodyProgress {
@@ -133,8 +153,15 @@ export class TransferJob implements JobBody {
     const { shared, renames } = this.#spec
     const source = this.#source
     if (source === undefined) throw new Error('the transfer was not prepared')
+    // A peer that waits for a guest ends when it is called and gets none.
+    await source.check()
     const opened = await (await this.#sinkGiven()).open()
     this.#opened = opened
+    if (this.#control.signal.aborted) {
+      // Too late for the one who cleaned up.
+      await opened.sink.abort()
+      throw new Cancelled()
+    }
     this.#control.phase('bulk')
     const between = shared.length + renames.length > 0
     const options = { sink: opened.sink, shared, renames, context: this.#context }
@@ -145,7 +172,12 @@ export class TransferJob implements JobBody {
     const { shared, renames } = this.#spec
     const { image, copies } = this.#source ?? { image: undefined, copies: false }
     const asItIs = copies && shared.length + renames.length === 0
-    this.#sink = await prepareSink(spec, { copies: asItIs, image }, this.#context)
+    const prepared = await prepareSink(spec, { copies: asItIs, image }, this.#context)
+    this.#sink = prepared
+    if (!this.#control.signal.aborted) return
+    await prepared.giveUp()
+    await prepared.drop()
+    throw new Cancelled()
   }
 
   async #sinkGiven(): Promise<PreparedSink> {
@@ -161,7 +193,6 @@ export class TransferJob implements JobBody {
     this.#flushed = 'failed'
     await this.#opened?.sink.finish()
     this.#flushed = wanted ? 'ok' : 'disabled'
-    await this.#confirm()
   }
 
   /** What is safe stays so, whether the source hears of it or not. */
@@ -171,14 +202,20 @@ export class TransferJob implements JobBody {
     })
   }
 
+  /** None of these waits for another: what hangs in one does not hold up the rest. */
   async #abort(): Promise<void> {
-    if (this.#opened === undefined) await this.#sink?.drop()
-    else await this.#opened.sink.abort()
-    await this.#source?.close()
+    const sink = this.#opened?.sink
+    await Promise.allSettled([
+      this.#sink?.giveUp(),
+      sink === undefined ? this.#sink?.drop() : sink.abort(),
+      this.#source?.close(),
+    ])
   }
 
   async #unlessCancelled(work: Promise<void>): Promise<void> {
-    await unlessCancelled(this.#control.signal, work)
+    await unlessCancelled(this.#control.signal, work).finally(() =>
+      this.#left.push(work.catch(() => undefined)),
+    )
   }
 
   /** Several wait here together. */

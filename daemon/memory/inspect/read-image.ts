@@ -44,10 +44,11 @@ export async function readImage(reading: Reading): Promise<Ends> {
 }
 
 async function readStream({ file, image, sink, context, read }: Reading): Promise<Ends> {
-  const { slots, pace, meter, tally, pausePoint, warn } = context
+  const { slots, pace, signal, meter, tally, pausePoint, warn } = context
   const receive = file.receive(image.base)
   const input = new Input({
-    ...{ slots, pace, meter, pausePoint, depth: DEPTH, name: file.name, origin: image.base },
+    ...{ slots, pace, signal, meter, pausePoint, depth: DEPTH, share: slots.forReceivers },
+    ...{ name: file.name, origin: image.base },
     receive: async (slot, length) => {
       const result = await receive(slot, length)
       if (result > 0) read(result)
@@ -93,13 +94,13 @@ function inspecting(
 }
 
 async function readMapped({ file, image, sink, pages, context, read }: Reading): Promise<Ends> {
-  const { slots, pace, meter, tally, pausePoint } = context
+  const { slots, pace, signal, meter, tally, pausePoint } = context
   const source = new MappedSource({
-    ...{ slots, file, base: image.base, pace, meter, pausePoint, sink, atOnce: AT_ONCE, read },
+    ...{ slots, file, base: image.base, pace, signal, meter, pausePoint, atOnce: AT_ONCE, read },
     ...{ tally, tail: new TailCheck(file.name, 'padded') },
   })
   const shape = await source.shape()
-  if (pages) await source.run()
+  if (pages) await source.run(sink)
   else await giveShape(file, shape, sink, pausePoint)
   return { tailOffset: shape.boundary, shape }
 }
