@@ -4,18 +4,22 @@
 import t from 'tap'
 import { SyncPoints } from '../../../daemon/memory/sync-points.js'
 
-const ENDED = { name: 'FormatError', message: 'a multifd channel ended before the others' }
+const ENDED = { name: 'FormatError', message: 'vm.sock: a multifd channel ended before the others' }
 
 /** Points whose settling the test lets happen, and what happened in order. */
 function setUp(parties: number) {
   const seen: string[] = []
   let settled = (): void => {}
-  const points = new SyncPoints(parties, async () => {
-    seen.push('settles')
-    await new Promise<void>((resolve) => {
-      settled = resolve
-    })
-  })
+  const points = new SyncPoints(
+    parties,
+    async () => {
+      seen.push('settles')
+      await new Promise<void>((resolve) => {
+        settled = resolve
+      })
+    },
+    'vm.sock',
+  )
   const arrive = async (name: string) => {
     await points.arrive()
     seen.push(name)
@@ -68,9 +72,13 @@ t.test('a failure reaches who waits, and who comes later', async (t) => {
 })
 
 t.test('what cannot be put in its place fails all', async (t) => {
-  const points = new SyncPoints(2, async () => {
-    throw new Error('no space')
-  })
+  const points = new SyncPoints(
+    2,
+    async () => {
+      throw new Error('no space')
+    },
+    'vm.sock',
+  )
   const both = [points.arrive(), points.arrive()]
   for (const one of both) await t.rejects(one, { message: 'no space' })
 })

@@ -3,7 +3,7 @@
 
 import type { Test } from 'tap'
 import type { JobReport } from '../../../daemon/common/job-messages.js'
-import { MemoryThread, SLOTS } from '../../../daemon/memory/memory-thread.js'
+import { MemoryThread } from '../../../daemon/memory/memory-thread.js'
 import type {
   FromWorker,
   InspectSpec,
@@ -14,6 +14,7 @@ import type {
   TransferSpec,
   TransferStats,
 } from '../../../daemon/memory/messages.js'
+import { MOST_SLOTS } from '../../../daemon/memory/slots.js'
 import { createEngine } from '../../../native/engine.js'
 import type { AioChoice } from '../../../native/types.js'
 
@@ -28,14 +29,22 @@ export class Worker {
   readonly reports: Report[] = []
   #heard: (() => void)[] = []
   #requests = 0
+  #ended: Promise<{ left: number }> | undefined
 
-  constructor(t: Test, aio: AioChoice = 'threads') {
-    const engine = createEngine({ aio, slotSize: MIB, maxSlots: SLOTS })
+  /** Ended with the test, unless it has been. */
+  constructor(t: Pick<Test, 'teardown'>, aio: AioChoice = 'threads') {
+    const engine = createEngine({ aio, slotSize: MIB, maxSlots: MOST_SLOTS })
     this.#thread = new MemoryThread(engine, (message) => this.#take(message))
     t.teardown(async () => {
-      const { left } = await this.request('shutdown', { deadlineMs: 5000 })
+      const left = await this.end()
       if (left !== 0) throw new Error(`${left} requests are left in the engine`)
     })
+  }
+
+  /** Ends the worker, if it has not ended. @returns how many requests are left in its engine */
+  async end(deadlineMs = 5000): Promise<number> {
+    this.#ended ??= this.request('shutdown', { deadlineMs })
+    return (await this.#ended).left
   }
 
   /** @throws Error with the text of a refusal */
@@ -53,6 +62,11 @@ export class Worker {
   /** Answers when it runs. */
   async start(spec: TransferSpec | InspectSpec): Promise<void> {
     await this.request('job-start', { id: JOB, spec })
+  }
+
+  /** Answers when a transfer runs: its source listens. */
+  async running(): Promise<void> {
+    await this.until((report) => report.kind === 'job-running')
   }
 
   /** How the transfer ended. */

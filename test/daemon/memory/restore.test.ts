@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// Images that go to a peer: who is called gets an image, or is not called; what becomes of a peer that closes early or does
+// not read.
+
+import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
+import { createServer, type Socket } from 'node:net'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import type { SinkSpec } from '../../../daemon/memory/messages.js'
+import { streamNamed, unpack } from '../../helpers/migration/fixtures.js'
+import { Replay } from '../../helpers/migration/replay.js'
+import { replayMultifd } from '../../helpers/migration/replay-sets.js'
+import { shortFolder } from '../../helpers/short-folder.js'
+import { attempt } from './attempt.js'
+import { fileSource, spec } from './worker.js'
+
+const MAPPED = 'q10-pc-q35-10.0-stopped.mapped'
+const expected = streamNamed(MAPPED)
+const whole = unpack(MAPPED)
+
+interface Peer {
+  readonly path: string
+  readonly received: Buffer[]
+}
+
+/** Listens as a QEMU that comes in. @param take  gets every connection; undefined: everything is read to its end */
+async function peer(t: Test, take?: (socket: Socket) => void): Promise<Peer> {
+  const path = join(shortFolder(t), 'qemu.sock')
+  const received: Buffer[] = []
+  const server = createServer((socket) => {
+    const index = received.push(Buffer.alloc(0)) - 1
+    const parts: Buffer[] = []
+    socket.on('error', () => undefined)
+    if (take !== undefined) take(socket)
+    else socket.on('data', (bytes) => parts.push(bytes))
+    socket.on('close', () => {
+      received[index] = Buffer.concat(parts)
+    })
+  })
+  server.listen(path)
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  return { path, received }
+}
+
+function sinkTo(path: string, channels: number): SinkSpec {
+  const to = { kind: 'connect', address: { kind: 'unix', path } } as const
+  return { kind: 'stream', channels, zeroPages: false, to }
+}
+
+interface Damage {
+  readonly name: string
+  readonly error: RegExp
+  damage(bytes: Buffer): Buffer
+}
+
+const { blocks = [], tail_offset: tailOffset, eof_offset: eofOffset } = expected
+const ram = blocks[0]
+if (ram?.header_offset === undefined || ram.bitmap_offset === undefined)
+  throw new Error('the recording has a block of RAM')
+/** Of the header behind name and length. */
+const header = ram.header_offset + 1 + ram.name.length + 8
+const bitmaps = blocks.map(({ bitmap_offset = 0, used_length }) => ({
+  offset: bitmap_offset,
+  length: Math.ceil(used_length / 4096 / 64) * 8,
+}))
+
+const damages: readonly Damage[] = [
+  {
+    name: 'its end is missing',
+    error: /is not complete/,
+    damage: (bytes) => bytes.subarray(0, bytes.length - 1),
+  },
+  {
+    name: 'its device states are missing',
+    error: /source: end of the pages/,
+    damage: (bytes) =>
+      bytes.subarray(0, (blocks.at(-1)?.pages_offset ?? 0) + (blocks.at(-1)?.used_length ?? 0)),
+  },
+  {
+    name: 'its description is damaged',
+    error: /is not complete/,
+    damage: (bytes) => bytes.fill(0, eofOffset + 100, eofOffset + 200),
+  },
+  {
+    name: 'its bitmaps were never written',
+    error: /has no page/,
+    damage: (bytes) => {
+      for (const { offset, length } of bitmaps) bytes.fill(0, offset, offset + length)
+      return bytes
+    },
+  },
+  {
+    name: 'its page size is 0',
+    error: /page size of RAM block "pc.ram": found 0/,
+    damage: (bytes) => bytes.fill(0, header + 4, header + 12),
+  },
+  {
+    name: 'its page size is not the guest’s',
+    error: /page size of RAM block "pc.ram"/,
+    damage: (bytes) => {
+      bytes.writeBigUInt64BE(65536n, header + 4)
+      return bytes
+    },
+  },
+  {
+    name: 'a bitmap lies behind its end',
+    error: /bitmap of RAM block "pc.ram"/,
+    damage: (bytes) => {
+      bytes.writeBigUInt64BE(1n << 40n, header + 12)
+      return bytes
+    },
+  },
+  {
+    name: 'pages lie on top of a bitmap',
+    error: /bitmap|pages|entry/,
+    damage: (bytes) => {
+      bytes.writeBigUInt64BE(0n, header + 20)
+      return bytes
+    },
+  },
+  {
+    name: 'RAM does not end',
+    error: /section|record|RAM/,
+    damage: (bytes) => bytes.fill(0xee, tailOffset - 20, tailOffset),
+  },
+  {
+    name: 'its save did not come to its end',
+    error: /its save did not come to an end/,
+    damage: (bytes) => {
+      bytes.write('BFerryPart')
+      return bytes
+    },
+  },
+]
+
+for (const channels of [0, 2])
+  for (const { name, error, damage } of damages)
+    t.test(`nobody is called over ${1 + channels} connections for an image when ${name}`, async (t) => {
+      const source = join(t.testdir(), 'source')
+      writeFileSync(source, damage(Buffer.from(whole)))
+      const { path, received } = await peer(t)
+      const said = await attempt(spec(fileSource(source), sinkTo(path, channels)))
+      t.match(said, error)
+      t.match(said, /source/, 'names the image')
+      t.same(received, [], 'no connection came')
+    })
+
+for (const channels of [0, 2, 100])
+  t.test(`a sound image arrives over ${1 + channels} connections`, async (t) => {
+    const source = join(t.testdir(), 'source')
+    writeFileSync(source, whole)
+    const { path, received } = await peer(t)
+    t.equal(await attempt(spec(fileSource(source), sinkTo(path, channels))), undefined)
+    while (received.length < 1 + channels || received.some(({ length }) => length === 0))
+      await new Promise((resolve) => setImmediate(resolve))
+    const main = received.find((bytes) => bytes.toString('latin1', 0, 4) === 'QEVM') ?? Buffer.alloc(0)
+    const others = received.filter((bytes) => bytes !== main)
+    const { replay } = channels === 0 ? { replay: new Replay(main) } : replayMultifd(main, others)
+    const wanted = new Replay(whole)
+    t.same(
+      replay.blocks.map(({ name, memory }) => [name, memory.equals(wanted.block(name).memory)]),
+      wanted.blocks.map(({ name }) => [name, true]),
+    )
+    t.ok(replay.tail.equals(wanted.tail))
+  })
+
+for (const channels of [0, 2])
+  for (const [when, after] of [
+    ['at once', 0],
+    ['after a few bytes', 100],
+    ['amid the pages', 500_000],
+  ] as const)
+    t.test(`a peer with ${1 + channels} connections that closes ${when} is named in the error`, async (t) => {
+      const source = join(t.testdir(), 'source')
+      writeFileSync(source, whole)
+      let left = after
+      const sockets: Socket[] = []
+      const { path } = await peer(t, (socket) => {
+        sockets.push(socket)
+        if (after === 0) socket.destroy()
+        socket.on('data', ({ length }) => {
+          left -= length
+          if (left <= 0) for (const each of sockets) each.destroy()
+        })
+      })
+      const said = await attempt(spec(fileSource(source), sinkTo(path, channels)))
+      t.match(said, /cannot write '.*qemu.sock': (Broken pipe|Connection reset)/)
+    })
+
+t.test('a peer that is not there is named in the error', async (t) => {
+  const folder = t.testdir()
+  const source = join(folder, 'source')
+  writeFileSync(source, whole)
+  const path = join(shortFolder(t), 'qemu.sock')
+  const said = await attempt(spec(fileSource(source), sinkTo(path, 0)))
+  t.equal(said, `Failed to connect to '${path}': No such file or directory`)
+})
