@@ -38,7 +38,7 @@ export class TransferJob implements JobBody {
   #opened: OpenedSink | undefined
   #paused: Promise<void> | undefined
   #flushed: JobReceipt['flush'] = 'not-reached'
-  /** What goes on by itself when the transfer has been given up. */
+  /** What may go on by itself when the transfer has been given up. */
   readonly #left: Promise<unknown>[] = []
   /** The image is where it should be, and the source hears of it. Never changed back. */
   #applied = false
@@ -168,7 +168,13 @@ export class TransferJob implements JobBody {
     await source.run(between ? { ...opened, sink: new SharedRamSink(options) } : opened)
   }
 
-  async #prepareSink(spec: SinkSpec): Promise<void> {
+  #prepareSink(spec: SinkSpec): Promise<void> {
+    const preparing = this.#openSink(spec)
+    this.#left.push(preparing.catch(() => undefined))
+    return preparing
+  }
+
+  async #openSink(spec: SinkSpec): Promise<void> {
     const { shared, renames } = this.#spec
     const { image, copies } = this.#source ?? { image: undefined, copies: false }
     const asItIs = copies && shared.length + renames.length === 0
@@ -181,10 +187,12 @@ export class TransferJob implements JobBody {
   }
 
   async #sinkGiven(): Promise<PreparedSink> {
-    while (this.#sink === undefined)
+    while (this.#sink === undefined) {
+      if (this.#control.signal.aborted) throw new Cancelled()
       await new Promise<void>((resolve) => {
         this.#sinkCame = resolve
       })
+    }
     return this.#sink
   }
 
@@ -205,6 +213,7 @@ export class TransferJob implements JobBody {
   /** None of these waits for another: what hangs in one does not hold up the rest. */
   async #abort(): Promise<void> {
     const sink = this.#opened?.sink
+    this.#sinkCame()
     await Promise.allSettled([
       this.#sink?.giveUp(),
       sink === undefined ? this.#sink?.drop() : sink.abort(),

@@ -168,6 +168,28 @@ for (const op of ['write', 'fsync', 'rename', 'fsyncdir'] as const)
     },
   )
 
+t.test(
+  'a transfer cancelled while its target is opened has none when that comes to its end',
+  { skip },
+  async (t) => {
+    const { slow, source, sink, left } = await lab(t)
+    slow.rules({ op: 'open', delayMs: LATE_MS })
+    const worker = new Worker(t)
+    await worker.request('job-start', {
+      id: 'job',
+      spec: { ...spec(fileSource(source), sink('mapped-ram')), sink: { kind: 'later' } },
+    })
+    const refused = worker.request('set-sink', { sink: sink('mapped-ram') }).catch(() => 'refused')
+    await stuck(worker)
+    await worker.cancel()
+    t.same((await within(worker.ended(), HANG_MS, 'the end')).outcome, { kind: 'cancelled' })
+    slow.rules()
+    t.equal(await worker.end(HANG_MS), 0)
+    t.equal(await refused, 'refused')
+    t.same(left(), [])
+  },
+)
+
 t.test('a slow disk only takes its time', { skip }, async (t) => {
   const { slow, source, sink } = await lab(t)
   for (const format of formats) {
