@@ -187,12 +187,22 @@ class Lane {
     return this.#inTurn(() => this.#sendBytes(bytes))
   }
 
+  /** The packets of one slot. */
   sendPackets(slot: number, packets: readonly PacketBytes[]): Promise<void> {
     return this.#inTurn(async () => {
+      const { engine } = this.#slots
+      this.#heads ??= await this.#slots.take('gather')
+      const heads = this.#slots.bytes(this.#heads)
+      let at = 0
+      const sent: Promise<number>[] = []
+      // All at once: the engine sends them in this order.
       for (const { bytes, slotOffset, dataLength } of packets) {
-        await this.#sendBytes(bytes)
-        this.#checked(await this.#slots.engine.send(this.stream, dataLength, slot, slotOffset))
+        heads.set(bytes, at)
+        sent.push(engine.send(this.stream, bytes.length, this.#heads, at))
+        sent.push(engine.send(this.stream, dataLength, slot, slotOffset))
+        at += bytes.length
       }
+      for (const result of await Promise.all(sent)) this.#checked(result)
     })
   }
 

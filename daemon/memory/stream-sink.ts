@@ -8,6 +8,7 @@ import { isPageSet } from '../../protocol/migration/mapped-bitmap.js'
 import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { formatEmptyRam, formatRamEos, formatStreamHead } from '../../protocol/migration/ram-frame.js'
 import { formatFooter, formatHead } from '../../protocol/migration/section.js'
+import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
 import { placesInLine } from './null-sink.js'
 import type { Slots } from './slots.js'
@@ -20,6 +21,8 @@ export interface StreamSinkOptions {
   readonly zeroPages: boolean
 }
 
+/** Batches that go out at once: enough that the next is there when one is out. */
+const BATCHES = 4
 /** Zero records written at a time, and each of them that names no block; bytes. */
 const ZERO_STEP = 65536
 const ZERO_RECORD = 9
@@ -29,8 +32,8 @@ export class StreamSink implements MemorySink {
   #head: ImageHead | undefined
   #places: readonly BlockPlace[] = []
   #inPart = false
-  /** Batches in turn: records of two must not mix, and a block is named where it changes. */
-  #turn: Promise<void> = Promise.resolve()
+  /** Runs of two batches may mix: each begins with the name of its block. */
+  readonly #pool = new TaskPool(BATCHES)
   #early: Uint8Array[] = []
 
   constructor(options: StreamSinkOptions) {
@@ -49,17 +52,18 @@ export class StreamSink implements MemorySink {
   }
 
   async pages(batch: PageBatch): Promise<void> {
-    const done = this.#turn.then(() => this.#send(batch))
-    this.#turn = done.catch(() => undefined)
-    try {
-      await done
-    } finally {
-      this.#options.slots.give(batch.slot)
-    }
+    const { slots } = this.#options
+    await this.#pool
+      .start(() => this.#send(batch).finally(() => slots.give(batch.slot)))
+      .catch((error: unknown) => {
+        // An earlier batch failed: this one was not begun.
+        slots.give(batch.slot)
+        throw error
+      })
   }
 
   async barrier(): Promise<void> {
-    await this.#turn
+    await this.#pool.idle()
   }
 
   /** Sections cannot stand within a section: they come when the pages are over. */
@@ -71,7 +75,7 @@ export class StreamSink implements MemorySink {
   async pagesDone(): Promise<void> {
     const head = this.#started()
     const { writer, zeroPages } = this.#options
-    await this.#turn
+    await this.#pool.idle()
     if (zeroPages) {
       await this.#openPart(head)
       for (const bytes of zeroRecords(head, this.#places)) await writer.bytes(bytes)
@@ -89,21 +93,24 @@ export class StreamSink implements MemorySink {
     return this.#options.writer.flush()
   }
 
-  abort(): Promise<void> {
-    return this.#options.writer.drop()
+  async abort(): Promise<void> {
+    await this.#options.writer.drop()
+    await this.#pool.settle()
   }
 
   async #send({ slot, pieces }: PageBatch): Promise<void> {
     const head = this.#started()
-    await this.#openPart(head)
+    const { writer } = this.#options
+    const requests = [this.#openPart(head)]
     let slotOffset = 0
     for (const { block, ranges, length } of runsOf(pieces, this.#places, head)) {
       const [range] = ranges
       if (range === undefined) continue
       const first = pageStart(range.offset, RamFlag.page, head.blocks[block]?.name ?? '')
-      await this.#options.writer.pages({ slot, slotOffset, ranges, first }, head.pageSize)
+      requests.push(writer.pages({ slot, slotOffset, ranges, first }, head.pageSize))
       slotOffset += length
     }
+    await allOver(requests)
   }
 
   async #openPart(head: ImageHead): Promise<void> {
@@ -116,6 +123,12 @@ export class StreamSink implements MemorySink {
     if (this.#head === undefined) throw new Error('the sink has not begun')
     return this.#head
   }
+}
+
+/** Waits for all, also when one fails: they use a slot. @throws what the first threw that failed */
+async function allOver(requests: readonly Promise<void>[]): Promise<void> {
+  await Promise.allSettled(requests)
+  await Promise.all(requests)
 }
 
 /** Records for all pages that are zero, in steps. */

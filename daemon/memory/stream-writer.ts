@@ -30,13 +30,15 @@ export interface StreamWriter {
   drop(): Promise<void>
 }
 
-/** To a connection: requests go out in order, some at once. */
+/** To a connection. Requests are made in the order of the calls; several are under way, so that the engine sends on by itself. */
 export class ConnectionWriter implements StreamWriter {
   readonly #slots: Slots
   readonly #stream: FileId
   readonly #name: string
   readonly #pace: Pace
   readonly #pool = new TaskPool(4)
+  /** The last call has made its requests. Never rejects. */
+  #line: Promise<unknown> = Promise.resolve()
 
   constructor(slots: Slots, stream: FileId, name: string, pace: Pace) {
     this.#slots = slots
@@ -45,7 +47,32 @@ export class ConnectionWriter implements StreamWriter {
     this.#pace = pace
   }
 
-  async bytes(bytes: Uint8Array): Promise<void> {
+  bytes(bytes: Uint8Array): Promise<void> {
+    return this.#inLine(() => this.#sendBytes(bytes))
+  }
+
+  async pages({ slot, slotOffset, ranges, first }: PageRun, pageSize: number): Promise<void> {
+    const length = ranges.reduce((sum, range) => sum + range.length, 0)
+    const { engine } = this.#slots
+    const { sent } = await this.#inLine(async () => {
+      await this.#pace.pay(length)
+      // Within an object it is not waited for here: who is next makes its request meanwhile.
+      return { sent: engine.sendPages(this.#stream, ranges, pageSize, slot, slotOffset, first) }
+    })
+    const result = await sent
+    if (result < 0) throw new IoError(-result, 'write', this.#name)
+  }
+
+  async flush(): Promise<void> {
+    await this.#pool.idle()
+  }
+
+  async drop(): Promise<void> {
+    this.#slots.engine.shutdownStream(this.#stream, 'both')
+    await this.#pool.settle()
+  }
+
+  async #sendBytes(bytes: Uint8Array): Promise<void> {
     for (let done = 0; done < bytes.length; done += this.#slots.size) {
       const part = bytes.subarray(done, done + this.#slots.size)
       const slot = await this.#slots.take('gather')
@@ -63,21 +90,10 @@ export class ConnectionWriter implements StreamWriter {
     }
   }
 
-  async pages({ slot, slotOffset, ranges, first }: PageRun, pageSize: number): Promise<void> {
-    const length = ranges.reduce((sum, range) => sum + range.length, 0)
-    await this.#pace.pay(length)
-    const { engine } = this.#slots
-    const result = await engine.sendPages(this.#stream, ranges, pageSize, slot, slotOffset, first)
-    if (result < 0) throw new IoError(-result, 'write', this.#name)
-  }
-
-  async flush(): Promise<void> {
-    await this.#pool.idle()
-  }
-
-  async drop(): Promise<void> {
-    this.#slots.engine.shutdownStream(this.#stream, 'both')
-    await this.#pool.settle()
+  #inLine<T>(work: () => Promise<T>): Promise<T> {
+    const made = this.#line.then(work)
+    this.#line = made.catch(() => undefined)
+    return made
   }
 }
 
