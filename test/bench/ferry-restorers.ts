@@ -2,9 +2,9 @@
 // The daemon's ways of restoring a guest's memory: it sends what is in a file to a QEMU that comes in.
 
 import { join } from 'node:path'
-import { Daemon } from '../helpers/daemon.js'
 import { MemoryJob } from '../helpers/migration/memory-job.js'
 import { Probe } from '../helpers/probe.js'
+import { settled } from './ferry-savers.js'
 import type { MemoryFormat } from './memory-guest.js'
 import type { Restorer } from './restorers.js'
 
@@ -18,7 +18,7 @@ function sent(reads: MemoryFormat, channels: number): Restorer {
     can: () => true,
     restore: async ({ guest, file }) => {
       const directory = guest.options.folder
-      await using daemon = await Daemon.start({ directory })
+      await using daemon = await settled(directory)
       const target = `unix:${join(directory, 'ferry')}`
       const probe = await Probe.start(`${daemon.socket}1`)
       const incoming = await guest.incoming(target, how)

@@ -12,10 +12,17 @@ import type { SaveCost, Saver, SaveTask } from './savers.js'
 /** How many writes are under way at once: as many as QEMU's own with so many channels. */
 const WRITES = 4
 
+/** A daemon that has made all it makes ahead. */
+export async function settled(directory: string): Promise<Daemon> {
+  const daemon = await Daemon.start({ directory })
+  await daemon.settledDescriptors()
+  return daemon
+}
+
 async function save(task: SaveTask, target: object, how: How, channels: number): Promise<SaveCost> {
   const { guest, downtimeLimit } = task
   const directory = guest.options.folder
-  await using daemon = await Daemon.start({ directory })
+  await using daemon = await settled(directory)
   const source = `unix:${join(directory, 'ferry')}`
   const args = { source, 'multifd-channels': channels, channels: WRITES, ...target }
   const job = await MemoryJob.start(daemon.client, 'x-memory-save', args)

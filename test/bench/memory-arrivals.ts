@@ -16,6 +16,7 @@ import { installed } from '../helpers/program.js'
 import { isRecord } from '../helpers/qmp-client.js'
 import { SlowFs, slowfsAbsent } from '../helpers/slowfs.js'
 import { pace } from '../helpers/waiting.js'
+import { settled } from './ferry-savers.js'
 import { filled, qemus, sizeText } from './memory-guest.js'
 import type { BenchOptions } from './options.js'
 import { atLeast, atMost, median, print, round, table, type Verdict } from './report.js'
@@ -108,7 +109,7 @@ async function thrownAway(stream: string, socket: string): Promise<number> {
 }
 
 async function parsed(stream: string, socket: string, { directory }: BenchOptions): Promise<Arrival> {
-  await using daemon = await Daemon.start({ directory })
+  await using daemon = await settled(directory)
   const args = { source: `unix:${socket}`, format: 'null' }
   const job = await MemoryJob.start(daemon.client, 'x-memory-save', args)
   const probe = await Probe.start(`${daemon.socket}1`)

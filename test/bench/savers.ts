@@ -4,6 +4,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { rmSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Guest } from '../helpers/migration/guest.js'
@@ -139,6 +140,7 @@ export async function discard(socket: string): Promise<AsyncDisposable> {
     [Symbol.asyncDispose]: async () => {
       child.kill('SIGKILL')
       await ended
+      rmSync(socket, { force: true })
     },
   }
 }
