@@ -15,6 +15,7 @@ import { shared } from './memory-shared.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { qcow2 } from './qcow2.js'
 import { print, table, type Verdict } from './report.js'
+import { scan } from './scan.js'
 import { soak } from './soak.js'
 import { stall } from './stall.js'
 
@@ -26,6 +27,7 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   commands,
   memory,
   qcow2,
+  scan,
   saves,
   restores,
   shared,
