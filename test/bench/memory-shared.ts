@@ -71,6 +71,8 @@ async function save(guest: Guest, options: BenchOptions, restore: boolean): Prom
   rmSync(file, { force: true })
   dropCaches()
   const disk = writeRate(options.directory)
+  // Of earlier stops.
+  guest.qmp.events.splice(0)
   const begun = performance.now()
   const args = ['memory', 'save', '--qmp', guest.monitor('other'), '--rename', 'mem0=pc.ram', '--quiet', file]
   const running = run(args, { env: { TMPDIR: options.directory } })
