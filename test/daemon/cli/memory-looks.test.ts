@@ -11,13 +11,18 @@ import { appears, startDaemon } from '../../helpers/daemon-process.js'
 import { streamNamed, unpack } from '../../helpers/migration/fixtures.js'
 import { Replay } from '../../helpers/migration/replay.js'
 import { shortFolder } from '../../helpers/short-folder.js'
-import { run } from './run.js'
+import { run as runProgram } from './run.js'
 
 const PAGE = 4096
 const MAPPED = 'q10-pc-q35-10.0-stopped.mapped'
 const STREAM = 'q10-pc-q35-10.0-live.stream'
 const OFFSET = 'q10-pc-q35-10.0-live-multifd2-direct-offset12345.mapped'
 const SAVE = 'libvirt-11.3.0-sparse.save'
+
+/** Without progress, which comes on a busy machine only. */
+function run(args: readonly string[]) {
+  return runProgram(args[0] === 'memory' ? [...args, '--no-progress'] : args)
+}
 
 /** Recorded files in the folder of the test, by their names. */
 function placed(t: Test, ...names: readonly string[]): string[] {
