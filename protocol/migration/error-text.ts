@@ -3,22 +3,9 @@
 
 import { FormatError } from '../format-error.js'
 
+export { hex, hexDump, quoted } from '../error-text.js'
+
 /** "thing: found 1, expected 2", the form of all errors of this folder that compare. */
 export function unexpected(thing: string, found: string | number, expected: string | number): FormatError {
   return new FormatError(`${thing}: found ${found}, expected ${expected}`)
-}
-
-/** For texts of errors: nothing in a name can leave the quotes. */
-export function quoted(text: string): string {
-  return JSON.stringify(text)
-}
-
-export function hex(value: number | bigint): string {
-  return `0x${value.toString(16)}`
-}
-
-/** The first bytes, two digits each. */
-export function hexDump(bytes: Uint8Array): string {
-  const shown = Array.from(bytes.subarray(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join(' ')
-  return bytes.length > 16 ? `${shown} …` : shown
 }
