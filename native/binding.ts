@@ -23,6 +23,7 @@ export const ops = [
   'lockedByOthers',
   'unlink',
   'rename',
+  'allocate',
   'compress',
   'decompress',
   'adopt',

@@ -173,6 +173,10 @@ class Engine implements IoEngine {
     return this.#submit('truncate', file, 0, size, 0, 0, allocate ? 1 : 0)
   }
 
+  allocate(file: FileId, offset: number, length: number): Promise<number> {
+    return this.#submit('allocate', file, offset, length)
+  }
+
   extents(file: FileId, offset: number, length: number, limit: number): Promise<ExtentList | number> {
     return this.#submitFor<ExtentList>('extents', file, offset, length, limit)
   }

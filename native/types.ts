@@ -189,6 +189,8 @@ export interface IoEngine extends StreamVerbs {
   flush(file: FileId, dataOnly: boolean): Promise<number>
   /** ftruncate. `allocate` > 0: fallocate mode 0 over the new size first ('falloc'). */
   truncate(file: FileId, size: number, allocate?: boolean): Promise<number>
+  /** Reserves storage where there is none, behind the end of the file too; what is there stays, and so does the size. */
+  allocate(file: FileId, offset: number, length: number): Promise<number>
   /** At most `limit` extents from `offset` on. The last may reach beyond offset + length: what was learned is not thrown away. */
   extents(file: FileId, offset: number, length: number, limit: number): Promise<ExtentList | number>
   /** The ladder of fast zeroing; capabilities that fail once are not tried again on this handle. Result: a ZeroRung. */

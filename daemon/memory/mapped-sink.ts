@@ -2,6 +2,8 @@
 // Sink: a mapped-ram file. Pages go to their places as they come, several writes at once; the bitmaps, without which a
 // file reads as all zeroes, go last.
 
+import { FormatError } from '../../protocol/format-error.js'
+import { nextRun } from '../../protocol/migration/mapped-bitmap.js'
 import {
   type MappedLayout,
   type MappedSource,
@@ -15,6 +17,7 @@ import { TaskPool } from '../iothread/copy/task-pool.js'
 import { Appender } from './appender.js'
 import type { FileBytes } from './file-bytes.js'
 import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
+import { Reserve } from './reserve.js'
 import type { Slots } from './slots.js'
 import { PART_MARK, type TargetFile } from './target-file.js'
 
@@ -38,6 +41,8 @@ interface Begun {
   readonly source: MappedSource
   readonly layout: MappedLayout
   readonly places: readonly BlockPlace[]
+  readonly pageSize: number
+  readonly reserve: Reserve
 }
 
 export class MappedSink implements MemorySink {
@@ -62,14 +67,22 @@ export class MappedSink implements MemorySink {
       bitmap: new Uint8Array(bitmapLength),
       digests: undefined,
     }))
-    this.#begun = { source, layout, places }
+    this.#begun = {
+      source,
+      layout,
+      places,
+      pageSize: head.pageSize,
+      reserve: await this.#reserve(head, places),
+    }
     return places
   }
 
   async pages({ slot, pieces, length }: PageBatch): Promise<void> {
     const { slots, target } = this.#options
+    const { reserve } = this.#started()
     await this.#pool
       .start(async () => {
+        await reserve.make(pieces)
         const result = await slots.engine.writePieces(target.file, pieces, slot, 0, PIECES_AT_ONCE)
         slots.give(slot)
         if (typeof result === 'number') return
@@ -115,9 +128,14 @@ export class MappedSink implements MemorySink {
 
   async finish(): Promise<void> {
     const { target, front } = this.#options
-    const { source, layout, places } = this.#started()
+    const { source, layout, places, pageSize, reserve } = this.#started()
     await this.#tail?.flush()
     await this.#pool.idle()
+    if (source.blocks.every(({ usedLength }, index) => isEmpty(places[index]?.bitmap, usedLength / pageSize)))
+      throw new FormatError(
+        `${target.name} would have no page with data: it would be taken for a file whose bitmaps were never written`,
+      )
+    await reserve.giveBack(pageSize)
     const [first, ...entries] = mappedPieces(source, layout)
     if (first === undefined) throw new Error('a layout has a head')
     for (const { offset, bytes } of entries) await target.write(offset, bytes)
@@ -126,6 +144,17 @@ export class MappedSink implements MemorySink {
     const beginning = joined(front, first.bytes)
     await target.write(this.#options.offset + PART_MARK.length, beginning.subarray(PART_MARK.length))
     await target.complete(beginning.subarray(0, PART_MARK.length))
+  }
+
+  /** In the page cache nothing is gained by it. */
+  async #reserve({ blocks }: ImageHead, places: readonly BlockPlace[]): Promise<Reserve> {
+    const { slots, target } = this.#options
+    const facts = await slots.engine.stat(target.file)
+    const able = typeof facts !== 'number' && facts.kind === 'file' && facts.direct
+    const reserved = places.map(({ place, bitmap }, index) => {
+      return { place, bitmap, length: blocks[index]?.length ?? 0 }
+    })
+    return new Reserve(slots.engine, target.file, reserved, able)
   }
 
   async abort(): Promise<void> {
@@ -143,6 +172,10 @@ export class MappedSink implements MemorySink {
     if (this.#begun === undefined) throw new Error('the sink has not begun')
     return this.#begun
   }
+}
+
+function isEmpty(bitmap: Uint8Array | undefined, pages: number): boolean {
+  return bitmap === undefined || nextRun(bitmap, 0, pages, pages) === undefined
 }
 
 function joined(one: Uint8Array, other: Uint8Array): Uint8Array {

@@ -21,7 +21,7 @@ namespace blockferry {
 // Same order as `ops` in native/binding.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink, rename, compress, decompress, adopt,
+  copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, adopt,
   listen, portOf, accept, connect, receive, send,
 };
 

@@ -35,6 +35,11 @@ int64_t truncateFile(File& file, int64_t size, bool allocate) {
   return retry([&] { return ftruncate(file.fd.get(), size); });
 }
 
+int64_t allocateRange(File& file, int64_t offset, int64_t length) {
+  if (!file.can(Can::fallocate)) return -EOPNOTSUPP;
+  return retry([&] { return fallocate(file.fd.get(), FALLOC_FL_KEEP_SIZE, offset, length); });
+}
+
 int64_t copyRange(Request& request) {
   if (!request.file->can(Can::copyRange)) return -EOPNOTSUPP;
   SharedPass pass(request.to->gate);
@@ -111,6 +116,7 @@ void perform(Request& request) {
       case Op::lockedByOthers: return lockFile(request, true);
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
       case Op::rename: return retry([&] { return ::rename(request.path.c_str(), request.toPath.c_str()); });
+      case Op::allocate: return allocateRange(*file, request.offset, request.length);
       case Op::compress:
       case Op::decompress: break;  // Codecs does them
       case Op::listen: return listenAt(request);

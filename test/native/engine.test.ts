@@ -231,6 +231,18 @@ for (const { aio, absent } of kinds) {
       t.equal(await engine.lockedByOthers(one, 100, 1), 0, 'a closed handle holds nothing')
     })
 
+    t.test('allocate reserves storage and changes neither contents nor size', async (t) => {
+      const engine = engineFor(t, { aio })
+      const path = join(t.testdir({ a: 'contents' }), 'a')
+      const file = await engine.open(path, { write: true })
+      t.equal(await engine.allocate(file, 0, 65536), 0)
+      t.equal(await engine.allocate(file, 1048576, 65536), 0)
+      t.match(await factsOf(engine, file), { size: 8 })
+      t.ok((await factsOf(engine, file)).allocated >= 131072)
+      t.equal(readFileSync(path, 'utf8'), 'contents')
+      t.equal(await engine.allocate(file, 0, 0), -22)
+    })
+
     t.test('truncate with allocate reserves storage', async (t) => {
       const engine = engineFor(t, { aio })
       const file = await engine.open(join(t.testdir(), 'disk.img'), { write: true, create: true })
