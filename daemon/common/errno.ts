@@ -156,6 +156,7 @@ export function errnoNumber(name: string): number | undefined {
 export const EPERM = 1
 export const ENOENT = 2
 export const EIO = 5
+export const ENXIO = 6
 export const EACCES = 13
 export const EEXIST = 17
 export const EINVAL = 22
@@ -167,4 +168,5 @@ export const ENOLCK = 37
 export const ENOSYS = 38
 /** On Linux the same as EOPNOTSUPP. */
 export const ENOTSUP = 95
+export const EADDRINUSE = 98
 export const ECANCELED = 125

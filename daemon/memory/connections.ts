@@ -2,10 +2,12 @@
 // Opens the connections of a transfer: one, or one and the channels of multifd. Used by the job; whoever opened closes.
 
 import type { FileId } from '../../native/types.js'
+import { EADDRINUSE } from '../common/errno.js'
 import { CommandError, IoError } from '../errors.js'
 import type { Tally } from './context.js'
 import type { Endpoint, StreamAddress } from './messages.js'
 import type { Slots } from './slots.js'
+import { removeStaleSocket } from './stale-socket.js'
 
 export interface ConnectionOptions {
   readonly slots: Slots
@@ -72,7 +74,9 @@ async function listen(
 ): Promise<{ open: OpenConnections; stop: () => Promise<void> }> {
   const { slots, signal, tally } = options
   const { engine } = slots
-  const listener = await engine.listen(address)
+  let listener = await engine.listen(address)
+  if (listener === -EADDRINUSE && address.kind === 'unix' && (await removeStaleSocket(slots, address.path)))
+    listener = await engine.listen(address)
   if (listener < 0) throw new CommandError(`Failed to listen on ${textOf(address)}: ${errorText(listener)}`)
   let open = true
   const stop = async () => {
