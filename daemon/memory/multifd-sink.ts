@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sink: a QEMU that comes in with multifd. Pages go out as packets over several channels at once, everything else over the
-// main connection. Sync points before and after the pages are all the order there is: each page goes out once.
+// main connection. Sync points are all the order there is between connections: one before the pages, one at each barrier behind
+// pages, one at their end.
 
 import type { FileId, Range } from '../../native/types.js'
 import { formatBlock, formatMemSize, totalOf } from '../../protocol/migration/block-list.js'
@@ -15,8 +16,9 @@ import { IoError } from '../errors.js'
 import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
 import { placesInLine } from './null-sink.js'
 import type { Pace } from './pace.js'
+import { SentPages } from './sent-pages.js'
 import type { Slots } from './slots.js'
-import { runsOf, zeroRecords } from './stream-sink.js'
+import { runsOf } from './stream-sink.js'
 import type { StreamWriter } from './stream-writer.js'
 
 export interface MultifdSinkOptions {
@@ -27,7 +29,14 @@ export interface MultifdSinkOptions {
   /** For errors. */
   readonly name: string
   readonly pace: Pace
+  /** Records for all pages that are zero: for memory that is not fresh. */
   readonly zeroPages: boolean
+}
+
+interface Begun {
+  readonly head: ImageHead
+  readonly places: readonly BlockPlace[]
+  readonly sent: SentPages
 }
 
 /** Machine types since this one mark sync points once per walk over memory; older ones at the end of every section. */
@@ -37,8 +46,9 @@ const UUID_LENGTH = 16
 export class MultifdSink implements MemorySink {
   readonly #options: MultifdSinkOptions
   readonly #lanes: Lane[]
-  #head: ImageHead | undefined
-  #places: readonly BlockPlace[] = []
+  #begun: Begun | undefined
+  /** Pages went out behind the last sync point. */
+  #unsynced = false
   #number = 0
 
   constructor(options: MultifdSinkOptions) {
@@ -47,8 +57,8 @@ export class MultifdSink implements MemorySink {
   }
 
   async begin(head: ImageHead): Promise<readonly BlockPlace[]> {
-    this.#head = head
-    this.#places = placesInLine(head)
+    const places = placesInLine(head)
+    this.#begun = { head, places, sent: new SentPages(head, places) }
     const { writer } = this.#options
     const uuid = head.configuration.uuid ?? new Uint8Array(UUID_LENGTH)
     for (const [channel, lane] of this.#lanes.entries()) await lane.send(formatHello({ uuid, channel }))
@@ -61,26 +71,32 @@ export class MultifdSink implements MemorySink {
       ]),
     )
     await this.#sync(head)
-    return this.#places
+    return places
   }
 
   async pages({ slot, pieces, length }: PageBatch): Promise<void> {
-    const head = this.#started()
     const { slots, pace } = this.#options
+    this.#unsynced = true
     try {
       await pace.pay(length)
       // The lane with the shortest line.
       const [first, ...others] = this.#lanes
       if (first === undefined) throw new Error('there are no channels')
       const lane = others.reduce((best, one) => (one.waiting < best.waiting ? one : best), first)
-      await lane.sendPackets(slot, this.#packets(pieces, head))
+      await lane.sendPackets(slot, this.#packets(pieces))
     } finally {
       slots.give(slot)
     }
   }
 
+  /** What was sent is not in its place yet: the other side reads each connection by itself, up to the next sync point. */
   async barrier(): Promise<void> {
-    await Promise.all(this.#lanes.map((lane) => lane.idle()))
+    const { head } = this.#started()
+    await this.#sent()
+    if (!this.#unsynced) return
+    this.#unsynced = false
+    await this.#options.writer.bytes(formatHead({ kind: 'part', id: head.section }))
+    await this.#sync(head)
   }
 
   early(bytes: Uint8Array): Promise<void> {
@@ -88,11 +104,11 @@ export class MultifdSink implements MemorySink {
   }
 
   async pagesDone(): Promise<void> {
-    const head = this.#started()
+    const { head, sent } = this.#started()
     const { writer, zeroPages } = this.#options
     await this.barrier()
     await writer.bytes(formatHead({ kind: 'part', id: head.section }))
-    if (zeroPages) for (const bytes of zeroRecords(head, this.#places)) await writer.bytes(bytes)
+    for (const bytes of sent.zeroRecords(zeroPages)) await writer.bytes(bytes)
     await this.#sync(head)
     await writer.bytes(formatHead({ kind: 'end', id: head.section }))
     if (isSince(head.configuration.machine, PER_WALK)) await writer.bytes(formatRamEos(head.section))
@@ -104,7 +120,7 @@ export class MultifdSink implements MemorySink {
   }
 
   async finish(): Promise<void> {
-    await this.barrier()
+    await this.#sent()
     await this.#options.writer.flush()
     for (const lane of this.#lanes) lane.drop()
   }
@@ -113,6 +129,11 @@ export class MultifdSink implements MemorySink {
     for (const { stream } of this.#lanes) this.#options.slots.engine.shutdownStream(stream, 'both')
     await this.#options.writer.drop()
     for (const lane of this.#lanes) lane.drop()
+  }
+
+  /** Everything is out on the channels. */
+  async #sent(): Promise<void> {
+    await Promise.all(this.#lanes.map((lane) => lane.idle()))
   }
 
   /** A sync point on every channel, and on the main connection the end of the section's body with its mark. */
@@ -126,12 +147,15 @@ export class MultifdSink implements MemorySink {
     await this.#options.writer.bytes(concat([mark, formatRamEos(head.section)]))
   }
 
-  #packets(pieces: readonly Range[], head: ImageHead): PacketBytes[] {
+  #packets(pieces: readonly Range[]): PacketBytes[] {
+    const { head, places, sent } = this.#started()
     const { pageSize } = head
     const capacity = packetCapacity(pageSize)
     const packets: PacketBytes[] = []
     let slotOffset = 0
-    for (const { block, ranges } of runsOf(pieces, this.#places, head)) {
+    for (const run of runsOf(pieces, places, head)) {
+      const { block, ranges } = run
+      sent.add(run)
       const pages = ranges.flatMap(({ offset, length }) =>
         Array.from({ length: length / pageSize }, (_, index) => offset + index * pageSize),
       )
@@ -154,9 +178,9 @@ export class MultifdSink implements MemorySink {
     return packets
   }
 
-  #started(): ImageHead {
-    if (this.#head === undefined) throw new Error('the sink has not begun')
-    return this.#head
+  #started(): Begun {
+    if (this.#begun === undefined) throw new Error('the sink has not begun')
+    return this.#begun
   }
 }
 

@@ -4,33 +4,35 @@
 import type { Range } from '../../native/types.js'
 import { formatRamStart } from '../../protocol/migration/block-list.js'
 import { nameBytes, Writer } from '../../protocol/migration/bytes.js'
-import { isPageSet } from '../../protocol/migration/mapped-bitmap.js'
 import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { formatEmptyRam, formatRamEos, formatStreamHead } from '../../protocol/migration/ram-frame.js'
 import { formatFooter, formatHead } from '../../protocol/migration/section.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
 import { placesInLine } from './null-sink.js'
+import { SentPages } from './sent-pages.js'
 import type { Slots } from './slots.js'
 import type { StreamWriter } from './stream-writer.js'
 
 export interface StreamSinkOptions {
   readonly slots: Slots
   readonly writer: StreamWriter
-  /** Records for pages that are zero: for memory that is not fresh. */
+  /** Records for all pages that are zero: for memory that is not fresh. */
   readonly zeroPages: boolean
 }
 
 /** Batches that go out at once: enough that the next is there when one is out. */
 const BATCHES = 4
-/** Zero records written at a time, and each of them that names no block; bytes. */
-const ZERO_STEP = 65536
-const ZERO_RECORD = 9
+
+interface Begun {
+  readonly head: ImageHead
+  readonly places: readonly BlockPlace[]
+  readonly sent: SentPages
+}
 
 export class StreamSink implements MemorySink {
   readonly #options: StreamSinkOptions
-  #head: ImageHead | undefined
-  #places: readonly BlockPlace[] = []
+  #begun: Begun | undefined
   #inPart = false
   /** Runs of two batches may mix: each begins with the name of its block. */
   readonly #pool = new TaskPool(BATCHES)
@@ -41,14 +43,14 @@ export class StreamSink implements MemorySink {
   }
 
   async begin(head: ImageHead): Promise<readonly BlockPlace[]> {
-    this.#head = head
-    this.#places = placesInLine(head)
+    const places = placesInLine(head)
+    this.#begun = { head, places, sent: new SentPages(head, places) }
     const { writer } = this.#options
     await writer.bytes(formatStreamHead(head.configuration, head.section))
     const blocks = head.blocks.map(({ name, length }) => ({ name, usedLength: length }))
     await writer.bytes(formatRamStart(blocks, false))
     await writer.bytes(formatFooter(head.section))
-    return this.#places
+    return places
   }
 
   async pages(batch: PageBatch): Promise<void> {
@@ -73,12 +75,12 @@ export class StreamSink implements MemorySink {
   }
 
   async pagesDone(): Promise<void> {
-    const head = this.#started()
+    const { head, sent } = this.#started()
     const { writer, zeroPages } = this.#options
     await this.#pool.idle()
-    if (zeroPages) {
+    for (const bytes of sent.zeroRecords(zeroPages)) {
       await this.#openPart(head)
-      for (const bytes of zeroRecords(head, this.#places)) await writer.bytes(bytes)
+      await writer.bytes(bytes)
     }
     if (this.#inPart) await writer.bytes(formatRamEos(head.section))
     for (const bytes of this.#early.splice(0)) await writer.bytes(bytes)
@@ -99,13 +101,15 @@ export class StreamSink implements MemorySink {
   }
 
   async #send({ slot, pieces }: PageBatch): Promise<void> {
-    const head = this.#started()
+    const { head, places, sent } = this.#started()
     const { writer } = this.#options
     const requests = [this.#openPart(head)]
     let slotOffset = 0
-    for (const { block, ranges, length } of runsOf(pieces, this.#places, head)) {
+    for (const run of runsOf(pieces, places, head)) {
+      const { block, ranges, length } = run
       const [range] = ranges
       if (range === undefined) continue
+      sent.add(run)
       const first = pageStart(range.offset, RamFlag.page, head.blocks[block]?.name ?? '')
       requests.push(writer.pages({ slot, slotOffset, ranges, first }, head.pageSize))
       slotOffset += length
@@ -119,9 +123,9 @@ export class StreamSink implements MemorySink {
     await this.#options.writer.bytes(formatHead({ kind: 'part', id: head.section }))
   }
 
-  #started(): ImageHead {
-    if (this.#head === undefined) throw new Error('the sink has not begun')
-    return this.#head
+  #started(): Begun {
+    if (this.#begun === undefined) throw new Error('the sink has not begun')
+    return this.#begun
   }
 }
 
@@ -131,35 +135,21 @@ async function allOver(requests: readonly Promise<void>[]): Promise<void> {
   await Promise.all(requests)
 }
 
-/** Records for all pages that are zero, in steps. */
-export function* zeroRecords(head: ImageHead, places: readonly BlockPlace[]): Generator<Uint8Array> {
-  for (const [index, { name, length }] of head.blocks.entries()) {
-    const bitmap = places[index]?.bitmap ?? new Uint8Array()
-    let writer = new Writer()
-    let filled = 0
-    let named = false
-    for (let number = 0; number < length / head.pageSize; number++) {
-      if (isPageSet(bitmap, number)) continue
-      const word = number * head.pageSize + RamFlag.zero
-      if (named) writer.u64(word + RamFlag.continue).u8(0)
-      else writer.u64(word).name(name).u8(0)
-      named = true
-      filled += ZERO_RECORD
-      if (filled < ZERO_STEP) continue
-      yield writer.finish()
-      writer = new Writer()
-      filled = 0
-    }
-    if (filled > 0) yield writer.finish()
-  }
+/** Pieces of one block that follow each other in a slot. */
+export interface BlockRun {
+  readonly block: number
+  /** In the block. */
+  readonly ranges: readonly Range[]
+  /** Bytes: the sum of the ranges. */
+  readonly length: number
 }
 
-/** Pieces of a batch by the block they lie in; those of one block follow each other. Ranges are in the block. */
+/** Pieces of a batch by the block they lie in. */
 export function runsOf(
   pieces: readonly Range[],
   places: readonly BlockPlace[],
   { blocks }: ImageHead,
-): { readonly block: number; readonly ranges: readonly Range[]; readonly length: number }[] {
+): BlockRun[] {
   const runs: { block: number; ranges: Range[]; length: number }[] = []
   for (const { offset, length } of pieces) {
     const block = places.findIndex(

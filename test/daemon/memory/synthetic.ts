@@ -54,8 +54,12 @@ export function syncPart(): Uint8Array {
 
 /** END of RAM and the states of devices. */
 export function tailBytes(): Uint8Array {
-  const { tail_offset: offset } = streamNamed(RECORDING)
-  return concat([formatEmptyRam('end', RAM_ID), unpack(RECORDING).subarray(offset)])
+  return concat([formatEmptyRam('end', RAM_ID), statesBytes()])
+}
+
+/** What follows END of RAM. */
+export function statesBytes(): Uint8Array {
+  return unpack(RECORDING).subarray(streamNamed(RECORDING).tail_offset)
 }
 
 /** A channel of multifd: its hello, a sync point, its pages, another sync point. @param early  pages before the first one */
