@@ -80,7 +80,11 @@ export class ConnectionSource {
     const connections = this.#connections
     this.#connections = []
     this.#returnPath = undefined
-    for (const { input } of connections) input.close()
+    for (const { input, stream } of connections) {
+      // A close waits for receives that are under way, and a peer that is silent would hold it up.
+      engine.shutdownStream(stream, 'read')
+      input.close()
+    }
     await Promise.all(connections.map(({ stream }) => engine.close(stream)))
   }
 
@@ -114,17 +118,24 @@ export class ConnectionSource {
     const connection = this.#connections.find(({ input }) => input === main)
     if (connection === undefined) throw new Error('the main connection is one of them')
     let running: Promise<unknown> = Promise.resolve()
+    let fail = (_error: unknown): void => {}
+    const failed = new Promise<never>((_, reject) => {
+      fail = reject
+    })
+    failed.catch(() => undefined)
     const reader = (head: ImageHead, places: readonly BlockPlace[]): PageReader => {
       const own = pageReader(head, places, opened, this.#context)
       const points = new SyncPoints(1 + channels.length, () => opened.sink.barrier(), main.name)
       const readers = channels.map((input) => channelReader(input, head, places, opened, this.#context))
       running = Promise.all(readers.map((channel) => readChannel(channel, points)))
-      // Whoever waits at a sync point hears of it.
-      running.catch((error: unknown) =>
-        points.fail(error instanceof Error ? error : new Error(String(error))),
-      )
+      // Whoever waits at a sync point has heard of it; the main connection may wait for its source, which waits for the channel.
+      running.catch(fail)
       return {
         ...own,
+        finish: async () => {
+          await own.finish()
+          points.close()
+        },
         seen: (block) => own.seen(block) || readers.some(({ scanner }) => scanner.seen(block)),
         sync: async (at) => {
           if (at === 'end' && head.syncPerWalk) return
@@ -133,7 +144,9 @@ export class ConnectionSource {
         },
       }
     }
-    await this.#stream(connection, reader, opened).run()
+    const reading = this.#stream(connection, reader, opened).run()
+    reading.catch(() => undefined)
+    await Promise.race([reading, failed])
     await running
   }
 

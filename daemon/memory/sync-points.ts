@@ -10,6 +10,7 @@ export class SyncPoints {
   readonly #name: string
   #arrived = 0
   #left = 0
+  #over = false
   #next = gate()
 
   /**
@@ -22,11 +23,12 @@ export class SyncPoints {
     this.#settle = settle
   }
 
-  /** @throws FormatError when a connection has ended that others wait for */
+  /** @throws FormatError when a connection has ended that others wait for, or there are no more points */
   async arrive(): Promise<void> {
     const point = this.#next
     this.#arrived += 1
-    if (this.#left > 0) this.#failUneven()
+    if (this.#over) this.#failOver()
+    else if (this.#left > 0) this.#failUneven()
     else if (this.#arrived === this.#parties) {
       this.#arrived = 0
       this.#next = gate()
@@ -39,6 +41,18 @@ export class SyncPoints {
   leave(): void {
     this.#left += 1
     if (this.#arrived > 0) this.#failUneven()
+  }
+
+  /** The main connection comes to no more points: who is at one has one too many. */
+  close(): void {
+    this.#over = true
+    if (this.#arrived > 0) this.#failOver()
+  }
+
+  #failOver(): void {
+    this.fail(
+      new FormatError(`${this.#name}: a multifd channel has a sync point more than the main connection`),
+    )
   }
 
   #failUneven(): void {

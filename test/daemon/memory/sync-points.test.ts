@@ -56,6 +56,18 @@ t.test('who comes when another has left is told too', async (t) => {
   await t.rejects(arrive('a'), ENDED)
 })
 
+t.test('a point that the main connection does not come to is one too many', async (t) => {
+  const MORE = { name: 'FormatError', message: /sync point more than the main connection/ }
+  const { points, arrive } = setUp(2)
+  const waiting = arrive('a')
+  points.close()
+  await t.rejects(waiting, MORE)
+  const later = setUp(2)
+  later.points.close()
+  later.points.leave()
+  await t.rejects(later.arrive('a'), MORE)
+})
+
 t.test('all may leave when nobody waits', async (t) => {
   const { points, seen } = setUp(2)
   points.leave()
