@@ -67,10 +67,16 @@ export class Appender {
     this.#slot = undefined
     this.#start += length
     this.#filled = 0
-    await this.#pool.start(async () => {
-      const result = await this.#slots.engine.write(this.#file, offset, length, slot, 0)
-      this.#slots.give(slot)
-      if (result < 0) throw new IoError(-result, 'write', this.#name, offset, length)
-    })
+    await this.#pool
+      .start(async () => {
+        const result = await this.#slots.engine.write(this.#file, offset, length, slot, 0)
+        this.#slots.give(slot)
+        if (result < 0) throw new IoError(-result, 'write', this.#name, offset, length)
+      })
+      .catch((error: unknown) => {
+        // An earlier write failed: this one was not begun.
+        this.#slots.give(slot)
+        throw error
+      })
   }
 }

@@ -24,6 +24,15 @@ export function checkTotal(name: string, blocks: readonly ImageBlock[]): void {
     throw new FormatError(`${name} is of a guest with ${total} bytes of RAM: ${MOST_RAM} are possible`)
 }
 
+/** Sections in front of the end of RAM that are kept, bytes altogether: bitmaps of some TiB. */
+const MOST_EARLY = 64 * 2 ** 20
+
+/** @throws FormatError  @param name  of the source  @param bytes  of what is kept so far */
+export function checkEarly(name: string, bytes: number): void {
+  if (bytes > MOST_EARLY)
+    throw new FormatError(`${name}: sections before the end of memory have more than ${MOST_EARLY} bytes`)
+}
+
 /** Everything that is known before the first page. */
 export interface ImageHead {
   /** Without the capabilities that only say how this stream or file is laid out. */

@@ -21,10 +21,11 @@ import { MappedList } from '../../protocol/migration/mapped-list.js'
 import { Outline, type Step } from '../../protocol/migration/outline.js'
 import { parsePreamble } from '../../protocol/migration/preamble.js'
 import { RamFlag, readRamWord } from '../../protocol/migration/ram-flags.js'
+import { refusals } from '../../protocol/migration/refusals.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { Tally } from './context.js'
 import type { FileBytes } from './file-bytes.js'
-import { type BlockPlace, checkTotal, type ImageHead, type MemorySink } from './image.js'
+import { type BlockPlace, checkEarly, checkTotal, type ImageHead, type MemorySink } from './image.js'
 import { Input } from './input.js'
 import { namedAs } from './named.js'
 import type { Pace } from './pace.js'
@@ -152,15 +153,23 @@ export class MappedSource {
   /** What follows the pages, to the end of RAM; the rest is checked. */
   async #walk(input: Input, outline: Outline): Promise<Pick<Shape, 'early' | 'boundary'>> {
     const early: Uint8Array[] = []
+    let kept = 0
     for (let within = true; ; ) {
       if (within) {
         await input.parse(endOfBody, 'the end of a section of memory')
         await input.parse((bytes, origin) => outline.ramFooter(bytes, origin), 'the footer of a section')
       }
       const step = await input.parse((bytes, origin) => outline.next(bytes, origin), 'a section')
-      if (step.kind === 'boundary') break
+      if (step.kind === 'boundary') {
+        if (!step.ramEnded) throw new FormatError(`${input.name}: ${refusals.unfinishedMapped}`)
+        break
+      }
       within = step.kind === 'ram'
-      keepOrRefuse(step, early)
+      const bytes = namedAs(input.name, () => keptOf(step))
+      if (bytes === undefined) continue
+      kept += bytes.length
+      checkEarly(input.name, kept)
+      early.push(bytes)
     }
     const boundary = input.position
     const { tail } = this.#options
@@ -244,22 +253,20 @@ function endOfBody(bytes: Uint8Array, origin: number): Parsed<void> | undefined 
   })
 }
 
-function keepOrRefuse(step: Step, early: Uint8Array[]): void {
+/** A copy of what is kept in front of the end of RAM; undefined: it is left out. */
+function keptOf(step: Exclude<Step, { kind: 'boundary' }>): Uint8Array | undefined {
   switch (step.kind) {
     case 'command':
       if (step.fate.kind === 'refuse') throw new FormatError(step.fate.reason)
-      if (step.fate.kind === 'keep') early.push(step.bytes.slice())
-      return
+      return step.fate.kind === 'keep' ? step.bytes.slice() : undefined
     case 'section':
-      if (!step.empty) early.push(step.bytes.slice())
-      return
+      return step.empty ? undefined : step.bytes.slice()
     case 'refuse':
       throw new FormatError(step.reason)
     case 'ram':
-    case 'boundary':
-      return
+      return undefined
     default:
-      step satisfies never
+      return step satisfies never
   }
 }
 

@@ -20,14 +20,18 @@ import { parsePreamble } from '../../protocol/migration/preamble.js'
 import { refusals } from '../../protocol/migration/refusals.js'
 import type { Tally } from './context.js'
 import type { DeltaPages } from './delta-pages.js'
-import { type BlockPlace, checkTotal, type ImageBlock, type ImageHead, type MemorySink } from './image.js'
+import {
+  type BlockPlace,
+  checkEarly,
+  checkTotal,
+  type ImageBlock,
+  type ImageHead,
+  type MemorySink,
+} from './image.js'
 import type { Input } from './input.js'
 import type { PageGatherer } from './page-gatherer.js'
 import { ReturnPath } from './return-path.js'
 import type { TailCheck } from './tail-check.js'
-
-/** Sections in front of the end of RAM that are kept, bytes altogether: bitmaps of some TiB. */
-const MOST_EARLY = 64 * 2 ** 20
 
 export interface StreamSourceOptions {
   readonly input: Input
@@ -105,14 +109,14 @@ export class StreamSource {
       case 'command':
         await this.#answer(step.command, configuration)
         if (advisesPostcopyRam(step.command)) this.#postcopyAdvised = true
-        if (step.fate.kind === 'refuse') throw new FormatError(step.fate.reason)
+        if (step.fate.kind === 'refuse') throw this.#refused(step.fate.reason)
         if (step.fate.kind === 'keep') await this.#keep(step.bytes)
         return true
       case 'section':
         await this.#keep(step.bytes)
         return true
       case 'refuse':
-        if (!this.#options.stores) throw new FormatError(step.reason)
+        if (!this.#options.stores) throw this.#refused(step.reason)
         this.#options.warn(step.reason)
         return false
       case 'boundary':
@@ -126,13 +130,16 @@ export class StreamSource {
     const { answers } = this.#options
     if (answers === 'none') return
     if (answers !== 'refused') await answers.answer(command, machine)
-    else if (waitsForAnswers(command)) throw new FormatError(refusals.returnPath)
+    else if (waitsForAnswers(command)) throw this.#refused(refusals.returnPath)
+  }
+
+  #refused(reason: string): FormatError {
+    return new FormatError(`${this.#options.input.name}: ${reason}`)
   }
 
   async #keep(bytes: Uint8Array): Promise<void> {
     this.#keptBytes += bytes.length
-    if (this.#keptBytes > MOST_EARLY)
-      throw new FormatError(`sections before the end of memory have more than ${MOST_EARLY} bytes`)
+    checkEarly(this.#options.input.name, this.#keptBytes)
     if (this.#reader === undefined) this.#kept.push(bytes)
     else await this.#options.sink.early(bytes)
   }
@@ -172,7 +179,7 @@ export class StreamSource {
   async #body(): Promise<void> {
     const { input } = this.#options
     const reader = this.#reader
-    if (reader === undefined) throw new FormatError('a section of memory comes before its beginning')
+    if (reader === undefined) throw this.#refused('a section of memory comes before its beginning')
     const { scanner, pages, delta } = reader
     for (;;) {
       const chunk = await input.chunk()
@@ -227,7 +234,7 @@ export class StreamSource {
   async #delta(delta: PageReader['delta']): Promise<void> {
     const { input } = this.#options
     if (delta === undefined)
-      throw new FormatError('the stream has XBZRLE records: only a mapped-ram file can take them')
+      throw this.#refused('the stream has XBZRLE records: only a mapped-ram file can take them')
     try {
       await delta.apply()
     } catch (error) {

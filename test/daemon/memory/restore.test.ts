@@ -8,6 +8,8 @@ import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { SinkSpec } from '../../../daemon/memory/messages.js'
+import { concat, Writer } from '../../../protocol/migration/bytes.js'
+import { formatFooter, formatHead } from '../../../protocol/migration/section.js'
 import { streamNamed, unpack } from '../../helpers/migration/fixtures.js'
 import { Replay } from '../../helpers/migration/replay.js'
 import { replayMultifd } from '../../helpers/migration/replay-sets.js'
@@ -66,6 +68,22 @@ const bitmaps = blocks.map(({ bitmap_offset = 0, used_length }) => ({
   length: Math.ceil(used_length / 4096 / 64) * 8,
 }))
 
+const pagesEnd = (blocks.at(-1)?.pages_offset ?? 0) + (blocks.at(-1)?.used_length ?? 0)
+
+/** The largest early section there can be, 16 MiB. */
+function virtioMem(id: number): Uint8Array {
+  const [bits, block] = [2 ** 27, 2 ** 21]
+  const head = { kind: 'full', id, name: 'a/virtio-mem-device-early', instance: 0, version: 1 } as const
+  const fields = new Writer()
+    .u64(0)
+    .u64(bits * block)
+    .u64(block)
+    .u32(0)
+    .u64(0)
+    .finish()
+  return concat([formatHead(head), fields, new Uint8Array(bits / 8), formatFooter(id)])
+}
+
 const damages: readonly Damage[] = [
   {
     name: 'its end is missing',
@@ -75,8 +93,7 @@ const damages: readonly Damage[] = [
   {
     name: 'its device states are missing',
     error: /source: end of the pages/,
-    damage: (bytes) =>
-      bytes.subarray(0, (blocks.at(-1)?.pages_offset ?? 0) + (blocks.at(-1)?.used_length ?? 0)),
+    damage: (bytes) => bytes.subarray(0, pagesEnd),
   },
   {
     name: 'its description is damaged',
@@ -124,6 +141,22 @@ const damages: readonly Damage[] = [
     name: 'RAM does not end',
     error: /section|record|RAM/,
     damage: (bytes) => bytes.fill(0xee, tailOffset - 20, tailOffset),
+  },
+  {
+    // As background-snapshot leaves it: bitmaps are an older image's, if there are any.
+    name: 'RAM has no end',
+    error: /no END of RAM/,
+    damage: (bytes) => Buffer.concat([bytes.subarray(0, pagesEnd + 13), bytes.subarray(tailOffset)]),
+  },
+  {
+    name: 'what comes early has no bounds',
+    error: /sections before the end of memory have more than 67108864 bytes/,
+    damage: (bytes) =>
+      Buffer.concat([
+        bytes.subarray(0, pagesEnd + 13),
+        ...Array.from({ length: 5 }, (_, index) => virtioMem(100 + index)),
+        bytes.subarray(pagesEnd + 13),
+      ]),
   },
   {
     name: 'its save did not come to its end',
