@@ -15,16 +15,16 @@ export function socketPath(option: string | undefined): string {
   return option ?? process.env.BLOCKFERRY_SOCKET ?? defaultSocket
 }
 
-/** @throws CliError with status 3 */
-export async function connectTo(path: string): Promise<Daemon> {
+/** @param who  is to listen there. @throws CliError with status 3 */
+export async function connectTo(path: string, who = 'blockferryd'): Promise<Daemon> {
   const stream = createConnection({ path })
   await new Promise<void>((resolve, reject) => {
     stream.once('connect', resolve)
-    stream.once('error', (cause) => reject(noConnection(connectText(path, cause), { cause })))
+    stream.once('error', (cause) => reject(noConnection(connectText(path, who, cause), { cause })))
   })
   stream.removeAllListeners('error')
   const client = await Client.open(stream).catch((cause: Error) => {
-    throw noConnection(`cannot talk to the daemon at '${path}': ${cause.message}`, { cause })
+    throw noConnection(`cannot talk to ${who} at '${path}': ${cause.message}`, { cause })
   })
   return {
     client,
@@ -42,10 +42,10 @@ export function connectOrEmbed(options: EmbeddedOptions & { readonly socket?: st
   return socket === undefined || socket === 'embedded' ? embeddedDaemon(options) : connectTo(socket)
 }
 
-function connectText(path: string, cause: NodeJS.ErrnoException): string {
+function connectText(path: string, who: string, cause: NodeJS.ErrnoException): string {
   const reasons: Record<string, string> = {
-    ENOENT: 'no such socket; is blockferryd running?',
-    ECONNREFUSED: 'nobody listens on it; is blockferryd running?',
+    ENOENT: `no such socket; is ${who} running?`,
+    ECONNREFUSED: `nobody listens on it; is ${who} running?`,
     EACCES: 'permission denied',
     ENOTSOCK: 'it is not a socket',
   }

@@ -169,4 +169,5 @@ export const ENOSYS = 38
 /** On Linux the same as EOPNOTSUPP. */
 export const ENOTSUP = 95
 export const EADDRINUSE = 98
+export const ECONNRESET = 104
 export const ECANCELED = 125

@@ -55,7 +55,15 @@ export class DigestWriter {
   /** @throws IoError */
   static async open(slots: Slots, path: string, flush: FlushMode): Promise<DigestWriter> {
     const place = { kind: 'path', path } as const
-    const how = { slots, place, offset: 0, direct: false, flush, fdTaken: () => undefined }
+    const how = {
+      slots,
+      place,
+      offset: 0,
+      direct: false,
+      flush,
+      companion: undefined,
+      fdTaken: () => undefined,
+    }
     return new DigestWriter(slots, flush, await TargetFile.open(how))
   }
 

@@ -83,7 +83,10 @@ async function prepareFile(
   const { slots, fdTaken } = context
   const { offset, channels, direct, flush } = spec
   const front = frontFor(spec, image)
-  const target = await TargetFile.open({ slots, place: spec.file, offset, direct, flush, fdTaken })
+  const place = spec.file
+  // Checksums of an image are nobody's when it is replaced.
+  const companion = place.kind === 'path' && !spec.digests ? digestsNameOf(place.path) : undefined
+  const target = await TargetFile.open({ slots, place, offset, direct, flush, companion, fdTaken })
   const digests = await digestsFor(spec, target, slots)
   const mapped = spec.format === 'mapped-ram' || spec.format === 'libvirt-sparse'
   const open = async (): Promise<OpenedSink> => {

@@ -35,6 +35,9 @@ export class SharedRamSink implements MemorySink {
   async begin(head: ImageHead): Promise<readonly BlockPlace[]> {
     const { sink, renames } = this.#options
     const files = await this.#open(head)
+    for (const { from } of renames)
+      if (!head.blocks.some(({ name }) => name === from))
+        throw new CommandError(`there is no block of RAM called ${quoted(from)} to be renamed`)
     const blocks = head.blocks.map(({ name, length }) => ({ name: renamed(name, renames), length }))
     if (new Set(blocks.map(({ name }) => name)).size < blocks.length)
       throw new CommandError('two blocks of RAM would have the same name')

@@ -26,6 +26,8 @@ export interface TargetOptions {
   readonly offset: number
   readonly direct: boolean
   readonly flush: FlushMode
+  /** A file that belongs to what has the name now: it goes when that is replaced. */
+  readonly companion: string | undefined
   /** Told once a descriptor was duplicated. */
   readonly fdTaken: (fd: number) => void
 }
@@ -181,6 +183,8 @@ export class TargetFile {
       await this.#unlink(passing)
       throw new Cancelled()
     }
+    // There may be none.
+    if (this.#options.companion !== undefined) await engine.unlink(this.#options.companion)
     if (this.#options.flush !== 'full') return
     const folder = checked(
       await engine.open(dirname(this.name), { write: false, directory: true }),

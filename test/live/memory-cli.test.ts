@@ -7,6 +7,7 @@ import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { command, type Run, run } from '../daemon/cli/run.js'
+import { appears, startDaemon } from '../helpers/daemon-process.js'
 import type { Guest } from '../helpers/migration/guest.js'
 import type { QemuVersion } from '../helpers/migration/qemu-system.js'
 import { wrongTick } from '../helpers/migration/ticks.js'
@@ -160,6 +161,38 @@ for (const version of BOTH) {
     t.equal(await goesOn(guest, ''), undefined)
     t.notOk(existsSync(scratch.file('saved')))
   })
+}
+
+for (const version of BOTH) {
+  t.test(
+    `a guest of QEMU ${version} goes on when the daemon is killed`,
+    { skip: qemu[version].absent },
+    async (t) => {
+      using scratch = new Scratch()
+      await using guest = await ticking(scratch, version, MACHINE)
+      await guest.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 12345678, 'downtime-limit': 77 })
+      const before = await settings(guest)
+      const socket = scratch.file('control')
+      const daemon = startDaemon(['--socket', socket])
+      await appears(socket)
+      const args = [
+        '--qmp',
+        guest.monitor('other'),
+        '--rate',
+        '256K',
+        '--socket',
+        socket,
+        scratch.file('saved'),
+      ]
+      const saving = ferry(scratch, 'save', ...args)
+      while ((await migrationStatus(guest)) !== 'active') await pace(10)
+      daemon.child.kill('SIGKILL')
+      await daemon.ended
+      t.match(await saving, { status: 1 })
+      await runsOn(t, guest, before)
+      t.notOk(existsSync(scratch.file('saved')))
+    },
+  )
 }
 
 /** What an unfinished save would leave. */

@@ -4,6 +4,7 @@
 import type { JsonObject } from '../../../protocol/json-value.js'
 import { formatSize } from '../../common/units.js'
 import { spread } from '../indented.js'
+import { failed } from '../status.js'
 import { table } from '../table.js'
 import { asList, asObject, flagOf, numberOf, objectsOf, textOf } from '../values.js'
 import { type InspectOptions, inspect } from './inspect.js'
@@ -12,6 +13,8 @@ export async function memoryInfo(file: string, options: InspectOptions): Promise
   const found = await inspect('info', file, options)
   if (options.json) process.stdout.write(`${spread({ file, ...found })}\n`)
   else if (!options.quiet) process.stdout.write(infoText(file, found))
+  if (textOf(found, 'format') === undefined)
+    throw failed(`'${file}' is no image of memory: ${textOf(found, 'problem') ?? 'its format is not known'}`)
 }
 
 /** As people read it, each line ended. */

@@ -2,7 +2,7 @@
 // `blockferry memory map`: which pages of a file of memory are zero, and which changed against another; as text, JSON or a
 // picture.
 
-import { writeFile } from 'node:fs/promises'
+import { stat, writeFile } from 'node:fs/promises'
 import type { JsonObject } from '../../../protocol/json-value.js'
 import { spread } from '../indented.js'
 import { formatPng } from '../png.js'
@@ -25,6 +25,9 @@ export async function memoryMap(file: string, options: MapOptions): Promise<void
   const { against, againstOffset, png, cells, json, quiet } = options
   if (against === undefined && againstOffset !== undefined)
     throw usage('--against-offset goes with --against')
+  for (const image of [file, against])
+    if (png !== undefined && image !== undefined && (await areSame(png, image)))
+      throw usage(`the picture would replace '${image}', which it is to show`)
   const found = await inspect('map', file, options, {
     cells,
     ...(against !== undefined && { other: placeOf(against), 'other-offset': againstOffset }),
@@ -36,6 +39,11 @@ export async function memoryMap(file: string, options: MapOptions): Promise<void
   if (json) process.stdout.write(`${spread(jsonOf(found, ranges))}\n`)
   else if (!quiet)
     process.stdout.write(png === undefined ? mapText(ranges) : pictureText(png, pageSize * unit))
+}
+
+async function areSame(one: string, other: string): Promise<boolean> {
+  const [a, b] = await Promise.all([one, other].map((path) => stat(path).catch(() => undefined)))
+  return a !== undefined && b !== undefined && a.dev === b.dev && a.ino === b.ino
 }
 
 /** A row of cells of one kind. Bytes of the block. */

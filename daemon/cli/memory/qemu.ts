@@ -139,11 +139,18 @@ async function migrated(qemu: Client, over: AbortSignal): Promise<void> {
     if (status === 'completed') return
     if (status === 'failed' || status === 'cancelled') {
       const reason = textOf(info, 'error-desc')
-      throw failed(`QEMU's migration ${status}${reason === undefined ? '' : `: ${reason}`}`)
+      throw failed(`QEMU's migration ${status}${reason === undefined ? '' : `: ${reason}`}${hint(reason)}`)
     }
     await sleep(POLL_MS)
   }
   throw failed('nobody reads what QEMU sends')
+}
+
+/** The socket it is sent to lies in a folder for temporary files, for its owner only. */
+function hint(reason: string | undefined): string {
+  return reason?.includes('Failed to connect') === true
+    ? '; QEMU runs as another user or sees other folders: set TMPDIR to one that both see, or use --from'
+    : ''
 }
 
 /** No migration runs any more. Best effort. */

@@ -24,6 +24,7 @@ export interface TargetOptions {
 /** @throws CliError */
 export async function targetArguments(options: TargetOptions): Promise<CommandArguments> {
   const { offset, direct, channels, flush, xml, paused, digests, rate } = options
+  if (xml === undefined && paused) throw usage('--paused goes with --xml')
   return {
     ...{ offset, channels, flush },
     'direct-io': direct,
@@ -53,8 +54,10 @@ export function placeOf(file: string): string {
   return file.startsWith('/dev/fdset/') ? file : resolve(file)
 }
 
-/** An address for the daemon: `unix:` and `file:` are relative to where the command runs. */
+/** An address for the daemon: `unix:` and `file:` are relative to where the command runs. @throws CliError */
 export function addressOf(uri: string): string {
+  if (!/^(unix|file|fd):.|^tcp:.*:./s.test(uri))
+    throw usage(`an address is unix:PATH or tcp:HOST:PORT, found '${uri}'`)
   const [, transport = '', path = ''] = /^(unix|file):(.*)$/s.exec(uri) ?? []
   return transport === '' ? uri : `${transport}:${resolve(path)}`
 }
@@ -65,10 +68,23 @@ function pair(text: string, option: string, expected: string): [string, string] 
   return [text.slice(0, equals), text.slice(equals + 1)]
 }
 
+/** XML of a domain. */
 async function textIn(file: string): Promise<string> {
+  const bytes = await readFile(file).catch((cause: Error) => {
+    throw failed(`cannot read '${file}': ${cause.message}`, { cause })
+  })
+  const text = utf8In(bytes)
+  if (text === undefined || !text.includes('<domain'))
+    throw failed(`'${file}' is not the XML of a domain: '<domain' is expected in it, in UTF-8`)
+  return text
+}
+
+/** Text that JSON can carry; undefined for bytes that are none. */
+function utf8In(bytes: Uint8Array): string | undefined {
   try {
-    return await readFile(file, 'utf8')
-  } catch (cause) {
-    throw failed(`cannot read '${file}': ${(cause as Error).message}`, { cause })
+    const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+    return /\0|\p{Noncharacter_Code_Point}/u.test(text) ? undefined : text
+  } catch {
+    return undefined
   }
 }

@@ -26,7 +26,7 @@ export async function restore(file: string, to: string, options: RestoreOptions)
       'max-bandwidth': rate,
       ...renames(rename),
     },
-    words: `restored memory from '${file}'`,
+    words: `sent memory from '${file}' to ${to}`,
     options,
   })
 }

@@ -6,7 +6,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Client, CommandArguments } from '../client.js'
+import type { JsonValue } from '../../../protocol/json-value.js'
+import { type Client, type CommandArguments, QmpError } from '../client.js'
 import { connectTo } from '../connection.js'
 import type { Daemon } from '../daemon.js'
 import { usage } from '../status.js'
@@ -44,11 +45,16 @@ export async function save(file: string | undefined, options: SaveOptions): Prom
   await runTransfer({ command: 'x-memory-save', args: { ...args, ...from }, words, options })
 }
 
-function check(file: string | undefined, { from, qmp, to, connect }: SaveOptions): void {
+function check(file: string | undefined, options: SaveOptions): void {
+  const { from, qmp, to, connect, live, shared, afterwards, xml } = options
   if ((from === undefined) === (qmp === undefined))
     throw usage('give either --from, where a QEMU migrates to, or --qmp, to have it done')
   if ((file === undefined) !== (to === 'null')) throw usage("a file is expected, or '--to null' and none")
   if (qmp !== undefined && connect) throw usage('--connect goes with --from')
+  if (from !== undefined && (live || !shared || afterwards !== 'continue'))
+    throw usage('--live, --no-shared and --afterwards go with --qmp')
+  if (to.startsWith('libvirt') && xml === undefined)
+    throw usage(`a ${to} image needs the XML of its domain: --xml FILE`)
 }
 
 async function saveDriven(
@@ -57,7 +63,9 @@ async function saveDriven(
   words: string,
   options: SaveOptions,
 ): Promise<void> {
-  const qemu = await connectTo(qmp)
+  const qemu = await connectTo(qmp, 'QEMU')
+  // When the daemon is lost, the guest is still to go on and QEMU's settings to be put back.
+  let driving: Promise<void> = Promise.resolve()
   const folder = await mkdtemp(join(tmpdir(), 'blockferry-'))
   try {
     const files = options.shared && !options.live ? await memoryFiles(qemu.client) : []
@@ -66,9 +74,13 @@ async function saveDriven(
     await runTransfer({
       ...{ command: 'x-memory-save', words, options },
       args: { ...args, source: uri, ...(ram.length > 0 && { ram }) },
-      beside: (daemon, job) => (over) => drive(qemu.client, daemon, job, { files, uri, options, over }),
+      beside: (daemon, job) => (over) => {
+        driving = drive(qemu.client, daemon, job, { files, uri, options, over })
+        return driving
+      },
     })
   } finally {
+    await driving.catch(() => undefined)
     await qemu.close()
     await rm(folder, { recursive: true, force: true })
   }
@@ -101,9 +113,20 @@ function drive(
 /** Memory in files is read last: the guest must not go on before that. */
 async function read({ client }: Daemon, job: string, over: AbortSignal): Promise<void> {
   while (!over.aborted) {
-    const info = asObject(await client.execute('query-migrate', { 'x-job-id': job }))
+    const info = asObject(await infoOf(client, job))
+    if (info === undefined) return
     if ((numberOf(asObject(info?.['x-phases']), 'flush-age-ms') ?? -1) >= 0) return
     await sleep(POLL_MS)
+  }
+}
+
+/** Undefined: the job has ended, and is forgotten already. */
+async function infoOf(client: Client, job: string): Promise<JsonValue | undefined> {
+  try {
+    return await client.execute('query-migrate', { 'x-job-id': job })
+  } catch (error) {
+    if (error instanceof QmpError) return undefined
+    throw error
   }
 }
 

@@ -3,6 +3,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { toText } from '../../../protocol/json-text.js'
+import type { JsonObject } from '../../../protocol/json-value.js'
 import { formatDuration, formatRate, formatSize } from '../../common/units.js'
 import type { CommandArguments } from '../client.js'
 import type { Daemon } from '../daemon.js'
@@ -35,6 +36,10 @@ export async function runTransfer({ command, args, words, options, beside }: Tra
   const id = `${command.replace('x-memory-', '')}-${randomBytes(4).toString('hex')}`
   const started = performance.now()
   const report = reporter({ json: false, progress: options.progress && !options.json && !options.quiet })
+  const told = (result: JsonObject) => {
+    const ms = Math.round(performance.now() - started)
+    if (options.json) process.stdout.write(`${toText({ ...result, 'duration-ms': ms })}\n`)
+  }
   const outcome = await withNodes(options, async (daemon) => {
     try {
       return await finishJob(
@@ -49,15 +54,20 @@ export async function runTransfer({ command, args, words, options, beside }: Tra
     } finally {
       report.end()
     }
+  }).catch((error: unknown) => {
+    told({ result: 'failed', error: error instanceof Error ? error.message : String(error) })
+    throw error
   })
   const ms = performance.now() - started
   const leftOut = textOf(outcome.result, 'digests-left-out')
   if (leftOut !== undefined) process.stderr.write(`blockferry: no checksums were written: ${leftOut}\n`)
-  if (options.json)
-    process.stdout.write(
-      `${toText({ 'duration-ms': Math.round(ms), receipt: outcome.receipt?.value, result: outcome.result })}\n`,
-    )
-  else if (!options.quiet) process.stdout.write(`${words}: ${receiptText(outcome, ms)}\n`)
+  const { receipt, result } = outcome
+  told({
+    result: 'completed',
+    ...(receipt !== undefined && { receipt: receipt.value }),
+    ...result,
+  })
+  if (!options.json && !options.quiet) process.stdout.write(`${words}: ${receiptText(outcome, ms)}\n`)
 }
 
 function receiptText({ receipt }: Outcome, ms: number): string {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // memory info, verify, diff and map as their users have them: texts, JSON, pictures and exit statuses, on recorded images.
 
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inflateSync } from 'node:zlib'
 import t, { type Test } from 'tap'
@@ -114,7 +114,7 @@ for (const { file, args, found } of infos) {
   t.test(`info --json of ${[file, ...args].join(' ')}`, async (t) => {
     const [path = ''] = placed(t, file)
     const { status, stdout } = await run(['memory', 'info', '--json', ...args, path])
-    t.equal(status, 0)
+    t.equal(status, 'format' in found ? 0 : 1)
     t.match(JSON.parse(stdout), { file: path, ...found })
   })
 }
@@ -167,13 +167,51 @@ t.test('verify tells the checksums of an image that was there before', async (t)
   const [one = '', other = ''] = placed(t, MAPPED, STREAM)
   const path = `${one}.saved`
   t.match(await run(['memory', 'convert', '-q', '--digests', one, path]), { status: 0 })
-  t.match(await run(['memory', 'convert', '-q', other, path]), { status: 0 })
+  // By another program: a conversion to that name takes the checksums away.
+  t.match(await run(['memory', 'convert', '-q', other, `${path}2`]), { status: 0 })
+  writeFileSync(path, readFileSync(`${path}2`))
   const { status, stdout } = await run(['memory', 'verify', path])
   t.equal(status, 2)
   t.match(
     stdout,
     /173 of 4226 pages differ.*\n(.*\n)*.*states of devices differ too: the checksums may be of another image\n$/,
   )
+})
+
+t.test('an image that is replaced loses its checksums', async (t) => {
+  const [one = '', other = ''] = placed(t, MAPPED, STREAM)
+  const path = `${one}.saved`
+  t.match(await run(['memory', 'convert', '-q', '--digests', one, path]), { status: 0 })
+  t.ok(existsSync(`${path}.digests`))
+  t.match(await run(['memory', 'convert', '-q', other, path]), { status: 0 })
+  t.notOk(existsSync(`${path}.digests`))
+  t.match(await run(['memory', 'verify', path]), { stdout: /no checksums/ })
+})
+
+t.test('a picture does not replace the image it shows', async (t) => {
+  const [one = ''] = placed(t, MAPPED)
+  const before = readFileSync(one)
+  const { status, stderr } = await run(['memory', 'map', one, '--png', one])
+  t.equal(status, 2)
+  t.match(stderr, /^blockferry: the picture would replace '.*', which it is to show\n$/)
+  t.ok(readFileSync(one).equals(before))
+})
+
+t.test('a file that is no image of memory is said to be none', async (t) => {
+  const path = join(t.testdir({ text: 'a text that is long enough to be looked at' }), 'text')
+  t.match(await run(['memory', 'info', path]), {
+    status: 1,
+    stderr: /^blockferry: '.*text' is no image of memory: .*\n$/,
+  })
+})
+
+t.test('--json says how it ended', async (t) => {
+  const [one = ''] = placed(t, MAPPED)
+  const good = await run(['memory', 'convert', '--json', one, `${one}.copy`])
+  t.match(JSON.parse(good.stdout), { result: 'completed', 'duration-ms': Number, receipt: Object })
+  const bad = await run(['memory', 'convert', '--json', one, `${one}/copy`])
+  t.equal(bad.status, 1)
+  t.match(JSON.parse(bad.stdout), { result: 'failed', error: /Not a directory/ })
 })
 
 t.test('checksums that cannot be made are no reason to have no image', async (t) => {

@@ -95,6 +95,42 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
     text: "cannot open '/dev/zero' as an image: it is neither a file nor a block device",
   },
   {
+    name: 'an address of no kind',
+    args: ['memory', 'restore', 'a', 'b.sock'],
+    status: 2,
+    text: "an address is unix:PATH or tcp:HOST:PORT, found 'b.sock'",
+  },
+  {
+    name: 'options of --qmp with --from',
+    args: ['memory', 'save', '--from', 'unix:a.sock', '--live', 'b'],
+    status: 2,
+    text: '--live, --no-shared and --afterwards go with --qmp',
+  },
+  {
+    name: 'a libvirt image without XML',
+    args: ['memory', 'save', '--from', 'unix:a.sock', '--to', 'libvirt-raw', 'b'],
+    status: 2,
+    text: 'a libvirt-raw image needs the XML of its domain: --xml FILE',
+  },
+  {
+    name: 'XML that is none',
+    args: ['memory', 'convert', 'a', 'b', '--to', 'libvirt-raw', '--xml', '/proc/self/exe'],
+    status: 1,
+    text: "'/proc/self/exe' is not the XML of a domain: '<domain' is expected in it, in UTF-8",
+  },
+  {
+    name: 'a paused guest without XML',
+    args: ['memory', 'convert', 'a', 'b', '--paused'],
+    status: 2,
+    text: '--paused goes with --xml',
+  },
+  {
+    name: 'no QEMU',
+    args: ['memory', 'save', '--qmp', '/nonexistent/s', 'b'],
+    status: 3,
+    text: "cannot connect to '/nonexistent/s': no such socket; is QEMU running?",
+  },
+  {
     name: 'no socket',
     args: ['jobs', '--socket', '/nonexistent/s'],
     status: 3,
