@@ -13,7 +13,7 @@ import type { SyncPoints } from './sync-points.js'
 export interface Channel {
   readonly input: Input
   readonly scanner: ChannelScanner
-  readonly pages: PageGatherer
+  readonly pages: Pick<PageGatherer, 'ready' | 'hand' | 'drop'>
 }
 
 /**

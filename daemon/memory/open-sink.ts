@@ -27,6 +27,8 @@ export interface OpenedSink {
   /** Gets the source's bytes as they are; the sink only sees what is in them. */
   readonly tap?: (bytes: Uint8Array) => Promise<void>
   readonly readBack?: ReadBack
+  /** Pages are looked at and not given to the sink, which throws them away. */
+  readonly blind?: boolean
 }
 
 /** A sink that can be opened: what can be refused before the source has come has been. */
@@ -60,7 +62,7 @@ export async function prepareSink(
     case 'null':
       return {
         flushes: false,
-        open: async () => ({ sink: new NullSink(slots) }),
+        open: async () => ({ sink: new NullSink(slots), blind: true }),
         giveUp: nothing,
         drop: nothing,
       }

@@ -17,10 +17,10 @@ import type { PageReader } from './stream-source.js'
 export function pageReader(
   head: ImageHead,
   places: readonly BlockPlace[],
-  { sink, tap, readBack }: OpenedSink,
+  { sink, tap, readBack, blind = false }: OpenedSink,
   { slots, tally }: TransferContext,
 ): PageReader {
-  const checks = tap !== undefined
+  const checks = blind || tap !== undefined
   const { pageSize } = head
   const mode = checks ? 'check' : 'gather'
   const scanner = createPageScanner(slots.engine, pageSize, scanned(head, places), mode)
@@ -45,12 +45,13 @@ export function channelReader(
   input: Input,
   head: ImageHead,
   places: readonly BlockPlace[],
-  { sink }: OpenedSink,
+  { sink, blind = false }: OpenedSink,
   { slots, tally }: TransferContext,
 ): Channel {
-  const scanner = createChannelScanner(slots.engine, head.pageSize, scanned(head, places), 'gather')
+  const mode = blind ? 'check' : 'gather'
+  const scanner = createChannelScanner(slots.engine, head.pageSize, scanned(head, places), mode)
   tally.count(() => countsOf(scanner))
-  return { input, scanner, pages: new PageGatherer(scanner, slots, sink) }
+  return { input, scanner, pages: blind ? NOTHING_GATHERED : new PageGatherer(scanner, slots, sink) }
 }
 
 /** Of a stream that is stored as it is: a delta must be one, whatever the page was. */
@@ -64,7 +65,7 @@ function deltaCheck(scanner: PageScanner, pageSize: number, sink: MemorySink): P
   }
 }
 
-/** Of a stream that is stored as it is. */
+/** Of a stream that is stored as it is, or nowhere. */
 const NOTHING_GATHERED = {
   ready: async () => {},
   hand: async () => {},

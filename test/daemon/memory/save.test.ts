@@ -150,3 +150,23 @@ t.test('memory that a stream leaves out has to come from a file, and is put with
   )
   t.ok(blocks.find(({ name }) => name === 'pc.ram')?.memory.equals(readFileSync(ram)))
 })
+
+for (const [main, channels] of [
+  ['q10-pc-q35-10.0-live.stream', 0],
+  ['q72-pc-i440fx-7.2-live-multifd2.main', 2],
+] as const)
+  t.test(`${main} is read and thrown away`, async (t) => {
+    const path = join(shortFolder(t), 'in.sock')
+    const worker = new Worker(t)
+    await worker.start(spec(listening(path, channels), { kind: 'null' }))
+    const all = [main, ...(channels > 0 ? channelsOf(streamNamed(main)) : [])]
+    await Promise.all(all.map((name) => sendTo(path, unpack(name))))
+    t.same((await worker.ended()).outcome, { kind: 'success' })
+    const { head, transferred, normal, duplicate } = worker.stats ?? {}
+    t.equal(
+      transferred,
+      all.reduce((sum, name) => sum + unpack(name).length, 0),
+    )
+    const pages = ((normal ?? 0) + (duplicate ?? 0)) * (head?.pageSize ?? 0)
+    t.ok(pages >= (head?.total ?? Number.POSITIVE_INFINITY), 'every page was seen')
+  })
