@@ -120,6 +120,7 @@ export class StreamSource {
         this.#options.warn(step.reason)
         return false
       case 'boundary':
+        this.#checkCame()
         return false
       default:
         return step satisfies never
@@ -171,7 +172,7 @@ export class StreamSource {
     tally.begun(head)
     this.#reader = reader(head, await sink.begin(head))
     for (const bytes of this.#kept.splice(0)) await sink.early(bytes)
-    if (start.syncRecord) await this.#reader.sync?.('record')
+    if (start.syncRecord) await this.#syncPoint()
     await this.#reader.sync?.('end')
   }
 
@@ -197,7 +198,7 @@ export class StreamSource {
           await pages.settle()
           break
         case 'sync':
-          await reader.sync?.('record')
+          await this.#syncPoint()
           break
         case 'end':
           await reader.sync?.('end')
@@ -211,6 +212,20 @@ export class StreamSource {
           stop satisfies never
       }
     }
+  }
+
+  /** A mark in the stream: then the pages come over other connections. */
+  async #syncPoint(): Promise<void> {
+    if (this.#reader?.sync === undefined) throw this.#refused(refusals.multifd)
+    await this.#reader.sync('record')
+  }
+
+  /** Machine types before 8.1 do not say that their pages come elsewhere, but a guest without a page with data there is none. */
+  #checkCame(): void {
+    const reader = this.#reader
+    if (reader === undefined) throw this.#refused('there is no memory in it')
+    const { normal, delta } = reader.scanner.counts()
+    if (reader.sync === undefined && normal + delta === 0) throw this.#refused(refusals.multifd)
   }
 
   /** What the stream leaves out has to come from files, and from nowhere else. */

@@ -192,3 +192,13 @@ t.test('a stream that opens a return path is refused from a FIFO, which has none
   t.match(error, /return.path/)
   t.notOk(readdirSync(folder).includes('target'))
 })
+
+for (const main of ['q10-pc-q35-10.0-live-multifd2.main', 'q72-pc-i440fx-7.2-live-multifd2.main'])
+  for (const format of ['mapped-ram', 'stream'] as const)
+    t.test(`${main} without its channels becomes no image (${format})`, async (t) => {
+      const folder = lab(t)
+      writeFileSync(join(folder, 'main'), unpack(main))
+      const error = await attempt(spec(from(folder, 'main'), fileSink(join(folder, 'target'), format)))
+      t.match(error, /\/main: the pages come over connections of their own: capability "multifd"/)
+      t.notOk(readdirSync(folder).includes('target'))
+    })
