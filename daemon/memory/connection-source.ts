@@ -53,7 +53,9 @@ export class ConnectionSource {
       stream,
       input: this.#inputOf(stream, streams.length, opened),
     }))
-    tally.bytes(() => this.#connections.reduce((sum, { input }) => sum + input.received, 0))
+    // What came is told also when they are closed.
+    const inputs = this.#connections.map(({ input }) => input)
+    tally.bytes(() => inputs.reduce((sum, { received }) => sum + received, 0))
     const stop = () => this.#stop()
     signal.addEventListener('abort', stop)
     try {

@@ -45,6 +45,8 @@ export class TargetFile {
   #givenUp = false
   #closed = false
   #complete = false
+  /** It is a regular file in a folder that is known, which may have it as a new one. Set when it is opened. */
+  #inFolder = false
 
   private constructor(options: TargetOptions, file: FileId, name: string, passing: string | undefined) {
     this.#options = options
@@ -90,6 +92,7 @@ export class TargetFile {
     const target = new TargetFile(options, file, name, passing)
     try {
       if (passing === undefined) await target.#empty()
+      else target.#inFolder = true
       await target.write(options.offset, PART_MARK)
     } catch (error) {
       await target.abort()
@@ -122,7 +125,10 @@ export class TargetFile {
   async complete(first: Uint8Array): Promise<void> {
     const { offset, flush } = this.#options
     // In place nothing but the first bytes tells a whole image from a part: they must not reach the disk before the rest.
-    if (this.#passing === undefined) await this.#flush(flush !== 'none')
+    if (this.#passing === undefined) {
+      await this.#flush(flush !== 'none')
+      await this.#inItsFolder((flush) => flush())
+    }
     await this.write(offset, first)
     await this.#flush(flush !== 'none')
     if (this.#passing !== undefined) await this.#rename(this.#passing)
@@ -164,6 +170,7 @@ export class TargetFile {
     const facts = await slots.engine.stat(this.file)
     if (typeof facts === 'number') throw new IoError(-facts, 'stat', this.name)
     if (facts.kind !== 'file') return
+    this.#inFolder = this.#options.place.kind === 'path'
     const result = await slots.engine.truncate(this.file, offset)
     if (result < 0) throw new IoError(-result, 'resize', this.name, 0, offset)
   }
@@ -176,24 +183,35 @@ export class TargetFile {
 
   async #rename(passing: string): Promise<void> {
     const { engine } = this.#options.slots
-    if (this.#givenUp) throw new Cancelled()
-    checked(await engine.rename(passing, this.name), 'rename', this.name)
-    this.#renamed = true
-    if (this.#givenUp) {
-      await this.#unlink(passing)
-      throw new Cancelled()
+    // A folder that cannot be opened is told while the file that has the name is still there.
+    await this.#inItsFolder(async (flush) => {
+      if (this.#givenUp) throw new Cancelled()
+      checked(await engine.rename(passing, this.name), 'rename', this.name)
+      this.#renamed = true
+      if (this.#givenUp) {
+        await this.#unlink(passing)
+        throw new Cancelled()
+      }
+      // There may be none.
+      if (this.#options.companion !== undefined) await engine.unlink(this.#options.companion)
+      await flush()
+    })
+  }
+
+  /** @param work  is given what makes the name durable; which does nothing where that was not asked for */
+  async #inItsFolder(work: (flush: () => Promise<void>) => Promise<void>): Promise<void> {
+    if (this.#options.flush !== 'full' || !this.#inFolder) return await work(async () => {})
+    const { engine } = this.#options.slots
+    const flags = { write: false, directory: true }
+    const folder = checked(await engine.open(dirname(this.name), flags), 'open', this.name)
+    try {
+      await work(async () => {
+        const result = await engine.flush(folder, false)
+        if (result < 0) throw new IoError(-result, 'flush', this.name)
+      })
+    } finally {
+      await engine.close(folder)
     }
-    // There may be none.
-    if (this.#options.companion !== undefined) await engine.unlink(this.#options.companion)
-    if (this.#options.flush !== 'full') return
-    const folder = checked(
-      await engine.open(dirname(this.name), { write: false, directory: true }),
-      'open',
-      this.name,
-    )
-    const result = await engine.flush(folder, false)
-    await engine.close(folder)
-    if (result < 0) throw new IoError(-result, 'flush', this.name)
   }
 
   async #close(): Promise<void> {

@@ -109,6 +109,15 @@ t.test('a target that failed leaves the file whose name it wanted as it was', { 
   }
 })
 
+t.test('a file made in place is no image when its folder cannot be flushed', { skip }, async (t) => {
+  const { slow, source, sink } = await lab(t)
+  slow.rules({ op: 'fsyncdir', delayMs: 0, error: 'EIO' })
+  const said = await attempt(spec(fileSource(source), sink('mapped-ram', { offset: 777 })))
+  t.match(said, /cannot flush '.*target': Input\/output error/)
+  t.equal(statSync(join(slow.files, 'target')).size, 777)
+  slow.rules()
+})
+
 for (const format of ['stream', 'mapped-ram'] as const)
   for (const rule of [
     { op: 'write', delayMs: 0, error: 'ENOSPC', after: 1 },
