@@ -62,6 +62,7 @@ export class DigestWriter {
       direct: false,
       flush,
       companion: undefined,
+      source: undefined,
       fdTaken: () => undefined,
     }
     return new DigestWriter(slots, flush, await TargetFile.open(how))

@@ -16,12 +16,19 @@ const WINDOW = 4096
 /** Extents asked for at once. */
 const EXTENTS = 256
 
+/** The same of all names of a file. */
+export function identityOf({ device, inode }: Pick<FileFacts, 'device' | 'inode'>): string {
+  return `${device}:${inode}`
+}
+
 export class FileBytes {
   readonly name: string
   /** Bytes. */
   readonly length: number
   /** Bytes of storage it occupies. */
   readonly allocated: number
+  /** See identityOf(). */
+  readonly identity: string
   readonly #slots: Slots
   readonly #file: FileId
 
@@ -31,6 +38,7 @@ export class FileBytes {
     this.name = name
     this.length = facts.size
     this.allocated = facts.allocated
+    this.identity = identityOf(facts)
   }
 
   /** @throws IoError, FormatError for what is no file */

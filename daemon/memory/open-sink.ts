@@ -49,6 +49,8 @@ export interface SinkQuestions {
   readonly copies: boolean
   /** The file that is the source. */
   readonly image: ImageFile | undefined
+  /** Of that file, see identityOf(): it is not written over. */
+  readonly identity: string | undefined
 }
 
 /** @throws CommandError, IoError */
@@ -79,7 +81,7 @@ type FileSinkSpec = Extract<SinkSpec, { kind: 'file' }>
 
 async function prepareFile(
   spec: FileSinkSpec,
-  { copies, image }: SinkQuestions,
+  { copies, image, identity }: SinkQuestions,
   context: TransferContext,
 ): Promise<PreparedSink> {
   const { slots, fdTaken } = context
@@ -88,7 +90,8 @@ async function prepareFile(
   const place = spec.file
   // Checksums of an image are nobody's when it is replaced.
   const companion = place.kind === 'path' && !spec.digests ? digestsNameOf(place.path) : undefined
-  const target = await TargetFile.open({ slots, place, offset, direct, flush, companion, fdTaken })
+  const how = { slots, place, offset, direct, flush, companion, fdTaken, source: identity }
+  const target = await TargetFile.open(how)
   const digests = await digestsFor(spec, target, slots)
   const mapped = spec.format === 'mapped-ram' || spec.format === 'libvirt-sparse'
   const open = async (): Promise<OpenedSink> => {

@@ -20,6 +20,8 @@ const DEPTH = 4
 export interface PreparedSource {
   /** The file it is; undefined for connections. */
   readonly image: ImageFile | undefined
+  /** Of that file, see identityOf(). */
+  readonly identity: string | undefined
   /** One row of bytes that can be stored as it is. */
   readonly copies: boolean
   /** What shows before anything moves. @throws FormatError, IoError */
@@ -55,6 +57,7 @@ async function prepareStream(
   const source = new ConnectionSource(from, context)
   return {
     image: undefined,
+    identity: undefined,
     copies: channels === 0,
     check: async () => {},
     run: (opened) => source.read(connections.open, opened),
@@ -84,6 +87,7 @@ async function prepareFile(
     return {
       ...reads,
       image,
+      identity: file.identity,
       copies: image.layout === 'stream',
       confirm: async () => {},
       close: () => file.close(),

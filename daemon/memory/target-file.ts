@@ -9,6 +9,7 @@ import { basename, dirname, join } from 'node:path'
 import type { FileId } from '../../native/types.js'
 import { EACCES, EEXIST, ENOENT } from '../common/errno.js'
 import { Cancelled, CommandError, IoError } from '../errors.js'
+import { identityOf } from './file-bytes.js'
 import type { FilePlace, FlushMode } from './messages.js'
 import type { Slots } from './slots.js'
 
@@ -30,6 +31,8 @@ export interface TargetOptions {
   readonly companion: string | undefined
   /** Told once a descriptor was duplicated. */
   readonly fdTaken: (fd: number) => void
+  /** Identity of the file that is read meanwhile; undefined: there is none. */
+  readonly source: string | undefined
 }
 
 export class TargetFile {
@@ -89,6 +92,7 @@ export class TargetFile {
     name: string,
     passing: string | undefined,
   ): Promise<TargetFile> {
+    if (passing === undefined) await refuseSource(options, file, name)
     const target = new TargetFile(options, file, name, passing)
     try {
       if (passing === undefined) await target.#empty()
@@ -230,6 +234,16 @@ async function replaceable({ engine }: Slots, path: string): Promise<boolean> {
   await engine.close(file)
   if (typeof facts === 'number') throw new IoError(-facts, 'stat', path)
   return facts.kind === 'file'
+}
+
+/** What is written in place must not be what is read. @throws CommandError, IoError; then it is closed */
+async function refuseSource({ slots: { engine }, source }: TargetOptions, file: FileId, name: string) {
+  if (source === undefined) return
+  const facts = await engine.stat(file)
+  if (typeof facts !== 'number' && identityOf(facts) !== source) return
+  await engine.close(file)
+  if (typeof facts === 'number') throw new IoError(-facts, 'stat', name)
+  throw new CommandError(`source and target '${name}' are the same file`)
 }
 
 function created(result: number, path: string): FileId {

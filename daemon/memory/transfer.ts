@@ -23,6 +23,8 @@ const REPORT_MS = 100
 /** How long a transfer that failed waits for storage to let go, milliseconds. What is stuck is left to itself. */
 const ABORT_MS = 1000
 
+const NO_SOURCE = { image: undefined, identity: undefined, copies: false }
+
 export class TransferJob implements JobBody {
   readonly #id: string
   readonly #spec: TransferSpec
@@ -176,9 +178,9 @@ export class TransferJob implements JobBody {
 
   async #openSink(spec: SinkSpec): Promise<void> {
     const { shared, renames } = this.#spec
-    const { image, copies } = this.#source ?? { image: undefined, copies: false }
+    const { image, identity, copies } = this.#source ?? NO_SOURCE
     const asItIs = copies && shared.length + renames.length === 0
-    const prepared = await prepareSink(spec, { copies: asItIs, image }, this.#context)
+    const prepared = await prepareSink(spec, { copies: asItIs, image, identity }, this.#context)
     this.#sink = prepared
     if (!this.#control.signal.aborted) return
     await prepared.giveUp()

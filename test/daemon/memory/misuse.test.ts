@@ -3,7 +3,7 @@
 
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, linkSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { SinkSpec, SourceSpec, TransferSpec } from '../../../daemon/memory/messages.js'
@@ -19,7 +19,7 @@ const NO_FD = 9999
 interface Misuse {
   readonly name: string
   readonly error: RegExp
-  /** @param folder  has `image`, a sound one, `text`, `nothing`, `folder` and `fifo` */
+  /** @param folder  has `image`, a sound one, which is `same` too, `text`, `nothing`, `folder` and `fifo` */
   spec(folder: string): TransferSpec
 }
 
@@ -123,6 +123,12 @@ const cases: readonly Misuse[] = [
       }),
   },
   {
+    name: 'a target in place that is the source by another name',
+    error: /^refused: source and target '.*\/same' are the same file$/,
+    spec: (folder) =>
+      spec(from(folder, 'image'), fileSink(join(folder, 'same'), 'mapped-ram', { offset: 4096 })),
+  },
+  {
     name: 'names that would meet',
     error: /^two blocks of RAM would have the same name$/,
     spec: (folder) =>
@@ -140,6 +146,7 @@ function lab(t: Test): string {
   })
   mkdirSync(join(folder, 'folder'))
   writeFileSync(join(folder, 'image'), whole)
+  linkSync(join(folder, 'image'), join(folder, 'same'))
   spawnSync('mkfifo', [join(folder, 'fifo')])
   return folder
 }
@@ -153,6 +160,7 @@ for (const { name, error, spec } of cases)
     t.equal(said?.split('\n').length, 1)
     t.same(readdirSync(folder), before)
     t.match(readFileSync(join(folder, 'text'), 'utf8'), /^This is no image/)
+    t.ok(readFileSync(join(folder, 'image')).equals(whole))
   })
 
 for (const length of [whole.length, 100_000, 0])
