@@ -23,6 +23,8 @@ export class CopySink extends NullSink {
   /** The first bytes, which are written last. */
   readonly #first = new Uint8Array(PART_MARK.length)
   #held = 0
+  /** Bytes of the stream; undefined: all that came. */
+  #length: number | undefined
 
   constructor(options: CopySinkOptions) {
     super(options.slots)
@@ -46,9 +48,15 @@ export class CopySink extends NullSink {
     await this.#appender.add(bytes.subarray(holds))
   }
 
+  endsAfter(bytes: number): void {
+    this.#length = bytes
+  }
+
   override async finish(): Promise<void> {
+    const { target, offset, front } = this.#options
     await this.#appender.flush()
-    await this.#options.target.complete(this.#first)
+    if (this.#length !== undefined) await target.endAt(offset + front.length + this.#length)
+    await target.complete(this.#first)
   }
 
   override async abort(): Promise<void> {

@@ -44,6 +44,9 @@ export class DigestSink implements MemorySink {
   undigested(): void {
     this.#known = false
   }
+  endsAfter(bytes: number): void {
+    this.#sink.endsAfter?.(bytes)
+  }
   barrier(): Promise<void> {
     return this.#sink.barrier()
   }

@@ -27,6 +27,8 @@ export class FileBytes {
   readonly length: number
   /** Bytes of storage it occupies. */
   readonly allocated: number
+  /** A block device is longer than what was written to it. */
+  readonly isDevice: boolean
   /** See identityOf(). */
   readonly identity: string
   readonly #slots: Slots
@@ -38,6 +40,7 @@ export class FileBytes {
     this.name = name
     this.length = facts.size
     this.allocated = facts.allocated
+    this.isDevice = facts.kind === 'block'
     this.identity = identityOf(facts)
   }
 

@@ -84,6 +84,8 @@ export interface MemorySink {
   pagesDone(): Promise<void>
   /** What follows RAM, in pieces of any length. The bytes are the sink's. */
   tail(bytes: Uint8Array): Promise<void>
+  /** Of those that came as they are (OpenedSink.tap) so many are the image's, and the others are not to stay. */
+  endsAfter?(bytes: number): void
   /** The image is complete. Answers when it is as durable as was asked, and under its name. */
   finish(): Promise<void>
   /** The digest of a page is not known and will not be: it came as a change, and is stored so. */

@@ -91,6 +91,11 @@ export class Input {
     return this.#position
   }
 
+  /** Bytes taken so far. */
+  get taken(): number {
+    return this.#position - this.#options.origin
+  }
+
   /** Bytes received so far. */
   get received(): number {
     return this.#received
@@ -235,7 +240,7 @@ export class Input {
 
   /** Bytes that were received and not taken. */
   get #left(): number {
-    return this.#received - (this.#position - this.#options.origin)
+    return this.#received - this.taken
   }
 
   /** A view where it can be one. */

@@ -30,7 +30,7 @@ import { Input } from './input.js'
 import { namedAs } from './named.js'
 import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
-import type { TailCheck } from './tail-check.js'
+import { tailOfFile } from './tail-check.js'
 import type { WaitMeter } from './wait-meter.js'
 
 export interface MappedSourceOptions {
@@ -44,12 +44,13 @@ export interface MappedSourceOptions {
   readonly signal: AbortSignal
   readonly pausePoint: () => Promise<void>
   readonly meter: WaitMeter
-  readonly tail: TailCheck
   readonly tally: Pick<Tally, 'begun' | 'pagesDone'>
   /** Told of pages that were read, bytes. */
   readonly read: (bytes: number) => void
 }
 
+/** For errors. */
+const STATES = 'the states of devices'
 /** Pieces of one slot under way at once. */
 const PIECES_AT_ONCE = 8
 
@@ -60,8 +61,9 @@ export interface Shape {
   readonly bitmaps: readonly Uint8Array[]
   /** Sections and commands between the pages and the end of RAM. */
   readonly early: readonly Uint8Array[]
-  /** Where the device states begin in the file, bytes. */
+  /** Where the device states begin in the file, and where the image ends; bytes. */
   readonly boundary: number
+  readonly end: number
 }
 
 export class MappedSource {
@@ -87,7 +89,15 @@ export class MappedSource {
     await this.#copyPages(shape, places, sink)
     await sink.pagesDone()
     tally.pagesDone()
-    await this.#readFrom(shape.boundary, (input) => copyAll(input, (bytes) => sink.tail(bytes)))
+    const { boundary, end } = shape
+    await this.#readFrom(boundary, async (input) => {
+      for (let left = end - boundary; left > 0; ) {
+        const { length } = (await input.chunk()) ?? raise(input.cutShort(STATES))
+        const bytes = await input.bytes(Math.min(left, length), STATES)
+        await sink.tail(bytes)
+        left -= bytes.length
+      }
+    })
   }
 
   async #read(): Promise<Shape> {
@@ -112,7 +122,7 @@ export class MappedSource {
     const blocks = layout.blocks.map(({ name, usedLength }) => ({ name, length: usedLength }))
     checkTotal(file.name, blocks)
     const bitmaps = await this.#readBitmaps(layout)
-    const { early, boundary } = await this.#readFrom(layout.tailOffset, (input) => this.#walk(input, outline))
+    const walked = await this.#readFrom(layout.tailOffset, (input) => this.#walk(input, outline))
     const head: ImageHead = {
       configuration: withoutCapability(configuration, 'mapped-ram'),
       pageSize: pageSizeOf(configuration),
@@ -120,7 +130,7 @@ export class MappedSource {
       blocks,
       syncPerWalk: false,
     }
-    return { head, layout, bitmaps, early, boundary }
+    return { head, layout, bitmaps, ...walked }
   }
 
   async #readList(configuration: Configuration, at: number): Promise<MappedLayout> {
@@ -151,7 +161,7 @@ export class MappedSource {
   }
 
   /** What follows the pages, to the end of RAM; the rest is checked. */
-  async #walk(input: Input, outline: Outline): Promise<Pick<Shape, 'early' | 'boundary'>> {
+  async #walk(input: Input, outline: Outline): Promise<Pick<Shape, 'early' | 'boundary' | 'end'>> {
     const early: Uint8Array[] = []
     let kept = 0
     for (let within = true; ; ) {
@@ -172,10 +182,16 @@ export class MappedSource {
       early.push(bytes)
     }
     const boundary = input.position
-    const { tail } = this.#options
-    await copyAll(input, async (bytes) => tail.add(bytes))
+    const tail = await tailOfFile(this.#options.file)
+    let end = boundary
+    for (let chunk = await input.chunk(); chunk !== undefined; chunk = await input.chunk()) {
+      const bytes = await input.bytes(chunk.length, STATES)
+      const length = tail.add(bytes)
+      end += length
+      if (length < bytes.length) break
+    }
     tail.check()
-    return { early, boundary }
+    return { early, boundary, end }
   }
 
   async #copyPages(
@@ -270,9 +286,8 @@ function keptOf(step: Exclude<Step, { kind: 'boundary' }>): Uint8Array | undefin
   }
 }
 
-async function copyAll(input: Input, to: (bytes: Uint8Array) => Promise<void> | void): Promise<void> {
-  for (let chunk = await input.chunk(); chunk !== undefined; chunk = await input.chunk())
-    await to(await input.bytes(chunk.length, 'the states of devices'))
+function raise(error: Error): never {
+  throw error
 }
 
 /** Runs of pages that are set, a slot full at once. Ranges are in the block. */

@@ -12,7 +12,7 @@ import type { SourceSpec } from './messages.js'
 import type { OpenedSink } from './open-sink.js'
 import { pageReader } from './page-reader.js'
 import { StreamSource } from './stream-source.js'
-import { TailCheck } from './tail-check.js'
+import { tailOfFile } from './tail-check.js'
 
 /** Parts of a file that are read at once. */
 const DEPTH = 4
@@ -128,7 +128,7 @@ async function readStreamFile(
       ...{ input, sink, warn, tally, stores: tap !== undefined, answers: 'none' },
       inFiles: tap === undefined ? inFiles : undefined,
       reader: (head, places) => pageReader(head, places, opened, context),
-      tail: new TailCheck(input.name, 'padded'),
+      tail: await tailOfFile(file),
     }).run()
   } finally {
     input.close()
@@ -147,7 +147,6 @@ function mappedReader(
   tally.count(() => ({ normal: read / pageSize, zero: 0, walks: 1 }))
   const source = new MappedSource({
     ...{ slots, file, base, pace, signal, meter, pausePoint, atOnce: 8 },
-    tail: new TailCheck(file.name, 'padded'),
     tally: {
       begun: (head) => {
         pageSize = head.pageSize

@@ -265,8 +265,12 @@ export class StreamSource {
     const waits = answers instanceof ReturnPath && answers.isOpen
     for (let chunk = await input.chunk(); chunk !== undefined; chunk = await input.chunk()) {
       const bytes = await input.bytes(chunk.length, 'the states of devices')
-      tail.add(bytes)
-      await sink.tail(bytes)
+      const length = tail.add(bytes)
+      await sink.tail(bytes.subarray(0, length))
+      if (length < bytes.length) {
+        sink.endsAfter?.(input.taken - (bytes.length - length))
+        break
+      }
       // Who waits for an answer does not close.
       if (waits && tail.isComplete) break
     }

@@ -141,6 +141,13 @@ export class TargetFile {
     this.#complete = true
   }
 
+  /** What was written behind an offset is not to be there. Devices keep it, behind the image. */
+  async endAt(offset: number): Promise<void> {
+    if (!this.#inFolder) return
+    const result = await this.#options.slots.engine.truncate(this.file, offset)
+    if (result < 0) throw new IoError(-result, 'resize', this.name, 0, offset)
+  }
+
   /** Takes its name away, whatever hangs in other calls. abort() follows. */
   async giveUp(): Promise<void> {
     if (this.#complete || this.#givenUp) return

@@ -10,9 +10,9 @@ import { MAX_DESCRIPTION } from './section.js'
 import { SectionType } from './section-type.js'
 
 /** EOF, type and length in front of the JSON. */
-const HEAD_LENGTH = 6
+export const HEAD_LENGTH = 6
 /** How often a description may seem to begin where none does. */
-const MAX_TRIES = 64
+export const MAX_TRIES = 64
 const OPENING = 0x7b
 const CLOSING = 0x7d
 
@@ -31,7 +31,7 @@ export interface FoundDescription {
 }
 
 /** Something that looks like the beginning of a description. */
-interface Candidate {
+export interface Candidate {
   readonly eofOffset: number
   readonly jsonLength: number
 }
@@ -43,13 +43,14 @@ interface Candidate {
 export function findDescription(tail: Uint8Array, end: TailEnd): FoundDescription | undefined {
   if (end === 'exact') {
     const last = lastCandidate(tail)
-    return last !== undefined && last.jsonLength === jsonRoom(tail, last) ? read(tail, last) : undefined
+    return last !== undefined && last.jsonLength === jsonRoom(tail, last)
+      ? readCandidate(tail, last)
+      : undefined
   }
   let tries = 0
   for (const candidate of candidates(tail)) {
-    const { eofOffset, jsonLength } = candidate
-    if (tail[eofOffset + HEAD_LENGTH + jsonLength - 1] !== CLOSING) continue
-    const found = read(tail, candidate)
+    if (!isClosed(tail, candidate)) continue
+    const found = readCandidate(tail, candidate)
     tries += 1
     if (found !== undefined || tries === MAX_TRIES) return found
   }
@@ -92,8 +93,13 @@ function* candidates(tail: Uint8Array): Generator<Candidate> {
   }
 }
 
+/** Whether its last byte is that of an object. All of it is there. */
+export function isClosed(tail: Uint8Array, { eofOffset, jsonLength }: Candidate): boolean {
+  return tail[eofOffset + HEAD_LENGTH + jsonLength - 1] === CLOSING
+}
+
 /** May be cut off behind its length. */
-function candidateAt(tail: Uint8Array, eofOffset: number): Candidate | undefined {
+export function candidateAt(tail: Uint8Array, eofOffset: number): Candidate | undefined {
   if (tail[eofOffset] !== SectionType.eof || tail[eofOffset + 1] !== SectionType.description) return undefined
   if (eofOffset + HEAD_LENGTH > tail.length || (tail[eofOffset + HEAD_LENGTH] ?? OPENING) !== OPENING)
     return undefined
@@ -107,7 +113,11 @@ function jsonRoom(tail: Uint8Array, { eofOffset }: Candidate): number {
   return tail.length - eofOffset - HEAD_LENGTH
 }
 
-function read(tail: Uint8Array, { eofOffset, jsonLength }: Candidate): FoundDescription | undefined {
+/** @returns undefined when it is none. All of it is there. */
+export function readCandidate(
+  tail: Uint8Array,
+  { eofOffset, jsonLength }: Candidate,
+): FoundDescription | undefined {
   const jsonOffset = eofOffset + HEAD_LENGTH
   const description = parseDescription(tail.subarray(jsonOffset, jsonOffset + jsonLength))
   return description && { eofOffset, jsonOffset, jsonLength, description }

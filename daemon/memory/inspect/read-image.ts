@@ -10,7 +10,7 @@ import { Input } from '../input.js'
 import { MappedSource, type Shape } from '../mapped-source.js'
 import { pageReader } from '../page-reader.js'
 import { type PageReader, StreamSource } from '../stream-source.js'
-import { TailCheck } from '../tail-check.js'
+import { tailOfFile } from '../tail-check.js'
 import type { KeepingSink } from './keeping-sink.js'
 
 /** Parts of a stream that are read at once, and slots of a mapped-ram file. */
@@ -58,7 +58,7 @@ async function readStream({ file, image, sink, context, read }: Reading): Promis
   let tailOffset = 0
   try {
     await new StreamSource({
-      ...{ input, sink, warn, stores: false, answers: 'none', tail: new TailCheck(file.name, 'padded') },
+      ...{ input, sink, warn, stores: false, answers: 'none', tail: await tailOfFile(file) },
       inFiles: undefined,
       tally: {
         begun: (head) => tally.begun(head),
@@ -97,7 +97,7 @@ async function readMapped({ file, image, sink, pages, context, read }: Reading):
   const { slots, pace, signal, meter, tally, pausePoint } = context
   const source = new MappedSource({
     ...{ slots, file, base: image.base, pace, signal, meter, pausePoint, atOnce: AT_ONCE, read },
-    ...{ tally, tail: new TailCheck(file.name, 'padded') },
+    tally,
   })
   const shape = await source.shape()
   if (pages) await source.run(sink)
@@ -108,7 +108,7 @@ async function readMapped({ file, image, sink, pages, context, read }: Reading):
 /** Everything but the pages. */
 async function giveShape(
   file: FileBytes,
-  { head, bitmaps, early, boundary }: Shape,
+  { head, bitmaps, early, boundary, end }: Shape,
   sink: KeepingSink,
   pausePoint: () => Promise<void>,
 ): Promise<void> {
@@ -116,8 +116,8 @@ async function giveShape(
   for (const [index, { bitmap }] of places.entries())
     bitmap.set(bitmaps[index]?.subarray(0, bitmap.length) ?? [])
   for (const bytes of early) await sink.early(bytes)
-  for (let at = boundary; at < file.length; at += STEP) {
+  for (let at = boundary; at < end; at += STEP) {
     await pausePoint()
-    await sink.tail(await file.bytes(at, Math.min(STEP, file.length - at)))
+    await sink.tail(await file.bytes(at, Math.min(STEP, end - at)))
   }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is found out about files: every recorded image against the manifest, and images that were damaged or cut off.
 
-import { appendFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { appendFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { PART_MARK } from '../../../daemon/memory/target-file.js'
@@ -158,14 +158,21 @@ t.test('a flipped bit in the states of devices is told', async (t) => {
 
 t.test('bytes behind an image, as on a device that is longer, are not its own', async (t) => {
   const source = placed(t, MAPPED)
-  for (const format of ['mapped-ram', 'stream'] as const) {
+  for (const [format, length, value] of [
+    ['mapped-ram', 10_000, 7],
+    ['stream', 10_000, 7],
+    ['mapped-ram', 20 * 2 ** 20, 0],
+    ['stream', 20 * 2 ** 20, 6],
+  ] as const) {
     const path = `${source}.${format}`
     await convert(t, source, path, format, { digests: true })
-    appendFileSync(path, Buffer.alloc(10_000, 7))
+    const whole = statSync(path).size
+    appendFileSync(path, Buffer.alloc(length, value))
     const found = await inspect(t, 'verify', path, { digests: `${path}.digests` })
     t.match(found, { sound: true, states: 'alike', 'pages-different': 0 }, format)
     const copy = `${path}.copy`
     await convert(t, path, copy, format, { digests: true })
+    t.equal(statSync(copy).size, whole, 'are not copied')
     t.match(await inspect(t, 'verify', copy, { digests: `${copy}.digests` }), {
       sound: true,
       states: 'alike',

@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { FormatError } from '../../../protocol/format-error.js'
 import { findDescription, whyIncomplete } from '../../../protocol/migration/description.js'
+import { DescriptionFinder } from '../../../protocol/migration/description-finder.js'
 import { parseDescription } from '../../../protocol/migration/device-description.js'
 import { walkTail } from '../../../protocol/migration/device-sections.js'
 import { streams, unpack } from '../../helpers/migration/fixtures.js'
@@ -258,5 +259,46 @@ t.test('damaged tails are walked or refused, nothing else', (t) => {
     },
   )
   holds(t, property, 300)
+  t.end()
+})
+
+t.test('an end is found at the same place however its bytes come', (t) => {
+  const real = end({ devices: [timer] })
+  const fake = bytesOf(0, 6, be32(10), '{"none": 1}')
+  const begun = bytesOf(0, 6, be32(5000), '{')
+  const bytes = bytesOf('states', fake, 0, 6, real, begun, zeroes)
+  const expected = 6 + fake.length + 2 + real.length
+  const sizes = fc.array(fc.integer({ min: 1, max: 60 }), { minLength: 1 })
+  const property = fc.property(sizes, (pieces) => {
+    const finder = new DescriptionFinder()
+    for (let at = 0, index = 0; at < bytes.length; index++) {
+      const length = at < 200 ? (pieces[index % pieces.length] ?? 1) : bytes.length
+      finder.add(bytes.subarray(at, at + length))
+      at += length
+    }
+    return finder.end === expected
+  })
+  holds(t, property, 400)
+  t.end()
+})
+
+t.test('what only began to be an end does not hide one', (t) => {
+  const real = end({ devices: [timer] })
+  const begun = bytesOf(0, 6, be32(5000), '{')
+  const finder = new DescriptionFinder()
+  finder.add(bytesOf(begun, real))
+  t.equal(finder.end, undefined)
+  finder.finish()
+  t.equal(finder.end, begun.length + real.length)
+  t.end()
+})
+
+t.test('ends that are none are tried so often and no more', (t) => {
+  const finder = new DescriptionFinder()
+  const fake = bytesOf(0, 6, be32(10), '{"none":1}')
+  for (let count = 0; count < 64; count++) finder.add(fake)
+  finder.add(end({ devices: [timer] }))
+  finder.finish()
+  t.equal(finder.end, undefined)
   t.end()
 })
