@@ -18,8 +18,13 @@ import { migrationInfo, runningStatus } from './show.js'
 /** Not a name users can give a job. */
 const JOB = '#migrate'
 
+/** Told of one report at most, the last ones: to a source that jumps about every page is a pass. */
+const MOST_PASSES = 16
+
 interface Under {
   readonly worker: MemoryHandle
+  /** Its source is open, and its job can be found. */
+  opened: boolean
   /** It was said where it goes. */
   moving: boolean
   passes: number
@@ -55,7 +60,8 @@ export class Migration {
     if (this.#under !== undefined) throw new CommandError('The incoming migration has already been started')
     const reservation = this.#jobs.reserveOwn(JOB)
     const worker = this.#workers.start(handOver())
-    this.#under = { worker, moving: false, passes: 0 }
+    const under: Under = { worker, opened: false, moving: false, passes: 0 }
+    this.#under = under
     this.#stats = undefined
     this.#enter('setup')
     const plan = {
@@ -71,10 +77,11 @@ export class Migration {
     } as const
     try {
       await this.#jobs.start(reservation, plan, spec, worker, () => this.#concluded(worker))
+      under.opened = true
     } catch (error) {
       this.#jobs.giveBack(reservation)
       void this.#workers.end(worker)
-      this.#over('failed', messageOf(error))
+      this.#over(this.#status === 'cancelling' ? 'cancelled' : 'failed', messageOf(error))
       throw error
     }
   }
@@ -84,6 +91,7 @@ export class Migration {
     const under = this.#under
     if (under === undefined)
       throw new CommandError('There is nothing to migrate: migrate-incoming says where it comes from')
+    if (!under.opened) throw new CommandError('There is nothing to migrate yet: its source is being opened')
     under.moving = true
     this.#enter('setup')
     this.setSpeed(this.#settings.parameters['max-bandwidth'])
@@ -91,7 +99,8 @@ export class Migration {
     try {
       await under.worker.request('set-sink', { sink })
     } catch (error) {
-      if (this.#under !== under) throw error
+      // Cancelled, or lost with its worker: that is told by itself.
+      if (this.#under !== under || this.#status === 'cancelling') throw error
       under.moving = false
       this.#error = messageOf(error)
       this.#enter('failed')
@@ -100,9 +109,12 @@ export class Migration {
   }
 
   cancel(): void {
-    if (this.#under === undefined || this.#status === 'cancelling') return
+    const under = this.#under
+    if (under === undefined || this.#status === 'cancelling') return
     this.#enter('cancelling')
-    void this.#jobs.find(JOB).cancel(true)
+    // A source that is being opened can hang; there is no job yet.
+    if (under.opened) void this.#jobs.find(JOB).cancel(true)
+    else void this.#workers.end(under.worker)
   }
 
   /** Bytes per second, 0 = no limit. */
@@ -116,7 +128,9 @@ export class Migration {
     if (under?.worker !== worker) return
     this.#stats = stats
     if (stats.head === undefined) return
-    while (under.passes < Math.max(1, stats.passes)) this.#emitPass(++under.passes)
+    const passes = Math.max(1, stats.passes)
+    under.passes = Math.max(under.passes, passes - MOST_PASSES)
+    while (under.passes < passes) this.#emitPass(++under.passes)
     const now = runningStatus(stats)
     if (this.#status === 'setup') this.#enter('active')
     if (this.#status === 'active' && now === 'device') this.#enter(now)

@@ -121,6 +121,26 @@ t.test('migrate_cancel leaves nothing behind, and another migration begins', asy
   await status('completed')
 })
 
+t.test('what comes while the source is being opened finds a state it can go on from', async (t) => {
+  const { run, status, seen, folder, source } = await setUp(t)
+  const opening = run('migrate-incoming', { uri: `file:${source}` })
+  await t.rejects(run('migrate', { uri: `file:${folder}/out.stream` }), {
+    message: 'There is nothing to migrate yet: its source is being opened',
+  })
+  await opening
+  await run('migrate', { uri: `file:${folder}/out.stream` })
+  await status('completed')
+  seen.length = 0
+  const other = run('migrate-incoming', { uri: `file:${source}` })
+  other.catch(() => undefined)
+  await run('migrate_cancel', {})
+  await t.rejects(other)
+  t.same(statuses(seen), ['setup', 'cancelling', 'cancelled'])
+  await run('migrate-incoming', { uri: `file:${source}` })
+  await run('migrate_cancel', {})
+  t.match(await run('query-migrate', {}), { status: /cancelling|cancelled/ })
+})
+
 t.test('nothing is told without the capability events', async (t) => {
   const { run, seen, folder, source } = await setUp(t)
   await run('migrate-set-capabilities', { capabilities: [{ capability: 'events', state: false }] })
