@@ -10,16 +10,14 @@ import { type DigestWriter, freshDigests } from './digest-file.js'
 import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
 import { StatesDigest } from './states-digest.js'
 
-/** Why there are none though they were wanted. */
-export const UNKNOWN_PAGES = 'pages came as changes to what was sent before (XBZRLE), and are stored as such'
-
 export class DigestSink implements MemorySink {
   readonly #sink: MemorySink
   readonly #writer: DigestWriter
   readonly #states = new StatesDigest()
   readonly #ended: (leftOut: string | undefined) => void
   #begun: { readonly head: ImageHead; readonly places: readonly BlockPlace[] } | undefined
-  #known = true
+  /** Why there will be none though they were wanted. */
+  #leftOut: string | undefined
 
   /** @param ended  told when the image is whole, and why there are no digests if there are none */
   constructor(sink: MemorySink, writer: DigestWriter, ended: (leftOut: string | undefined) => void) {
@@ -41,8 +39,8 @@ export class DigestSink implements MemorySink {
   pages(batch: PageBatch): Promise<void> {
     return this.#sink.pages(batch)
   }
-  undigested(): void {
-    this.#known = false
+  undigested(why: string): void {
+    this.#leftOut = why
   }
   endsAfter(bytes: number): void {
     this.#sink.endsAfter?.(bytes)
@@ -63,16 +61,21 @@ export class DigestSink implements MemorySink {
   }
 
   async finish(): Promise<void> {
-    if (this.#begun === undefined) throw new Error('the sink has not begun')
-    if (this.#known) await this.#writer.write({ ...this.#begun, states: this.#states.finish() })
+    const known = this.#leftOut === undefined
+    if (known) await this.#write()
     await this.#sink.finish()
-    if (this.#known) await this.#writer.complete()
+    if (known) await this.#writer.complete()
     else await this.#writer.abort()
-    this.#ended(this.#known ? undefined : UNKNOWN_PAGES)
+    this.#ended(this.#leftOut)
   }
 
+  /** Neither waits for the other. */
   async abort(): Promise<void> {
-    await this.#writer.abort()
-    await this.#sink.abort()
+    await Promise.all([this.#writer.abort(), this.#sink.abort()])
+  }
+
+  async #write(): Promise<void> {
+    if (this.#begun === undefined) throw new Error('the sink has not begun')
+    await this.#writer.write({ ...this.#begun, states: this.#states.finish() })
   }
 }

@@ -88,8 +88,8 @@ export interface MemorySink {
   endsAfter?(bytes: number): void
   /** The image is complete. Answers when it is as durable as was asked, and under its name. */
   finish(): Promise<void>
-  /** The digest of a page is not known and will not be: it came as a change, and is stored so. */
-  undigested?(): void
+  /** The digests of some pages are not known and will not be. @param why  for users */
+  undigested?(why: string): void
   /** Nothing of it is to be left. Called at most once, also amid other calls, never after finish() has answered. */
   abort(): Promise<void>
 }

@@ -60,7 +60,7 @@ function deltaCheck(scanner: PageScanner, pageSize: number, sink: MemorySink): P
   return {
     apply: async () => {
       applyDelta(page, scanner.delta().bytes)
-      sink.undigested?.()
+      sink.undigested?.('pages came as changes to what was sent before (XBZRLE), and are stored as such')
     },
   }
 }

@@ -118,6 +118,7 @@ export class StreamSource {
       case 'refuse':
         if (!this.#options.stores) throw this.#refused(step.reason)
         this.#options.warn(step.reason)
+        this.#options.sink.undigested?.(step.reason)
         return false
       case 'boundary':
         this.#checkCame()

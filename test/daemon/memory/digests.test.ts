@@ -7,7 +7,9 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { crc32c } from '../../../native/page-scanner.js'
+import { concat } from '../../../protocol/migration/bytes.js'
 import { parseDigestHead } from '../../../protocol/migration/digests.js'
+import { formatHead } from '../../../protocol/migration/section.js'
 import {
   channelsOf,
   type ExpectedStream,
@@ -19,6 +21,7 @@ import {
 import { Replay } from '../../helpers/migration/replay.js'
 import { replaySaveImage } from '../../helpers/migration/replay-sets.js'
 import { shortFolder } from '../../helpers/short-folder.js'
+import { headOf, partOf, tailBytes } from './synthetic.js'
 import { type FileSink, fileSink, fileSource, inspect, spec, Worker } from './worker.js'
 
 const PAGE = 4096
@@ -65,6 +68,26 @@ function placed(t: Test, expected: ExpectedStream) {
     shared: block === undefined ? [] : [{ block, file: { kind: 'path', path: ram } as const }],
   }
 }
+
+for (const [when, early] of [
+  ['before memory', true],
+  ['before its pages', false],
+] as const)
+  t.test(`a stream that cannot be read on from ${when} is stored without checksums`, async (t) => {
+    const [source, target] = [join(t.testdir(), 'source'), join(t.testdirName, 'target')]
+    const vfio = formatHead({ kind: 'start', id: 9, name: '0000:00:02.0/vfio', instance: 0, version: 1 })
+    const head = headOf([{ name: 'pc.ram', usedLength: PAGE }])
+    const ram = head.indexOf(1, head.indexOf(7))
+    const parts = early ? [head.subarray(0, ram), vfio, head.subarray(ram)] : [head, vfio]
+    const page = { offset: 0, data: new Uint8Array(PAGE).fill(1) }
+    const bytes = concat([...parts, partOf('pc.ram', [page]), tailBytes()])
+    writeFileSync(source, bytes)
+    const worker = new Worker(t)
+    t.equal(await worker.run(spec(fileSource(source), fileSink(target, 'stream', { digests }))), undefined)
+    t.match((await worker.ended()).result, { 'digests-left-out': /assigned device/ })
+    t.ok(readFileSync(target).equals(bytes))
+    t.notOk(existsSync(`${target}.digests`))
+  })
 
 for (const expected of streams.filter(({ kind }) => kind !== 'multifd-main')) {
   t.test(`${expected.file} is converted with checksums`, async (t) => {
