@@ -59,7 +59,7 @@ function addRestore(memory: Command): void {
   const command = memory
     .command('restore')
     .description('send the memory in a file to a QEMU that was started with -incoming')
-    .argument('<file>', 'of any of the formats; a mapped-ram file is checked before anything is sent')
+    .argument('<file>', 'of any of the formats; it is checked before anything is sent')
     .argument('<uri>', 'where the QEMU listens: unix:PATH, tcp:HOST:PORT')
     .option('--offset <size>', 'where the image begins in the file', size)
     .option('--no-direct', 'through the page cache')

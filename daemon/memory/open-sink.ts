@@ -35,6 +35,8 @@ export interface OpenedSink {
 export interface PreparedSink {
   /** finish() waits for the disk. */
   readonly flushes: boolean
+  /** Somebody is called when it opens, who trusts what he is sent. */
+  readonly calls?: boolean
   open(): Promise<OpenedSink>
   /** What is to be told of it at the end. */
   result?(): JobResult | undefined
@@ -173,7 +175,7 @@ async function prepareStream(
     slots.provideFor(1 + channels)
     return { sink: new MultifdSink({ slots, writer, channels: others, name, pace, zeroPages }) }
   }
-  return { flushes: false, open, giveUp: nothing, drop: connections.stop }
+  return { flushes: false, calls: true, open, giveUp: nothing, drop: connections.stop }
 }
 
 async function nothing(): Promise<void> {}

@@ -9,10 +9,14 @@ import { type ImageFile, recognise } from './image-file.js'
 import { Input } from './input.js'
 import { MappedSource } from './mapped-source.js'
 import type { SourceSpec } from './messages.js'
+import { NullSink } from './null-sink.js'
 import type { OpenedSink } from './open-sink.js'
+import { Pace } from './pace.js'
 import { pageReader } from './page-reader.js'
-import { StreamSource } from './stream-source.js'
+import { Stats } from './stats.js'
+import { type PageReader, StreamSource } from './stream-source.js'
 import { tailOfFile } from './tail-check.js'
+import { WaitMeter } from './wait-meter.js'
 
 /** Parts of a file that are read at once. */
 const DEPTH = 4
@@ -24,7 +28,7 @@ export interface PreparedSource {
   readonly identity: string | undefined
   /** One row of bytes that can be stored as it is. */
   readonly copies: boolean
-  /** What shows before anything moves. @throws FormatError, IoError */
+  /** All of it, as far as it can be looked at before it moves: files. @throws FormatError, IoError */
   check(): Promise<void>
   /** Gives everything to the sink but its finish(). */
   run(opened: OpenedSink): Promise<void>
@@ -81,7 +85,7 @@ async function prepareFile(
       image.layout === 'mapped-ram'
         ? mappedReader(file, image.base, context)
         : {
-            check: async () => {},
+            check: () => checkStreamFile(file, image.base, context),
             run: (opened: OpenedSink) => readStreamFile(file, image.base, opened, context),
           }
     return {
@@ -98,11 +102,22 @@ async function prepareFile(
   }
 }
 
+/** Reads it once and keeps nothing: a stream that is damaged or cut short shows it at its end only. */
+async function checkStreamFile(file: FileBytes, base: number, context: TransferContext): Promise<void> {
+  const { slots, signal } = context
+  const meter = new WaitMeter()
+  const aside = { ...context, pace: new Pace(0, signal), meter, tally: new Stats(meter) }
+  const opened = { sink: new NullSink(slots), blind: true }
+  await readStreamFile(file, base, opened, aside, (reader) => ({ ...reader, delta: undefined }))
+}
+
+/** @param change  of what reads its pages */
 async function readStreamFile(
   file: FileBytes,
   base: number,
   opened: OpenedSink,
   context: TransferContext,
+  change = (reader: PageReader) => reader,
 ): Promise<void> {
   const { slots, pace, signal, meter, tally, pausePoint, warn, inFiles } = context
   const tap = opened.tap
@@ -127,7 +142,7 @@ async function readStreamFile(
     await new StreamSource({
       ...{ input, sink, warn, tally, stores: tap !== undefined, answers: 'none' },
       inFiles: tap === undefined ? inFiles : undefined,
-      reader: (head, places) => pageReader(head, places, opened, context),
+      reader: (head, places) => change(pageReader(head, places, opened, context)),
       tail: await tailOfFile(file),
     }).run()
   } finally {

@@ -44,6 +44,8 @@ export class TargetFile {
   readonly #passing: string | undefined
   /** It has its name. */
   #renamed = false
+  /** There was a file of that name. */
+  #replaces = false
   /** What comes to its end later must not give it its name. */
   #givenUp = false
   #closed = false
@@ -73,7 +75,8 @@ export class TargetFile {
       )
     }
     const { path } = place
-    if (offset > 0 || !(await replaceable(slots, path))) {
+    const there = await kindOf(slots, path)
+    if (offset > 0 || there === 'other') {
       const file = await engine.open(path, { write: true, create: true, direct, mode: MODE })
       return await TargetFile.#marked(options, created(file, path), path, undefined)
     }
@@ -82,7 +85,9 @@ export class TargetFile {
       const flags = { write: true, create: true, exclusive: true, direct, mode: MODE }
       const file = await engine.open(passing, flags)
       if (file === -EEXIST && number < TRIES) continue
-      return await TargetFile.#marked(options, created(file, path), path, passing)
+      const target = await TargetFile.#marked(options, created(file, path), path, passing)
+      target.#replaces = there === 'file'
+      return target
     }
   }
 
@@ -167,12 +172,18 @@ export class TargetFile {
   /** Space is given back even while somebody holds the file open, and what a name that stays leads to is no image. */
   async #cut(): Promise<void> {
     const { slots, offset } = this.#options
+    if (this.#isLast) return
     const result = await slots.engine.truncate(this.file, offset)
     if (result < 0) await this.write(offset, PART_MARK).catch(() => undefined)
   }
 
   async #unlink(passing: string): Promise<void> {
-    await this.#options.slots.engine.unlink(this.#renamed ? this.name : passing)
+    if (!this.#isLast) await this.#options.slots.engine.unlink(this.#renamed ? this.name : passing)
+  }
+
+  /** It took the place of a file that is gone by now: whole as it is, it is better than none. */
+  get #isLast(): boolean {
+    return this.#renamed && this.#replaces
   }
 
   /** What is in the file behind its beginning is no part of the image. Devices cannot be cut. */
@@ -231,16 +242,17 @@ export class TargetFile {
   }
 }
 
-/** Whether a new file may take the name's place: nothing or a regular file is there. */
-async function replaceable({ engine }: Slots, path: string): Promise<boolean> {
+/** What is there. A new file may take the place of a regular one. */
+async function kindOf({ engine }: Slots, path: string): Promise<'nothing' | 'file' | 'other'> {
   // For reading, which waits for nobody at a FIFO. Who may not read a file may replace it all the same.
   const file = await engine.open(path, { write: false })
-  if (file === -ENOENT || file === -EACCES) return true
+  if (file === -ENOENT) return 'nothing'
+  if (file === -EACCES) return 'file'
   checked(file, 'open', path)
   const facts = await engine.stat(file)
   await engine.close(file)
   if (typeof facts === 'number') throw new IoError(-facts, 'stat', path)
-  return facts.kind === 'file'
+  return facts.kind === 'file' ? 'file' : 'other'
 }
 
 /** What is written in place must not be what is read. @throws CommandError, IoError; then it is closed */

@@ -95,7 +95,7 @@ export const memoryCommands = {
     }),
   }),
   'x-memory-restore': command({
-    doc: 'Sends the memory in a file to a QEMU that was started with -incoming, as a job of type x-memory-restore. A mapped-ram file is checked before the first byte is sent, a stream as it passes. The job needs job-dismiss.',
+    doc: 'Sends the memory in a file to a QEMU that was started with -incoming, as a job of type x-memory-restore. The file is checked before the first byte is sent; a stream is read twice for that. The job needs job-dismiss.',
     arguments: struct('x-memory-restore-arg', {
       ...jobId,
       source: required(str, 'File to read: a path, `fd:NAME` or `/dev/fdset/N`. Its format is found out.'),

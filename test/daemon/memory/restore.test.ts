@@ -168,6 +168,25 @@ const damages: readonly Damage[] = [
   },
 ]
 
+const STREAM = 'q10-pc-q35-10.0-live.stream'
+
+for (const [name, error, damage] of [
+  ['its end is missing', /is not complete/, (bytes: Buffer) => bytes.subarray(0, -1)],
+  ['it is cut in its pages', / ends at offset /, (bytes: Buffer) => bytes.subarray(0, bytes.length / 2)],
+  [
+    'a page is of no block',
+    /block/,
+    (bytes: Buffer) => bytes.fill(0xee, bytes.length / 4, bytes.length / 4 + 8192),
+  ],
+] as const)
+  t.test(`nobody is called for a stream when ${name}`, async (t) => {
+    const source = join(t.testdir(), 'source')
+    writeFileSync(source, damage(Buffer.from(unpack(STREAM))))
+    const { path, received } = await peer(t)
+    t.match(await attempt(spec(fileSource(source), sinkTo(path, 0))), error)
+    t.same(received, [], 'no connection came')
+  })
+
 for (const channels of [0, 2])
   for (const { name, error, damage } of damages)
     t.test(`nobody is called over ${1 + channels} connections for an image when ${name}`, async (t) => {

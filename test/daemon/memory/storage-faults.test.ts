@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { fileSystemAbsent, MountedImage } from '../../helpers/loop.js'
 import { unpack } from '../../helpers/migration/fixtures.js'
+import { Replay } from '../../helpers/migration/replay.js'
 import { type Rule, SlowFs, slowfsAbsent } from '../../helpers/slowfs.js'
 import { within } from '../../helpers/waiting.js'
 import { attempt, HANG_MS, traces } from './attempt.js'
@@ -108,6 +109,21 @@ t.test('a target that failed leaves the file whose name it wanted as it was', { 
     t.same(left(), ['target'], name)
   }
 })
+
+t.test(
+  'an image that took the place of another stays when its folder cannot be flushed',
+  { skip },
+  async (t) => {
+    const { slow, source, sink } = await lab(t)
+    const target = join(slow.files, 'target')
+    writeFileSync(target, 'what was there before')
+    slow.rules({ op: 'fsyncdir', delayMs: 0, error: 'EIO' })
+    const said = await attempt(spec(fileSource(source), sink('mapped-ram')))
+    t.match(said, /cannot flush '.*target': Input\/output error/)
+    const { blocks } = new Replay(readFileSync(target))
+    t.ok(blocks.length > 0, 'one of both is there, and whole')
+  },
+)
 
 t.test('a file made in place is no image when its folder cannot be flushed', { skip }, async (t) => {
   const { slow, source, sink } = await lab(t)
