@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is found out about files: every recorded image against the manifest, and images that were damaged or cut off.
 
-import { appendFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { appendFileSync, readFileSync, renameSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { PART_MARK } from '../../../daemon/memory/target-file.js'
@@ -185,13 +185,16 @@ t.test('checksums of another image are told by its states', async (t) => {
   const stream = placed(t, STREAM)
   const path = `${source}.saved`
   await convert(t, source, path, 'mapped-ram', { digests: true })
+  // The image that replaces this one takes its checksums away.
+  const digests = `${source}.kept`
+  renameSync(`${path}.digests`, digests)
   await convert(t, stream, path, 'mapped-ram')
-  const found = await inspect(t, 'verify', path, { digests: `${path}.digests` })
+  const found = await inspect(t, 'verify', path, { digests })
   t.match(found, { sound: true, checksums: 'checked', states: 'different', 'pages-different': 173 })
   const older = placed(t, 'q72-pc-i440fx-7.2-live.stream')
   await convert(t, placed(t, 'libvirt-11.3.0-raw.save'), path, 'stream')
-  t.match(await inspect(t, 'verify', path, { digests: `${path}.digests` }), { checksums: 'other' })
-  t.match(await inspect(t, 'verify', older, { digests: `${path}.digests` }), { states: 'different' })
+  t.match(await inspect(t, 'verify', path, { digests }), { checksums: 'other' })
+  t.match(await inspect(t, 'verify', older, { digests }), { states: 'different' })
 })
 
 const damages = [
