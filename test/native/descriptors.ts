@@ -4,27 +4,13 @@
 import { once } from 'node:events'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { createServer, connect as dial, type Socket } from 'node:net'
+import { childrenOf } from '../helpers/processes.js'
 import { pace } from '../helpers/waiting.js'
 
 let pairs = 0
 
 interface Teardown {
   teardown(end: () => unknown): void
-}
-
-/** Processes whose parent is `pid`: the leaders of its engines' groups are among them. */
-function childrenOf(pid: number): number[] {
-  return readdirSync('/proc')
-    .map(Number)
-    .filter((candidate) => candidate > 0 && parentOf(candidate) === pid)
-}
-
-function parentOf(pid: number): number | undefined {
-  try {
-    return Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
-  } catch {
-    return undefined
-  }
 }
 
 function isGroup(pid: number): boolean {

@@ -7,6 +7,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { addon } from '../../native/binding.js'
+import { childrenOf } from '../helpers/processes.js'
 import { SlowFs, slowfsAbsent } from '../helpers/slowfs.js'
 import { pace } from '../helpers/waiting.js'
 import { engineFor, factsOf, kinds, MIB } from './kinds.js'
@@ -94,7 +95,7 @@ t.test('a process ends while its calls are stuck', { skip: skip || plainTasks },
         slow.rules({ op: 'fsync', delayMs: STUCK_MS }, { op: 'read', delayMs: STUCK_MS })
         const child = spawnStuck(aio, join(slow.mount, 'disk.img'), how)
         await new Promise((resolve) => child.stdout.once('data', resolve))
-        const tasks = tasksOf(child.pid ?? 0)
+        const tasks = childrenOf(child.pid ?? 0)
         const exit = new Promise((resolve) => child.once('exit', (code, signal) => resolve(code ?? signal)))
         const streamsClosed = new Promise((resolve) => child.once('close', resolve))
         if (how === 'SIGKILL') child.kill('SIGKILL')
@@ -142,27 +143,12 @@ t.test('SIGKILL takes idle tasks with it', { skip: plainTasks }, async (t) => {
     stdio: ['pipe', 'pipe', 'inherit'],
   })
   await new Promise((resolve) => child.stdout.once('data', resolve))
-  const tasks = tasksOf(child.pid ?? 0)
+  const tasks = childrenOf(child.pid ?? 0)
   child.kill('SIGKILL')
   await new Promise((resolve) => child.once('exit', resolve))
   for (let tries = 0; tries < 500 && tasks.some(isAlive); tries++) await pace(10)
   t.notOk(tasks.some(isAlive), tasks.join())
 })
-
-/** Processes that are children of `pid`: the leaders of its task groups. */
-function tasksOf(pid: number): number[] {
-  return readdirSync('/proc')
-    .map(Number)
-    .filter((candidate) => candidate > 0 && parentOf(candidate) === pid)
-}
-
-function parentOf(pid: number): number | undefined {
-  try {
-    return Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
-  } catch {
-    return undefined
-  }
-}
 
 /** A zombie whose threads have all ended waits only for its new parent: it counts as gone. */
 function isAlive(pid: number): boolean {

@@ -19,6 +19,7 @@ import {
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { fileSystemAbsent, MountedImage } from '../../helpers/loop.js'
+import { childrenOf } from '../../helpers/processes.js'
 import { blockferryd, installed, start } from '../../helpers/program.js'
 import { shortFolder } from '../../helpers/short-folder.js'
 import { deadline, pace } from '../../helpers/waiting.js'
@@ -52,11 +53,6 @@ async function until(what: string, holds: () => boolean): Promise<void> {
     if (clock.over) throw new Error(`${what} did not come to be`)
     await pace(20)
   }
-}
-
-function childrenOf(pid: number): number[] {
-  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
-  return text === '' ? [] : text.split(' ').map(Number)
 }
 
 t.test('a mirror to a new file is equal, sparse, and tells what it did', async (t) => {
