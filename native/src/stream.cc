@@ -83,7 +83,11 @@ int64_t Stream::wait(int fd, Direction direction, int timeoutMs, const Ending& e
   {
     std::lock_guard guard(lock_);
     Lane& mine = lane(direction);
-    if (mine.ended != kGoesOn) return -ECANCELED;
+    if (mine.ended != kGoesOn) {
+      // Whoever is told so finds it done: this may come before the call of wake().
+      wakeLocked(fd);
+      return -ECANCELED;
+    }
     if (!mine.wake.valid()) mine.wake = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!mine.wake.valid()) return -errno;
     wake = mine.wake.get();
