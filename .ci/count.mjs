@@ -20,7 +20,15 @@ process.exitCode = counts.failed > 0 || counts.passed === 0 ? 1 : 0
 function count(text, file) {
   /** Depths at which results were seen since the last result further out. */
   let deeper = []
+  /** The tests a line is in, by depth. @type {{ depth: number, name: string }[]} */
+  let within = []
   for (const line of text.split('\n')) {
+    const subtest = /^( *)# Subtest: (.*)$/.exec(line)
+    if (subtest) {
+      const depth = subtest[1]?.length ?? 0
+      within = [...within.filter((each) => each.depth < depth), { depth, name: subtest[2] ?? '' }]
+      continue
+    }
     const result = /^( *)(not ok|ok)\b(.*)$/.exec(line)
     if (!result) continue
     const [, indent = '', verdict, title = ''] = result
@@ -29,18 +37,19 @@ function count(text, file) {
     deeper = [...deeper.filter((each) => each <= depth), depth]
     if (sums && verdict === 'ok') continue
     if (sums && /# SKIP|# TODO/i.test(title)) continue
-    tally(verdict, title, sums, file)
+    const names = within.filter((each) => each.depth < depth).map(({ name }) => name)
+    tally(verdict, title, sums, [file, ...names].join(' > '))
   }
 }
 
-/** @param {string | undefined} verdict @param {string} title @param {boolean} sums @param {string} file */
-function tally(verdict, title, sums, file) {
+/** @param {string | undefined} verdict @param {string} title @param {boolean} sums @param {string} where */
+function tally(verdict, title, sums, where) {
   if (/# (SKIP|TODO)/i.test(title)) {
     counts.skipped++
-    process.stdout.write(`skipped: ${file}:${title}\n`)
+    process.stdout.write(`skipped: ${where}:${title}\n`)
   } else if (verdict === 'ok') counts.passed++
   else if (!sums) {
     counts.failed++
-    process.stdout.write(`failed: ${file}:${title}\n`)
+    process.stdout.write(`failed: ${where}:${title}\n`)
   }
 }
