@@ -14,7 +14,8 @@ import {
 } from 'node:fs'
 import { connect, createServer, type ListenOptions, type Server, Socket } from 'node:net'
 import { dirname, join } from 'node:path'
-import { isLocalStream } from '../native/descriptors.js'
+import { threadId } from 'node:worker_threads'
+import { isLocalStream, listenLocal } from '../native/descriptors.js'
 import { LocalSocket } from '../native/local-socket.js'
 import { ENOENT, errnoText } from './common/errno.js'
 import { StartError } from './start-error.js'
@@ -53,7 +54,7 @@ export async function listenUnix(options: UnixSocketOptions): Promise<Bound> {
   if (!existsSync(dirname(path)))
     throw new StartError(`Failed to bind socket to ${path}: ${errnoText(ENOENT)}`)
   await claim(path)
-  const draft = join(dirname(path), `.${process.pid.toString(36)}${(drafts++).toString(36)}`)
+  const draft = join(dirname(path), `.${process.pid.toString(36)}-${threadId}-${drafts++}`)
   checkLength(draft)
   const server = await listenPrivately(draft, path)
   try {
@@ -79,13 +80,9 @@ let drafts = 0
 
 /** Binds `draft` so that only its owner may connect. */
 function listenPrivately(draft: string, path: string): Promise<Server> {
-  const mask = process.umask(0o177)
-  try {
-    // Not awaited here: Node binds before this returns, so the mask holds for this file only.
-    return listen({ path: draft }, `Failed to bind socket to ${path}`)
-  } finally {
-    process.umask(mask)
-  }
+  const fd = listenLocal(draft)
+  if (fd < 0) throw new StartError(`Failed to bind socket to ${path}: ${errnoText(-fd)}`)
+  return listen({ fd }, `Failed to bind socket to ${path}`)
 }
 
 /** Listens on TCP. Names are looked up here, once. */

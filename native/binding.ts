@@ -146,12 +146,27 @@ export interface NativeLocalSocket {
   close(): void
 }
 
+export interface NativeWire {
+  /** Bytes put into [from, to), 0 at the end, or -errno. */
+  receive(into: Uint8Array, from: number, to: number): number
+  /** As of NativeLocalSocket. */
+  send(pieces: readonly Uint8Array[], index: number, offset: number): number
+  watch(readable: boolean, writable: boolean): void
+  /** 0 or -errno. */
+  shutdown(): number
+  close(): void
+  /** The descriptor, the caller's now, or -errno; closed for this object in any case. */
+  release(): number
+}
+
 export interface NativeDescriptors {
   /** O_RDONLY, O_WRONLY, O_RDWR or -errno. */
   accessMode(fd: number): number
   duplicate(fd: number): number
   referenceTo(fd: number): number
   isLocalStream(fd: number): boolean
+  /** The descriptor or -errno. */
+  listenLocal(path: string): number
   close(fd: number): void
 }
 
@@ -179,6 +194,7 @@ interface Addon {
     onRead: (result: Buffer | number, passed: number) => void,
     onWritable: () => void,
   ) => NativeLocalSocket
+  readonly Wire: new (fd: number, onReady: (readable: boolean, writable: boolean) => void) => NativeWire
   readonly Descriptors: new () => NativeDescriptors
   /** False in sanitizer builds: tasks are ordinary threads, and a stuck one holds up the end of the process. */
   readonly ownGroups: boolean

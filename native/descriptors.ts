@@ -40,6 +40,14 @@ export function isLocalStream(fd: number): boolean {
   return descriptors().isLocalStream(fd)
 }
 
+/**
+ * Listens at a path where only the owner of this process may connect. A file-system call: for threads that may wait.
+ * @returns the descriptor, or -errno
+ */
+export function listenLocal(path: string): number {
+  return descriptors().listenLocal(path)
+}
+
 /** Closes it soon, on another thread: file systems may ask their storage at every close. */
 export function closeDescriptor(fd: number): void {
   descriptors().close(fd)

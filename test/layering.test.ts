@@ -22,8 +22,8 @@ const layers: readonly Layer[] = [
   { name: 'common', files: /^daemon\/(common\/|errors\.ts$)/, may: ['protocol'] },
   { name: 'native', files: /^native\//, may: [] },
   // Types only: what crosses threads.
-  { name: 'messages', files: /^daemon\/(iothread|memory)\/messages\.ts$/, may: leaves },
-  { name: 'handle', files: /^daemon\/(iothread|memory)\/handle\.ts$/, may: [...leaves, 'messages'] },
+  { name: 'messages', files: /^daemon\/(iothread|memory|nbd)\/messages\.ts$/, may: leaves },
+  { name: 'handle', files: /^daemon\/(iothread|memory|nbd)\/handle\.ts$/, may: [...leaves, 'messages'] },
   // Knows nothing of what it runs: formats use it as much as copies do.
   { name: 'tasks', files: /^daemon\/iothread\/copy\/task-pool\.ts$/, may: [] },
   { name: 'block', files: /^daemon\/iothread\/block\//, may: [...leaves, 'messages', 'tasks'] },
@@ -40,9 +40,15 @@ const layers: readonly Layer[] = [
   },
   // Of disks it uses what is not about disks: pools of tasks, rates, the life of a job in its worker.
   { name: 'memory', files: /^daemon\/memory\//, may: [...leaves, 'messages', 'tasks', 'copy', 'work'] },
+  { name: 'sockets', files: /^daemon\/(sockets|start-error)\.ts$/, may: leaves },
+  { name: 'nbd', files: /^daemon\/nbd\//, may: [...leaves, 'messages', 'sockets'] },
   { name: 'control', files: /^daemon\/control\//, may: [...leaves, 'messages', 'handle'] },
   { name: 'cli', files: /^daemon\/cli\//, may: ['protocol', 'common'] },
-  { name: 'main', files: /^daemon\/[^/]+\.ts$/, may: [...leaves, 'messages', 'handle', 'control'] },
+  {
+    name: 'main',
+    files: /^daemon\/[^/]+\.ts$/,
+    may: [...leaves, 'messages', 'handle', 'control', 'sockets'],
+  },
 ]
 
 /** Modules that wait for storage, name servers or other programs: none of that on the main thread after start-up. */

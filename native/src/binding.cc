@@ -11,6 +11,7 @@
 #include "pages.h"
 #include "scanner-object.h"
 #include "schedule.h"
+#include "wire-object.h"
 
 namespace blockferry {
 
@@ -35,6 +36,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("Engine", EngineObject::define(env));
   exports.Set("Log", LogObject::define(env));
   exports.Set("LocalSocket", LocalSocketObject::define(env));
+  exports.Set("Wire", WireObject::define(env));
   exports.Set("Descriptors", DescriptorsObject::define(env));
   exports.Set("Scanner", ScannerObject::define(env));
 #ifdef BLOCKFERRY_PLAIN_THREADS

@@ -19,6 +19,7 @@ Napi::Function DescriptorsObject::define(Napi::Env env) {
                          InstanceMethod<&DescriptorsObject::duplicate>("duplicate"),
                          InstanceMethod<&DescriptorsObject::referenceTo>("referenceTo"),
                          InstanceMethod<&DescriptorsObject::isLocalStream>("isLocalStream"),
+                         InstanceMethod<&DescriptorsObject::listenLocal>("listenLocal"),
                          InstanceMethod<&DescriptorsObject::close>("close"),
                      });
 }
@@ -39,6 +40,11 @@ Napi::Value DescriptorsObject::referenceTo(const Napi::CallbackInfo& info) {
 
 Napi::Value DescriptorsObject::isLocalStream(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), blockferry::isLocalStream(numberOf(info)));
+}
+
+Napi::Value DescriptorsObject::listenLocal(const Napi::CallbackInfo& info) {
+  const int64_t fd = blockferry::listenLocal(info[0].As<Napi::String>().Utf8Value());
+  return Napi::Number::New(info.Env(), static_cast<double>(fd));
 }
 
 void DescriptorsObject::close(const Napi::CallbackInfo& info) { closer_->close(numberOf(info)); }

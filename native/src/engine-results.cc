@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What goes back to JavaScript: finished requests in batches, and the engine's own state.
 #include <algorithm>
-#include <iterator>
 
 #include "batch.h"
 #include "engine-object.h"
+#include "loop-call.h"
 
 namespace blockferry {
 
@@ -82,13 +82,7 @@ void EngineObject::deliverSome(const std::vector<std::unique_ptr<Request>>& done
     extras.Set(extraCount++, request.id);
     extras.Set(extraCount++, extraOf(env, request));
   }
-  const napi_value arguments[] = {pairs, Napi::Number::New(env, static_cast<double>(count)), extras};
-  napi_make_callback(env, *context_, env.Global(), onFinished_.Value(), std::size(arguments), arguments, nullptr);
-  // Nothing can be thrown into the loop. In a worker that is being ended the exception is its end: nobody to tell.
-  bool thrown = false;
-  napi_value exception = nullptr;
-  if (napi_is_exception_pending(env, &thrown) != napi_ok || !thrown) return;
-  if (napi_get_and_clear_last_exception(env, &exception) == napi_ok) napi_fatal_exception(env, exception);
+  callFromLoop(env, *context_, onFinished_, {pairs, Napi::Number::New(env, static_cast<double>(count)), extras});
 }
 
 Napi::Value EngineObject::oldest(const Napi::CallbackInfo& info) {

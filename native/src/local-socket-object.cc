@@ -4,10 +4,11 @@
 
 #include <sys/socket.h>
 
-#include <algorithm>
 #include <cerrno>
 
+#include "byte-pieces.h"
 #include "local-socket.h"
+#include "loop-call.h"
 
 namespace blockferry {
 
@@ -15,8 +16,6 @@ namespace {
 
 // Bytes of one turn of the loop.
 constexpr size_t kReadBytes = 64 * 1024;
-constexpr size_t kPieces = 64;
-
 }  // namespace
 
 Napi::Function LocalSocketObject::define(Napi::Env env) {
@@ -75,17 +74,10 @@ Napi::Value LocalSocketObject::shutdown(const Napi::CallbackInfo& info) {
 Napi::Value LocalSocketObject::send(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (poll_ == nullptr) return Napi::Number::New(env, -EBADF);
-  const auto list = info[0].As<Napi::Array>();
-  const uint32_t first = info[1].As<Napi::Number>().Uint32Value();
-  size_t skip = info[2].As<Napi::Number>().Uint32Value();
-  const uint32_t end = std::min<uint32_t>(list.Length(), first + kPieces);
   iovec pieces[kPieces];
-  size_t count = 0;
-  for (uint32_t index = first; index < end; ++index, skip = 0) {
-    auto bytes = list.Get(index).As<Napi::Uint8Array>();
-    if (skip > bytes.ByteLength()) return Napi::Number::New(env, -EINVAL);
-    pieces[count++] = {bytes.Data() + skip, bytes.ByteLength() - skip};
-  }
+  const int64_t count = collectPieces(info[0].As<Napi::Array>(), info[1].As<Napi::Number>().Uint32Value(),
+                                      info[2].As<Napi::Number>().Uint32Value(), pieces);
+  if (count < 0) return Napi::Number::New(env, static_cast<double>(count));
   std::vector<int> passed;
   if (info[3].IsArray()) {
     const auto numbers = info[3].As<Napi::Array>();
@@ -93,7 +85,7 @@ Napi::Value LocalSocketObject::send(const Napi::CallbackInfo& info) {
       passed.push_back(numbers.Get(index).As<Napi::Number>().Int32Value());
     }
   }
-  return Napi::Number::New(env, static_cast<double>(sendLocal(poll_->fd(), pieces, count, passed)));
+  return Napi::Number::New(env, static_cast<double>(sendLocal(poll_->fd(), pieces, static_cast<size_t>(count), passed)));
 }
 
 Napi::Value LocalSocketObject::takePassed(const Napi::CallbackInfo& info) {
@@ -125,13 +117,7 @@ void LocalSocketObject::read() {
 }
 
 void LocalSocketObject::call(const Napi::FunctionReference& function, std::initializer_list<napi_value> arguments) {
-  Napi::Env env = Env();
-  napi_make_callback(env, *context_, env.Global(), function.Value(), arguments.size(), arguments.begin(), nullptr);
-  // Nothing can be thrown into the loop. In a worker that is being ended the exception is its end: nobody to tell.
-  bool thrown = false;
-  napi_value exception = nullptr;
-  if (napi_is_exception_pending(env, &thrown) != napi_ok || !thrown) return;
-  if (napi_get_and_clear_last_exception(env, &exception) == napi_ok) napi_fatal_exception(env, exception);
+  callFromLoop(Env(), *context_, function, arguments);
 }
 
 }  // namespace blockferry

@@ -3,6 +3,8 @@
 #include "local-socket.h"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 #include <cerrno>
 #include <cstring>
@@ -73,6 +75,19 @@ int64_t sendLocal(int fd, iovec* pieces, size_t count, const std::vector<int>& p
   do put = ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   while (put < 0 && errno == EINTR);
   return resultOf(put);
+}
+
+int64_t listenLocal(const std::string& path) {
+  sockaddr_un name{};
+  if (path.empty() || path.size() >= sizeof name.sun_path) return path.empty() ? -EINVAL : -ENAMETOOLONG;
+  name.sun_family = AF_UNIX;
+  std::memcpy(name.sun_path, path.c_str(), path.size());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return -errno;
+  // Linux gives the file the mode the socket has when it is bound.
+  if (::fchmod(fd.get(), S_IRUSR | S_IWUSR) < 0) return -errno;
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) < 0) return -errno;
+  return ::listen(fd.get(), SOMAXCONN) < 0 ? -errno : fd.release();
 }
 
 bool isLocalStream(int fd) {

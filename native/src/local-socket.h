@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "unique-fd.h"
@@ -28,6 +29,12 @@ int64_t receiveLocal(int fd, void* into, size_t room, std::vector<UniqueFd>& pas
  * @returns bytes taken, at least one, or -errno. A peer that is gone is -EPIPE, never a signal.
  */
 int64_t sendLocal(int fd, iovec* pieces, size_t count, const std::vector<int>& passed);
+
+/**
+ * Listens at a path, where only the owner of the process may connect: at no time may others.
+ * @returns the descriptor, or -errno
+ */
+int64_t listenLocal(const std::string& path);
 
 // Whether it is a Unix stream socket.
 bool isLocalStream(int fd);
