@@ -12,6 +12,7 @@ import { createHandlers } from './control/handlers/index.js'
 import type { DiskCommands } from './daemon.js'
 import { workerStarter } from './iothread/handle.js'
 import { memoryWorkerStarter } from './memory/handle.js'
+import { startNbdWorker } from './nbd/handle.js'
 
 /** Who asks for what stands on the command line. */
 const COMMAND_LINE: CommandCall = {
@@ -23,6 +24,7 @@ export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): D
   const { handlers, shutdown } = createHandlers({
     startWorker: workerStarter({ aio }),
     startMemory: memoryWorkerStarter({ aio }),
+    startNbd: startNbdWorker,
     events: control.events,
     descriptors: control.descriptors,
     log,

@@ -41,6 +41,8 @@ export interface Node {
   readonly set: SetUse | undefined
   /** Changed between awaits only, by job starters. */
   use: NodeUse | undefined
+  /** Ids of the exports that serve it. Changed between awaits only, by Exports. */
+  readonly exports: Set<string>
   /** Storage before parents, backing files after them, later commands higher. */
   order: number
 }
@@ -278,7 +280,7 @@ export class Directory {
     const set = this.#setFor(definition)
     const node: Node = {
       ...{ name, spec, children, parents, owner, order, set },
-      ...{ worker: undefined, state: 'opening', use: undefined },
+      ...{ worker: undefined, state: 'opening', use: undefined, exports: new Set() },
     }
     this.#nodes.set(name, node)
     return node

@@ -190,7 +190,8 @@ export class Graphs {
   }
 
   #view(node: Node, graph: Set<Node>, joined: Set<Node>, job: string | undefined): GraphView {
-    const busy = (node: Node) => node.state !== 'open' || (node.use !== undefined && node.use.job !== job)
+    const busy = (node: Node) =>
+      node.state !== 'open' || node.exports.size > 0 || (node.use !== undefined && node.use.job !== job)
     const crowded = [...this.directory.all()].some(
       (other) => other.worker === node.worker && busy(other) && !joined.has(other),
     )

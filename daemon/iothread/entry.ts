@@ -7,11 +7,14 @@ import { scheduleFor } from '../../native/process.js'
 import { Iothread } from './iothread.js'
 import type { FromWorker, ToWorker, WorkerSetup } from './messages.js'
 
+/** Buffers of 1 MiB, mapped when they are needed: for jobs and formats, and for the clients of exports. */
+const MOST_SLOTS = 160
+
 const port = parentPort
 if (port === null) throw new Error('not a worker thread')
 const setup = workerData as WorkerSetup
 scheduleFor('throughput')
-const iothread = new Iothread(createEngine({ aio: setup.aio }), (message: FromWorker) =>
+const iothread = new Iothread(createEngine({ aio: setup.aio, maxSlots: MOST_SLOTS }), (message: FromWorker) =>
   port.postMessage(message),
 )
 port.on('message', (message: ToWorker) => void iothread.receive(message))

@@ -11,6 +11,7 @@ import { Graph } from './block/graph.js'
 import { SECTOR } from './block/node.js'
 import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
+import { ExportTable } from './exports/export-table.js'
 import { BenchJob } from './jobs/bench.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
@@ -34,6 +35,7 @@ export class Iothread {
   readonly #graph: Graph
   readonly #buffers: Buffers
   readonly #jobs: JobTable
+  readonly #exports: ExportTable
   readonly #handlers: Handlers
   /** Requests of the main thread not answered yet. */
   #unanswered = 0
@@ -55,6 +57,7 @@ export class Iothread {
       (report) => this.#report(report),
       () => this.#graph.oldest(),
     )
+    this.#exports = new ExportTable(engine, this.#graph, (report) => this.#report(report))
     this.#handlers = this.#makeHandlers()
   }
 
@@ -91,6 +94,7 @@ export class Iothread {
       'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
       'job-start': ({ id, spec }) => this.#start(id, spec),
       ...this.#jobs.handlers,
+      ...this.#exports.handlers,
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
       rest: () => ({ clean: this.#rest() }),
       shutdown: ({ deadlineMs }) => this.#shutdown(deadlineMs),
@@ -176,7 +180,7 @@ export class Iothread {
 
   /** Looks and does not wait: who has to wait for something is not at rest. */
   #rest(): boolean {
-    const others = this.#unanswered - 1 + this.#jobs.size
+    const others = this.#unanswered - 1 + this.#jobs.size + this.#exports.size
     if (this.#failed || others + this.#engine.stats().requests > 0 || !this.#graph.forget()) return false
     // Whoever still has a buffer now has lost it.
     if (this.#engine.stats().slotsInUse > 0) return false
@@ -197,6 +201,7 @@ export class Iothread {
 
   async #conclude(): Promise<void> {
     await this.#jobs.conclude()
+    await this.#exports.close()
     await this.#graph.close()
   }
 }

@@ -6,6 +6,8 @@
 // Order: a worker's messages arrive in the order it sent them, so a report sent before a reply is seen before it.
 
 import type { AioChoice } from '../../native/types.js'
+import type { Agreed } from '../../protocol/nbd/agreed.js'
+import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
 
@@ -251,6 +253,24 @@ export interface CompareSpec {
   readonly strict: boolean
 }
 
+/** A node to serve. */
+export interface ExportSpec {
+  readonly id: string
+  readonly node: string
+  readonly writable: boolean
+  /** Every write is durable when it is answered. */
+  readonly writethrough: boolean
+  /** Offer the context `qemu:allocation-depth`. */
+  readonly allocationDepth: boolean
+}
+
+/** What clients are told of an export, beside its size. */
+export interface ServedFacts {
+  readonly blockSizes: BlockSizes
+  /** Names of contexts; their places are their ids. */
+  readonly contexts: readonly string[]
+}
+
 export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
@@ -291,6 +311,18 @@ export interface Requests extends JobRequests {
   'node-map': {
     args: { node: string; offset: number; length: number; limit: number }
     reply: readonly MapExtent[]
+  }
+  'export-add': { args: ExportSpec; reply: ServedFacts }
+  /** Ends its clients; replied when nothing of theirs is under way any more. */
+  'export-del': { args: { id: string }; reply: null }
+  /**
+   * A client whose handshake is done. The report `export-left` follows when it has gone.
+   * @param fd    the connection, owned from now on, also when this fails
+   * @param rest  what came behind the handshake
+   */
+  'export-connect': {
+    args: { id: string; connection: number; fd: number; agreed: Agreed; rest: Uint8Array }
+    reply: null
   }
   'throttle-group-set': { args: { id: string; limits: ThrottleLimits | null }; reply: null }
   /**
@@ -333,6 +365,13 @@ export type Report =
   | LogReport
   /** Nodes that are new or changed, in the order they came to be. */
   | { readonly kind: 'nodes'; readonly nodes: readonly NodeReport[]; readonly gone: readonly string[] }
+  /** A client of an export has gone. `why`: it was not asked for. */
+  | {
+      readonly kind: 'export-left'
+      readonly id: string
+      readonly connection: number
+      readonly why?: string
+    }
   /** An image contradicts its format. `fatal`: it was marked, and is not written any more. Offset and size in bytes. */
   | {
       readonly kind: 'image-corrupted'

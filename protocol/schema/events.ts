@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Events: QMP events, or JSON-RPC notifications of the same name.
 
+import { exportEvents } from './exports.js'
 import { jobStatus, jobType } from './jobs.js'
 import { migrateEvents } from './migrate.js'
 import { bool, enumOf, event, int, type Members, optional, required, str, struct } from './types.js'
@@ -68,6 +69,7 @@ export const events = {
       fatal: required(bool, 'The image was marked corrupt and is not written any more.'),
     }),
   }),
+  ...exportEvents,
   ...migrateEvents,
   'x-events-lost': event({
     doc: 'This client did not read for so long that events for it had to be dropped; queries tell the present state.',

@@ -5,6 +5,7 @@ import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
 import { descriptorCommands } from './descriptors.js'
 import { events } from './events.js'
+import { exportCommands } from './exports.js'
 import { inspectCommands } from './inspect.js'
 import { jobCommands } from './jobs.js'
 import { memoryCommands } from './memory.js'
@@ -25,6 +26,7 @@ export const commands = {
   ...memoryCommands,
   ...migrateCommands,
   ...inspectCommands,
+  ...exportCommands,
   ...objectCommands,
   ...descriptorCommands,
 }

@@ -7,9 +7,12 @@ import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
 import type { StartWorker } from '../../iothread/handle.js'
 import type { StartMemoryWorker } from '../../memory/handle.js'
+import type { StartNbdWorker } from '../../nbd/handle.js'
 import type { EventSink, Handlers } from '../commands.js'
 import type { Descriptors } from '../descriptors.js'
 import { Directory } from '../directory.js'
+import { Exports } from '../exports/exports.js'
+import { NbdService } from '../exports/nbd-service.js'
 import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { MemoryWorkers } from '../memory-workers.js'
@@ -21,6 +24,7 @@ import { DiskWorkers } from '../workers.js'
 import { checkHandlers } from './check.js'
 import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
+import { exportHandlers } from './exports.js'
 import { inspectHandlers } from './inspect.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
 import { memoryHandlers } from './memory.js'
@@ -34,6 +38,7 @@ import { reopenHandlers } from './reopen.js'
 export interface HandlerDeps {
   readonly startWorker: StartWorker
   readonly startMemory: StartMemoryWorker
+  readonly startNbd: StartNbdWorker
   /** How many threads are kept for the next disk, and how long. */
   readonly spares?: SpareOptions
   readonly events: EventSink
@@ -55,7 +60,7 @@ const JOBS_SHARE = 0.5
 const WORKERS_SHARE = 0.8
 
 export function createHandlers(deps: HandlerDeps): CommandSet {
-  const { startWorker, startMemory, events, descriptors, log, spares = SPARES } = deps
+  const { startWorker, startMemory, startNbd, events, descriptors, log, spares = SPARES } = deps
   const directory = new Directory(descriptors)
   const objects = new Objects()
   const jobs = new Jobs(events, log)
@@ -65,7 +70,10 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     {
       report: (worker, report) => {
         if (isJobReport(report)) jobs.report(worker.handle, report)
-        else if (report.kind === 'nodes') graphs.report(worker, report)
+        else if (report.kind === 'nodes') {
+          graphs.report(worker, report)
+          exports.nodesChanged()
+        } else if (report.kind === 'export-left') exports.report(report)
         else {
           const { node, text, offset, size, fatal } = report
           log.error({ node, offset, size }, `image is corrupt: ${text}`)
@@ -76,6 +84,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
       },
       lost: (worker, reason) => {
         jobs.workerEnded(worker.handle, reason)
+        exports.lost(worker)
         graphs.lost(worker)
       },
     },
@@ -88,6 +97,11 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   })
   const settings = new MigrationSettings()
   const migration = new Migration(jobs, memory, events, settings)
+  const nbd: NbdService = new NbdService(startNbd, log, {
+    chosen: (chosen) => exports.chosen(chosen),
+    lost: () => undefined,
+  })
+  const exports: Exports = new Exports(directory, nbd, events)
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
 
   const starting = {
@@ -99,6 +113,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...inspectHandlers(graphs, jobs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
+    ...exportHandlers(exports, directory, objects),
     ...objectHandlers(objects, directory, workers),
   }
   const lasting = {

@@ -57,7 +57,7 @@ function checkUnused(directory: Directory, node: Node): void {
     if (directory.find(parent)?.children.get('backing') === name)
       throw new CommandError(`Node '${name}' is busy: node is used as backing hd of '${parent}'`)
   if (use?.role === 'source') throw new CommandError(busyText(node))
-  if (use !== undefined) throw new CommandError(`Node ${name} is in use`)
+  if (use !== undefined || node.exports.size > 0) throw new CommandError(`Node ${name} is in use`)
   if (node.owner.kind !== 'user') throw new CommandError(`Node ${name} is not owned by the monitor`)
   if (node.parents.size > 0) throw new CommandError(`Block device ${name} is in use`)
 }

@@ -8,6 +8,7 @@ import { createHandlers } from '../../../daemon/control/handlers/index.js'
 import { SPARES } from '../../../daemon/control/spare-workers.js'
 import { workerStarter } from '../../../daemon/iothread/handle.js'
 import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
+import { startNbdWorker } from '../../../daemon/nbd/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 
 /** Handlers, an awaitable event stream and the number of workers that live. */
@@ -30,6 +31,7 @@ export function realDaemon(t: Test) {
       return handle
     },
     startMemory: memoryWorkerStarter({ aio: 'threads' }),
+    startNbd: startNbdWorker,
     spares: { ...SPARES, ahead: 0 },
     descriptors,
     events: {

@@ -8,6 +8,7 @@ import { type CommandSet, createHandlers } from '../../../daemon/control/handler
 import { SPARES } from '../../../daemon/control/spare-workers.js'
 import type { NodeDefinition, NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
 import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
+import { startNbdWorker } from '../../../daemon/nbd/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 import { progress, ScriptedWorker } from './scripted-worker.js'
 
@@ -60,6 +61,7 @@ export function scriptedDaemon(): ScriptedDaemon {
     ...createHandlers({
       startWorker,
       startMemory: memoryWorkerStarter({ aio: 'threads' }),
+      startNbd: startNbdWorker,
       events,
       descriptors,
       log: silent,

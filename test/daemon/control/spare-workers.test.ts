@@ -10,6 +10,7 @@ import type { SpareOptions } from '../../../daemon/control/spare-workers.js'
 import { type WorkerHandle, workerStarter } from '../../../daemon/iothread/handle.js'
 import type { Report } from '../../../daemon/iothread/messages.js'
 import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
+import { startNbdWorker } from '../../../daemon/nbd/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 
 const LONG = { limit: 2, ahead: 0, afterMs: 600_000 }
@@ -52,6 +53,7 @@ function setUp(t: Test, spares: SpareOptions) {
       return watch(start(name))
     },
     startMemory: memoryWorkerStarter({ aio: 'threads' }),
+    startNbd: startNbdWorker,
     spares,
     events: {
       emit: (_, data) => {

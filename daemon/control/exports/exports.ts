@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exports: nodes that are served to others, and the server they are served by. Keeps the table of exports, the workers of
+// their nodes and what the NBD server offers in step. Used by the handlers of export commands.
+// Invariant: an id and a name are taken from before an export is opened until after it is closed, and so long its node
+// is in use.
+
+import { hasFlag } from '../../../protocol/nbd/agreed.js'
+import { transmissionFlags } from '../../../protocol/nbd/constants.js'
+import type { OfferedExport } from '../../../protocol/nbd/server-negotiation.js'
+import { CommandError } from '../../errors.js'
+import type { ExportSpec, Report, ServedFacts } from '../../iothread/messages.js'
+import type { ServerSpec } from '../../nbd/messages.js'
+import type { EventSink } from '../commands.js'
+import type { Directory, Node } from '../directory.js'
+import type { DiskWorker } from '../workers.js'
+import type { Chosen, NbdService } from './nbd-service.js'
+
+export interface ExportRequest {
+  readonly id: string
+  /** As clients ask for it. */
+  readonly name: string
+  readonly description: string
+  readonly node: Node
+  readonly writable: boolean
+  readonly writethrough: boolean
+  readonly allocationDepth: boolean
+}
+
+export interface Export extends ExportRequest {
+  readonly worker: DiskWorker
+  /** 'opening': not offered yet. 'closing': not offered any more. */
+  state: 'opening' | 'open' | 'closing'
+  /** Set when it is open. */
+  facts: ServedFacts | undefined
+  /** Clients, by the number of their connection. */
+  readonly clients: Set<number>
+  /** As it was offered last, bytes. */
+  size: number
+}
+
+const { HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, SEND_DF } =
+  transmissionFlags
+const { CAN_MULTI_CONN, SEND_CACHE, SEND_FAST_ZERO } = transmissionFlags
+const READS = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_DF | CAN_MULTI_CONN | SEND_CACHE
+const WRITES = SEND_TRIM | SEND_WRITE_ZEROES | SEND_FAST_ZERO
+
+export class Exports {
+  readonly #directory: Directory
+  readonly #service: NbdService
+  readonly #events: EventSink
+  /** By id, oldest first. */
+  readonly #exports = new Map<string, Export>()
+
+  constructor(directory: Directory, service: NbdService, events: EventSink) {
+    this.#directory = directory
+    this.#service = service
+    this.#events = events
+  }
+
+  all(): Export[] {
+    return [...this.#exports.values()]
+  }
+
+  find(id: string): Export | undefined {
+    return this.#exports.get(id)
+  }
+
+  startServer(spec: ServerSpec): Promise<void> {
+    return this.#service.start(spec)
+  }
+
+  /** Removes the exports first, their clients with them. */
+  async stopServer(): Promise<void> {
+    if (!this.#service.running) throw new CommandError('NBD server not running')
+    await Promise.all(this.all().map((each) => this.#remove(each)))
+    await this.#service.stop()
+  }
+
+  /** @throws CommandError, and nothing is left of it then */
+  async add(request: ExportRequest): Promise<void> {
+    const { id, name, node } = request
+    if (!this.#service.running) throw new CommandError('NBD server not running')
+    if (this.all().some((each) => each.name === name))
+      throw new CommandError(`NBD server already has export named '${name}'`)
+    const { worker } = node
+    if (worker === undefined) throw new CommandError(`Node '${node.name}' was lost`)
+    const added: Export = {
+      ...request,
+      ...{ worker, state: 'opening', facts: undefined, clients: new Set(), size: 0 },
+    }
+    this.#exports.set(id, added)
+    node.exports.add(id)
+    worker.hold()
+    try {
+      added.facts = await worker.request('export-add', specOf(request))
+      added.state = 'open'
+      await this.#offer()
+    } catch (error) {
+      this.#forget(added)
+      throw error
+    }
+  }
+
+  /** Stops serving a node; clients are cut off. Resolves when nothing uses it any more and the event was sent. */
+  async remove(found: Export): Promise<void> {
+    await this.#remove(found)
+  }
+
+  /** A client that chose an export: its disk's worker serves it from now on. */
+  chosen({ connection, fd, agreed, rest }: Chosen): boolean {
+    const found = this.all().find((each) => each.name === agreed.exportName && each.state === 'open')
+    // Its node may have been reopened read-only, or resized, since it was offered.
+    if (found === undefined || (!hasFlag(agreed.flags, 'READ_ONLY') && !found.writable)) return false
+    found.clients.add(connection)
+    found.worker
+      .request('export-connect', { id: found.id, connection, fd, agreed, rest })
+      .catch(() => this.#left(found, connection))
+    return true
+  }
+
+  report(report: Extract<Report, { kind: 'export-left' }>): void {
+    const found = this.#exports.get(report.id)
+    if (found !== undefined) this.#left(found, report.connection)
+  }
+
+  /** The sizes of some nodes may have changed. */
+  nodesChanged(): void {
+    if (this.all().some((each) => each.state === 'open' && each.size !== this.#sizeOf(each)))
+      void this.#offer()
+  }
+
+  /** A worker has ended, and what it served with it. */
+  lost(worker: DiskWorker): void {
+    for (const each of this.all()) {
+      if (each.worker !== worker || each.state === 'opening') continue
+      for (const connection of each.clients) this.#service.left(connection)
+      this.#forget(each)
+      this.#events.emit('BLOCK_EXPORT_DELETED', { id: each.id })
+    }
+    void this.#offer()
+  }
+
+  async #remove(found: Export): Promise<void> {
+    if (found.state !== 'open') return
+    found.state = 'closing'
+    await this.#offer()
+    await found.worker.request('export-del', { id: found.id })
+    if (this.#exports.get(found.id) !== found) return
+    this.#forget(found)
+    this.#events.emit('BLOCK_EXPORT_DELETED', { id: found.id })
+  }
+
+  #forget(found: Export): void {
+    this.#exports.delete(found.id)
+    found.node.exports.delete(found.id)
+    found.worker.release()
+  }
+
+  #left(found: Export, connection: number): void {
+    if (found.clients.delete(connection)) this.#service.left(connection)
+  }
+
+  async #offer(): Promise<void> {
+    const offered: OfferedExport[] = []
+    for (const each of this.all()) {
+      const { facts, state, name, description, writable } = each
+      if (state !== 'open' || facts === undefined) continue
+      each.size = this.#sizeOf(each)
+      const flags = READS | (writable ? WRITES : READ_ONLY)
+      offered.push({ name, description, size: each.size, flags, ...facts })
+    }
+    await this.#service.offer(offered)
+  }
+
+  #sizeOf({ node }: Export): number {
+    return this.#directory.report(node)?.size ?? 0
+  }
+}
+
+function specOf({ id, node, writable, writethrough, allocationDepth }: ExportRequest): ExportSpec {
+  return { id, node: node.name, writable, writethrough, allocationDepth }
+}

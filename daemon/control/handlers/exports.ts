@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The NBD server and exports: checks in QEMU's order with its texts, then one call into Exports.
+
+import { limits } from '../../../protocol/nbd/constants.js'
+import type { Arguments } from '../../../protocol/schema/index.js'
+import { isIdentifier } from '../../common/identifier.js'
+import { CommandError } from '../../errors.js'
+import type { ListenAddress } from '../../nbd/messages.js'
+import type { Handlers } from '../commands.js'
+import type { Directory, Node } from '../directory.js'
+import type { Export, Exports } from '../exports/exports.js'
+import type { Objects } from '../objects.js'
+
+const HANDSHAKE_SECONDS = 10
+const MOST_CONNECTIONS = 100
+
+type ExportOptions = Arguments<'block-export-add'>
+type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>
+
+export function exportHandlers(exports: Exports, directory: Directory, objects: Objects) {
+  const add = async (options: NbdOptions) => {
+    const node = checkExport(options, exports, directory, objects)
+    await exports.add({
+      id: options.id,
+      name: checkText(options.name ?? node.name, 'name'),
+      description: checkText(options.description ?? '', 'description'),
+      node,
+      writable: options.writable ?? false,
+      writethrough: options.writethrough ?? false,
+      allocationDepth: options['allocation-depth'] ?? false,
+    })
+  }
+  const remove = async (id: string, mode: 'safe' | 'hard' = 'safe') => {
+    const found = find(exports, id)
+    if (found.clients.size === 0) await exports.remove(found)
+    else if (mode === 'safe') throw new CommandError(`export '${id}' still in use`)
+    // What clients have under way may take as long as the disk does; the event tells when it is over.
+    else void exports.remove(found)
+  }
+  return {
+    'nbd-server-start': async (options) => {
+      await exports.startServer({
+        address: addressOf(options.addr),
+        handshakeMs: (options['handshake-max-seconds'] ?? HANDSHAKE_SECONDS) * 1000,
+        maxConnections: options['max-connections'] ?? MOST_CONNECTIONS,
+      })
+    },
+
+    'nbd-server-stop': () => exports.stopServer(),
+
+    'block-export-add': async (options) => {
+      if (options.type !== 'nbd')
+        throw new CommandError(`Parameter 'type' does not accept value '${options.type}'`)
+      await add(options)
+    },
+
+    'nbd-server-add': async ({ device, name = device, ...more }) => {
+      await add({ type: 'nbd', id: name, 'node-name': device, name, ...more })
+    },
+
+    'block-export-del': ({ id, mode }) => remove(id, mode),
+    'nbd-server-remove': ({ name, mode }) => remove(name, mode),
+
+    'query-block-exports': () =>
+      exports
+        .all()
+        .filter(({ state }) => state !== 'opening')
+        .reverse()
+        .map(({ id, node, state, clients }) => ({
+          id,
+          type: 'nbd' as const,
+          'node-name': node.name,
+          'shutting-down': state === 'closing',
+          'x-clients': clients.size,
+        })),
+  } satisfies Handlers
+}
+
+function find(exports: Exports, id: string): Export {
+  const found = exports.find(id)
+  if (found === undefined || found.state === 'opening') throw new CommandError(`Export '${id}' is not found`)
+  return found
+}
+
+function checkExport(options: NbdOptions, exports: Exports, directory: Directory, objects: Objects): Node {
+  const { id, iothread } = options
+  if (!isIdentifier(id)) throw new CommandError('Invalid block export id')
+  if (exports.find(id) !== undefined) throw new CommandError(`Block export id '${id}' is already in use`)
+  const name = options['node-name']
+  const node = directory.find(name)
+  if (node === undefined) throw new CommandError(`Cannot find device='' nor node-name='${name}'`)
+  if (options.writable === true && directory.report(node)?.readOnly === true)
+    throw new CommandError('Cannot export read-only node as writable')
+  if (iothread !== undefined && objects.get(iothread)?.['qom-type'] !== 'iothread')
+    throw new CommandError(`iothread "${iothread}" not found`)
+  if (node.state !== 'open') throw new CommandError(`Node '${name}' is busy: another command is changing it`)
+  if (node.owner.kind === 'job')
+    throw new CommandError(`Node '${name}' is busy: it belongs to job '${node.owner.name}'`)
+  return node
+}
+
+function checkText(text: string, what: string): string {
+  if (Buffer.byteLength(text) > limits.string)
+    throw new CommandError(`export ${what} is longer than ${limits.string} bytes`)
+  return text
+}
+
+function addressOf(address: Arguments<'nbd-server-start'>['addr']): ListenAddress {
+  switch (address.type) {
+    case 'unix':
+      return { kind: 'unix', path: address.data.path }
+    case 'inet':
+      return { kind: 'tcp', host: address.data.host, port: portOf(address.data.port) }
+    default:
+      throw new CommandError(`Parameter 'addr.type' does not accept value '${address.type}'`)
+  }
+}
+
+function portOf(text: string): number {
+  const port = Number(text)
+  if (!/^\d{1,5}$/.test(text) || port > 65535)
+    throw new CommandError(`Parameter 'addr.data.port' expects a port number, 0 to 65535, not '${text}'`)
+  return port
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// A node that is served over NBD: its claim, and the clients that use it. Made by the worker's table of exports.
+
+import type { Agreed } from '../../../../protocol/nbd/agreed.js'
+import { ALLOCATION, ALLOCATION_DEPTH } from '../../../../protocol/nbd/contexts.js'
+import { CommandError } from '../../../errors.js'
+import type { Claim } from '../../block/claims.js'
+import { PERMISSIONS, type Permissions } from '../../block/driver.js'
+import type { Graph } from '../../block/graph.js'
+import type { BlockNode } from '../../block/node.js'
+import type { ExportSpec, ServedFacts } from '../../messages.js'
+import type { PiecePool } from '../piece-pool.js'
+import { Connection } from './connection.js'
+import type { ServedNode } from './serving.js'
+import { allocation, allocationDepth, type StatusSource } from './status.js'
+
+/** Told of every client that has gone. @param why  undefined: the client ended it, or it was asked for */
+export type ConnectionEnded = (connection: number, why: string | undefined) => void
+
+/** Smallest unit clients are told to prefer, bytes: what the page cache and most disks work in. */
+const PREFERRED = 4096
+
+export class NbdExport implements ServedNode {
+  readonly sources: readonly StatusSource[]
+  readonly facts: ServedFacts
+  readonly writethrough: boolean
+  readonly #claim: Claim
+  readonly #pool: PiecePool
+  readonly #ended: ConnectionEnded
+  readonly #connections = new Map<number, Connection>()
+  #quiet: (() => void) | undefined
+
+  private constructor(spec: ExportSpec, claim: Claim, pool: PiecePool, ended: ConnectionEnded) {
+    this.#claim = claim
+    this.#pool = pool
+    this.#ended = ended
+    this.writethrough = spec.writethrough
+    const contexts = new Map<string, StatusSource>([[ALLOCATION, allocation]])
+    if (spec.allocationDepth) contexts.set(ALLOCATION_DEPTH, allocationDepth)
+    this.sources = [...contexts.values()]
+    this.facts = { blockSizes: blockSizesOf(claim.node), contexts: [...contexts.keys()] }
+  }
+
+  /** @throws CommandError when somebody else uses the node in a way that excludes it */
+  static async open(
+    spec: ExportSpec,
+    graph: Graph,
+    pool: PiecePool,
+    ended: ConnectionEnded,
+  ): Promise<NbdExport> {
+    const node = graph.node(spec.node)
+    await graph.freshen(spec.node)
+    const claim = await graph.claim(`export '${spec.id}'`, node, permissions(spec.writable))
+    return new NbdExport(spec, claim, pool, ended)
+  }
+
+  get node(): BlockNode {
+    return this.#claim.node
+  }
+
+  /** Begins to serve a client. @param fd  owned from now on */
+  connect(connection: number, fd: number, agreed: Agreed, rest: Uint8Array): void {
+    const ended = (why: string | undefined) => {
+      this.#connections.delete(connection)
+      if (this.#connections.size === 0) this.#quiet?.()
+      this.#ended(connection, why)
+    }
+    try {
+      this.#connections.set(
+        connection,
+        new Connection({ node: this, pool: this.#pool, ended }, fd, agreed, rest),
+      )
+    } catch (error) {
+      throw new CommandError(`a client could not be served: ${(error as Error).message}`, 'GenericError', {
+        cause: error,
+      })
+    }
+  }
+
+  /** Ends what clients there are; resolves when nothing of theirs is under way any more. */
+  async close(): Promise<void> {
+    for (const connection of [...this.#connections.values()]) connection.close()
+    if (this.#connections.size > 0)
+      await new Promise<void>((resolve) => {
+        this.#quiet = resolve
+      })
+    await this.#claim.release()
+  }
+}
+
+function permissions(writable: boolean): Permissions {
+  return { use: writable ? ['consistent read', 'write'] : ['consistent read'], share: PERMISSIONS }
+}
+
+function blockSizesOf(node: BlockNode): ServedFacts['blockSizes'] {
+  const { requestAlign, writeAlign } = node.driver.limits
+  const minimum = Math.min(requestAlign, 64 * 1024)
+  const preferred = Math.max(PREFERRED, minimum, Math.min(writeAlign ?? 0, 64 * 1024))
+  return { minimum, preferred, maximumPayload: 32 * 1024 * 1024 }
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// Does the requests of one NBD client on a node and makes the replies. Used by Connection, which has checked the requests.
+// Rules: whatever a disk says becomes the answer to its request and nothing more; a piece of memory goes back when what is
+// in it was written, or sent. Long reads are answered part by part: in chunks where these were agreed on, else behind one
+// header, and an error between two parts can only end the connection then.
+
+import type { Agreed } from '../../../../protocol/nbd/agreed.js'
+import { commandFlags, commands, limits } from '../../../../protocol/nbd/constants.js'
+import { type NbdErrorName, nbdErrorOf } from '../../../../protocol/nbd/error-number.js'
+import {
+  dataHead,
+  doneReply,
+  errorChunk,
+  errorReply,
+  holeChunk,
+  simpleReply,
+  statusChunk,
+} from '../../../../protocol/nbd/reply.js'
+import type { Request } from '../../../../protocol/nbd/request.js'
+import { IoError } from '../../../errors.js'
+import type { BlockNode } from '../../block/node.js'
+import type { Holder, Piece, PiecePool } from '../piece-pool.js'
+import type { PartWriter } from './incoming.js'
+import { type StatusSource, statusOf } from './status.js'
+
+/** What an export is of. */
+export interface ServedNode {
+  /** The node to use now: jobs put filters above it, and take them away. */
+  readonly node: BlockNode
+  /** By the id of a context. */
+  readonly sources: readonly StatusSource[]
+  /** Every write is durable when it is answered. */
+  readonly writethrough: boolean
+}
+
+export interface ReplySink {
+  put(head: Uint8Array): void
+  /** Follows what was put last. @param sent  the memory is not needed any more */
+  putData(bytes: Uint8Array, sent: () => void): void
+  /** The reply cannot be ended as it began. */
+  fail(why: string): void
+  /** A request is over. */
+  done(): void
+}
+
+export class Serving implements Holder {
+  /** Of the pool's memory; kept by the pool. */
+  held = 0
+  readonly #served: ServedNode
+  readonly #pool: PiecePool
+  readonly #agreed: Agreed
+  readonly #sink: ReplySink
+
+  constructor(served: ServedNode, pool: PiecePool, agreed: Agreed, sink: ReplySink) {
+    this.#served = served
+    this.#pool = pool
+    this.#agreed = agreed
+    this.#sink = sink
+  }
+
+  /** Begins a request without payload. Its end is told the sink. */
+  serve(request: Request): void {
+    void this.#serve(request).then(() => this.#sink.done())
+  }
+
+  /** Begins a WRITE whose payload comes in parts. Its end is told the sink. */
+  writing(request: Request): PartWriter {
+    const how = { fua: this.#isDurable(request) }
+    let [left, over, failed] = [0, false, undefined as unknown]
+    const end = () => {
+      if (left > 0 || !over) return
+      this.#answer(request, failed)
+      this.#sink.done()
+    }
+    const write = async (offset: number, piece: Piece) => {
+      try {
+        await this.#served.node.write(offset, piece, how)
+      } catch (error) {
+        failed ??= error
+      } finally {
+        this.#pool.give(this, piece)
+        left--
+        end()
+      }
+    }
+    return {
+      part: (offset, piece) => {
+        left++
+        void write(offset, piece)
+      },
+      over: () => {
+        over = true
+        end()
+      },
+    }
+  }
+
+  async #serve(request: Request): Promise<void> {
+    try {
+      switch (request.command) {
+        case commands.READ:
+          return await this.#read(request)
+        case commands.BLOCK_STATUS:
+          return await this.#status(request)
+        default:
+          await this.#change(request)
+          this.#answer(request, undefined)
+      }
+    } catch (error) {
+      this.#answer(request, error)
+    }
+  }
+
+  async #change(request: Request): Promise<void> {
+    const { command, offset, length } = request
+    const { node } = this.#served
+    switch (command) {
+      case commands.FLUSH:
+        return node.flush()
+      case commands.TRIM:
+        await node.discard(offset, length)
+        break
+      case commands.WRITE_ZEROES:
+        await node.zero(offset, length, { unmap: !has(request, 'NO_HOLE'), fast: has(request, 'FAST_ZERO') })
+        break
+      case commands.CACHE:
+        return this.#cache(offset, length)
+      default:
+        throw new Error(`command ${command} was let pass`)
+    }
+    if (this.#isDurable(request)) await node.flush()
+  }
+
+  #isDurable(request: Request): boolean {
+    return this.#served.writethrough || has(request, 'FUA')
+  }
+
+  /** What was read stays in caches below, where there are any. */
+  async #cache(offset: number, length: number): Promise<void> {
+    for (let at = 0; at < length; ) {
+      const piece = await this.#take(length - at)
+      try {
+        await this.#served.node.read(offset + at, piece)
+      } finally {
+        this.#pool.give(this, piece)
+      }
+      at += piece.length
+    }
+  }
+
+  async #read(request: Request): Promise<void> {
+    const { offset, length } = request
+    const { replies } = this.#agreed
+    // In one piece where the client wants that, or knows nothing else.
+    const whole = replies === 'simple' || has(request, 'DF')
+    const how = { scan: !whole }
+    for (let at = 0; at < length; ) {
+      const piece = this.#pool.take(this, length - at) ?? (await this.#take(length - at))
+      const done = at + piece.length === length
+      let zero = false
+      try {
+        zero = await this.#served.node.read(offset + at, piece, how)
+      } catch (error) {
+        this.#pool.give(this, piece)
+        if (whole && at > 0) return this.#sink.fail(`reading failed behind the reply's beginning: ${error}`)
+        if (at > 0) return this.#answerAt(request, error, offset + at)
+        throw error
+      }
+      if (replies === 'simple') {
+        if (at === 0) this.#sink.put(simpleReply(request))
+        this.#send(piece)
+      } else if (whole) {
+        if (at === 0) this.#sink.put(dataHead(replies, request, offset, length, true))
+        this.#send(piece)
+      } else if (zero) {
+        this.#sink.put(holeChunk(replies, request, offset + at, piece.length, done))
+        this.#pool.give(this, piece)
+      } else {
+        this.#sink.put(dataHead(replies, request, offset + at, piece.length, done))
+        this.#send(piece)
+      }
+      at += piece.length
+    }
+  }
+
+  #send(piece: Piece): void {
+    this.#sink.putData(piece.bytes, () => this.#pool.give(this, piece))
+  }
+
+  async #status(request: Request): Promise<void> {
+    const { replies, contexts } = this.#agreed
+    if (replies === 'simple') throw new Error('block status without chunks was let pass')
+    const most = has(request, 'REQ_ONE') ? 1 : limits.extents
+    const { node, sources } = this.#served
+    const chunks: Uint8Array[] = []
+    for (const [index, { id }] of contexts.entries()) {
+      const source = sources[id]
+      if (source === undefined) throw new Error(`context ${id} was let pass`)
+      const extents = await statusOf(source, node, request.offset, request.length, most)
+      chunks.push(statusChunk(replies, request, id, extents, index === contexts.length - 1))
+    }
+    for (const chunk of chunks) this.#sink.put(chunk)
+  }
+
+  async #take(length: number): Promise<Piece> {
+    for (;;) {
+      const piece = this.#pool.take(this, length)
+      if (piece !== undefined) return piece
+      await new Promise<void>((resolve) => this.#pool.whenGiven(resolve))
+    }
+  }
+
+  #answer(request: Request, error: unknown): void {
+    const { replies } = this.#agreed
+    if (error === undefined) this.#sink.put(doneReply(replies, request))
+    else this.#sink.put(errorReply(replies, request, nameOf(error), textOf(error)))
+  }
+
+  #answerAt(request: Request, error: unknown, offset: number): void {
+    const { replies } = this.#agreed
+    if (replies === 'simple') this.#sink.fail(textOf(error))
+    else this.#sink.put(errorChunk(replies, request, nameOf(error), textOf(error), true, offset))
+  }
+}
+
+function has({ flags }: Request, flag: keyof typeof commandFlags): boolean {
+  return (flags & commandFlags[flag]) !== 0
+}
+
+/** @throws what is no error of a disk: a bug */
+function nameOf(error: unknown): NbdErrorName {
+  if (error instanceof IoError) return nbdErrorOf(error.errno)
+  throw error
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

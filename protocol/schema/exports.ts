@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The NBD server and exports: nodes that are served to others.
+
+import {
+  arrayOf,
+  bool,
+  command,
+  enumOf,
+  event,
+  type Members,
+  optional,
+  required,
+  str,
+  struct,
+  uint32,
+  union,
+} from './types.js'
+
+/** Its members stand under `data`, not beside `type`: as QEMU has it for this command alone. */
+const legacyAddress = union(
+  'SocketAddressLegacy',
+  { type: required(enumOf('SocketAddressType', ['inet', 'unix', 'vsock', 'fd']), 'inet or unix.') },
+  'type',
+  {
+    inet: {
+      data: required(
+        struct('InetSocketAddressWrapper-data', {
+          host: required(str, 'Host name or address; empty: every address of this machine.'),
+          port: required(str, 'Port number in decimal; 0: any that is free.'),
+        }),
+        'Where.',
+      ),
+    },
+    unix: {
+      data: required(
+        struct('UnixSocketAddressWrapper-data', { path: required(str, 'Path of the socket.') }),
+        'Where.',
+      ),
+    },
+    vsock: {},
+    fd: {},
+  },
+)
+
+const exportType = enumOf('BlockExportType', ['nbd', 'vhost-user-blk', 'fuse', 'vduse-blk'])
+const removeMode = enumOf('BlockExportRemoveMode', ['safe', 'hard'])
+
+const nbdMembers = {
+  name: optional(str, 'As clients ask for it. Default: the name of the node.'),
+  description: optional(str, 'For people, at most 4096 bytes.'),
+  'allocation-depth': optional(bool, 'Offers the context `qemu:allocation-depth`.', { default: false }),
+} satisfies Members
+
+const exportOptions = union(
+  'BlockExportOptions',
+  {
+    type: required(exportType, 'Only nbd.'),
+    id: required(str, 'Name of the new export.'),
+    'node-name': required(str, 'The node to serve.'),
+    writable: optional(bool, 'Clients may write.', { default: false }),
+    writethrough: optional(bool, 'Every write is durable when it is answered.', { default: false }),
+    iothread: optional(str, 'An iothread that exists. The disk keeps the thread it has.'),
+    'fixed-iothread': optional(bool, 'Taken and ignored: a served disk keeps its thread.', {
+      default: false,
+    }),
+  },
+  'type',
+  { nbd: nbdMembers },
+)
+
+const exportInfo = struct('BlockExportInfo', {
+  id: required(str, 'Name of the export.'),
+  type: required(exportType, 'How it is served.'),
+  'node-name': required(str, 'The node that is served.'),
+  'shutting-down': required(bool, 'It is being removed.'),
+  'x-clients': optional(uint32, 'Clients that use it now.', { extension: true }),
+})
+
+const mode = optional(removeMode, 'safe: refused while a client uses it. hard: clients are cut off.', {
+  default: 'safe',
+})
+
+export const exportCommands = {
+  'nbd-server-start': command({
+    doc: 'Starts the NBD server: it listens, and offers the exports that are added.',
+    arguments: struct('nbd-server-start-arg', {
+      addr: required(legacyAddress, 'Where it listens.'),
+      'handshake-max-seconds': optional(
+        uint32,
+        'A client that has not chosen an export by then is cut off; 0: never.',
+        { default: 10 },
+      ),
+      'max-connections': optional(uint32, 'Clients at once, further ones wait; 0: any number.', {
+        default: 100,
+      }),
+    }),
+  }),
+  'nbd-server-stop': command({
+    doc: 'Removes all NBD exports, cuts their clients off, and stops listening.',
+  }),
+  'nbd-server-add': command({
+    doc: 'Serves a node over NBD (older form of block-export-add): the export’s id is its name.',
+    arguments: struct('nbd-server-add-arg', {
+      device: required(str, 'The node to serve.'),
+      name: optional(str, 'Name of the export. Default: that of the node.'),
+      description: optional(str, 'For people, at most 4096 bytes.'),
+      writable: optional(bool, 'Clients may write.', { default: false }),
+    }),
+  }),
+  'nbd-server-remove': command({
+    doc: 'Removes an export (older form of block-export-del).',
+    arguments: struct('nbd-server-remove-arg', { name: required(str, 'Id of the export.'), mode }),
+  }),
+  'block-export-add': command({ doc: 'Serves a node to others.', arguments: exportOptions }),
+  'block-export-del': command({
+    doc: 'Stops serving a node. BLOCK_EXPORT_DELETED tells when nothing uses it any more.',
+    arguments: struct('block-export-del-arg', { id: required(str, 'Name of the export.'), mode }),
+  }),
+  'query-block-exports': command({ doc: 'All exports, newest first.', returns: arrayOf(exportInfo) }),
+}
+
+export const exportEvents = {
+  BLOCK_EXPORT_DELETED: event({
+    doc: 'An export was removed, and nothing uses it any more.',
+    data: struct('BLOCK_EXPORT_DELETED-arg', { id: required(str, 'Its name.') }),
+  }),
+}
