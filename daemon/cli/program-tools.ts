@@ -10,6 +10,7 @@ import { formats } from './image.js'
 import { type InfoOptions, info } from './info.js'
 import { map } from './map.js'
 import { aioOption, collect, embedded, logLevel, size, wholeNumber } from './program-values.js'
+import { type ServeOptions, serve } from './serve.js'
 
 const image = 'file or block device, or options with --image-opts'
 
@@ -19,6 +20,7 @@ export function addTools(program: Command): void {
   addCompare(program)
   addConvert(program)
   addBench(program)
+  addServe(program)
 }
 
 /** `-f` and its kin; absent, the format is guessed. */
@@ -113,6 +115,30 @@ function addBench(program: Command): void {
     .option('-q, --quiet', 'nothing on stdout', false)
     .addOption(aioOption())
   addCommon(command).action((words: string[], options: BenchOptions) => bench(words, options))
+}
+
+function addServe(program: Command): void {
+  program
+    .command('serve')
+    .description('let NBD clients use an image, until the command is interrupted')
+    .argument('<image>', image)
+    .addOption(formatOption('-f, --format', 'format of the image (default: guessed)'))
+    .option('--image-opts', 'the image is given as options of a node: driver=qcow2,file.filename=…', false)
+    .option('--socket <path>', 'listen at a Unix socket')
+    .option('--port <number>', 'listen at a TCP port', wholeNumber)
+    .option('--bind <host>', 'with --port: the address of this machine to listen at', '127.0.0.1')
+    .option('-x, --name <name>', 'name of the export', '')
+    .option('-D, --description <text>', 'of the export, for people')
+    .option('-r, --read-only', 'clients cannot write', false)
+    .option('-e, --shared <count>', 'clients at once, 0 for any number', wholeNumber, 0)
+    .addOption(
+      new Option('-t, --cache <cache>', 'page cache').choices(['none', 'writeback']).default('writeback'),
+    )
+    .option('-U, --force-share', 'although another program may be writing it', false)
+    .option('-q, --quiet', 'do not print the URI', false)
+    .addOption(aioOption())
+    .addOption(logLevel())
+    .action((name: string, options: ServeOptions) => serve(name, options))
 }
 
 function addCommon(command: Command): Command {
