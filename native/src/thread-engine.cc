@@ -56,13 +56,16 @@ void ThreadEngine::submit(const std::vector<Request*>& requests) {
 
 void ThreadEngine::submit(Request* request) {
   if (request->isStreamed() && !request->file->stream.enter(*request)) return;
-  std::lock_guard guard(lock_);
-  queueOf(*request).push_back(request);
-  if (ready() > idle_ && servers_ < maxTasks_ + atPeers_.size() + withPeers_ && !stopping_) {
-    ++servers_;
-    ++idle_;
-    tasks_->spawn([this] { serve(); }, [this] { spawnRefused(); });
+  {
+    std::lock_guard guard(lock_);
+    queueOf(*request).push_back(request);
+    if (ready() > idle_ && servers_ < maxTasks_ + atPeers_.size() + withPeers_ && !stopping_) {
+      ++servers_;
+      ++idle_;
+      tasks_->spawn([this] { serve(); }, [this] { spawnRefused(); });
+    }
   }
+  // Not under the lock: whoever is woken would wait for it first.
   queued_.notify_one();
 }
 

@@ -58,6 +58,8 @@ export class Connection implements WireUser, ReplySink {
   #paused = true
   #inLine = false
   #told = false
+  /** The last read took all there was. */
+  #emptied = false
 
   /**
    * @param fd    the connection, owned from now on
@@ -96,9 +98,8 @@ export class Connection implements WireUser, ReplySink {
         this.#ended(got)
         break
       }
-      if (!this.#take()) break
+      if (!this.#take() || this.#emptied) break
     }
-    this.flushSoon()
   }
 
   drained(): void {
@@ -150,13 +151,19 @@ export class Connection implements WireUser, ReplySink {
         this.#pauseForMemory()
         return undefined
       }
-      const got = this.#wire.receive(place.bytes, place.from, place.to)
+      const got = this.#receiveInto(place.bytes, place.from, place.to)
       if (got > 0) incoming.came(got)
       return got
     }
     this.#makeRoom()
-    const got = this.#wire.receive(this.#inbox, this.#end, this.#inbox.length)
+    const got = this.#receiveInto(this.#inbox, this.#end, this.#inbox.length)
     if (got > 0) this.#end += got
+    return got
+  }
+
+  #receiveInto(bytes: Uint8Array, from: number, to: number): number {
+    const got = this.#wire.receive(bytes, from, to)
+    this.#emptied = got < to - from
     return got
   }
 
