@@ -12,6 +12,7 @@ import { dirtying } from './memory-dirtying.js'
 import { restores } from './memory-restores.js'
 import { saves } from './memory-saves.js'
 import { shared } from './memory-shared.js'
+import { nbd } from './nbd.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { qcow2 } from './qcow2.js'
 import { print, table, type Verdict } from './report.js'
@@ -27,6 +28,7 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   commands,
   memory,
   qcow2,
+  nbd,
   scan,
   saves,
   restores,
@@ -36,7 +38,7 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   soak,
 }
 /** They take long, and run only when they are asked for. */
-const ASKED_FOR = new Set(['saves', 'restores', 'shared', 'arrivals', 'dirtying', 'soak'])
+const ASKED_FOR = new Set(['nbd', 'saves', 'restores', 'shared', 'arrivals', 'dirtying', 'soak'])
 
 async function main(): Promise<void> {
   const options = readOptions(process.argv.slice(2))
