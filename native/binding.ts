@@ -167,6 +167,8 @@ export interface NativeDescriptors {
   isLocalStream(fd: number): boolean
   /** The descriptor or -errno. */
   listenLocal(path: string): number
+  /** Two descriptors or -errno. */
+  localPair(): readonly [number, number] | number
   close(fd: number): void
 }
 

@@ -48,6 +48,11 @@ export function listenLocal(path: string): number {
   return descriptors().listenLocal(path)
 }
 
+/** Two stream sockets connected with each other, the caller's; or -errno. */
+export function localPair(): readonly [number, number] | number {
+  return descriptors().localPair()
+}
+
 /** Closes it soon, on another thread: file systems may ask their storage at every close. */
 export function closeDescriptor(fd: number): void {
   descriptors().close(fd)

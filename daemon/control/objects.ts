@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that nodes refer to by id. Throttle groups have limits that workers are told; iothreads are accepted so that
-// managers' set-ups work, but every disk has a worker of its own anyway.
+// Objects that nodes and servers refer to by id. Throttle groups have limits that workers are told; TLS credentials are
+// read by who uses them; iothreads are accepted so that managers' set-ups work, but every disk has a worker of its own
+// anyway.
 
 import type { Arguments } from '../../protocol/schema/index.js'
 import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
 import type { ThrottleLimits } from '../iothread/messages.js'
+import type { TlsSpec } from '../nbd/messages.js'
 
 export type ObjectDefinition = Arguments<'object-add'>
 export type GroupOptions = NonNullable<Extract<ObjectDefinition, { 'qom-type': 'throttle-group' }>['limits']>
-type Property = string | number | Readonly<Record<string, number>>
+type Property = string | number | boolean | Readonly<Record<string, number>>
 
 const MOST = 1e15
 const KINDS = ['total', 'read', 'write'] as const
@@ -65,6 +67,20 @@ export class Objects {
     }
   }
 
+  /**
+   * TLS credentials of a server.
+   * @throws CommandError when there are none of that name for a server
+   */
+  serverCredentials(id: string): TlsSpec {
+    const found = this.#objects.get(id)
+    if (found === undefined) throw new CommandError(`No TLS credentials with id '${id}'`)
+    if (found['qom-type'] !== 'tls-creds-x509' && found['qom-type'] !== 'tls-creds-psk')
+      throw new CommandError(`Object with id '${id}' is not TLS credentials`)
+    if (found.endpoint !== 'server') throw new CommandError('Expected TLS credentials for a server endpoint')
+    if (found['qom-type'] === 'tls-creds-psk') return { kind: 'psk', dir: found.dir, verifyPeer: false }
+    return { kind: 'x509', dir: found.dir, verifyPeer: found['verify-peer'] ?? true }
+  }
+
   /** By name. */
   list(): ObjectDefinition[] {
     return [...this.#objects.values()].sort((a, b) => (a.id < b.id ? -1 : 1))
@@ -75,9 +91,14 @@ export class Objects {
 export function propertiesOf(object: ObjectDefinition): Map<string, Property> {
   const properties = new Map<string, Property>([['type', object['qom-type']]])
   if (object['qom-type'] === 'throttle-group') return properties.set('limits', allLimits(object.limits ?? {}))
-  for (const [name, value] of Object.entries(DEFAULTS))
-    properties.set(name, object[name as keyof typeof DEFAULTS] ?? value)
-  return properties
+  if (object['qom-type'] === 'iothread') {
+    for (const [name, value] of Object.entries(DEFAULTS))
+      properties.set(name, object[name as keyof typeof DEFAULTS] ?? value)
+    return properties
+  }
+  properties.set('dir', object.dir).set('endpoint', object.endpoint ?? 'client')
+  if (object['qom-type'] === 'tls-creds-psk') return properties.set('username', object.username ?? '')
+  return properties.set('verify-peer', object['verify-peer'] ?? true)
 }
 
 function allLimits(options: GroupOptions): Record<string, number> {

@@ -6,6 +6,7 @@ import { Wire, type WireUser } from '../../native/wire.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import { type Exports, ServerNegotiation } from '../../protocol/nbd/server-negotiation.js'
 import type { NegotiationStep } from '../../protocol/nbd/steps.js'
+import type { TlsServer } from './tls.js'
 
 const EAGAIN = -11
 /** Bytes of one read. */
@@ -19,7 +20,8 @@ export interface HandshakeEnd {
 }
 
 export class Handshake implements WireUser {
-  readonly #wire: Wire
+  readonly #tls: TlsServer | undefined
+  #wire: Wire
   readonly #negotiation: ServerNegotiation
   readonly #end: HandshakeEnd
   readonly #timer: NodeJS.Timeout | undefined
@@ -27,12 +29,20 @@ export class Handshake implements WireUser {
 
   /**
    * @param fd         the connection, owned from now on
+   * @param tls        nobody is served without it; undefined: there is none
    * @param timeoutMs  0: no limit
    * @throws Error when the socket cannot be watched; it is closed then
    */
-  constructor(fd: number, exports: Exports, timeoutMs: number, end: HandshakeEnd) {
+  constructor(
+    fd: number,
+    exports: Exports,
+    tls: TlsServer | undefined,
+    timeoutMs: number,
+    end: HandshakeEnd,
+  ) {
     this.#end = end
-    this.#negotiation = new ServerNegotiation(exports)
+    this.#tls = tls
+    this.#negotiation = new ServerNegotiation(exports, tls === undefined ? 'none' : 'forced')
     this.#wire = new Wire(fd, this)
     if (timeoutMs > 0)
       this.#timer = setTimeout(() => this.close(`no export chosen within ${timeoutMs / 1000} s`), timeoutMs)
@@ -97,10 +107,24 @@ export class Handshake implements WireUser {
         this.close(step.why?.message)
         return
       case 'start-tls':
-        throw new Error('TLS was not offered')
+        this.#startTls(step.rest)
+        return
       default:
         step satisfies never
     }
+  }
+
+  /** From here on the wire is the plain end of what is encrypted outside. */
+  #startTls(rest: Uint8Array): void {
+    if (this.#tls === undefined) throw new Error('TLS was not offered')
+    const fd = this.#wire.release()
+    const plain = fd < 0 ? fd : this.#tls.wrap(fd, rest, (why) => this.close(why))
+    if (plain < 0) {
+      this.close('no descriptor is left')
+      return
+    }
+    this.#wire = new Wire(plain, this)
+    this.#negotiation.tlsStarted()
   }
 
   #handOn(agreed: Agreed, rest: Uint8Array): void {

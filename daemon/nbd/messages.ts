@@ -11,12 +11,23 @@ export type ListenAddress =
   | { readonly kind: 'unix'; readonly path: string }
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
 
+/** Credentials of the server. */
+export interface TlsSpec {
+  readonly kind: 'x509' | 'psk'
+  /** Folder of the files. */
+  readonly dir: string
+  /** Clients need a certificate; x509 only. */
+  readonly verifyPeer: boolean
+}
+
 export interface ServerSpec {
   readonly address: ListenAddress
   /** For a client's handshake, milliseconds; 0: no limit. */
   readonly handshakeMs: number
   /** Clients at once; 0: any number. */
   readonly maxConnections: number
+  /** undefined: no TLS. Else nobody is served without. */
+  readonly tls: TlsSpec | undefined
 }
 
 export interface Requests {

@@ -7,6 +7,7 @@ import { duplicate } from '../../native/descriptors.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { Exports, OfferedExport } from '../../protocol/nbd/server-negotiation.js'
 import { Handshake } from './handshake.js'
+import type { TlsServer } from './tls.js'
 
 /** Clients that wait for room; more are cut off. */
 const MOST_WAITING = 1024
@@ -16,6 +17,7 @@ export interface ServerOptions {
   readonly handshakeMs: number
   /** 0: no limit. */
   readonly maxConnections: number
+  readonly tls: TlsServer | undefined
 }
 
 export interface ServerEvents {
@@ -84,6 +86,7 @@ export class NbdServer {
     const own = duplicate(fd)
     socket.destroy()
     const connection = this.#next++
+    const { tls, handshakeMs } = this.#options
     if (own < 0) {
       this.#events.lost(connection, 'no descriptor is left')
       return
@@ -103,7 +106,7 @@ export class NbdServer {
         this.#serveWaiting()
       },
     }
-    const handshake = new Handshake(own, this.#catalogue, this.#options.handshakeMs, end)
+    const handshake = new Handshake(own, this.#catalogue, tls, handshakeMs, end)
     if (!handshake.ended) this.#handshakes.set(connection, handshake)
   }
 

@@ -8,6 +8,7 @@ import { type Bound, listenTcp, listenUnix } from '../sockets.js'
 import { StartError } from '../start-error.js'
 import type { FromWorker, ListenAddress, Report, Requests, ServerSpec, ToWorker } from './messages.js'
 import { NbdServer } from './nbd-server.js'
+import { TlsServer } from './tls.js'
 
 type Handlers = {
   [N in keyof Requests]: (args: Requests[N]['args']) => Promise<Requests[N]['reply']> | Requests[N]['reply']
@@ -50,19 +51,25 @@ export class NbdThread {
   }
 
   async #listen(spec: ServerSpec): Promise<{ port: number | undefined }> {
+    const tls = spec.tls === undefined ? undefined : await TlsServer.load(spec.tls)
     const bound = await listenAt(spec.address)
     this.#bound = bound
-    this.#server = new NbdServer(bound.server, spec, {
-      chosen: (connection, fd, agreed, rest) =>
-        this.#report({ kind: 'chosen', connection, fd, agreed, rest }),
-      lost: (connection, why) =>
-        this.#report({
-          kind: 'log',
-          level: 'info',
-          fields: { connection },
-          text: `NBD client lost in its handshake: ${why}`,
-        }),
-    })
+    const { handshakeMs, maxConnections } = spec
+    this.#server = new NbdServer(
+      bound.server,
+      { handshakeMs, maxConnections, tls },
+      {
+        chosen: (connection, fd, agreed, rest) =>
+          this.#report({ kind: 'chosen', connection, fd, agreed, rest }),
+        lost: (connection, why) =>
+          this.#report({
+            kind: 'log',
+            level: 'info',
+            fields: { connection },
+            text: `NBD client lost in its handshake: ${why}`,
+          }),
+      },
+    )
     const given = bound.server.address()
     return { port: typeof given === 'object' && given !== null ? given.port : undefined }
   }

@@ -20,6 +20,7 @@ Napi::Function DescriptorsObject::define(Napi::Env env) {
                          InstanceMethod<&DescriptorsObject::referenceTo>("referenceTo"),
                          InstanceMethod<&DescriptorsObject::isLocalStream>("isLocalStream"),
                          InstanceMethod<&DescriptorsObject::listenLocal>("listenLocal"),
+                         InstanceMethod<&DescriptorsObject::localPair>("localPair"),
                          InstanceMethod<&DescriptorsObject::close>("close"),
                      });
 }
@@ -45,6 +46,15 @@ Napi::Value DescriptorsObject::isLocalStream(const Napi::CallbackInfo& info) {
 Napi::Value DescriptorsObject::listenLocal(const Napi::CallbackInfo& info) {
   const int64_t fd = blockferry::listenLocal(info[0].As<Napi::String>().Utf8Value());
   return Napi::Number::New(info.Env(), static_cast<double>(fd));
+}
+
+Napi::Value DescriptorsObject::localPair(const Napi::CallbackInfo& info) {
+  int pair[2];
+  const int failed = blockferry::localPair(pair);
+  if (failed < 0) return Napi::Number::New(info.Env(), failed);
+  auto list = Napi::Array::New(info.Env(), 2);
+  for (uint32_t index = 0; index < 2; ++index) list.Set(index, pair[index]);
+  return list;
 }
 
 void DescriptorsObject::close(const Napi::CallbackInfo& info) { closer_->close(numberOf(info)); }

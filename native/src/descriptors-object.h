@@ -21,6 +21,7 @@ class DescriptorsObject : public Napi::ObjectWrap<DescriptorsObject> {
   Napi::Value referenceTo(const Napi::CallbackInfo& info);    // (fd) → fd or -errno
   Napi::Value isLocalStream(const Napi::CallbackInfo& info);  // (fd) → boolean
   Napi::Value listenLocal(const Napi::CallbackInfo& info);    // (path) → fd or -errno
+  Napi::Value localPair(const Napi::CallbackInfo& info);      // () → two fds or -errno
   void close(const Napi::CallbackInfo& info);                 // (fd): soon, without waiting for its storage
 
   std::shared_ptr<Closer> closer_ = std::make_shared<Closer>();

@@ -90,6 +90,10 @@ int64_t listenLocal(const std::string& path) {
   return ::listen(fd.get(), SOMAXCONN) < 0 ? -errno : fd.release();
 }
 
+int localPair(int (&pair)[2]) {
+  return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0 ? -errno : 0;
+}
+
 bool isLocalStream(int fd) {
   const auto option = [&](int name) {
     int value = -1;

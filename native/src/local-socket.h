@@ -36,6 +36,9 @@ int64_t sendLocal(int fd, iovec* pieces, size_t count, const std::vector<int>& p
  */
 int64_t listenLocal(const std::string& path);
 
+// Two sockets that are connected with each other; 0 or -errno.
+int localPair(int (&pair)[2]);
+
 // Whether it is a Unix stream socket.
 bool isLocalStream(int fd);
 

@@ -85,6 +85,7 @@ export const exportCommands = {
     doc: 'Starts the NBD server: it listens, and offers the exports that are added.',
     arguments: struct('nbd-server-start-arg', {
       addr: required(legacyAddress, 'Where it listens.'),
+      'tls-creds': optional(str, 'Id of TLS credentials for a server: nobody is served without TLS then.'),
       'handshake-max-seconds': optional(
         uint32,
         'A client that has not chosen an export by then is cut off; 0: never.',

@@ -4,6 +4,7 @@
 import {
   any,
   arrayOf,
+  bool,
   command,
   enumOf,
   int,
@@ -40,6 +41,15 @@ function throttleMembers(): Record<ThrottleName, ReturnType<typeof optional<type
 /** Limits of a throttle group; total excludes read and write. */
 export const throttleLimits = struct('ThrottleLimits', throttleMembers())
 
+const endpoint = optional(
+  enumOf('QCryptoTLSCredsEndpoint', ['client', 'server']),
+  'Which end they are for.',
+  {
+    default: 'client',
+  },
+)
+const dir = required(str, 'Folder of their files.')
+
 const objectTypes = {
   iothread: {
     'aio-max-batch': optional(int, 'Accepted and shown again.', { default: 0 }),
@@ -52,12 +62,25 @@ const objectTypes = {
   'throttle-group': {
     limits: optional(throttleLimits, 'Limits shared by all nodes of the group.'),
   },
+  'tls-creds-x509': {
+    dir: { ...dir, doc: `${dir.doc} ca-cert.pem, server-cert.pem, server-key.pem (client-… for a client).` },
+    endpoint,
+    'verify-peer': optional(bool, 'The other end needs a certificate that the CA signed.', { default: true }),
+  },
+  'tls-creds-psk': {
+    dir: { ...dir, doc: `${dir.doc} keys.psk, lines of USER:KEY with the key in hexadecimal digits.` },
+    endpoint,
+    username: optional(str, 'Of a client: which of the keys. Default: qemu.'),
+  },
 } satisfies Record<string, Members>
 
 export const objectOptions = union(
   'ObjectOptions',
   {
-    'qom-type': required(enumOf('ObjectType', ['iothread', 'throttle-group']), 'Kind of object.'),
+    'qom-type': required(
+      enumOf('ObjectType', ['iothread', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509']),
+      'Kind of object.',
+    ),
     id: required(str, 'Name of the new object.'),
   },
   'qom-type',

@@ -39,10 +39,12 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
   }
   return {
     'nbd-server-start': async (options) => {
+      const tls = options['tls-creds']
       await exports.startServer({
         address: addressOf(options.addr),
         handshakeMs: (options['handshake-max-seconds'] ?? HANDSHAKE_SECONDS) * 1000,
         maxConnections: options['max-connections'] ?? MOST_CONNECTIONS,
+        tls: tls === undefined ? undefined : objects.serverCredentials(tls),
       })
     },
 

@@ -74,7 +74,16 @@ function childType(object: ObjectDefinition): string {
 }
 
 function typeName(value: unknown): string {
-  return typeof value === 'string' ? 'string' : typeof value === 'number' ? 'int' : 'ThrottleLimits'
+  switch (typeof value) {
+    case 'string':
+      return 'string'
+    case 'number':
+      return 'int'
+    case 'boolean':
+      return 'bool'
+    default:
+      return 'ThrottleLimits'
+  }
 }
 
 function noProperty(object: ObjectDefinition, property: string): CommandError {
