@@ -56,13 +56,13 @@ const exportOptions = union(
   {
     type: required(exportType, 'Only nbd.'),
     id: required(str, 'Name of the new export.'),
-    'node-name': required(str, 'The node to serve.'),
-    writable: optional(bool, 'Clients may write.', { default: false }),
-    writethrough: optional(bool, 'Every write is durable when it is answered.', { default: false }),
-    iothread: optional(str, 'An iothread that exists. The disk keeps the thread it has.'),
     'fixed-iothread': optional(bool, 'Taken and ignored: a served disk keeps its thread.', {
       default: false,
     }),
+    iothread: optional(str, 'An iothread that exists. The disk keeps the thread it has.'),
+    'node-name': required(str, 'The node to serve.'),
+    writable: optional(bool, 'Clients may write.', { default: false }),
+    writethrough: optional(bool, 'Every write is durable when it is answered.', { default: false }),
   },
   'type',
   { nbd: nbdMembers },
@@ -84,16 +84,16 @@ export const exportCommands = {
   'nbd-server-start': command({
     doc: 'Starts the NBD server: it listens, and offers the exports that are added.',
     arguments: struct('nbd-server-start-arg', {
-      addr: required(legacyAddress, 'Where it listens.'),
-      'tls-creds': optional(str, 'Id of TLS credentials for a server: nobody is served without TLS then.'),
       'handshake-max-seconds': optional(
         uint32,
         'A client that has not chosen an export by then is cut off; 0: never.',
         { default: 10 },
       ),
+      'tls-creds': optional(str, 'Id of TLS credentials for a server: nobody is served without TLS then.'),
       'max-connections': optional(uint32, 'Clients at once, further ones wait; 0: any number.', {
         default: 100,
       }),
+      addr: required(legacyAddress, 'Where it listens.'),
     }),
   }),
   'nbd-server-stop': command({
@@ -102,9 +102,9 @@ export const exportCommands = {
   'nbd-server-add': command({
     doc: 'Serves a node over NBD (older form of block-export-add): the export’s id is its name.',
     arguments: struct('nbd-server-add-arg', {
-      device: required(str, 'The node to serve.'),
       name: optional(str, 'Name of the export. Default: that of the node.'),
       description: optional(str, 'For people, at most 4096 bytes.'),
+      device: required(str, 'The node to serve.'),
       writable: optional(bool, 'Clients may write.', { default: false }),
     }),
   }),
