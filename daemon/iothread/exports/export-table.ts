@@ -26,6 +26,12 @@ export class ExportTable {
   get size(): number {
     return this.#exports.size
   }
+  /** Clients of all of them. */
+  get clients(): number {
+    let clients = 0
+    for (const each of this.#exports.values()) clients += each.clients
+    return clients
+  }
 
   readonly handlers = {
     'export-add': async (spec: Requests['export-add']['args']) => {

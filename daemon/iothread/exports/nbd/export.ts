@@ -54,6 +54,10 @@ export class NbdExport implements ServedNode {
     return new NbdExport(spec, claim, pool, ended)
   }
 
+  get clients(): number {
+    return this.#connections.size
+  }
+
   get node(): BlockNode {
     return this.#claim.node
   }
