@@ -10,7 +10,7 @@ import { ControlPlane } from './control/control.js'
 import { sessionCommands } from './control/session-commands.js'
 import { Endpoints } from './endpoints.js'
 import type { LogWriter } from './log.js'
-import type { Options, Step } from './options.js'
+import type { Options, Step, StepKind } from './options.js'
 import type { PidFile } from './pidfile.js'
 import { passedDescriptors } from './sockets.js'
 import { StartError, Status } from './start-error.js'
@@ -37,13 +37,15 @@ export interface DaemonDeps {
   exitNow(status: number): never
 }
 
+/** Options that do what a command does. */
+export type DefinitionKind = Extract<StepKind, 'blockdev' | 'object' | 'nbd-server' | 'export'>
+
 /** Commands that work on disks, and their end. */
 export interface DiskCommands {
   readonly handlers: Handlers
   shutdown(deadlineMs: number): Promise<void>
-  /** `--blockdev` and `--object` of the command line. */
-  defineNode(text: string): Promise<void>
-  defineObject(text: string): Promise<void>
+  /** `--blockdev` and its like of the command line. */
+  define(kind: DefinitionKind, text: string): Promise<void>
 }
 
 export class Daemon {
@@ -160,9 +162,12 @@ export class Daemon {
           return () => endpoints.addMonitor(spec)
         }
         case 'blockdev':
-          return () => this.#disks.defineNode(step.value)
         case 'object':
-          return () => this.#disks.defineObject(step.value)
+        case 'nbd-server':
+        case 'export': {
+          const { kind } = step
+          return () => this.#disks.define(kind, step.value)
+        }
         default:
           return step.kind satisfies never
       }

@@ -4,12 +4,14 @@
 import type { Logger } from 'pino'
 import type { AioChoice } from '../native/types.js'
 import { optionValue } from '../protocol/keyval.js'
+import { exportOptions, nbdServerOptions } from '../protocol/schema/exports.js'
+import type { CommandName } from '../protocol/schema/index.js'
 import { blockdevOptions } from '../protocol/schema/nodes.js'
 import { objectOptions } from '../protocol/schema/objects.js'
 import type { CommandCall } from './control/commands.js'
 import type { ControlPlane } from './control/control.js'
 import { createHandlers } from './control/handlers/index.js'
-import type { DiskCommands } from './daemon.js'
+import type { DefinitionKind, DiskCommands } from './daemon.js'
 import { workerStarter } from './iothread/handle.js'
 import { memoryWorkerStarter } from './memory/handle.js'
 import { startNbdWorker } from './nbd/handle.js'
@@ -18,6 +20,18 @@ import { startNbdWorker } from './nbd/handle.js'
 const COMMAND_LINE: CommandCall = {
   session: { id: 0, label: 'command line', peer: '' },
   takeDescriptor: () => undefined,
+}
+
+/** The command that an option stands for. */
+const calls: Readonly<Record<DefinitionKind, (text: string) => { name: CommandName; args: unknown }>> = {
+  blockdev: (text) => ({ name: 'blockdev-add', args: optionValue(blockdevOptions, text, 'driver') }),
+  object: (text) => ({ name: 'object-add', args: optionValue(objectOptions, text, 'qom-type') }),
+  export: (text) => ({ name: 'block-export-add', args: optionValue(exportOptions, text, 'type') }),
+  'nbd-server': (text) => {
+    const { addr, ...more } = optionValue(nbdServerOptions, text)
+    const { type, ...data } = addr
+    return { name: 'nbd-server-start', args: { ...more, addr: { type, data } } }
+  },
 }
 
 export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): DiskCommands {
@@ -32,11 +46,9 @@ export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): D
   return {
     handlers,
     shutdown,
-    async defineNode(text) {
-      await handlers['blockdev-add']?.(optionValue(blockdevOptions, text, 'driver'), COMMAND_LINE)
-    },
-    async defineObject(text) {
-      await handlers['object-add']?.(optionValue(objectOptions, text, 'qom-type'), COMMAND_LINE)
+    async define(kind, text) {
+      const { name, args } = calls[kind](text)
+      await handlers[name]?.(args as never, COMMAND_LINE)
     },
   }
 }

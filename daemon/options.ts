@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Command line and configuration file of blockferryd: text in, settings and ordered steps out. Pure.
 // Two spellings live side by side: ours (mistakes: status 2, in the file 78) and the reference storage daemon's
-// (--chardev, --monitor, --blockdev, --object, …; mistakes: status 1, `OPTION VALUE: MESSAGE`). Steps run in the order
+// (--chardev, --monitor, --blockdev, --export, …; mistakes: status 1, `OPTION VALUE: MESSAGE`). Steps run in the order
 // given: what a step names must have been defined before it.
 
 import type { AioChoice } from '../native/types.js'
 import { isLogLevel, LOG_LEVELS, type LogLevel } from './log.js'
 import { StartError, Status } from './start-error.js'
 
-export type StepKind = 'socket' | 'chardev' | 'monitor' | 'blockdev' | 'object'
+export type StepKind = 'socket' | 'chardev' | 'monitor' | 'blockdev' | 'object' | 'nbd-server' | 'export'
 
 /** One thing to make at start-up. */
 export interface Step {
@@ -47,10 +47,13 @@ export interface Given {
   readonly steps: readonly Step[]
 }
 
-const STEPS: readonly StepKind[] = ['socket', 'chardev', 'monitor', 'blockdev', 'object']
+const STEPS: readonly StepKind[] = [
+  ...(['socket', 'chardev', 'monitor', 'blockdev', 'object', 'nbd-server', 'export'] as const),
+]
+/** Whose values may be JSON objects. */
+const OBJECTS: readonly string[] = ['blockdev', 'object', 'nbd-server', 'export']
 const VALUES: readonly string[] = [...STEPS, 'config', 'log-level', 'aio', 'pidfile']
 const FLAGS: readonly string[] = ['daemonize', 'exit-with-monitor', 'help', 'version']
-const NOT_YET: readonly string[] = ['nbd-server', 'export']
 const AIO: readonly AioChoice[] = ['auto', 'threads', 'io_uring']
 
 export const DEFAULTS: Settings = {
@@ -87,7 +90,7 @@ export function parseArguments(args: readonly string[]): CommandLine {
 
 /**
  * Reads a configuration file: a JSON object whose keys are the long options. A list repeats its option, objects stand for
- * `--blockdev` and `--object` definitions.
+ * definitions such as that of `--blockdev`.
  * @param file  its name, for error lines
  */
 export function parseConfig(text: string, file: string): Given {
@@ -106,7 +109,7 @@ export function parseConfig(text: string, file: string): Given {
       if (FLAGS.includes(name) && typeof one === 'boolean') {
         if (one) given.flag(name)
       } else if (typeof one === 'string') given.value(name, one)
-      else if ((name === 'blockdev' || name === 'object') && typeof one === 'object' && one !== null)
+      else if (OBJECTS.includes(name) && typeof one === 'object' && one !== null)
         given.value(name, JSON.stringify(one))
       else {
         given.known(name)
@@ -140,8 +143,6 @@ class Collector implements Given {
   }
 
   known(name: string): void {
-    if (NOT_YET.includes(name))
-      throw new StartError(`${this.#prefix}${name}: exports are not supported by this version`)
     if (!VALUES.includes(name) && !FLAGS.includes(name))
       throw this.#fail(`unknown option '${this.#prefix}${name}'`)
   }
@@ -203,6 +204,9 @@ As qemu-storage-daemon spells it, in the order of definition:
   --monitor [chardev=]ID[,mode=control]
   --blockdev [driver=]DRIVER,node-name=NAME[,...]
   --object [qom-type=]TYPE,id=ID[,...]
+  --nbd-server addr.type=unix,addr.path=PATH[,tls-creds=ID][,max-connections=N]
+  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,...]
+  --export [type=]nbd,id=ID,node-name=NAME[,name=NAME][,writable=on][,...]
 
 Sockets passed by a service manager (LISTEN_FDS) are served too.
 `

@@ -54,7 +54,10 @@ export async function listenUnix(options: UnixSocketOptions): Promise<Bound> {
   if (!existsSync(dirname(path)))
     throw new StartError(`Failed to bind socket to ${path}: ${errnoText(ENOENT)}`)
   await claim(path)
-  const draft = join(dirname(path), `.${process.pid.toString(36)}-${threadId}-${drafts++}`)
+  const draft = join(
+    dirname(path),
+    `.${process.pid.toString(36)}${threadId.toString(36)}${(drafts++).toString(36)}`,
+  )
   checkLength(draft)
   const server = await listenPrivately(draft, path)
   try {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The NBD server and exports: nodes that are served to others.
 
+import { legacyAddress, socketAddress } from './addresses.js'
 import {
   arrayOf,
   bool,
@@ -16,32 +17,6 @@ import {
   union,
 } from './types.js'
 
-/** Its members stand under `data`, not beside `type`: as QEMU has it for this command alone. */
-const legacyAddress = union(
-  'SocketAddressLegacy',
-  { type: required(enumOf('SocketAddressType', ['inet', 'unix', 'vsock', 'fd']), 'inet or unix.') },
-  'type',
-  {
-    inet: {
-      data: required(
-        struct('InetSocketAddressWrapper-data', {
-          host: required(str, 'Host name or address; empty: every address of this machine.'),
-          port: required(str, 'Port number in decimal; 0: any that is free.'),
-        }),
-        'Where.',
-      ),
-    },
-    unix: {
-      data: required(
-        struct('UnixSocketAddressWrapper-data', { path: required(str, 'Path of the socket.') }),
-        'Where.',
-      ),
-    },
-    vsock: {},
-    fd: {},
-  },
-)
-
 const exportType = enumOf('BlockExportType', ['nbd', 'vhost-user-blk', 'fuse', 'vduse-blk'])
 const removeMode = enumOf('BlockExportRemoveMode', ['safe', 'hard'])
 
@@ -51,7 +26,7 @@ const nbdMembers = {
   'allocation-depth': optional(bool, 'Offers the context `qemu:allocation-depth`.', { default: false }),
 } satisfies Members
 
-const exportOptions = union(
+export const exportOptions = union(
   'BlockExportOptions',
   {
     type: required(exportType, 'Only nbd.'),
@@ -80,19 +55,29 @@ const mode = optional(removeMode, 'safe: refused while a client uses it. hard: c
   default: 'safe',
 })
 
+const serverMembers = {
+  'handshake-max-seconds': optional(
+    uint32,
+    'A client that has not chosen an export by then is cut off; 0: never.',
+    { default: 10 },
+  ),
+  'tls-creds': optional(str, 'Id of TLS credentials for a server: nobody is served without TLS then.'),
+  'max-connections': optional(uint32, 'Clients at once, further ones wait; 0: any number.', {
+    default: 100,
+  }),
+} satisfies Members
+
+/** Of the option --nbd-server. */
+export const nbdServerOptions = struct('NbdServerOptions', {
+  ...serverMembers,
+  addr: required(socketAddress, 'Where it listens.'),
+})
+
 export const exportCommands = {
   'nbd-server-start': command({
     doc: 'Starts the NBD server: it listens, and offers the exports that are added.',
     arguments: struct('nbd-server-start-arg', {
-      'handshake-max-seconds': optional(
-        uint32,
-        'A client that has not chosen an export by then is cut off; 0: never.',
-        { default: 10 },
-      ),
-      'tls-creds': optional(str, 'Id of TLS credentials for a server: nobody is served without TLS then.'),
-      'max-connections': optional(uint32, 'Clients at once, further ones wait; 0: any number.', {
-        default: 100,
-      }),
+      ...serverMembers,
       addr: required(legacyAddress, 'Where it listens.'),
     }),
   }),

@@ -2,6 +2,7 @@
 // The migration commands of QEMU, for the part the daemon plays in them: migrate-incoming names where the memory of a VM
 // comes from, migrate where it goes. Order of capabilities as QEMU 10.0 lists them.
 
+import { socketAddress } from './addresses.js'
 import {
   alternate,
   arrayOf,
@@ -120,18 +121,6 @@ const changedParameters = {
 } satisfies Members
 export type MigrationParameters = InferMembers<typeof migrationParameters>
 export type ChangedParameters = InferMembers<typeof changedParameters>
-
-const socketAddress = union(
-  'SocketAddress',
-  { type: required(enumOf('SocketAddressType', ['inet', 'unix', 'vsock', 'fd']), 'vsock is not supported.') },
-  'type',
-  {
-    inet: { host: required(str, 'Name or address.'), port: required(str, 'Decimal.') },
-    unix: { path: required(str, 'Path of the socket.') },
-    vsock: { cid: required(str, 'Context.'), port: required(str, 'Decimal.') },
-    fd: { str: required(str, 'A name (see getfd).') },
-  },
-)
 
 const address = union(
   'MigrationAddress',

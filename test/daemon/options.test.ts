@@ -57,7 +57,6 @@ const wrongLines = [
     message: "--log-level: 'loud' is none of error, warn, info, debug, trace",
     status: 2,
   },
-  { args: ['--export', 'nbd'], message: '--export: exports are not supported by this version', status: 1 },
 ]
 for (const { args, message, status } of wrongLines) {
   t.test(`${args.join(' ')} is refused with status ${status}`, async (t) => {

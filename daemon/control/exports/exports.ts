@@ -76,6 +76,11 @@ export class Exports {
     await this.#service.stop()
   }
 
+  /** The end of everything: nobody new is served, the server's socket goes. Workers end what clients they have. */
+  async shutdown(): Promise<void> {
+    if (this.#service.running) await this.#service.stop()
+  }
+
   /** @throws CommandError, and nothing is left of it then */
   async add(request: ExportRequest): Promise<void> {
     const { id, name, node } = request

@@ -134,7 +134,11 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
       const started = performance.now()
       await atMost(jobs.endAll(), deadlineMs * JOBS_SHARE)
       const rest = Math.max(0, deadlineMs - (performance.now() - started))
-      const ends = [workers.endAll(rest * WORKERS_SHARE), memory.endAll(rest * WORKERS_SHARE)]
+      const ends = [
+        exports.shutdown(),
+        workers.endAll(rest * WORKERS_SHARE),
+        memory.endAll(rest * WORKERS_SHARE),
+      ]
       await atMost(Promise.all(ends), rest)
     },
   }
