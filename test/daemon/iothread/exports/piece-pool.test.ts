@@ -38,7 +38,11 @@ class Model {
 }
 
 const step = fc.oneof(
-  fc.record({ kind: fc.constant('take' as const), who: fc.nat(5), length: fc.integer({ min: 1, max: 9 * SMALL }) }),
+  fc.record({
+    kind: fc.constant('take' as const),
+    who: fc.nat(5),
+    length: fc.integer({ min: 1, max: 9 * SMALL }),
+  }),
   fc.record({ kind: fc.constant('give' as const), who: fc.nat(5), which: fc.nat(99) }),
   fc.record({ kind: fc.constant('job' as const), count: fc.integer({ min: 1, max: 8 }) }),
 )
@@ -102,10 +106,12 @@ function giveOne(pool: PiecePool, holder: Holder, which: number, model: Model): 
 
 function check(holders: readonly Holder[], most: number, model: Model): void {
   for (const holder of holders)
-    if (holder.held !== model.bytes(holder)) throw new Error(`${holder.held} held, not ${model.bytes(holder)}`)
+    if (holder.held !== model.bytes(holder))
+      throw new Error(`${holder.held} held, not ${model.bytes(holder)}`)
   const places = model.places()
   if (new Set(places).size !== places.length) throw new Error('a place is held twice')
-  if (new Set(places.map((place) => place.split(':')[0])).size > most) throw new Error('more slots than it may')
+  if (new Set(places.map((place) => place.split(':')[0])).size > most)
+    throw new Error('more slots than it may')
 }
 
 t.test('random clients get what they may, and no byte twice', async (t) => {
@@ -137,7 +143,8 @@ t.test('whoever waits is woken when it may take, not before', async (t) => {
   const pieces: Piece[] = []
   for (let piece = pool.take(one, SLOT); piece !== undefined; piece = pool.take(one, SLOT)) pieces.push(piece)
   const others: Piece[] = []
-  for (let piece = pool.take(other, SLOT); piece !== undefined; piece = pool.take(other, SLOT)) others.push(piece)
+  for (let piece = pool.take(other, SLOT); piece !== undefined; piece = pool.take(other, SLOT))
+    others.push(piece)
   const woken: string[] = []
   pool.whenGiven(one, () => woken.push('one'))
   const small = pieces.find(({ length }) => length <= SMALL)
