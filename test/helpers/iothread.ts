@@ -14,6 +14,9 @@ import type {
 import { createEngine } from '../../native/engine.js'
 import type { EngineKind } from '../../native/types.js'
 
+/** As a worker has. */
+const MOST_SLOTS = 160
+
 export class Bench {
   readonly reports: Report[] = []
   readonly #pending = new Map<number, { resolve: (v: never) => void; reject: (e: Error) => void }>()
@@ -22,7 +25,8 @@ export class Bench {
   #next = 0
 
   constructor(aio: EngineKind | 'auto' = 'threads') {
-    this.#iothread = new Iothread(createEngine({ aio }), (message) => this.#receive(message))
+    const engine = createEngine({ aio, maxSlots: MOST_SLOTS })
+    this.#iothread = new Iothread(engine, (message) => this.#receive(message))
   }
 
   request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exports of a worker by id: each keeps its node in use until it is closed. Used by the worker's root object.
 
+import { closeDescriptor } from '../../../native/descriptors.js'
 import type { IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { Graph } from '../block/graph.js'
@@ -16,6 +17,7 @@ export class ExportTable {
   readonly #pool: PiecePool
   readonly #report: (report: Report) => void
   readonly #exports = new Map<string, NbdExport>()
+  #opening = 0
 
   constructor(engine: IoEngine, graph: Graph, report: (report: Report) => void) {
     this.#graph = graph
@@ -37,17 +39,27 @@ export class ExportTable {
     'export-add': async (spec: Requests['export-add']['args']) => {
       const ended = (connection: number, why: string | undefined) =>
         this.#report({ kind: 'export-left', id: spec.id, connection, ...(why !== undefined && { why }) })
-      const added = await NbdExport.open(spec, this.#graph, this.#pool, ended)
-      this.#exports.set(spec.id, added)
-      return added.facts
+      if (!this.#pool.keep()) throw new CommandError('all memory for requests is in use by jobs')
+      this.#opening++
+      try {
+        const added = await NbdExport.open(spec, this.#graph, this.#pool, ended)
+        this.#exports.set(spec.id, added)
+        return added.facts
+      } finally {
+        this.#opening--
+        this.#releasePool()
+      }
     },
     'export-del': async ({ id }: Requests['export-del']['args']) => {
       const found = this.#find(id)
       await found.close()
       this.#exports.delete(id)
+      this.#releasePool()
       return null
     },
     'export-connect': ({ id, connection, fd, agreed, rest }: Requests['export-connect']['args']) => {
+      const found = this.#exports.get(id)
+      if (found === undefined) closeDescriptor(fd)
       this.#find(id).connect(connection, fd, agreed, rest)
       return null
     },
@@ -58,6 +70,11 @@ export class ExportTable {
     const exports = [...this.#exports.values()]
     this.#exports.clear()
     await Promise.all(exports.map((each) => each.close()))
+    this.#releasePool()
+  }
+
+  #releasePool(): void {
+    if (this.#exports.size === 0 && this.#opening === 0) this.#pool.release()
   }
 
   #find(id: string): NbdExport {

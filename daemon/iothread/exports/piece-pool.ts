@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Buffers of a worker's exports: pieces of the engine's slots, small ones carved out of a shared slot. Clients decide how
 // long they hold them (a reply that is not read holds its data), so they are shared by one rule: a client may take another
-// piece while it holds less than a quarter of what is free. One slow client then holds a fifth of everything, a hundred
-// of them together leave room for the next.
+// piece while it holds less than a quarter of what is free. One slow client then holds a fifth of everything. That alone
+// would let thirty of them hold all, so an eighth is set apart for those that hold nothing: a small piece for each, with
+// which a request of any length goes on.
 // Used by the connections of exports. Jobs have the rest of the slots.
 
 import type { IoEngine } from '../../../native/types.js'
@@ -12,6 +13,8 @@ import type { Slice } from '../block/driver.js'
 export const SMALL = 64 * 1024
 /** A client may hold what is free divided by this. */
 const SHARE = 4
+/** So much of everything is set apart. */
+const APART = 8
 
 /** Its owner gives it back with give(). */
 export interface Piece extends Slice {
@@ -35,7 +38,9 @@ export class PiecePool {
   /** Slots with a free place, newest last. */
   readonly #open: number[] = []
   #used = 0
-  readonly #line: (() => void)[] = []
+  #kept = false
+  /** Who waits for memory, by for whom. */
+  readonly #line = new Map<Holder, (() => void)[]>()
 
   /** @param most  slots that exports may take altogether */
   constructor(engine: IoEngine, most: number) {
@@ -53,14 +58,30 @@ export class PiecePool {
    * @returns a piece of that length or shorter; undefined while there is none for this client
    */
   take(holder: Holder, length: number): Piece | undefined {
-    const total = this.#most * this.#engine.slotSize
-    const room = (total - this.#used) / SHARE - holder.held
+    const room = this.#room(holder)
     const large = length > SMALL && room >= this.#engine.slotSize
-    // Whoever holds nothing gets something as long as there is anything.
     if (!large && room < SMALL && holder.held > 0) return undefined
     const piece = (large ? this.#whole(length) : undefined) ?? this.#small(Math.min(length, SMALL))
     if (piece !== undefined) this.#count(holder, sizeOf(piece, this.#engine.slotSize))
     return piece
+  }
+
+  /**
+   * Keeps a slot until release(): jobs may take all others, and nobody tells of what they give back.
+   * @returns false when there is none
+   */
+  keep(): boolean {
+    this.#kept = true
+    if (this.#carved.size === 0 && this.#carve() === undefined) this.#kept = false
+    return this.#kept
+  }
+
+  /** Nothing is held any more, and nothing will be taken before the next keep(). */
+  release(): void {
+    this.#kept = false
+    for (const slot of this.#carved.keys()) this.#giveSlot(slot)
+    this.#carved.clear()
+    this.#open.length = 0
   }
 
   give(holder: Holder, piece: Piece): void {
@@ -69,12 +90,31 @@ export class PiecePool {
     const places = this.#carved.get(piece.slot)
     if (places === undefined) this.#giveSlot(piece.slot)
     else this.#giveSmall(piece, places)
-    for (const call of this.#line.splice(0)) call()
+    this.#wake()
   }
 
-  /** Calls once, when a piece was given back; somebody else may be faster. */
-  whenGiven(call: () => void): void {
-    this.#line.push(call)
+  /** Calls once, when the holder may take a piece again; somebody else may be faster. */
+  whenGiven(holder: Holder, call: () => void): void {
+    const calls = this.#line.get(holder)
+    if (calls === undefined) this.#line.set(holder, [call])
+    else calls.push(call)
+  }
+
+  /** Those who may take nothing stay asleep: only giving back changes that. */
+  #wake(): void {
+    const woken: (() => void)[] = []
+    for (const [holder, calls] of this.#line) {
+      if (holder.held > 0 && this.#room(holder) < SMALL) continue
+      this.#line.delete(holder)
+      woken.push(...calls)
+    }
+    for (const call of woken) call()
+  }
+
+  /** What a client may take of what is shared, bytes; may be less than nothing. */
+  #room(holder: Holder): number {
+    const shared = this.#most * this.#engine.slotSize * (1 - 1 / APART)
+    return (shared - this.#used) / SHARE - holder.held
   }
 
   #count(holder: Holder, bytes: number): void {
@@ -88,24 +128,27 @@ export class PiecePool {
   }
 
   #small(length: number): Piece | undefined {
-    let slot = this.#open.at(-1)
-    if (slot === undefined) {
-      slot = this.#takeSlot()
-      if (slot === undefined) return undefined
-      const places = Array.from({ length: this.#engine.slotSize / SMALL }, (_, index) => index)
-      this.#carved.set(slot, places)
-      this.#open.push(slot)
-    }
+    const slot = this.#open.at(-1) ?? this.#carve()
+    if (slot === undefined) return undefined
     const places = this.#carved.get(slot) ?? []
     const place = places.pop() ?? 0
     if (places.length === 0) this.#open.pop()
     return this.#piece(slot, place * SMALL, length)
   }
 
+  #carve(): number | undefined {
+    const slot = this.#takeSlot()
+    if (slot === undefined) return undefined
+    const places = Array.from({ length: this.#engine.slotSize / SMALL }, (_, index) => index)
+    this.#carved.set(slot, places)
+    this.#open.push(slot)
+    return slot
+  }
+
   #giveSmall({ slot, offset }: Piece, places: number[]): void {
     if (places.length === 0) this.#open.push(slot)
     places.push(offset / SMALL)
-    if (places.length < this.#engine.slotSize / SMALL) return
+    if (places.length < this.#engine.slotSize / SMALL || (this.#kept && this.#carved.size === 1)) return
     this.#carved.delete(slot)
     this.#open.splice(this.#open.indexOf(slot), 1)
     this.#giveSlot(slot)

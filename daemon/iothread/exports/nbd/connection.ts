@@ -76,7 +76,15 @@ export class Connection implements WireUser, ReplySink {
       this.#inbox.set(rest)
       this.#end = rest.length
     }
+  }
+
+  /** Once: begins to read. It may have ended when this returns. */
+  start(): void {
     this.#goOn()
+  }
+
+  get gone(): boolean {
+    return this.#state === 'closed'
   }
 
   /** Nothing more is read or sent. The env hears of the end when the last request has come back from the disk. */
@@ -118,6 +126,7 @@ export class Connection implements WireUser, ReplySink {
 
   putData(bytes: Uint8Array, sent: () => void): void {
     this.#wire.put(bytes, sent)
+    this.flushSoon()
   }
 
   flushSoon(): void {
@@ -262,7 +271,7 @@ export class Connection implements WireUser, ReplySink {
     this.#pause()
     if (this.#inLine) return
     this.#inLine = true
-    this.#env.pool.whenGiven(() => {
+    this.#env.pool.whenGiven(this.#serving, () => {
       this.#inLine = false
       this.#goOn()
     })

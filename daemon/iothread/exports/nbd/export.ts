@@ -69,16 +69,16 @@ export class NbdExport implements ServedNode {
       if (this.#connections.size === 0) this.#quiet?.()
       this.#ended(connection, why)
     }
+    let made: Connection
     try {
-      this.#connections.set(
-        connection,
-        new Connection({ node: this, pool: this.#pool, ended }, fd, agreed, rest),
-      )
+      made = new Connection({ node: this, pool: this.#pool, ended }, fd, agreed, rest)
     } catch (error) {
       throw new CommandError(`a client could not be served: ${(error as Error).message}`, 'GenericError', {
         cause: error,
       })
     }
+    this.#connections.set(connection, made)
+    made.start()
   }
 
   /** Ends what clients there are; resolves when nothing of theirs is under way any more. */

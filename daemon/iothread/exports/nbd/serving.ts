@@ -2,10 +2,10 @@
 // Does the requests of one NBD client on a node and makes the replies. Used by Connection, which has checked the requests.
 // Rules: whatever a disk says becomes the answer to its request and nothing more; a piece of memory goes back when what is
 // in it was written, or sent. Long reads are answered part by part: in chunks where these were agreed on, else behind one
-// header, and an error between two parts can only end the connection then.
+// header, and an error between two parts can only end the connection then. Whose client has gone does no more.
 
 import type { Agreed } from '../../../../protocol/nbd/agreed.js'
-import { commandFlags, commands, limits } from '../../../../protocol/nbd/constants.js'
+import { commandFlags, commands } from '../../../../protocol/nbd/constants.js'
 import { type NbdErrorName, nbdErrorOf } from '../../../../protocol/nbd/error-number.js'
 import {
   dataHead,
@@ -21,7 +21,11 @@ import { IoError } from '../../../errors.js'
 import type { BlockNode } from '../../block/node.js'
 import type { Holder, Piece, PiecePool } from '../piece-pool.js'
 import type { PartWriter } from './incoming.js'
+import { ReplyOrder } from './reply-order.js'
 import { type StatusSource, statusOf } from './status.js'
+
+/** Extents told in one chunk: a client that reads no replies holds so many for each of its requests. QEMU tells 131072. */
+const MOST_EXTENTS = 8192
 
 /** What an export is of. */
 export interface ServedNode {
@@ -34,10 +38,12 @@ export interface ServedNode {
 }
 
 export interface ReplySink {
+  /** Nobody will hear of anything any more. */
+  readonly gone: boolean
   put(head: Uint8Array): void
   /** Follows what was put last. @param sent  the memory is not needed any more */
   putData(bytes: Uint8Array, sent: () => void): void
-  /** The reply cannot be ended as it began. */
+  /** A reply cannot be ended as it began. */
   fail(why: string): void
   /** A request is over. */
   done(): void
@@ -50,6 +56,7 @@ export class Serving implements Holder {
   readonly #pool: PiecePool
   readonly #agreed: Agreed
   readonly #sink: ReplySink
+  readonly #order = new ReplyOrder()
 
   constructor(served: ServedNode, pool: PiecePool, agreed: Agreed, sink: ReplySink) {
     this.#served = served
@@ -137,7 +144,7 @@ export class Serving implements Holder {
 
   /** What was read stays in caches below, where there are any. */
   async #cache(offset: number, length: number): Promise<void> {
-    for (let at = 0; at < length; ) {
+    for (let at = 0; at < length && !this.#sink.gone; ) {
       const piece = await this.#take(length - at)
       try {
         await this.#served.node.read(offset + at, piece)
@@ -149,48 +156,103 @@ export class Serving implements Holder {
   }
 
   async #read(request: Request): Promise<void> {
-    const { offset, length } = request
     const { replies } = this.#agreed
     // In one piece where the client wants that, or knows nothing else.
-    const whole = replies === 'simple' || has(request, 'DF')
-    const how = { scan: !whole }
-    for (let at = 0; at < length; ) {
+    if (replies === 'simple' || has(request, 'DF')) return this.#readWhole(request)
+    const { offset, length } = request
+    for (let at = 0; at < length && !this.#sink.gone; ) {
+      const from = offset + at
       const piece = this.#pool.take(this, length - at) ?? (await this.#take(length - at))
       const done = at + piece.length === length
       let zero = false
       try {
-        zero = await this.#served.node.read(offset + at, piece, how)
+        zero = await this.#served.node.read(from, piece, SCAN)
       } catch (error) {
         this.#pool.give(this, piece)
-        if (whole && at > 0) return this.#sink.fail(`reading failed behind the reply's beginning: ${error}`)
-        if (at > 0) return this.#answerAt(request, error, offset + at)
-        throw error
+        const chunk = errorChunk(replies, request, nameOf(error), textOf(error), true, from)
+        return this.#order.whole(() => this.#sink.put(chunk))
       }
-      if (replies === 'simple') {
-        if (at === 0) this.#sink.put(simpleReply(request))
-        this.#send(piece)
-      } else if (whole) {
-        if (at === 0) this.#sink.put(dataHead(replies, request, offset, length, true))
-        this.#send(piece)
-      } else if (zero) {
-        this.#sink.put(holeChunk(replies, request, offset + at, piece.length, done))
+      if (zero) {
+        this.#order.whole(() => this.#sink.put(holeChunk(replies, request, from, piece.length, done)))
         this.#pool.give(this, piece)
-      } else {
-        this.#sink.put(dataHead(replies, request, offset + at, piece.length, done))
-        this.#send(piece)
-      }
+      } else
+        this.#order.whole(() => {
+          this.#sink.put(dataHead(replies, request, from, piece.length, done))
+          this.#send(piece)
+        })
       at += piece.length
     }
+  }
+
+  async #readWhole(request: Request): Promise<void> {
+    const { offset, length } = request
+    const first = await this.#take(length)
+    try {
+      await this.#served.node.read(offset, first)
+    } catch (error) {
+      this.#pool.give(this, first)
+      throw error
+    }
+    if (first.length === length) this.#order.whole(() => this.#putFirst(request, first))
+    else await this.#readOn(request, first)
+  }
+
+  /**
+   * The rest behind the first part. Its piece is used again where no other can be had: what this client holds besides may
+   * be in replies that wait behind this one.
+   */
+  async #readOn(request: Request, first: Piece): Promise<void> {
+    const { offset, length } = request
+    let firstSent: Promise<void> | undefined
+    try {
+      using _turn = await this.#order.parts()
+      firstSent = this.#sent(first, () => this.#sink.put(this.#wholeHead(request)))
+      for (let at = first.length; at < length && !this.#sink.gone; ) {
+        const other = this.#pool.take(this, length - at)
+        if (other === undefined) await firstSent
+        const piece = other ?? shortened(first, length - at)
+        try {
+          await this.#served.node.read(offset + at, piece)
+        } catch (error) {
+          if (other !== undefined) this.#pool.give(this, other)
+          return this.#sink.fail(`reading failed behind the reply's beginning: ${textOf(error)}`)
+        }
+        if (other !== undefined) this.#send(other)
+        else firstSent = this.#sent(piece)
+        at += piece.length
+      }
+    } finally {
+      await firstSent
+      this.#pool.give(this, first)
+    }
+  }
+
+  #putFirst(request: Request, piece: Piece): void {
+    this.#sink.put(this.#wholeHead(request))
+    this.#send(piece)
+  }
+
+  /** What stands in front of all the data of a read. */
+  #wholeHead(request: Request): Uint8Array {
+    const { replies } = this.#agreed
+    if (replies === 'simple') return simpleReply(request)
+    return dataHead(replies, request, request.offset, request.length, true)
   }
 
   #send(piece: Piece): void {
     this.#sink.putData(piece.bytes, () => this.#pool.give(this, piece))
   }
 
+  /** Puts what stays ours. @returns settles when it is not needed any more */
+  #sent({ bytes }: Piece, before?: () => void): Promise<void> {
+    before?.()
+    return new Promise((resolve) => this.#sink.putData(bytes, resolve))
+  }
+
   async #status(request: Request): Promise<void> {
     const { replies, contexts } = this.#agreed
     if (replies === 'simple') throw new Error('block status without chunks was let pass')
-    const most = has(request, 'REQ_ONE') ? 1 : limits.extents
+    const most = has(request, 'REQ_ONE') ? 1 : MOST_EXTENTS
     const { node, sources } = this.#served
     const chunks: Uint8Array[] = []
     for (const [index, { id }] of contexts.entries()) {
@@ -199,28 +261,34 @@ export class Serving implements Holder {
       const extents = await statusOf(source, node, request.offset, request.length, most)
       chunks.push(statusChunk(replies, request, id, extents, index === contexts.length - 1))
     }
-    for (const chunk of chunks) this.#sink.put(chunk)
+    this.#order.whole(() => {
+      for (const chunk of chunks) this.#sink.put(chunk)
+    })
   }
 
   async #take(length: number): Promise<Piece> {
     for (;;) {
       const piece = this.#pool.take(this, length)
       if (piece !== undefined) return piece
-      await new Promise<void>((resolve) => this.#pool.whenGiven(resolve))
+      await new Promise<void>((resolve) => this.#pool.whenGiven(this, resolve))
     }
   }
 
   #answer(request: Request, error: unknown): void {
     const { replies } = this.#agreed
-    if (error === undefined) this.#sink.put(doneReply(replies, request))
-    else this.#sink.put(errorReply(replies, request, nameOf(error), textOf(error)))
+    const reply =
+      error === undefined
+        ? doneReply(replies, request)
+        : errorReply(replies, request, nameOf(error), textOf(error))
+    this.#order.whole(() => this.#sink.put(reply))
   }
+}
 
-  #answerAt(request: Request, error: unknown, offset: number): void {
-    const { replies } = this.#agreed
-    if (replies === 'simple') this.#sink.fail(textOf(error))
-    else this.#sink.put(errorChunk(replies, request, nameOf(error), textOf(error), true, offset))
-  }
+const SCAN = { scan: true }
+
+/** Of the same memory, at most `length` bytes. */
+function shortened(piece: Piece, length: number): Piece {
+  return length >= piece.length ? piece : { ...piece, length, bytes: piece.bytes.subarray(0, length) }
 }
 
 function has({ flags }: Request, flag: keyof typeof commandFlags): boolean {
