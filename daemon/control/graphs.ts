@@ -196,7 +196,8 @@ export class Graphs {
       (other) => other.worker === node.worker && busy(other) && !joined.has(other),
     )
     const fixed = [...graph].some((each) => busy(each) || each.spec.driver === 'x-memory')
-    return { name: node.name, worker: node.worker?.name ?? '', fixed, crowded }
+    const reluctant = [...graph].some((each) => each.spec.driver === 'nbd')
+    return { name: node.name, worker: node.worker?.name ?? '', fixed, reluctant, crowded }
   }
 
   /** All of them are held against other commands from the start: who is to move must still be who was planned. */

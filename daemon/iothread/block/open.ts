@@ -79,6 +79,13 @@ const nothing: DriverEntry = {
 const drivers: Readonly<Record<string, DriverEntry>> = {
   file,
   host_device: file,
+  nbd: {
+    children: [],
+    fixed: ['export', 'reconnect-delay', 'open-timeout', 'tls-creds'],
+    // Loaded with the first of a worker, as qcow2 below.
+    open: async (spec, options, context) =>
+      (await import('./drivers/nbd/open.js')).openNbd(spec, options, context),
+  },
   'null-co': nothing,
   'null-aio': nothing,
   raw: filter('file', (spec, child, context) =>
