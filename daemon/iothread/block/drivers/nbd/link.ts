@@ -99,8 +99,10 @@ export class Link {
     }
   }
 
-  /** Tries to have a connection again if there is none; waits for one attempt. */
+  /** Tries to have a connection again if there is none; waits for an attempt that begins now or later. */
   async revive(): Promise<void> {
+    // One that is under way may have begun before the server came back.
+    await this.#returning
     if (!this.connected && !this.#impatient) await this.#return()
   }
 
