@@ -7,7 +7,7 @@ import t from 'tap'
 import { Daemon } from '../helpers/daemon.js'
 import { newSeed, random, testGraph } from '../helpers/graph.js'
 import { RunningServer, servers } from '../helpers/nbd/servers.js'
-import { isRecord, type QmpClient } from '../helpers/qmp-client.js'
+import type { QmpClient } from '../helpers/qmp-client.js'
 import { difference, empty, fill, MiB, rawNode, Scratch } from '../helpers/scratch.js'
 import { pace } from '../helpers/waiting.js'
 
@@ -105,7 +105,7 @@ async function mirror(client: QmpClient, id: string, device: string, target: str
     sync: 'full',
     'auto-dismiss': false,
   })
-  await client.event('BLOCK_JOB_READY', ({ data }) => isRecord(data) && data.device === id)
+  await client.event('BLOCK_JOB_READY', (data) => data.device === id)
   await client.execute('job-complete', { id })
   await client.status(id, 'concluded')
   await client.execute('job-dismiss', { id })
