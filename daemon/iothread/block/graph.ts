@@ -386,6 +386,7 @@ export class Graph {
         this.#buffers.set(below, buffers)
         return buffers
       },
+      log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }
     const nodes: ChildNodes = Object.fromEntries(children.map(({ role, node }) => [role, node]))

@@ -32,6 +32,8 @@ export interface OpenContext {
   readonly previous: BlockDriver | undefined
   /** Shared by all formats of the graph. @throws CommandError when there is no memory for them */
   formatBuffers(): DriverBuffers
+  /** What a driver coped with. */
+  log(level: 'info' | 'warn', text: string): void
   /** The image contradicts its format. */
   corrupted(text: string, at: { offset: number; size: number; fatal: boolean }): void
 }

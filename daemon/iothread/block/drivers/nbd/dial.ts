@@ -18,6 +18,8 @@ import { type NbdTarget, serverName } from './address.js'
 const EAGAIN = -11
 /** Bytes of one read. */
 const READ = 4096
+/** A host that is gone is noticed although nothing is sent, milliseconds. */
+const KEEP_ALIVE_MS = 60_000
 /** Bytes of the first magic number. */
 const MAGIC = 8
 
@@ -44,7 +46,12 @@ export async function dial(target: NbdTarget, timeoutMs: number, signal: AbortSi
     signal.throwIfAborted()
     const fd = await connected(target.server, limit.signal)
     return await new Promise<Dialled>((resolve, reject) => {
-      new Handshake(fd, target, limit.signal, { resolve, reject })
+      try {
+        new Handshake(fd, target, limit.signal, { resolve, reject })
+      } catch (error) {
+        // The socket cannot be watched: a limit of the machine.
+        reject(connectError(target.server, error))
+      }
     })
   } finally {
     clearTimeout(timer)
@@ -58,7 +65,13 @@ function connected(server: NbdServer, signal: AbortSignal): Promise<number> {
     const where =
       server.kind === 'unix'
         ? { path: server.path }
-        : { host: server.host, port: server.port, noDelay: true, keepAlive: true }
+        : {
+            host: server.host,
+            port: server.port,
+            noDelay: true,
+            keepAlive: true,
+            keepAliveInitialDelay: KEEP_ALIVE_MS,
+          }
     const socket = connect(where)
     const refuse = (error: Error) => {
       signal.removeEventListener('abort', aborted)

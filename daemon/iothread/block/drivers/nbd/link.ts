@@ -27,7 +27,8 @@ export interface LinkOptions {
   /** How long requests wait for a lost connection to come back, milliseconds. */
   readonly reconnectMs: number
   /** A connection was lost, with nothing or something under way. */
-  readonly onLost?: () => void
+  readonly onLost: () => void
+  readonly log: (level: 'info' | 'warn', text: string) => void
 }
 
 export class Link {
@@ -92,7 +93,7 @@ export class Link {
       try {
         return await work(connection)
       } catch (error) {
-        if (!(error instanceof Lost) || this.#impatient) throw error
+        if (!(error instanceof Lost) || this.#hurried) throw error
         end ??= performance.now() + this.#options.reconnectMs
         if (performance.now() >= end) throw error
       }
@@ -112,9 +113,10 @@ export class Link {
    * @param forGood  nor does anybody wait later
    */
   hurry(silentMs: number, forGood: boolean): void {
-    if (forGood) this.#impatient = true
-    this.#lostAt = this.connected ? undefined : Number.NEGATIVE_INFINITY
-    this.#wake()
+    if (forGood) {
+      this.#impatient = true
+      this.#leaving.abort(new Lost('the node is being closed'))
+    }
     const since = performance.now()
     clearInterval(this.#watch)
     this.#watch = setInterval(() => {
@@ -122,8 +124,16 @@ export class Link {
       const busy = this.#connections.filter(({ inFlight }) => inFlight > 0)
       for (const one of busy)
         if (now - Math.max(since, one.lastHeard) >= silentMs) one.giveUp('the server is silent')
-      if (busy.length === 0 && !forGood) clearInterval(this.#watch)
+      if (busy.length > 0 || forGood) return
+      clearInterval(this.#watch)
+      this.#watch = undefined
     }, silentMs / 4)
+    this.#wake()
+  }
+
+  /** Requests do not wait for a connection now. */
+  get #hurried(): boolean {
+    return this.#impatient || this.#watch !== undefined
   }
 
   /** Whatever is under way fails with Lost. */
@@ -148,11 +158,11 @@ export class Link {
     for (;;) {
       const found = this.#pick()
       if (found !== undefined) return found
-      const until = (this.#lostAt ?? performance.now()) + this.#options.reconnectMs
-      const left = until - performance.now()
       if (this.#impatient) throw new Lost('there is no connection')
       this.#startReturning()
-      if (left <= 0) throw new Lost('there is no connection')
+      const until = (this.#lostAt ?? performance.now()) + this.#options.reconnectMs
+      const left = until - performance.now()
+      if (this.#hurried || left <= 0) throw new Lost('there is no connection')
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, left)
         this.#waiting.push(() => {
@@ -206,26 +216,26 @@ export class Link {
   async #connect(): Promise<boolean> {
     try {
       const dialled = await dial(this.#options.target, DIAL_MS, this.#leaving.signal)
-      if (this.#impatient && this.#leaving.signal.aborted) this.#refuse(dialled)
-      else if (this.#fits(dialled.agreed)) this.#use(dialled)
-      else this.#refuse(dialled)
+      const fits = this.#fits(dialled.agreed)
+      if (fits && !this.#impatient) this.#use(dialled)
+      else new Connection(dialled, () => undefined).close()
+      if (!fits) this.#options.log('warn', 'the NBD server serves another disk now: it is not used')
       return this.connected
     } catch (error) {
-      if (error instanceof CommandError || error instanceof Lost) return false
-      throw error
+      if (error instanceof Lost) return false
+      if (!(error instanceof CommandError) && !isSystemError(error)) throw error
+      this.#options.log('info', `no connection to the NBD server: ${error.message}`)
+      return false
     }
   }
 
-  #refuse(dialled: Dialled): void {
-    new Connection(dialled, () => undefined).close()
-  }
-
   #use(dialled: Dialled): void {
-    const connection: Connection = new Connection(dialled, () => {
+    const connection: Connection = new Connection(dialled, (why) => {
+      this.#options.log('warn', `connection to the NBD server lost: ${why}`)
       const at = this.#connections.indexOf(connection)
       if (at >= 0) this.#connections.splice(at, 1)
       if (!this.connected) this.#lostAt ??= performance.now()
-      this.#options.onLost?.()
+      this.#options.onLost()
     })
     this.#connections.push(connection)
   }
@@ -240,4 +250,9 @@ export class Link {
       blockSizes.maximumPayload >= first.blockSizes.maximumPayload
     )
   }
+}
+
+/** The machine's limits: no descriptor, no memory. */
+function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'errno' in error
 }

@@ -17,6 +17,7 @@ export interface NbdContext {
   readonly held: HeldRequests
   /** The driver in use until now, when the node is being reopened. */
   readonly previous: BlockDriver | undefined
+  log(level: 'info' | 'warn', text: string): void
 }
 
 /** @throws CommandError with the reference texts */
@@ -25,11 +26,10 @@ export async function openNbd(spec: NodeSpec, options: NodeOptions, context: Nbd
     throw new CommandError(
       "Parameter 'tls-creds' is not supported: connections to NBD servers are not encrypted",
     )
-  const reconnectMs = 1000 * ((spec['reconnect-delay'] as number | undefined) ?? 0)
   const { previous } = context
   if (previous instanceof NbdDriver && previous.shared.place !== nbdFilename(spec))
     throw new CommandError("Cannot change the option 'server'")
-  const shared = previous instanceof NbdDriver ? previous.shared : await connect(spec, reconnectMs)
+  const shared = previous instanceof NbdDriver ? previous.shared : await connect(spec, context)
   try {
     const readOnly = options.readOnly || onlyToRead(shared.link, options)
     return new NbdDriver(context.engine, shared, context.held, {
@@ -43,13 +43,15 @@ export async function openNbd(spec: NodeSpec, options: NodeOptions, context: Nbd
   }
 }
 
-async function connect(spec: NodeSpec, reconnectMs: number): Promise<SharedLink> {
+async function connect(spec: NodeSpec, { held, log }: NbdContext): Promise<SharedLink> {
+  const reconnectMs = 1000 * ((spec['reconnect-delay'] as number | undefined) ?? 0)
   const openMs = 1000 * ((spec['open-timeout'] as number | undefined) ?? 0)
   const onLost = () => {
     // With a delay the user vouches for the server that comes back.
     if (shared.unflushed && reconnectMs === 0) shared.doubtful = true
   }
-  const link = await Link.open({ target: targetOf(spec), reconnectMs, onLost }, openMs)
+  using _held = held.hold('open', spec['node-name'])
+  const link = await Link.open({ target: targetOf(spec), reconnectMs, onLost, log }, openMs)
   const shared: SharedLink = { link, place: nbdFilename(spec), users: 0, unflushed: false, doubtful: false }
   return shared
 }

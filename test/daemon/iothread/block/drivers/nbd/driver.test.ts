@@ -289,6 +289,25 @@ t.test('a hurried node leaves a stalled server, and no other', async (t) => {
   t.equal(server.connections, 2)
 })
 
+t.test('a hurried node does not wait for a server to come back', async (t) => {
+  const { server, g, node } = await opened(t, {}, { 'reconnect-delay': 1000 })
+  server.script = () => undefined
+  const read = t.rejects(g.read(node, 0, 512), { code: 'EIO' })
+  await server.came(1)
+  node.driver.hurry?.()
+  await read
+  server.script = ({ honest }) => honest()
+  await node.driver.freshen?.()
+  await g.read(node, 0, 512)
+})
+
+t.test('what a connection was lost for is logged', async (t) => {
+  const { server, g, node } = await opened(t)
+  server.script = () => new Uint8Array(32)
+  await t.rejects(g.read(node, 0, 512), { code: 'EIO' })
+  t.match(g.log, [/^warn n: connection to the NBD server lost: magic number of a reply/])
+})
+
 t.test(
   'a server that lets several see the same gets more connections while it is busy, and one flush',
   async (t) => {
