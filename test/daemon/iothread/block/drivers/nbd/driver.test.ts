@@ -3,6 +3,7 @@
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { IoError } from '../../../../../../daemon/errors.js'
 import { commands, transmissionFlags } from '../../../../../../protocol/nbd/constants.js'
 import {
   dataHead,
@@ -12,7 +13,7 @@ import {
   holeChunk,
   statusChunk,
 } from '../../../../../../protocol/nbd/reply.js'
-import { testGraph } from '../../../../../helpers/graph.js'
+import { newSeed, random, testGraph } from '../../../../../helpers/graph.js'
 import { type Call, names, ScriptedServer } from '../../../../../helpers/nbd/scripted-server.js'
 import { shortFolder } from '../../../../../helpers/short-folder.js'
 
@@ -183,6 +184,41 @@ for (const [what, lie] of Object.entries(lies))
     t.same(await g.read(node, 8192, 4096), new Uint8Array(4096).fill(9))
     t.equal(server.connections, 2)
   })
+
+t.test('replies with a bit turned over are errors of requests at most', async (t) => {
+  const seed = newSeed()
+  t.comment(`seed ${seed}`)
+  const pick = random(seed)
+  const { server, g, node } = await opened(t)
+  server.disk.fill(9, 4096, 20_000)
+  server.script = ({ honest, socket }) => {
+    const reply = Buffer.from(honest())
+    const at = pick(Math.min(reply.length, 48))
+    reply[at] = (reply[at] ?? 0) ^ (1 << pick(8))
+    // A length that is too long would be waited for.
+    socket.end(reply)
+    return undefined
+  }
+  const outcomes = new Set<string>()
+  const count = (work: Promise<unknown>) =>
+    work.then(
+      () => outcomes.add('done'),
+      (error: Error) => outcomes.add(error instanceof IoError ? 'refused' : String(error)),
+    )
+  for (let round = 0; round < 150; round++) {
+    await node.driver.freshen?.()
+    await Promise.all([
+      count(g.read(node, pick(10) * 512, 4096)),
+      count(node.status(0, 65_536)),
+      count(node.zero(0, 512, { unmap: true, fast: false })),
+      count(node.flush()),
+    ])
+  }
+  t.notOk(
+    [...outcomes].some((one) => one !== 'done' && one !== 'refused'),
+    [...outcomes].join(', '),
+  )
+})
 
 t.test('a connection over TCP that is reset costs the request, and the next but one is served', async (t) => {
   const server = await ScriptedServer.start(t, {}, 'tcp')
