@@ -223,3 +223,18 @@ t.test('only who adds a node on a silent server waits for it', async (t) => {
   t.equal(await adding, 'Failed to read initial magic: Unexpected end-of-file before all data were read')
   silent.close()
 })
+
+t.test('a daemon that waits for a silent server ends when it is told to', async (t) => {
+  using scratch = new Scratch()
+  const sockets: Socket[] = []
+  const path = scratch.file('silent.sock')
+  const silent = createServer((socket) => sockets.push(socket.on('error', () => undefined))).listen(path)
+  await using daemon = await Daemon.start({ directory: scratch.path })
+  daemon.client
+    .execute('blockdev-add', { driver: 'nbd', 'node-name': 'net', server: { type: 'unix', path } }, 60_000)
+    .catch(() => undefined)
+  while (sockets.length === 0) await pace(5)
+  t.equal(await daemon.stop(20_000), undefined)
+  for (const socket of sockets) socket.destroy()
+  silent.close()
+})

@@ -17,6 +17,8 @@ const DIAL_MS = 30_000
 /** Between two attempts, milliseconds: from the first on, doubling to the second. */
 const PAUSE_MS = 50
 const LONGEST_PAUSE_MS = 1000
+/** Timers count no further, milliseconds. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 /** Connections at most; more gave nothing in measurements of others (nbdcopy's default is 4 too). */
 const MOST_CONNECTIONS = 4
 /** Requests on every connection from which on another one is opened. */
@@ -164,7 +166,7 @@ export class Link {
       const left = until - performance.now()
       if (this.#hurried || left <= 0) throw new Lost('there is no connection')
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, left)
+        const timer = setTimeout(resolve, Math.min(left, LONGEST_TIMER_MS))
         this.#waiting.push(() => {
           clearTimeout(timer)
           resolve()
@@ -192,11 +194,7 @@ export class Link {
 
   async #tryToReturn(): Promise<void> {
     for (let pause = PAUSE_MS; !this.#impatient; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
-      if (await this.#connect()) {
-        this.#lostAt = undefined
-        this.#wake()
-        return
-      }
+      if (await this.#connect()) return
       const left = (this.#lostAt ?? 0) + this.#options.reconnectMs - performance.now()
       if (left <= 0) return
       await delay(Math.min(pause, left), undefined, { signal: this.#leaving.signal }).catch(() => undefined)
@@ -238,6 +236,8 @@ export class Link {
       this.#options.onLost()
     })
     this.#connections.push(connection)
+    this.#lostAt = undefined
+    this.#wake()
   }
 
   /** The same disk as at first, at least as able. */

@@ -265,7 +265,7 @@ t.test('without reconnect-delay requests fail at once while the server is away',
 })
 
 t.test('with reconnect-delay a request is done again when the server is back', async (t) => {
-  const { server, g, node } = await opened(t, {}, { 'reconnect-delay': 60 })
+  const { server, g, node } = await opened(t, {}, { 'reconnect-delay': 2 ** 32 - 1 })
   server.script = () => undefined
   const read = g.read(node, 0, 512)
   await server.came(1)
@@ -326,7 +326,7 @@ t.test('a hurried node leaves a stalled server, and no other', async (t) => {
 })
 
 t.test('a hurried node does not wait for a server to come back', async (t) => {
-  const { server, g, node } = await opened(t, {}, { 'reconnect-delay': 1000 })
+  const { server, g, node } = await opened(t, {}, { 'reconnect-delay': 2 ** 32 - 1 })
   server.script = () => undefined
   const read = t.rejects(g.read(node, 0, 512), { code: 'EIO' })
   await server.came(1)
