@@ -9,8 +9,9 @@ import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower } from './job-follower.js'
-import { type End, lookAtImage } from './mirror-request.js'
+import { lookAtImage } from './mirror-request.js'
 import { CliError, failed } from './status.js'
+import { type End, storageDefinition } from './storage.js'
 import { asList, numberOf } from './values.js'
 
 export interface CheckOptions {
@@ -106,9 +107,8 @@ class CheckRun {
     const { client } = this.#daemon
     const name = `check-${randomBytes(4).toString('hex')}`
     await client.execute('blockdev-add', {
-      driver: this.#image.kind === 'block' ? 'host_device' : 'file',
+      ...storageDefinition(this.#image),
       'node-name': name,
-      filename: this.#image.path,
       'read-only': repair === undefined,
       'force-share': this.#options.forceShare ? true : undefined,
     })

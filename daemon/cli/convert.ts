@@ -8,9 +8,10 @@ import { type Format, findImage, type Image, imageDefinition } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
 import { backingOf, imageOptions } from './image-options.js'
 import { startMirror } from './mirror.js'
-import { checkNamed, type End, lookAt, type MirrorOptions } from './mirror-request.js'
+import { checkNamed, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { usage } from './status.js'
+import type { End } from './storage.js'
 
 const MiB = 1048576
 
@@ -115,10 +116,14 @@ function mirrorOptions(options: ConvertOptions, target: End, image: NewImage | u
     onTargetError: 'report',
     json: false,
     // What was made in a new file reads as zero, also where it was preallocated and is to stay so.
-    targetIsZero:
-      targetIsZero || (image !== undefined && image.backing === undefined && target.kind !== 'block'),
+    targetIsZero: targetIsZero || (image !== undefined && image.backing === undefined && isMadeAnew(target)),
     ...{ forceShare, existing, progress },
   }
+}
+
+/** Devices and exports keep what they held. */
+function isMadeAnew({ kind }: End): boolean {
+  return kind === 'file' || kind === 'missing'
 }
 
 /** The target of one attempt: file, format and what is above. */
@@ -172,5 +177,6 @@ class Target {
 
 /** What was missing before may have been made. */
 async function kindNow(end: End): Promise<End['kind']> {
+  if (end.kind === 'nbd') return end.kind
   return (await stat(end.path)).isBlockDevice() ? 'block' : 'file'
 }

@@ -11,10 +11,11 @@ import { type Image, imageDefinition } from './image.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
 import type { JsonResult } from './json-result.js'
-import { type End, jobArguments, type MirrorOptions } from './mirror-request.js'
+import { jobArguments, type MirrorOptions } from './mirror-request.js'
 import { mayBeDirect } from './open-nodes.js'
 import { type Reporter, reporter } from './reporter.js'
 import { CliError, exitStatus, failed } from './status.js'
+import type { End } from './storage.js'
 
 /** Milliseconds after ^C until the user is told what is waited for. */
 const patienceMs = 2000

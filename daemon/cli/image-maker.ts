@@ -8,8 +8,9 @@ import type { Client, CommandArguments } from './client.js'
 import type { Format } from './image.js'
 import type { BackingFile } from './image-options.js'
 import { JobFollower } from './job-follower.js'
-import { type End, lookAtPath } from './mirror-request.js'
+import { lookAtPath } from './mirror-request.js'
 import { failed, usage } from './status.js'
+import { type End, storageDefinition } from './storage.js'
 
 export interface NewImage {
   readonly format: Format
@@ -28,8 +29,8 @@ export async function makeImage(client: Client, end: End, image: NewImage, size:
   if (dataFile?.path === end.path) throw usage('an image cannot be its own data file')
   const fresh: string[] = []
   const make = async (file: End, length: number, more: CommandArguments) => {
-    // A device is there already, and has its size.
-    if (file.kind === 'block') return
+    // A device or an export is there already, and has its size.
+    if (file.kind === 'block' || file.kind === 'nbd') return
     await runCreate(client, file.name, { driver: 'file', filename: file.path, size: length, ...more })
     if (file.kind === 'missing') fresh.push(file.path)
   }
@@ -38,8 +39,8 @@ export async function makeImage(client: Client, end: End, image: NewImage, size:
     for (const file of [end, dataFile]) if (file !== undefined) await make(file, 0, {})
     await runCreate(client, end.name, {
       driver: 'qcow2',
-      file: leaf(end),
-      'data-file': dataFile && leaf(dataFile),
+      file: storageDefinition(end),
+      'data-file': dataFile && storageDefinition(dataFile),
       size,
       'backing-file': image.backing?.file,
       'backing-fmt': image.backing?.format,
@@ -62,8 +63,4 @@ async function runCreate(client: Client, name: string, options: CommandArguments
   } finally {
     follower.stop()
   }
-}
-
-function leaf(end: End): CommandArguments {
-  return { driver: end.kind === 'block' ? 'host_device' : 'file', filename: end.path }
 }

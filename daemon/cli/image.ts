@@ -11,8 +11,9 @@ import { ArgumentError } from '../../protocol/schema/validate.js'
 import { EIO, errnoNumber, errnoText } from '../common/errno.js'
 import { requestOf } from './arguments.js'
 import type { CommandArguments } from './client.js'
-import { type End, lookAtImage } from './mirror-request.js'
+import { lookAtImage } from './mirror-request.js'
 import { failed, usage } from './status.js'
+import { type End, storageDefinition } from './storage.js'
 
 export const formats = ['raw', 'qcow2'] as const
 export type Format = (typeof formats)[number]
@@ -37,6 +38,8 @@ export interface HowToOpen {
   readonly noFlush?: boolean
   /** Only the beginning of a raw image, bytes. */
   readonly size?: number
+  /** Name of a node that shows the file, or whatever the image lies on. */
+  readonly on?: string
   /** Nothing shows through from below. */
   readonly noBacking?: boolean
   /** Scattered pieces of one request that run at once; qcow2 only. */
@@ -55,6 +58,8 @@ export async function findImage(name: string, format: Format | undefined, imageO
 
 /** Format by the first bytes: qcow2, or raw for everything else. */
 export async function guess(end: End): Promise<Format> {
+  // What a server serves is taken as it is; it has opened the image itself.
+  if (end.kind === 'nbd') return 'raw'
   try {
     const file = await open(end.path, 'r')
     try {
@@ -92,7 +97,7 @@ export function imageDefinition(image: Image, nodeName: string, how: HowToOpen):
       : {}),
     ...(format === 'qcow2' && how.noBacking ? { backing: null } : {}),
     ...(format === 'qcow2' && how.tasks !== undefined ? { 'x-tasks': how.tasks } : {}),
-    file: { driver: end.kind === 'block' ? 'host_device' : 'file', filename: end.path, ...common },
+    file: how.on ?? { ...storageDefinition(end), ...common },
   }
 }
 
@@ -121,7 +126,7 @@ function typed(object: JsonObject): JsonObject {
     if (isJsonObject(value)) typed(value)
     else if (value === 'on' || value === 'true') object[name] = true
     else if (value === 'off' || value === 'false') object[name] = false
-    else if (typeof value === 'string' && /^[0-9]+$/.test(value) && name !== 'filename')
+    else if (typeof value === 'string' && /^[0-9]+$/.test(value) && name !== 'filename' && name !== 'port')
       object[name] = Number(value)
   }
   return object

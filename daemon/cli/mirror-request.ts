@@ -10,6 +10,7 @@ import type { CommandArguments } from './client.js'
 import type { Format } from './image.js'
 import { isSameStorage } from './same-storage.js'
 import { failed, usage } from './status.js'
+import { type End, exportNamed } from './storage.js'
 
 export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop'
 
@@ -41,15 +42,6 @@ export interface MirrorOptions {
   readonly logLevel?: string
 }
 
-/** One end of the copy. */
-export interface End {
-  /** As the user wrote it, for messages. */
-  readonly name: string
-  /** Absolute: the daemon's working directory is another. */
-  readonly path: string
-  readonly kind: 'file' | 'block' | 'missing'
-}
-
 export interface Ends {
   readonly source: End
   readonly target: End
@@ -65,6 +57,14 @@ export async function lookAt(
   targetName: string,
   { existing, sameSize }: { readonly existing: boolean; readonly sameSize: boolean },
 ): Promise<Ends> {
+  const [served, servedTarget] = [exportNamed(sourceName), exportNamed(targetName)]
+  if (served !== undefined && served.path === servedTarget?.path)
+    throw failed(`cannot mirror '${sourceName}' onto itself: '${targetName}' is the same export`)
+  if (served !== undefined || servedTarget !== undefined)
+    return {
+      source: served ?? (await lookAtImage(sourceName)),
+      target: servedTarget ?? (await (existing ? lookAtImage : lookAtPath)(targetName)),
+    }
   const [sourceStats, targetStats] = await Promise.all([statOf(sourceName), statOf(targetName)])
   const source = endOf(sourceName, sourceStats)
   const target = endOf(targetName, targetStats)
@@ -87,6 +87,8 @@ export async function lookAt(
 
 /** One image that is to be read. @throws CliError when it is missing or no image */
 export async function lookAtImage(name: string): Promise<End> {
+  const served = exportNamed(name)
+  if (served !== undefined) return served
   const stats = await statOf(name)
   if (stats === 'missing') throw missing(name)
   return endOf(name, stats)
@@ -94,7 +96,7 @@ export async function lookAtImage(name: string): Promise<End> {
 
 /** A file or device that is to be made, or may be there. @throws CliError when it is there and no image */
 export async function lookAtPath(name: string): Promise<End> {
-  return endOf(name, await statOf(name))
+  return exportNamed(name) ?? endOf(name, await statOf(name))
 }
 
 /** The arguments that blockdev-mirror and drive-mirror share. */

@@ -8,6 +8,7 @@ import { JsonResult } from './json-result.js'
 import { checkNamed, type Ends, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { failed } from './status.js'
+import { type End, storageDefinition } from './storage.js'
 
 /** @throws CliError for every end but success */
 export async function mirror(sourceName: string, targetName: string, options: MirrorOptions): Promise<void> {
@@ -34,6 +35,7 @@ export async function startMirror(ends: Ends, options: MirrorOptions, tools: Cop
   const targetNode = tools.node('target')
   const guessed = options.existing && options.targetFormat === undefined
   if (target.kind === 'block') await addDevice(ends, tools, targetNode, options)
+  else if (target.kind === 'nbd') await addExport(ends, tools, targetNode, options)
   else if (guessed) {
     tools.touching()
     const image = { end: target, format: 'raw', guessed } as const
@@ -67,10 +69,32 @@ async function addDevice(
   const how = { readOnly: false, direct, unmap }
   await client.execute('blockdev-add', imageDefinition(image, node, how))
   const [wanted, size] = [await sizeOfNode(client, source), await sizeOfNode(client, node)]
-  if (size < wanted)
-    throw failed(`'${end.name}' is too small: ${size} bytes, '${from.name}' has ${wanted} bytes`)
+  if (size < wanted) throw tooSmall(end, size, from, wanted)
   if (size === wanted || image.format !== 'raw') return
   await client.execute('blockdev-del', { 'node-name': node })
   touching()
   await client.execute('blockdev-add', imageDefinition(image, node, { ...how, size: wanted }))
+}
+
+/** The same with one connection only: a server may serve one client and end with it. */
+async function addExport(
+  { source: from, target: end }: Ends,
+  { client, direct, source, touching, node: named }: CopyTools,
+  node: string,
+  { unmap, targetFormat, existing }: MirrorOptions,
+): Promise<void> {
+  const server = named('target-server')
+  const discard = unmap ? 'unmap' : 'ignore'
+  await client.execute('blockdev-add', { ...storageDefinition(end), 'node-name': server, discard })
+  const [wanted, size] = [await sizeOfNode(client, source), await sizeOfNode(client, server)]
+  if (size < wanted && targetFormat !== 'qcow2') throw tooSmall(end, size, from, wanted)
+  touching()
+  const image = { end, format: targetFormat ?? 'raw', guessed: existing && targetFormat === undefined }
+  const part = size > wanted && image.format === 'raw' ? { size: wanted } : {}
+  const how = { readOnly: false, direct, unmap, on: server, ...part }
+  await client.execute('blockdev-add', imageDefinition(image, node, how))
+}
+
+function tooSmall(end: End, size: number, from: End, wanted: number) {
+  return failed(`'${end.name}' is too small: ${size} bytes, '${from.name}' has ${wanted} bytes`)
 }

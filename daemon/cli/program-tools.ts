@@ -12,7 +12,7 @@ import { map } from './map.js'
 import { aioOption, collect, embedded, logLevel, size, wholeNumber } from './program-values.js'
 import { type ServeOptions, serve } from './serve.js'
 
-const image = 'file or block device, or options with --image-opts'
+const image = 'file, block device or NBD URI, or options with --image-opts'
 
 export function addTools(program: Command): void {
   addInfo(program)
@@ -68,7 +68,7 @@ function addConvert(program: Command): void {
     .command('convert')
     .description('copy an image into a new one of another format or layout')
     .argument('<source>', image)
-    .argument('<target>', 'file (made, or overwritten) or block device')
+    .argument('<target>', 'file (made, or overwritten), block device or NBD URI')
     .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
     .option('-c, --compress', 'compressed clusters (qcow2)', false)
     .option('-S, --sparse <size>', '0: zeroes take up storage; else they never do', size)

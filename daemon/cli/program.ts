@@ -71,8 +71,8 @@ function addMirror(program: Command): void {
   program
     .command('mirror')
     .description('copy a disk image or device; done means equal and durable')
-    .argument('<source>', 'file or block device; opened read-only')
-    .argument('<target>', 'file (made, or overwritten) or block device')
+    .argument('<source>', 'file, block device or NBD URI; opened read-only')
+    .argument('<target>', 'file (made, or overwritten), block device or NBD URI')
     .addOption(formatOption('-f, --source-format', 'format of the source (default: guessed)'))
     .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
     .option('--speed <size>', 'bytes per second at most', size)

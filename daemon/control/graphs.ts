@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Graphs: opens, closes and moves nodes, keeping directory and workers in step. Used by the command handlers.
 // Rules: one worker per connected graph; a new disk gets its own. A graph moves by being opened in the new worker
-// first and closed in the old one after, so a failure leaves it where it was. Each method waits only for the storage
-// of the nodes it was given.
+// first and closed in the old one after, so a failure leaves it where it was; what a server serves to one client at a
+// time is closed first. Each method waits only for the storage of the nodes it was given.
 
 import type { Logger } from 'pino'
 import { CommandError } from '../errors.js'
@@ -196,7 +196,8 @@ export class Graphs {
       (other) => other.worker === node.worker && busy(other) && !joined.has(other),
     )
     const fixed = [...graph].some((each) => busy(each) || each.spec.driver === 'x-memory')
-    return { name: node.name, worker: node.worker?.name ?? '', fixed, crowded }
+    const reluctant = [...graph].some(isServed)
+    return { name: node.name, worker: node.worker?.name ?? '', fixed, reluctant, crowded }
   }
 
   /** All of them are held against other commands from the start: who is to move must still be who was planned. */
@@ -213,6 +214,7 @@ export class Graphs {
   async #moveBetween(from: DiskWorker, to: DiskWorker, graph: readonly Node[]): Promise<void> {
     const nodes = graph.filter((node) => node.worker === from)
     const roots = nodes.filter((node) => node.owner.kind !== 'parent').sort((a, b) => a.order - b.order)
+    if (nodes.some(isServed)) return this.#moveAlone(from, to, nodes, roots)
     const opened: Node[] = []
     try {
       for (const root of roots) {
@@ -232,6 +234,48 @@ export class Graphs {
     } finally {
       from.release()
     }
+  }
+
+  /** As #moveBetween for what two workers cannot have open at once: it is closed first, and opened there again on failure. */
+  async #moveAlone(
+    from: DiskWorker,
+    to: DiskWorker,
+    nodes: readonly Node[],
+    roots: readonly Node[],
+  ): Promise<void> {
+    from.hold()
+    try {
+      for (const root of [...roots].reverse()) await this.#closeIn(from, root)
+      await this.#openAll(to, roots).catch(async (error: unknown) => {
+        await this.#openAll(from, roots).catch((late) => this.#lostWhileMoved(nodes, late))
+        throw error
+      })
+      this.directory.place(nodes, to)
+    } finally {
+      from.release()
+    }
+  }
+
+  /** All or none. */
+  async #openAll(worker: DiskWorker, roots: readonly Node[]): Promise<void> {
+    const opened: Node[] = []
+    try {
+      for (const root of roots) {
+        await this.#openIn(worker, root)
+        opened.unshift(root)
+      }
+    } catch (error) {
+      for (const root of opened) await this.#closeIn(worker, root).catch((late) => this.#unclosed(root, late))
+      throw error
+    }
+  }
+
+  #lostWhileMoved(nodes: readonly Node[], error: unknown): void {
+    this.#log.error(
+      { nodes: nodes.map(({ name }) => name), err: error },
+      'nodes were lost while they were moved',
+    )
+    for (const node of nodes) this.directory.remove(node)
   }
 
   async #openIn(worker: DiskWorker, root: Node): Promise<void> {
@@ -257,4 +301,9 @@ export class Graphs {
     if (limits === undefined) throw new CommandError(`Throttle group '${id}' does not exist`)
     return limits
   }
+}
+
+/** A server may have room for one client. */
+function isServed({ spec }: Node): boolean {
+  return spec.driver === 'nbd'
 }

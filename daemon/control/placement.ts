@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which worker a set of graphs should share, and which of them move there. Pure; carried out by Graphs.
 // Rules: a graph that is busy, or whose contents live in its worker's memory, stays where it is; idle ones come to
-// it. Where nobody is fixed they meet in the first worker that no unconnected busy graph occupies, else in a new one,
-// so that jobs on different disks do not share a thread.
+// it. So does, where nobody is busy, a graph that moves reluctantly. Else they meet in the first worker that no
+// unconnected busy graph occupies, or in a new one, so that jobs on different disks do not share a thread.
 
 export interface GraphView {
   /** A node of it, to name it by. */
@@ -11,6 +11,8 @@ export interface GraphView {
   readonly worker: string
   /** It must not be closed and opened elsewhere now. */
   readonly fixed: boolean
+  /** Moving it may fail: its storage may take one user at a time, and for a while there would be two. */
+  readonly reluctant: boolean
   /** Another graph in its worker, none of those to be joined, is busy. */
   readonly crowded: boolean
 }
@@ -26,7 +28,8 @@ export function planJoin(graphs: readonly GraphView[]): Plan {
   const other = fixed.find((graph) => graph.worker !== first?.worker)
   if (first !== undefined && other !== undefined)
     return { kind: 'refused', first: first.name, second: other.name }
-  const worker = first?.worker ?? graphs.find((graph) => !graph.crowded)?.worker
+  const stays = first ?? graphs.find((graph) => graph.reluctant)
+  const worker = stays?.worker ?? graphs.find((graph) => !graph.crowded)?.worker
   const moves = graphs.flatMap((graph, index) => (graph.worker === worker ? [] : [index]))
   return { kind: 'join', worker, moves }
 }

@@ -129,7 +129,11 @@ export class Iothread {
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
     for (const node of nodesOf(spec)) await this.#graph.freshen(node)
-    await this.#jobs.start(id, (control) => this.#makeBody(spec, control), policy)
+    const make = (control: JobControl) => {
+      control.signal.addEventListener('abort', () => this.#graph.hurry(nodesOf(spec)), { once: true })
+      return this.#makeBody(spec, control)
+    }
+    await this.#jobs.start(id, make, policy)
     this.#watch()
     return null
   }

@@ -3,7 +3,7 @@
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { fileSystemAbsent } from './loop.js'
-import { buildFolder } from './program.js'
+import { buildFolder, installed } from './program.js'
 import { parseTranscript, type Side, type Transcript } from './transcript.js'
 
 const folder = `${buildFolder}../test/transcripts/`
@@ -29,5 +29,10 @@ export function recordedFrom(name: string): string {
 
 /** Why it cannot be played on this machine, or false: the value of a test's `skip`. */
 export function notHere(name: string): string | false {
-  return NEEDS_MOUNT.has(name) ? fileSystemAbsent('tmpfs') : false
+  if (NEEDS_MOUNT.has(name)) return fileSystemAbsent('tmpfs')
+  return runs(name, 'qemu-nbd') && !installed('qemu-nbd') ? 'no qemu-nbd' : false
+}
+
+function runs(name: string, program: string): boolean {
+  return readFileSync(`${folder}${name}${END}`, 'utf8').includes(`#! sh ${program} `)
 }

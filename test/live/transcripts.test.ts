@@ -18,11 +18,7 @@ const WAITING: Readonly<Record<string, string>> = {
   '53-block-stream': 'stream jobs',
   '54-transaction': 'transactions',
   '60-nbd-export': 'NBD exports',
-  '61-nbd-client-connected': 'NBD exports',
-  '62-mirror-to-nbd': 'NBD client',
-  '64-frozen-by-silent-server': 'NBD client',
-  '65-frozen-by-stalled-target': 'NBD client',
-  '66-cancel-with-stalled-target': 'NBD client',
+  '65-frozen-by-stalled-target': 'transactions',
 }
 
 for (const name of transcriptNames()) {

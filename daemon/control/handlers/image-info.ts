@@ -54,8 +54,13 @@ export function imageInfo(report: NodeReport): ImageInfo {
     ...(format && { 'format-specific': specific(format) }),
     ...(fullBacking !== undefined && { 'full-backing-filename': fullBacking }),
     ...(backingFile !== undefined && { 'backing-filename': backingFile }),
-    'dirty-flag': format?.dirty ?? false,
+    ...(!isRemote(report) && { 'dirty-flag': format?.dirty ?? false }),
   }
+}
+
+/** The bytes of an NBD server as they are: whether it was closed cleanly is not known of it. */
+function isRemote({ driver, filename }: NodeReport): boolean {
+  return driver === 'nbd' || (driver === 'raw' && /^nbd(\+unix)?:\/\//.test(filename))
 }
 
 function specific(format: FormatFacts): Specific {

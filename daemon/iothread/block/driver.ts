@@ -20,6 +20,7 @@ export type DriverName =
   | 'raw'
   | 'qcow2'
   | 'compress'
+  | 'nbd'
   | 'null-co'
   | 'null-aio'
   | 'throttle'
@@ -133,6 +134,11 @@ export interface BlockDriver {
   takeOver?(previous: BlockDriver): Promise<void>
   /** Lets requests go on that the driver itself holds back without end; called before it is replaced or closed. */
   release?(): void
+  /**
+   * A job that used the node was cancelled by force: requests on which storage stays silent fail soon, so that the job can
+   * end. Leaves only, where that is possible.
+   */
+  hurry?(): void
   /** Nobody used the storage for a while: what was learned of its size and content is learned anew. Children come first. */
   freshen?(): Promise<void>
   /** The last user has left: what is held back goes to the children, and is durable. Other programs may follow. */

@@ -242,6 +242,15 @@ export class Graph {
     }
   }
 
+  /** A job on these nodes was cancelled by force; see BlockDriver.hurry. */
+  hurry(names: readonly string[]): void {
+    for (const name of names) {
+      const record = this.#records.find(name)
+      if (record === undefined) continue
+      for (const { node } of this.#records.tree(record.node)) node.driver.hurry?.()
+    }
+  }
+
   /** The request that waits longest, in the kernel or held back by a driver. */
   oldest(): OldestRequest | undefined {
     const held = this.#held.oldest()
@@ -377,6 +386,7 @@ export class Graph {
         this.#buffers.set(below, buffers)
         return buffers
       },
+      log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }
     const nodes: ChildNodes = Object.fromEntries(children.map(({ role, node }) => [role, node]))

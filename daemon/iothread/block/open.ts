@@ -32,6 +32,8 @@ export interface OpenContext {
   readonly previous: BlockDriver | undefined
   /** Shared by all formats of the graph. @throws CommandError when there is no memory for them */
   formatBuffers(): DriverBuffers
+  /** What a driver coped with. */
+  log(level: 'info' | 'warn', text: string): void
   /** The image contradicts its format. */
   corrupted(text: string, at: { offset: number; size: number; fatal: boolean }): void
 }
@@ -79,6 +81,13 @@ const nothing: DriverEntry = {
 const drivers: Readonly<Record<string, DriverEntry>> = {
   file,
   host_device: file,
+  nbd: {
+    children: [],
+    fixed: ['export', 'reconnect-delay', 'open-timeout', 'tls-creds'],
+    // Loaded with the first of a worker, as qcow2 below.
+    open: async (spec, options, context) =>
+      (await import('./drivers/nbd/open.js')).openNbd(spec, options, context),
+  },
   'null-co': nothing,
   'null-aio': nothing,
   raw: filter('file', (spec, child, context) =>

@@ -3,6 +3,7 @@
 
 import { fullName } from '../../common/image-name.js'
 import type { FormatFacts, NodeReport, NodeSpec } from '../messages.js'
+import { nbdFilename } from './drivers/nbd/address.js'
 import { SECTOR } from './node.js'
 import { type Child, type NodeRecord, type Records, ROLES } from './records.js'
 
@@ -79,6 +80,7 @@ function backingName(format: FormatFacts, record: NodeRecord, records: Records):
 /** A plain path where that says all; else `json:{…}` with what is needed to open the same again. */
 function filename(record: NodeRecord, records: Records): string {
   const { spec, children } = record
+  if (spec.driver === 'nbd') return nbdFilename(spec)
   if (children.length === 0) {
     return typeof spec.filename === 'string' ? spec.filename : `json:${spaced(pick(spec))}`
   }

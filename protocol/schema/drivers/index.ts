@@ -6,6 +6,7 @@ import { compress } from './compress.js'
 import { file, hostDevice } from './file.js'
 import { blkdebug, inject } from './inject.js'
 import { memory } from './memory.js'
+import { nbd } from './nbd.js'
 import { nullLeaf } from './null.js'
 import { qcow2 } from './qcow2.js'
 import { raw } from './raw.js'
@@ -16,6 +17,7 @@ export const drivers = {
   compress,
   file,
   host_device: hostDevice,
+  nbd,
   'null-aio': nullLeaf,
   'null-co': nullLeaf,
   qcow2,

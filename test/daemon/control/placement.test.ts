@@ -9,6 +9,7 @@ const graph = (name: string, worker: string, marks = ''): GraphView => ({
   name,
   worker,
   fixed: marks.includes('fixed'),
+  reluctant: marks.includes('reluctant'),
   crowded: marks.includes('crowded'),
 })
 
@@ -24,6 +25,18 @@ const cases = [
     graphs: [graph('s', 'a'), graph('t', 'b', 'fixed')],
     worker: 'b',
     moves: [0],
+  },
+  {
+    name: 'an idle source comes to a target that moves reluctantly',
+    graphs: [graph('s', 'a'), graph('t', 'b', 'reluctant')],
+    worker: 'b',
+    moves: [0],
+  },
+  {
+    name: 'a target that moves reluctantly comes to a busy source',
+    graphs: [graph('s', 'a', 'fixed'), graph('t', 'b', 'reluctant')],
+    worker: 'a',
+    moves: [1],
   },
   {
     name: 'together already, nothing moves',
@@ -71,6 +84,7 @@ t.test('no plan moves a fixed graph or leaves one behind', async (t) => {
     name: fc.string(),
     worker: fc.constantFrom('a', 'b', 'c'),
     fixed: fc.boolean(),
+    reluctant: fc.boolean(),
     crowded: fc.boolean(),
   })
   fc.assert(

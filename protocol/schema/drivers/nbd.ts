@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// nbd: a leaf on an NBD server.
+
+import { enumOf, type Members, optional, required, str, uint32, union } from '../types.js'
+
+const server = union(
+  'SocketAddress',
+  { type: required(enumOf('SocketAddressType', ['inet', 'unix', 'vsock', 'fd']), 'inet or unix.') },
+  'type',
+  {
+    inet: {
+      host: required(str, 'Name or address.'),
+      port: required(str, 'Port number in decimal.'),
+    },
+    unix: { path: required(str, 'Path of the socket.') },
+    vsock: { cid: required(str, 'Not supported.'), port: required(str, 'Not supported.') },
+    fd: { str: required(str, 'Not supported.') },
+  },
+)
+
+const options = {
+  server: required(server, 'Where the server is.'),
+  export: optional(str, 'Name of the export. Default: the one without a name.'),
+  'reconnect-delay': optional(
+    uint32,
+    'When the connection is lost requests wait so long for it to come back, seconds, and are done again then; 0: they fail at once. A flush is believed after a return, so the server must not have lost what it had taken.',
+    { default: 0 },
+  ),
+  'open-timeout': optional(
+    uint32,
+    'Connecting is tried again so long when the node is added, seconds; 0: once.',
+    {
+      default: 0,
+    },
+  ),
+  'tls-creds': optional(str, 'Refused: connections are not encrypted.'),
+} satisfies Members
+
+export const nbd = { options }
