@@ -22,7 +22,7 @@ import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import type { Policy } from './jobs/runner.js'
 import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
 
-/** Time between two looks at what the images occupy, milliseconds; only while a job runs. */
+/** Time between two looks at what the images occupy, milliseconds; only while a job runs or an export has clients. */
 const REFRESH_MS = 1000
 
 type Handlers = {
@@ -57,7 +57,11 @@ export class Iothread {
       (report) => this.#report(report),
       () => this.#graph.oldest(),
     )
-    this.#exports = new ExportTable(engine, this.#graph, (report) => this.#report(report))
+    this.#exports = new ExportTable(engine, this.#graph, {
+      report: (report) => this.#report(report),
+      came: () => this.#watch(),
+      left: () => this.#look(),
+    })
     this.#handlers = this.#makeHandlers()
   }
 
@@ -142,22 +146,26 @@ export class Iothread {
     }
   }
 
-  /** While a job runs, what the images occupy changes. */
+  /** While a job runs or a client writes, what the images occupy changes. */
   #watch(): void {
     this.#refresh ??= setInterval(() => {
-      if (this.#jobs.running === 0) {
+      if (this.#jobs.running === 0 && this.#exports.clients === 0) {
         clearInterval(this.#refresh)
         this.#refresh = undefined
       }
-      this.#graph.refresh().catch((error: unknown) => {
-        this.#report({
-          kind: 'log',
-          level: 'debug',
-          fields: { error: String(error) },
-          text: 'no facts of an image',
-        })
-      })
+      this.#look()
     }, REFRESH_MS)
+  }
+
+  #look(): void {
+    this.#graph.refresh().catch((error: unknown) => {
+      this.#report({
+        kind: 'log',
+        level: 'debug',
+        fields: { error: String(error) },
+        text: 'no facts of an image',
+      })
+    })
   }
 
   async #map(name: string, offset: number, length: number, limit: number): Promise<readonly MapExtent[]> {

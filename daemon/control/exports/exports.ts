@@ -94,6 +94,11 @@ export class Exports {
     try {
       added.facts = await worker.request('export-add', specOf(request))
       added.state = 'open'
+      // Stopped meanwhile, by another client: who stops the server removes its exports, and did not see this one.
+      if (!this.#service.running) {
+        await worker.request('export-del', { id })
+        throw new CommandError('NBD server not running')
+      }
       await this.#offer()
     } catch (error) {
       this.#forget(added)

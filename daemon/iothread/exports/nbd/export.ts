@@ -58,6 +58,10 @@ export class NbdExport implements ServedNode {
     return this.#claim.node
   }
 
+  get clients(): number {
+    return this.#connections.size
+  }
+
   /** Begins to serve a client. @param fd  owned from now on */
   connect(connection: number, fd: number, agreed: Agreed, rest: Uint8Array): void {
     const ended = (why: string | undefined) => {
