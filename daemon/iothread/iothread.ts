@@ -22,7 +22,7 @@ import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import type { Policy } from './jobs/runner.js'
 import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
 
-/** Time between two looks at what the images occupy, milliseconds; only while a job or a client uses them. */
+/** Time between two looks at what the images occupy, milliseconds; only while a job runs or an export has clients. */
 const REFRESH_MS = 1000
 
 type Handlers = {
@@ -57,10 +57,10 @@ export class Iothread {
       (report) => this.#report(report),
       () => this.#graph.oldest(),
     )
-    this.#exports = new ExportTable(engine, this.#graph, (report) => {
-      // What the client did is seen in the node's counters: they come first.
-      this.#refreshNodes()
-      this.#report(report)
+    this.#exports = new ExportTable(engine, this.#graph, {
+      report: (report) => this.#report(report),
+      came: () => this.#watch(),
+      left: () => this.#look(),
     })
     this.#handlers = this.#makeHandlers()
   }
@@ -99,11 +99,6 @@ export class Iothread {
       'job-start': ({ id, spec }) => this.#start(id, spec),
       ...this.#jobs.handlers,
       ...this.#exports.handlers,
-      'export-connect': (args) => {
-        this.#exports.handlers['export-connect'](args)
-        this.#watch()
-        return null
-      },
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
       rest: () => ({ clean: this.#rest() }),
       shutdown: ({ deadlineMs }) => this.#shutdown(deadlineMs),
@@ -155,18 +150,18 @@ export class Iothread {
     }
   }
 
-  /** While a job runs or a client is there, what the images occupy changes. */
+  /** While a job runs or a client writes, what the images occupy changes. */
   #watch(): void {
     this.#refresh ??= setInterval(() => {
-      if (this.#jobs.running + this.#exports.clients === 0) {
+      if (this.#jobs.running === 0 && this.#exports.clients === 0) {
         clearInterval(this.#refresh)
         this.#refresh = undefined
       }
-      this.#refreshNodes()
+      this.#look()
     }, REFRESH_MS)
   }
 
-  #refreshNodes(): void {
+  #look(): void {
     this.#graph.refresh().catch((error: unknown) => {
       this.#report({
         kind: 'log',

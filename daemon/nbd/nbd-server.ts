@@ -106,8 +106,12 @@ export class NbdServer {
         this.#serveWaiting()
       },
     }
-    const handshake = new Handshake(own, this.#catalogue, tls, handshakeMs, end)
-    if (!handshake.ended) this.#handshakes.set(connection, handshake)
+    try {
+      const handshake = new Handshake(own, this.#catalogue, tls, handshakeMs, end)
+      if (!handshake.ended) this.#handshakes.set(connection, handshake)
+    } catch (error) {
+      this.#events.lost(connection, (error as Error).message)
+    }
   }
 
   readonly #catalogue: Exports = {

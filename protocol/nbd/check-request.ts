@@ -94,8 +94,6 @@ function checkFlags(
   const allowed = allowedFlags(command, rule, agreed)
   if ((flags & ~allowed) !== 0)
     return refusal('EINVAL', `${command} with flags ${hex(flags)}, allowed are ${hex(allowed)}`)
-  if (command === 'WRITE' && agreed.replies === 'extended' && (flags & commandFlags.PAYLOAD_LEN) === 0)
-    return refusal('EINVAL', 'WRITE with an extended header and without PAYLOAD_LEN')
   return undefined
 }
 

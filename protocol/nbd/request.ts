@@ -72,10 +72,12 @@ export function formatRequest(request: RequestHead, replies: ReplyStyle): Uint8A
 /**
  * Bytes of payload that follow the header on the wire. A server takes them from there also when it refuses the request;
  * where they are too many for that, see checkRequest().
+ * A WRITE always has one: with extended headers it has to set PAYLOAD_LEN, but QEMU's client (10.0.13) does not, and
+ * QEMU's server takes that.
  */
 export function payloadLength({ command, flags, length }: RequestPayload, replies: ReplyStyle): number {
   const follows =
-    replies === 'extended' ? (flags & commandFlags.PAYLOAD_LEN) !== 0 : command === commands.WRITE
+    command === commands.WRITE || (replies === 'extended' && (flags & commandFlags.PAYLOAD_LEN) !== 0)
   return follows ? length : 0
 }
 

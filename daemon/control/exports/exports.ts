@@ -4,6 +4,7 @@
 // Invariant: an id and a name are taken from before an export is opened until after it is closed, and so long its node
 // is in use.
 
+import type { Logger } from 'pino'
 import { hasFlag } from '../../../protocol/nbd/agreed.js'
 import { transmissionFlags } from '../../../protocol/nbd/constants.js'
 import type { OfferedExport } from '../../../protocol/nbd/server-negotiation.js'
@@ -48,10 +49,12 @@ export class Exports {
   readonly #directory: Directory
   readonly #service: NbdService
   readonly #events: EventSink
+  readonly #log: Logger
   /** By id, oldest first. */
   readonly #exports = new Map<string, Export>()
 
-  constructor(directory: Directory, service: NbdService, events: EventSink) {
+  constructor(directory: Directory, service: NbdService, events: EventSink, log: Logger) {
+    this.#log = log
     this.#directory = directory
     this.#service = service
     this.#events = events
@@ -99,6 +102,11 @@ export class Exports {
     try {
       added.facts = await worker.request('export-add', specOf(request))
       added.state = 'open'
+      // Stopped meanwhile, by another client: who stops the server removes its exports, and did not see this one.
+      if (!this.#service.running) {
+        await worker.request('export-del', { id })
+        throw new CommandError('NBD server not running')
+      }
       await this.#offer()
     } catch (error) {
       this.#forget(added)
@@ -125,7 +133,10 @@ export class Exports {
 
   report(report: Extract<Report, { kind: 'export-left' }>): void {
     const found = this.#exports.get(report.id)
-    if (found !== undefined) this.#left(found, report.connection)
+    if (found === undefined) return
+    this.#left(found, report.connection)
+    const { id, connection, why } = report
+    if (why !== undefined) this.#log.info({ export: id, connection }, `NBD client lost: ${why}`)
   }
 
   /** The sizes of some nodes may have changed. */

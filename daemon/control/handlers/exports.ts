@@ -13,6 +13,8 @@ import type { Objects } from '../objects.js'
 
 const HANDSHAKE_SECONDS = 10
 const MOST_CONNECTIONS = 100
+/** Node's timers end at once beyond it, milliseconds: 24 days. */
+const LONGEST_TIMER = 2 ** 31 - 1
 
 type ExportOptions = Arguments<'block-export-add'>
 type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>
@@ -22,7 +24,7 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     const node = checkExport(options, exports, directory, objects)
     await exports.add({
       id: options.id,
-      name: checkText(options.name ?? node.name, 'name'),
+      name: checkText(options.name ?? node.name, 'export name'),
       description: checkText(options.description ?? '', 'description'),
       node,
       writable: options.writable ?? false,
@@ -32,6 +34,7 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
   }
   const remove = async (id: string, mode: 'safe' | 'hard' = 'safe') => {
     const found = find(exports, id)
+    if (found.state === 'closing') throw new CommandError(`Export '${id}' is already shutting down`)
     if (found.clients.size === 0) await exports.remove(found)
     else if (mode === 'safe') throw new CommandError(`export '${id}' still in use`)
     // What clients have under way may take as long as the disk does; the event tells when it is over.
@@ -42,7 +45,7 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
       const tls = options['tls-creds']
       await exports.startServer({
         address: addressOf(options.addr),
-        handshakeMs: (options['handshake-max-seconds'] ?? HANDSHAKE_SECONDS) * 1000,
+        handshakeMs: Math.min((options['handshake-max-seconds'] ?? HANDSHAKE_SECONDS) * 1000, LONGEST_TIMER),
         maxConnections: options['max-connections'] ?? MOST_CONNECTIONS,
         tls: tls === undefined ? undefined : objects.serverCredentials(tls),
       })
@@ -102,8 +105,7 @@ function checkExport(options: NbdOptions, exports: Exports, directory: Directory
 }
 
 function checkText(text: string, what: string): string {
-  if (Buffer.byteLength(text) > limits.string)
-    throw new CommandError(`export ${what} is longer than ${limits.string} bytes`)
+  if (Buffer.byteLength(text) > limits.string) throw new CommandError(`${what} '${text}' too long`)
   return text
 }
 

@@ -101,7 +101,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     chosen: (chosen) => exports.chosen(chosen),
     lost: () => undefined,
   })
-  const exports: Exports = new Exports(directory, nbd, events)
+  const exports: Exports = new Exports(directory, nbd, events, log)
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
 
   const starting = {

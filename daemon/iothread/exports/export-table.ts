@@ -12,33 +12,45 @@ import { PiecePool } from './piece-pool.js'
 /** Slots of the engine that clients of exports may fill. The rest is for jobs and formats. */
 const MOST_SLOTS = 96
 
+export interface ExportEvents {
+  report(report: Report): void
+  /** There is a client. */
+  came(): void
+  /** A client has gone; the main thread was told. */
+  left(): void
+}
+
 export class ExportTable {
   readonly #graph: Graph
   readonly #pool: PiecePool
-  readonly #report: (report: Report) => void
+  readonly #events: ExportEvents
   readonly #exports = new Map<string, NbdExport>()
   #opening = 0
 
-  constructor(engine: IoEngine, graph: Graph, report: (report: Report) => void) {
+  constructor(engine: IoEngine, graph: Graph, events: ExportEvents) {
     this.#graph = graph
     this.#pool = new PiecePool(engine, MOST_SLOTS)
-    this.#report = report
+    this.#events = events
   }
 
   get size(): number {
     return this.#exports.size
   }
-  /** Clients of all of them. */
   get clients(): number {
-    let clients = 0
-    for (const each of this.#exports.values()) clients += each.clients
-    return clients
+    return [...this.#exports.values()].reduce((sum, { clients }) => sum + clients, 0)
   }
 
   readonly handlers = {
     'export-add': async (spec: Requests['export-add']['args']) => {
-      const ended = (connection: number, why: string | undefined) =>
-        this.#report({ kind: 'export-left', id: spec.id, connection, ...(why !== undefined && { why }) })
+      const ended = (connection: number, why: string | undefined) => {
+        this.#events.report({
+          kind: 'export-left',
+          id: spec.id,
+          connection,
+          ...(why !== undefined && { why }),
+        })
+        this.#events.left()
+      }
       if (!this.#pool.keep()) throw new CommandError('all memory for requests is in use by jobs')
       this.#opening++
       try {
@@ -61,6 +73,7 @@ export class ExportTable {
       const found = this.#exports.get(id)
       if (found === undefined) closeDescriptor(fd)
       this.#find(id).connect(connection, fd, agreed, rest)
+      this.#events.came()
       return null
     },
   }

@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // nbd: a leaf on an NBD server.
 
-import { enumOf, type Members, optional, required, str, uint32, union } from '../types.js'
-
-const server = union(
-  'SocketAddress',
-  { type: required(enumOf('SocketAddressType', ['inet', 'unix', 'vsock', 'fd']), 'inet or unix.') },
-  'type',
-  {
-    inet: {
-      host: required(str, 'Name or address.'),
-      port: required(str, 'Port number in decimal.'),
-    },
-    unix: { path: required(str, 'Path of the socket.') },
-    vsock: { cid: required(str, 'Not supported.'), port: required(str, 'Not supported.') },
-    fd: { str: required(str, 'Not supported.') },
-  },
-)
+import { socketAddress } from '../addresses.js'
+import { type Members, optional, required, str, uint32 } from '../types.js'
 
 const options = {
-  server: required(server, 'Where the server is.'),
+  server: required(socketAddress, 'Where the server is.'),
   export: optional(str, 'Name of the export. Default: the one without a name.'),
   'reconnect-delay': optional(
     uint32,

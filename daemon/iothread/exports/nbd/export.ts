@@ -54,12 +54,12 @@ export class NbdExport implements ServedNode {
     return new NbdExport(spec, claim, pool, ended)
   }
 
-  get clients(): number {
-    return this.#connections.size
-  }
-
   get node(): BlockNode {
     return this.#claim.node
+  }
+
+  get clients(): number {
+    return this.#connections.size
   }
 
   /** Begins to serve a client. @param fd  owned from now on */

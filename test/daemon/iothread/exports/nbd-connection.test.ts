@@ -216,3 +216,17 @@ t.test('block status without a context is refused', async (t) => {
   const answer = await client.request({ command: commands.BLOCK_STATUS, offset: 0, length: 512 })
   t.equal(answer.error, nbdErrors.EINVAL)
 })
+
+t.test('a write with an extended header needs no PAYLOAD_LEN: QEMU sends none', async (t) => {
+  const served = await Served.open(t)
+  const client = await served.client('extended')
+  const payload = pattern(777, 3 * MIB)
+  const { error } = await client.request({
+    command: commands.WRITE,
+    offset: 777,
+    length: payload.length,
+    payload,
+  })
+  t.equal(error, 0)
+  t.ok((await client.read(777, payload.length)).data.equals(payload))
+})
