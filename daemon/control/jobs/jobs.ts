@@ -177,5 +177,5 @@ export class Jobs {
 
 /** Whether a report is about a job. */
 export function isJobReport(report: Report): report is JobReport {
-  return report.kind !== 'nodes' && report.kind !== 'log'
+  return report.kind.startsWith('job-')
 }
