@@ -11,14 +11,12 @@ t.setTimeout(600_000)
 
 /** Sessions of commands that do not exist here yet, with what they wait for. A session that passes must leave. */
 const WAITING: Readonly<Record<string, string>> = {
-  '31-mirror-pivot': 'NBD exports',
   '50-blockdev-backup': 'backup jobs',
   '51-bitmaps-incremental': 'bitmaps',
   '52-block-commit': 'commit jobs',
   '53-block-stream': 'stream jobs',
   '54-transaction': 'transactions',
   '60-nbd-export': 'NBD exports',
-  '61-nbd-client-connected': 'NBD exports',
   '62-mirror-to-nbd': 'NBD client',
   '64-frozen-by-silent-server': 'NBD client',
   '65-frozen-by-stalled-target': 'NBD client',

@@ -26,7 +26,9 @@ export interface ExportRequest {
   readonly allocationDepth: boolean
 }
 
-export interface Export extends ExportRequest {
+export interface Export extends Omit<ExportRequest, 'node'> {
+  /** Changed when another node takes its place. */
+  node: Node
   readonly worker: DiskWorker
   /** 'opening': not offered yet. 'closing': not offered any more. */
   state: 'opening' | 'open' | 'closing'
@@ -121,6 +123,19 @@ export class Exports {
   report(report: Extract<Report, { kind: 'export-left' }>): void {
     const found = this.#exports.get(report.id)
     if (found !== undefined) this.#left(found, report.connection)
+  }
+
+  /** The worker serves another node in place of the one that was asked for. */
+  moved({ id, node: name, facts }: Extract<Report, { kind: 'export-moved' }>): void {
+    const found = this.#exports.get(id)
+    const node = this.#directory.find(name)
+    if (found === undefined || node === undefined) return
+    found.node.exports.delete(id)
+    found.node = node
+    node.exports.add(id)
+    if (found.state === 'opening') return
+    found.facts = facts
+    if (found.state === 'open') void this.#offer()
   }
 
   /** The sizes of some nodes may have changed. */

@@ -166,8 +166,11 @@ export class CopyEngine {
     return this.#options.bitmap.bytes - before
   }
 
-  /** Copies until nothing is dirty and nothing is under way. Throws the error that policy reports, or Cancelled. */
-  async copyDirty(): Promise<void> {
+  /**
+   * Copies until nothing is dirty and nothing is under way. Throws the error that policy reports, or Cancelled.
+   * @param enough  asked after every pass over the dirty bits, with nothing under way: whether to leave it at that
+   */
+  async copyDirty(enough: () => boolean = () => false): Promise<void> {
     const { bitmap, tasks } = this.#options
     const pool = new TaskPool(tasks)
     let heard = performance.now()
@@ -185,6 +188,7 @@ export class CopyEngine {
         } else if (from > 0 || pool.running > 0) {
           await pool.idle()
           from = 0
+          if (enough()) return
         } else return
       }
     } finally {

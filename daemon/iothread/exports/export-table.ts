@@ -4,7 +4,7 @@
 import type { IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { Graph } from '../block/graph.js'
-import type { Report, Requests } from '../messages.js'
+import type { Report, Requests, ServedFacts } from '../messages.js'
 import { NbdExport } from './nbd/export.js'
 import { PiecePool } from './piece-pool.js'
 
@@ -31,7 +31,9 @@ export class ExportTable {
     'export-add': async (spec: Requests['export-add']['args']) => {
       const ended = (connection: number, why: string | undefined) =>
         this.#report({ kind: 'export-left', id: spec.id, connection, ...(why !== undefined && { why }) })
-      const added = await NbdExport.open(spec, this.#graph, this.#pool, ended)
+      const moved = (node: string, facts: ServedFacts) =>
+        this.#report({ kind: 'export-moved', id: spec.id, node, facts })
+      const added = await NbdExport.open(spec, this.#graph, this.#pool, ended, moved)
       this.#exports.set(spec.id, added)
       return added.facts
     },
