@@ -3,12 +3,13 @@
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { fileSystemAbsent } from './loop.js'
-import { buildFolder } from './program.js'
+import { buildFolder, installed } from './program.js'
 import { parseTranscript, type Side, type Transcript } from './transcript.js'
 
 const folder = `${buildFolder}../test/transcripts/`
 const END = '.qmp'
 const NEEDS_MOUNT = new Set(['34-mirror-target-full-disk'])
+const NEEDS_CLIENT = new Set(['30-mirror-write-blocking'])
 
 export function transcriptNames(): string[] {
   const files = readdirSync(folder).filter((name) => name.endsWith(END))
@@ -29,5 +30,6 @@ export function recordedFrom(name: string): string {
 
 /** Why it cannot be played on this machine, or false: the value of a test's `skip`. */
 export function notHere(name: string): string | false {
+  if (NEEDS_CLIENT.has(name) && !installed('qemu-io')) return 'no qemu-io'
   return NEEDS_MOUNT.has(name) ? fileSystemAbsent('tmpfs') : false
 }

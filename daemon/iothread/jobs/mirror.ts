@@ -16,6 +16,7 @@ import type { Buffers } from '../copy/buffers.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
 import { type CopyControl, CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
+import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
@@ -52,6 +53,7 @@ export class MirrorJob implements JobBody {
   readonly #held: (() => void | Promise<void>)[] = []
   readonly #control: JobControl
   readonly #engine: CopyEngine
+  readonly #through: WriteThrough
   readonly #claims: Claim[] = []
   #filter: TopFilter | undefined
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
@@ -60,6 +62,8 @@ export class MirrorJob implements JobBody {
   /** It is to end with success, once it is ready. */
   #ending = false
   #pivot = false
+  /** The target is not this job's any more. */
+  #over = false
   /** How the flush went of what was copied last. */
   #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Bytes known to be there to do; grows with writes to what was done already. */
@@ -87,6 +91,14 @@ export class MirrorJob implements JobBody {
       unmap: spec.unmap,
       targetIsZero: spec.targetIsZero,
     })
+    this.#through = new WriteThrough(
+      this.#engine,
+      () => this.#writesThrough(),
+      (bytes) => {
+        this.#len += bytes
+      },
+      (offset, bytes) => this.#dirtied(offset, bytes),
+    )
   }
 
   async prepare(): Promise<void> {
@@ -100,13 +112,15 @@ export class MirrorJob implements JobBody {
         )
       const { granularity } = this.#bitmap
       const bitmap = () => ({ granularity, count: this.#bitmap.count })
-      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap)
+      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, this.#through)
       this.#filter = filter
       this.#held.push(
         () => filter.remove(),
         () => this.#release(),
       )
-      const listener = this.#source.addDirtyListener((offset, length) => this.#dirtied(offset, length))
+      const listener = this.#source.addDirtyListener((offset, length) => {
+        if (!this.#through.covers(offset, length)) this.#dirtied(offset, length)
+      })
       this.#held.push(() => listener[Symbol.dispose]())
     } catch (error) {
       await this.#letGo()
@@ -243,6 +257,12 @@ export class MirrorJob implements JobBody {
     if (this.#control.pausing) await this.#control.pausePoint()
   }
 
+  /** A job that is paused does not keep users waiting: the target may be why. */
+  #writesThrough(): boolean {
+    const { pausing, signal } = this.#control
+    return this.#copyMode === 'write-blocking' && !pausing && !signal.aborted && !this.#over
+  }
+
   #dirtied(offset: number, length: number): void {
     this.#len += this.#engine.dirtied(offset, length)
     this.#control.wake()
@@ -287,6 +307,8 @@ export class MirrorJob implements JobBody {
 
   async finalize(commit: boolean): Promise<void> {
     const { ownsTarget, target } = this.#spec
+    this.#over = true
+    await this.#through.idle()
     try {
       // A target that is closed now takes nobody's place.
       if (commit && this.#pivot && !ownsTarget && this.#filter !== undefined)

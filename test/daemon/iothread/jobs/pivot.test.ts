@@ -225,3 +225,81 @@ t.test('a node put above the source keeps the target from taking its place', asy
   t.equal(readFileSync(join(dir, 'src'))[0], 2)
   t.equal(readFileSync(join(dir, 'dst'))[0], 1)
 })
+
+/** Two disks of one MiB, a guest on the first, and a ready mirror in write-blocking mode. */
+async function through(t: Test, rules: object[] = [], more: Partial<MirrorSpec> = {}) {
+  const dir = t.testdir({ src: Buffer.alloc(1 << 20, 1), dst: Buffer.alloc(1 << 20) })
+  const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
+  const g = testGraph(t)
+  const jobs = new TestJobs(g)
+  await addDisk(g, 'src', src)
+  await addDisk(g, 'dst', dst, rules)
+  const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
+  const claim = await g.graph.claim('a guest', g.graph.node('src'), writer)
+  await jobs.start('j', mirrorSpec({ filter: 'top', copyMode: 'write-blocking', ...more }))
+  await jobs.report('job-ready', 'j')
+  const equal = () => readFileSync(src).equals(readFileSync(dst))
+  const end = async (pivot = false) => {
+    await jobs.verbs['job-complete']({ id: 'j', pivot })
+    const { outcome, progress } = await jobs.report('job-ended', 'j')
+    t.same(outcome, { kind: 'success' })
+    t.ok(equal())
+    await jobs.verbs['job-finalize']({ id: 'j', commit: true })
+    return progress
+  }
+  return { g, jobs, claim, guest: guestOf(g, claim), dst, equal, end }
+}
+
+t.test('with write-blocking a change is on the target when it is answered', async (t) => {
+  const { guest, equal, end } = await through(t)
+  await guest.write(4096, Buffer.alloc(512, 2))
+  t.ok(equal(), 'less than a chunk')
+  await guest.write(70_000, Buffer.alloc(300_000, 3))
+  t.ok(equal(), 'unaligned')
+  await guest.zero(100_000, 900_000)
+  t.ok(equal(), 'zeroes')
+  await Promise.all([4, 5, 6, 7, 8].map((byte) => guest.write(0, Buffer.alloc(8192, byte))))
+  t.ok(equal(), 'whichever of several came last')
+  t.match(await end(), { len: (1 << 20) + 512 + 300_000 + 900_000 + 5 * 8192, activelySynced: true })
+})
+
+t.test('with write-blocking a target that fails does not fail the guest', async (t) => {
+  const { guest, equal, jobs, end } = await through(t, [{ op: 'write', nth: 2, errno: 5 }])
+  await guest.write(0, Buffer.alloc(4096, 2))
+  t.notOk(equal(), 'it is to be copied again')
+  await end()
+  t.notOk(
+    jobs.reports.some(({ kind }) => kind === 'job-error'),
+    'the second time it went well',
+  )
+})
+
+t.test(
+  'with write-blocking and a target that keeps failing the job ends, and the guest goes on',
+  async (t) => {
+    const { guest, jobs, g, claim } = await through(t, [{ op: 'write', nth: 2, count: 99, errno: 5 }])
+    await guest.write(0, Buffer.alloc(4096, 2))
+    const { outcome } = await jobs.report('job-ended', 'j')
+    t.same(outcome, { kind: 'failed', error: 'Input/output error' })
+    await guest.write(0, Buffer.alloc(4096, 3))
+    t.equal((await g.read(claim.node, 0, 1))[0], 3)
+  },
+)
+
+t.test('a guest does not wait for the target of a paused job', async (t) => {
+  const { guest, jobs, equal, end } = await through(t)
+  await jobs.verbs['job-pause']({ id: 'j' })
+  await jobs.report('job-paused', 'j')
+  await guest.write(0, Buffer.alloc(4096, 2))
+  t.notOk(equal())
+  await jobs.verbs['job-resume']({ id: 'j' })
+  await end()
+})
+
+t.test('a change to write-blocking counts for what is written from then on', async (t) => {
+  const { guest, jobs, equal, end } = await through(t, [], { copyMode: 'background' })
+  await jobs.verbs['job-change']({ id: 'j', copyMode: 'write-blocking' })
+  await guest.write(0, Buffer.alloc(4096, 2))
+  t.ok(equal())
+  await end()
+})
