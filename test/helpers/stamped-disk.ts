@@ -57,6 +57,10 @@ export class StampedDisk {
     }
   }
 
+  get stopped(): boolean {
+    return this.#stopped
+  }
+
   stop(): void {
     this.#stopped = true
   }

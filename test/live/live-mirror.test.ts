@@ -94,6 +94,42 @@ for (const mode of ['background', 'write-blocking'])
     t.equal(await daemon.stop(), undefined)
   })
 
+t.test(
+  'a guest goes to a qcow2 image and on',
+  { skip: installed('qemu-img') ? false : 'no qemu-img' },
+  async (t) => {
+    const seed = newSeed()
+    t.comment(`seed ${seed}`)
+    using scratch = new Scratch()
+    const { daemon, client, socket } = await served(scratch)
+    await using _ = daemon
+    const guest = await guestOn(socket, random(seed))
+    const image = scratch.file('d1')
+    spawnSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(SIZE)])
+    await client.execute('blockdev-add', {
+      ...{ driver: 'qcow2', 'node-name': 'd1', file: { driver: 'file', filename: image } },
+    })
+    await addDisk(client, scratch, 2)
+    for (const from of [0, 1]) {
+      await mirror(client, from)
+      await Promise.race([client.event('BLOCK_JOB_READY'), guest.running])
+      await client.execute('job-complete', { id: 'j' })
+      const { data } = await client.event('BLOCK_JOB_COMPLETED')
+      t.equal(data.error, undefined)
+      await client.status('j', 'null')
+      // It uses the image for a while.
+      const enough = guest.stamped.requests + 100
+      while (guest.stamped.requests < enough && !guest.stamped.stopped) await pace(5)
+      await client.execute('blockdev-del', { 'node-name': `d${from}` })
+    }
+    await guest.end()
+    const { status, stdout, stderr } = spawnSync('qemu-img', ['check', '-f', 'qcow2', image], {
+      encoding: 'utf8',
+    })
+    t.equal(status, 0, `${stdout}${stderr}`)
+  },
+)
+
 t.test('a copy of a disk in use is what the disk was when the job ended', async (t) => {
   using scratch = new Scratch()
   const { daemon, client, socket } = await served(scratch)

@@ -14,6 +14,7 @@ import type { MirrorSpec, Report } from '../../../../daemon/iothread/messages.js
 import { newSeed, random, type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { mirrorSpec } from '../../../helpers/iothread.js'
 import { BLOCK, type GuestDisk, StampedDisk } from '../../../helpers/stamped-disk.js'
+import { pace } from '../../../helpers/waiting.js'
 
 type Below = (below: number) => number
 
@@ -302,4 +303,28 @@ t.test('a change to write-blocking counts for what is written from then on', asy
   await guest.write(0, Buffer.alloc(4096, 2))
   t.ok(equal())
   await end()
+})
+
+t.test('what was found to be zero is not zeroed after a guest wrote there', async (t) => {
+  const dir = t.testdir({ src: '', dst: Buffer.alloc(1 << 20, 0xaa) })
+  const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
+  truncateSync(src, 1 << 20)
+  const g = testGraph(t)
+  const jobs = new TestJobs(g)
+  await addDisk(g, 'src', src, [{ op: 'status', nth: 1, 'delay-ms': 100 }])
+  await addDisk(g, 'dst', dst, [{ op: 'zero', nth: 1, 'delay-ms': 600 }])
+  const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
+  const claim = await g.graph.claim('a guest', g.graph.node('src'), writer)
+  const guest = guestOf(g, claim)
+  await jobs.start('j', mirrorSpec({ filter: 'top', copyMode: 'write-blocking' }))
+  // The guest's zeroes keep the job's own from beginning, which it knows of when the guest writes among them.
+  const zeroed = guest.zero(0, 4096)
+  await pace(300)
+  await guest.write(1 << 19, Buffer.alloc(4096, 7))
+  t.equal(readFileSync(dst)[1 << 19], 7)
+  await zeroed
+  await jobs.report('job-ready', 'j')
+  t.ok(readFileSync(src).equals(readFileSync(dst)))
+  await jobs.verbs['job-cancel']({ id: 'j' })
+  await jobs.report('job-ended', 'j')
 })
