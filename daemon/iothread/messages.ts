@@ -372,6 +372,13 @@ export type Report =
       readonly connection: number
       readonly why?: string
     }
+  /** The target of a mirror took the place of its source, also for an export. */
+  | {
+      readonly kind: 'export-moved'
+      readonly id: string
+      readonly node: string
+      readonly facts: ServedFacts
+    }
   /** An image contradicts its format. `fatal`: it was marked, and is not written any more. Offset and size in bytes. */
   | {
       readonly kind: 'image-corrupted'

@@ -9,6 +9,7 @@ import { parseTranscript, type Side, type Transcript } from './transcript.js'
 const folder = `${buildFolder}../test/transcripts/`
 const END = '.qmp'
 const NEEDS_MOUNT = new Set(['34-mirror-target-full-disk'])
+const NEEDS_CLIENT = new Set(['30-mirror-write-blocking'])
 
 export function transcriptNames(): string[] {
   const files = readdirSync(folder).filter((name) => name.endsWith(END))
@@ -29,6 +30,7 @@ export function recordedFrom(name: string): string {
 
 /** Why it cannot be played on this machine, or false: the value of a test's `skip`. */
 export function notHere(name: string): string | false {
+  if (NEEDS_CLIENT.has(name) && !installed('qemu-io')) return 'no qemu-io'
   if (NEEDS_MOUNT.has(name)) return fileSystemAbsent('tmpfs')
   return runs(name, 'qemu-nbd') && !installed('qemu-nbd') ? 'no qemu-nbd' : false
 }

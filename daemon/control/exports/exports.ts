@@ -27,7 +27,9 @@ export interface ExportRequest {
   readonly allocationDepth: boolean
 }
 
-export interface Export extends ExportRequest {
+export interface Export extends Omit<ExportRequest, 'node'> {
+  /** Changed when another node takes its place. */
+  node: Node
   readonly worker: DiskWorker
   /** 'opening': not offered yet. 'closing': not offered any more. */
   state: 'opening' | 'open' | 'closing'
@@ -137,6 +139,19 @@ export class Exports {
     this.#left(found, report.connection)
     const { id, connection, why } = report
     if (why !== undefined) this.#log.info({ export: id, connection }, `NBD client lost: ${why}`)
+  }
+
+  /** The worker serves another node in place of the one that was asked for. */
+  moved({ id, node: name, facts }: Extract<Report, { kind: 'export-moved' }>): void {
+    const found = this.#exports.get(id)
+    const node = this.#directory.find(name)
+    if (found === undefined || node === undefined) return
+    found.node.exports.delete(id)
+    found.node = node
+    node.exports.add(id)
+    if (found.state === 'opening') return
+    found.facts = facts
+    if (found.state === 'open') void this.#offer()
   }
 
   /** The sizes of some nodes may have changed. */

@@ -74,7 +74,7 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
         .map(({ id, node, state, clients }) => ({
           id,
           type: 'nbd' as const,
-          'node-name': node.name,
+          'node-name': filterAbove(directory, node)?.name ?? node.name,
           'shutting-down': state === 'closing',
           'x-clients': clients.size,
         })),
@@ -85,6 +85,13 @@ function find(exports: Exports, id: string): Export {
   const found = exports.find(id)
   if (found === undefined || found.state === 'opening') throw new CommandError(`Export '${id}' is not found`)
   return found
+}
+
+/** The filter of the mirror that copies a node: users of the node are above it. */
+function filterAbove(directory: Directory, node: Node): Node | undefined {
+  if (node.use?.role !== 'source') return undefined
+  const parents = [...node.parents].flatMap((name) => directory.find(name) ?? [])
+  return parents.find(({ use }) => use?.role === 'filter')
 }
 
 function checkExport(options: NbdOptions, exports: Exports, directory: Directory, objects: Objects): Node {

@@ -74,6 +74,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
           graphs.report(worker, report)
           exports.nodesChanged()
         } else if (report.kind === 'export-left') exports.report(report)
+        else if (report.kind === 'export-moved') exports.moved(report)
         else {
           const { node, text, offset, size, fatal } = report
           log.error({ node, offset, size }, `image is corrupt: ${text}`)

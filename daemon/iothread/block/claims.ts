@@ -14,14 +14,27 @@ export interface Claim {
   /** The node to use: the filter above the claimed node while there is one. */
   readonly node: BlockNode
   /** Gives the permissions back; a second call does nothing. */
-  release(): Promise<void>
+  readonly release: Release
 }
+
+/** Gives a claim back. */
+export type Release = () => Promise<void>
+/** Told that a claim is on another node now. */
+export type Moved = (to: BlockNode) => void
 
 /** What a user has on a node: a claim (role 'root') or a parent node's own users together. */
 interface Use {
   readonly user: string
   readonly role: string
   readonly permissions: Permissions
+}
+
+/** A claim. */
+interface Direct extends Use {
+  /** Changed by replace() only. */
+  node: BlockNode
+  /** Undefined: its user stays where it is. */
+  readonly moved: Moved | undefined
 }
 
 /** Told of a driver that could not settle. */
@@ -46,7 +59,8 @@ export class Claims {
   readonly #records: Records
   readonly #unsettled: Unsettled
   /** Newest first. */
-  readonly #direct = new Map<BlockNode, Use[]>()
+  readonly #direct = new Map<BlockNode, Direct[]>()
+  readonly #claimOf = new WeakMap<Release, Direct>()
   /** End of the queue of changes per leaf. */
   readonly #queues = new WeakMap<BlockNode, Promise<void>>()
 
@@ -56,12 +70,12 @@ export class Claims {
   }
 
   /**
-   * @param user  as it is named in conflicts: "an unnamed block device", "block job 'job0'"
-   * @returns gives the claim back
+   * @param user   as it is named in conflicts: "an unnamed block device", "block job 'job0'"
+   * @param moved  given by users who go to another node when it takes this one's place
    * @throws CommandError when the node is being removed, another claim or another program excludes it, or the node cannot be written
    * @throws IoError when storage does not tell what nobody used until now holds
    */
-  async claim(user: string, node: BlockNode, permissions: Permissions): Promise<() => Promise<void>> {
+  async claim(user: string, node: BlockNode, permissions: Permissions, moved?: Moved): Promise<Release> {
     const leaves = this.#records.leaves(node)
     using _turn = await this.turn(leaves)
     this.#records.get(node.name)
@@ -69,7 +83,7 @@ export class Claims {
     const unused = this.#records
       .tree(node)
       .filter((record) => this.#wanted(record.node, before) === undefined)
-    const use: Use = { user, role: 'root', permissions }
+    const use: Direct = { user, role: 'root', permissions, node, moved }
     this.#direct.set(node, [use, ...(this.#direct.get(node) ?? [])])
     const locked: BlockNode[] = []
     try {
@@ -82,11 +96,52 @@ export class Claims {
       // Whoever wrote until the locks were there has changed what is known of it.
       for (const record of unused.reverse()) await record.node.driver.freshen?.()
     } catch (error) {
-      this.#forget(node, use)
+      this.#forget(use)
       await this.#lock(locked)
       throw error
     }
-    return () => this.#release(node, use)
+    const release = () => this.#release(use)
+    this.#claimOf.set(release, use)
+    return release
+  }
+
+  /**
+   * One node takes another's place: claims that may move do, and some others end with it, in one step.
+   * Nobody may have a request under way.
+   * @param ending  claims on either node
+   * @throws CommandError when the new node is excluded by others; nothing is changed then
+   */
+  async replace(from: BlockNode, to: BlockNode, ending: readonly Release[]): Promise<void> {
+    const leaves = [...new Set([...this.#records.leaves(from), ...this.#records.leaves(to)])]
+    using _turn = await this.turn(leaves)
+    this.#records.get(to.name)
+    const trees = [...new Set([...this.#records.tree(from), ...this.#records.tree(to)])]
+    const before: Seen = new Map()
+    for (const record of trees) this.#wanted(record.node, before)
+    const [above, there] = [this.#direct.get(from) ?? [], this.#direct.get(to) ?? []]
+    const ended = new Set(ending.map((release) => this.#claimOf.get(release)))
+    const moving = above.filter((use) => use.moved !== undefined && !ended.has(use))
+    this.#put(
+      from,
+      above.filter((use) => !ended.has(use) && !moving.includes(use)),
+    )
+    this.#put(to, [...moving, ...there.filter((use) => !ended.has(use))])
+    try {
+      const seen: Seen = new Map()
+      for (const record of this.#records.tree(to)) this.#check(record.node, seen)
+      await this.#lock(this.#records.leaves(to))
+    } catch (error) {
+      this.#put(from, above)
+      this.#put(to, there)
+      await this.#lock(leaves)
+      throw error
+    }
+    for (const use of moving) {
+      use.node = to
+      use.moved?.(to)
+    }
+    await this.#settle(trees, before)
+    await this.#lock(leaves).catch((error: unknown) => this.#unsettled(from, error))
   }
 
   isClaimed(node: BlockNode): boolean {
@@ -114,16 +169,23 @@ export class Claims {
     }
   }
 
-  async #release(node: BlockNode, use: Use): Promise<void> {
-    if (!this.#direct.get(node)?.includes(use)) return
-    const leaves = this.#records.leaves(node)
-    using _turn = await this.turn(leaves)
-    const before: Seen = new Map()
-    const tree = this.#records.tree(node)
-    for (const record of tree) this.#wanted(record.node, before)
-    this.#forget(node, use)
-    await this.#settle(tree, before)
-    await this.#lock(leaves)
+  async #release(use: Direct): Promise<void> {
+    for (;;) {
+      const { node } = use
+      const leaves = this.#records.leaves(node)
+      if (!this.#direct.get(node)?.includes(use)) return
+      using _turn = await this.turn(leaves)
+      if (!this.#direct.get(use.node)?.includes(use)) return
+      // Another node took its place meanwhile: other leaves are to be waited for.
+      if (use.node !== node) continue
+      const before: Seen = new Map()
+      const tree = this.#records.tree(node)
+      for (const record of tree) this.#wanted(record.node, before)
+      this.#forget(use)
+      await this.#settle(tree, before)
+      await this.#lock(leaves)
+      return
+    }
   }
 
   /** Nodes that nobody uses any more, or nobody to change them, write back what they hold. Locks are held still. */
@@ -141,9 +203,15 @@ export class Claims {
     for (const leaf of leaves) await leaf.driver.lock?.(this.#wanted(leaf, seen))
   }
 
-  #forget(node: BlockNode, use: Use): void {
-    const left = (this.#direct.get(node) ?? []).filter((other) => other !== use)
-    if (left.length > 0) this.#direct.set(node, left)
+  #forget(use: Direct): void {
+    this.#put(
+      use.node,
+      (this.#direct.get(use.node) ?? []).filter((other) => other !== use),
+    )
+  }
+
+  #put(node: BlockNode, uses: Direct[]): void {
+    if (uses.length > 0) this.#direct.set(node, uses)
     else this.#direct.delete(node)
   }
 
@@ -156,7 +224,7 @@ export class Claims {
   }
 
   #uses(node: BlockNode, seen: Seen): Use[] {
-    const uses = [...(this.#direct.get(node) ?? [])]
+    const uses: Use[] = [...(this.#direct.get(node) ?? [])]
     for (const { record, role } of this.#records.parents(node)) {
       const own = this.#wanted(record.node, seen)
       if (own === undefined) continue

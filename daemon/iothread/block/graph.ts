@@ -13,11 +13,11 @@ import type {
   Report,
   ThrottleLimits,
 } from '../messages.js'
-import { type Claim, Claims } from './claims.js'
+import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
 import { DriverBuffers } from './driver-buffers.js'
-import { MirrorTop } from './drivers/mirror-top.js'
+import type { ChangeGuard } from './drivers/mirror-top.js'
 import { HeldRequests } from './held.js'
 import { ImageSource, type NamedImage } from './image-source.js'
 import { resolveImplied } from './implied.js'
@@ -28,6 +28,7 @@ import { type Child, type NodeRecord, Records, type Role } from './records.js'
 import { commitReopen, effectiveOptions, planReopen, type Reopened } from './reopen.js'
 import { nodeReport } from './report.js'
 import { ThrottleGroups } from './throttle-group.js'
+import { type BitmapFacts, type TopFilter, TopFilters } from './top-filters.js'
 
 export type GraphLog = (
   level: 'error' | 'warn' | 'info' | 'debug',
@@ -64,13 +65,18 @@ export class Graph {
   readonly #buffers = new Map<number, DriverBuffers>()
   /** Names of nodes being opened, oldest first. */
   readonly #opening = new Set<string>()
-  /** Filters by the node below them. */
-  readonly #filters = new Map<BlockNode, BlockNode>()
+  readonly #filters: TopFilters
   /** Leaves whose facts are being asked. */
   readonly #asking = new Set<BlockNode>()
 
   constructor(env: GraphEnv) {
     this.#env = env
+    this.#filters = new TopFilters(
+      this.#records,
+      this.#isZero,
+      (record) => this.#report([record]),
+      (name) => env.changed([], [name]),
+    )
   }
 
   /** Opens the node, inline children first. On failure nothing of it stays open. */
@@ -194,52 +200,54 @@ export class Graph {
 
   /**
    * Rights on a node for a user, down to the leaf's image locks.
-   * @param user  as it is named in conflicts: 'an unnamed block device', "block job 'job0'"
+   * @param user   as it is named in conflicts: 'an unnamed block device', "block job 'job0'"
+   * @param moved  given by users who go to another node when it takes this one's place
    * @throws CommandError naming the conflict or the lock
    */
-  async claim(user: string, node: BlockNode, permissions: Permissions): Promise<Claim> {
-    const release = await this.#claims.claim(user, node, permissions)
+  async claim(user: string, node: BlockNode, permissions: Permissions, moved?: Moved): Promise<Claim> {
+    let at = node
+    const follow: Moved = (to) => {
+      at = to
+      moved?.(to)
+    }
+    const release = await this.#claims.claim(user, node, permissions, moved && follow)
     const filters = this.#filters
     return {
       get node() {
-        return filters.get(node) ?? node
+        return filters.top(at)
       },
       release,
     }
   }
 
-  /** Puts a mirror_top filter above a node. Claims on the node see the filter until it is removed. */
-  insertFilter(
-    name: string,
-    below: BlockNode,
-    bitmap: () => { granularity: number; count: number } | undefined,
-  ): { remove(): void } {
+  /**
+   * Puts a mirror_top filter above a node. Claims on the node see the filter until it is removed.
+   * @param guard  is given the changes that come through the filter
+   */
+  insertFilter(name: string, below: BlockNode, bitmap: BitmapFacts, guard?: ChangeGuard): TopFilter {
     if (this.#records.find(name) !== undefined) throw duplicate(name)
-    const spec: NodeSpec = { driver: 'mirror_top', 'node-name': name, file: below.name }
-    // What users ask of the filter is the node's to grant or ignore.
-    const options: NodeOptions = { ...below.options, discard: 'unmap', detectZeroes: 'off' }
-    const node = new BlockNode(name, new MirrorTop(below), options, this.#isZero)
-    const child: Child = { role: 'file', node: below, inline: false }
-    const record: NodeRecord = {
-      node,
-      children: [child],
-      spec,
-      facts: undefined,
-      bitmap,
-      sent: undefined,
-      closing: false,
-    }
-    this.#records.add(record)
-    this.#filters.set(below, node)
-    this.#report([record])
-    return {
-      remove: () => {
-        if (this.#records.find(name) !== record) return
-        this.#records.delete(name)
-        this.#filters.delete(below)
-        this.#env.changed([], [name])
-      },
-    }
+    return this.#filters.insert(name, below, bitmap, guard)
+  }
+
+  /**
+   * Another node takes the place of the node below a filter: claims that may move are on it from now on, and requests
+   * that wait in the filter go to it. Called in drained sections of the filter and the node below.
+   * @param ending  claims on either node that end with it
+   * @throws CommandError when the node cannot be replaced; nothing is changed then
+   */
+  async pivot(filter: TopFilter, to: BlockNode, ending: readonly Claim[]): Promise<void> {
+    const { below, node } = filter
+    const parent = this.#records.parents(below).find(({ record }) => record.node !== node)
+    if (parent !== undefined)
+      throw new CommandError(
+        `Node '${parent.record.node.name}' was put above '${below.name}' meanwhile and cannot be moved to '${to.name}'`,
+      )
+    await this.#claims.replace(
+      below,
+      to,
+      ending.map(({ release }) => release),
+    )
+    filter.redirect(to)
   }
 
   /** A job on these nodes was cancelled by force; see BlockDriver.hurry. */

@@ -8,8 +8,10 @@
 import type { ErrorAction } from '../../common/job-messages.js'
 import { Cancelled, IoError } from '../../errors.js'
 import type { BlockNode } from '../block/node.js'
+import { ActiveRanges, overlap } from './active-ranges.js'
 import type { Buffers } from './buffers.js'
 import type { Area, DirtyBitmap } from './dirty-bitmap.js'
+import { type CopyCounters, RangeCopy, type Step } from './range-copy.js'
 import type { RateLimit } from './rate-limit.js'
 import { TaskPool } from './task-pool.js'
 
@@ -62,30 +64,30 @@ interface Run {
   readonly end: number
 }
 
-/** Bytes, by what was done with them. */
-export interface CopyCounters {
-  copied: number
-  zeroed: number
-  skipped: number
+/** A run that the source is asked for. */
+interface Question extends Area {
+  /** Something in it was copied meanwhile, and may be otherwise. */
+  stale: boolean
 }
 
 export class CopyEngine {
-  readonly counters: CopyCounters = { copied: 0, zeroed: 0, skipped: 0 }
+  readonly counters: CopyCounters
   readonly #options: CopyOptions
-  /** Ranges being copied. Changed between awaits only. */
-  readonly #active = new Set<Area>()
+  readonly #ranges: RangeCopy
+  readonly #active = new ActiveRanges()
+  /** What the loop over dirty bits learnt of the source last. */
+  #asked: Question | undefined
   /** Bytes whose bits are clear and which are not done. */
   #pending = 0
-  #vouched: boolean
   /** Length of the next breath after an ignored error, ms; 0 while all goes well. */
   #backoff = 0
   #breathe = false
-  /** Whether the target may hold what is not durable: what was found to be equal may not be, whoever wrote it. */
-  #unflushed = false
 
   constructor(options: CopyOptions) {
     this.#options = options
-    this.#vouched = options.targetIsZero
+    const { source, target, unmap, targetIsZero } = options
+    this.#ranges = new RangeCopy(source, target, unmap, targetIsZero)
+    this.counters = this.#ranges.counters
   }
 
   /** Bytes still to do: dirty, or under way. */
@@ -101,7 +103,7 @@ export class CopyEngine {
   dirtyAll(): number {
     const { bitmap } = this.#options
     bitmap.set(0, bitmap.length)
-    if (bitmap.length > 0) this.#unflushed = true
+    if (bitmap.length > 0) this.touched()
     return bitmap.length
   }
 
@@ -127,7 +129,7 @@ export class CopyEngine {
       }
     }
     if (layers === 'all') this.counters.skipped += bitmap.length - bitmap.bytes
-    if (bitmap.length > 0) this.#unflushed = true
+    if (bitmap.length > 0) this.touched()
     return marked
   }
 
@@ -143,7 +145,7 @@ export class CopyEngine {
       const extent = await source.status(offset, length)
       if (layers === 'top') return { skip: !extent.allocated, length: extent.length }
       if (extent.absent !== true) return { skip: false, length: extent.length }
-      if (this.#vouched) return { skip: true, length: extent.length }
+      if (this.#ranges.vouched) return { skip: true, length: extent.length }
       operation = 'write'
       const there = await target.status(offset, extent.length)
       return { skip: there.kind === 'zero', length: there.length }
@@ -155,19 +157,22 @@ export class CopyEngine {
 
   /** The target was changed for this job without this engine. */
   touched(): void {
-    this.#unflushed = true
+    this.#ranges.unflushed = true
   }
 
   /** The source changed: copy the range (again). @returns bytes that were clean before */
   dirtied(offset: number, length: number): number {
     const before = this.#options.bitmap.bytes
     this.#options.bitmap.set(offset, length)
-    this.#vouched = false
+    this.#ranges.vouched = false
     return this.#options.bitmap.bytes - before
   }
 
-  /** Copies until nothing is dirty and nothing is under way. Throws the error that policy reports, or Cancelled. */
-  async copyDirty(): Promise<void> {
+  /**
+   * Copies until nothing is dirty and nothing is under way. Throws the error that policy reports, or Cancelled.
+   * @param enough  asked after every pass over the dirty bits, with nothing under way: whether to leave it at that
+   */
+  async copyDirty(enough: () => boolean = () => false): Promise<void> {
     const { bitmap, tasks } = this.#options
     const pool = new TaskPool(tasks)
     let heard = performance.now()
@@ -185,6 +190,7 @@ export class CopyEngine {
         } else if (from > 0 || pool.running > 0) {
           await pool.idle()
           from = 0
+          if (enough()) return
         } else return
       }
     } finally {
@@ -193,15 +199,8 @@ export class CopyEngine {
   }
 
   /** Makes what was written durable. Throws when that fails: it is never tried again and believed. */
-  async flush(): Promise<void> {
-    if (!this.#unflushed) return
-    this.#unflushed = false
-    try {
-      await this.#options.target.flush()
-    } catch (error) {
-      this.#unflushed = true
-      throw error
-    }
+  flush(): Promise<void> {
+    return this.#ranges.flush()
   }
 
   /** Stops for a pause (with nothing in flight), a cancel, and the breath between rounds of ignored errors. */
@@ -228,9 +227,12 @@ export class CopyEngine {
     this.#pending += area.length
     try {
       // What was asked once is not asked for each piece. Where the source changes meanwhile, it will be dirty again.
+      let asked: Question = { offset: at, length: 0, stale: true }
       for (let known: Run | undefined; at < end; ) {
         await this.#turn(pool)
-        if (known === undefined || known.end <= at) {
+        if (known === undefined || known.end <= at || asked.stale) {
+          asked = { offset: at, length: end - at, stale: false }
+          this.#asked = asked
           try {
             const extent = await source.status(at, end - at)
             known = this.#wholeUnits(extent.kind, at, at + extent.length, end)
@@ -241,7 +243,7 @@ export class CopyEngine {
         }
         const left = known.end - at
         const length = known.kind === 'zero' ? left : Math.min(left, this.#pieceLength())
-        await this.#start({ offset: at, length }, known.kind, pool)
+        await this.#start({ offset: at, length }, asked, known.kind, pool)
         at += length
       }
     } finally {
@@ -276,14 +278,20 @@ export class CopyEngine {
     }
   }
 
-  async #start(range: Area, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
-    while (this.#overlapsActive(range)) await pool.next()
+  /** @param asked  what the kind of the range was learnt from */
+  async #start(range: Area, asked: Question, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
+    while (this.#active.overlaps(range)) await this.#active.free(range)
     const slot = kind === 'data' ? await this.#takeSlot(pool) : undefined
     try {
       await pool.room()
+      while (this.#active.overlaps(range)) await this.#active.free(range)
     } catch (error) {
       if (slot !== undefined) this.#options.buffers.give(slot)
       throw error
+    }
+    if (slot === undefined && asked.stale) {
+      this.#giveBack(range.offset, range.length)
+      return
     }
     if (slot !== undefined) this.#options.limit.charge(range.length)
     await pool.start(async () => {
@@ -294,6 +302,60 @@ export class CopyEngine {
         this.#active.delete(range)
       }
     })
+  }
+
+  /**
+   * Copies a range of the source as it is now, whatever its bits say; they stay as they are.
+   * @returns false: it failed, and the target may hold anything there
+   */
+  async copyNow(range: Area): Promise<boolean> {
+    const { buffers } = this.#options
+    this.#ranges.vouched = false
+    this.#pending += range.length
+    const whole = this.#widened(range)
+    if (this.#asked !== undefined && overlap(whole, this.#asked)) this.#asked.stale = true
+    const slot = await buffers.acquire()
+    while (this.#active.overlaps(whole)) await this.#active.free(whole)
+    this.#active.add(whole)
+    try {
+      for (let at = whole.offset, end = at + whole.length; at < end; )
+        at += await this.#copyFirst({ offset: at, length: end - at }, slot)
+      return true
+    } catch (error) {
+      if (!(error instanceof IoError)) throw error
+      return false
+    } finally {
+      this.#active.delete(whole)
+      buffers.give(slot)
+      this.#pending -= range.length
+    }
+  }
+
+  /** The range in units that the target writes whole. */
+  #widened({ offset, length }: Area): Area {
+    const { source, target, piece } = this.#options
+    const unit = Math.min(target.driver.limits.writeAlign ?? 1, piece)
+    const start = Math.floor(offset / unit) * unit
+    const last = Math.max(offset + length, source.length())
+    const end = Math.min(last, Math.ceil((offset + length) / unit) * unit)
+    return { offset: start, length: end - start }
+  }
+
+  /** Copies the beginning of a range. @returns bytes */
+  async #copyFirst({ offset, length }: Area, slot: number): Promise<number> {
+    const { source, piece } = this.#options
+    if (length > piece) {
+      const extent = await source.status(offset, length)
+      const end = offset + length
+      const run = this.#wholeUnits(extent.kind, offset, offset + extent.length, end)
+      if (run.kind === 'zero') {
+        await this.#ranges.zero({ offset, length: run.end - offset })
+        return run.end - offset
+      }
+    }
+    const first = Math.min(length, piece)
+    await this.#ranges.copy({ offset, length: first }, slot, { operation: 'read' })
+    return first
   }
 
   /** Other jobs may have all slots, for as long as their storage is stuck: verbs are obeyed meanwhile. */
@@ -308,56 +370,24 @@ export class CopyEngine {
     }
   }
 
-  #overlapsActive(range: Area): boolean {
-    for (const other of this.#active)
-      if (range.offset < other.offset + other.length && other.offset < range.offset + range.length)
-        return true
-    return false
-  }
-
   async #copy(range: Area, slot: number): Promise<void> {
-    const { source, target, buffers } = this.#options
-    const slice = { slot, offset: 0, length: range.length }
-    let operation: 'read' | 'write' = 'read'
+    const step: Step = { operation: 'read' }
     try {
-      const zero = await source.read(range.offset, slice, { scan: true })
-      operation = 'write'
-      if (zero) await this.#zeroTarget(range)
-      else {
-        this.#unflushed = true
-        await target.write(range.offset, slice)
-        this.counters.copied += range.length
-      }
+      await this.#ranges.copy(range, slot, step)
       this.#done(range)
     } catch (error) {
-      this.#failed(range, operation, error)
+      this.#failed(range, step.operation, error)
     } finally {
-      buffers.give(slot)
+      this.#options.buffers.give(slot)
     }
   }
 
   async #zero(range: Area): Promise<void> {
     try {
-      await this.#zeroTarget(range)
+      await this.#ranges.zero(range)
       this.#done(range)
     } catch (error) {
       this.#failed(range, 'write', error)
-    }
-  }
-
-  /** Makes the target read as zero, leaving alone what is proved to do so already. */
-  async #zeroTarget(range: Area): Promise<void> {
-    const { target, unmap } = this.#options
-    const end = range.offset + range.length
-    for (let at = range.offset; at < end; ) {
-      const extent = this.#vouched ? { kind: 'zero', length: end - at } : await target.status(at, end - at)
-      if (extent.kind === 'zero') this.counters.skipped += extent.length
-      else {
-        this.#unflushed = true
-        await target.zero(at, extent.length, { unmap, fast: false })
-        this.counters.zeroed += extent.length
-      }
-      at += extent.length
     }
   }
 
@@ -368,7 +398,7 @@ export class CopyEngine {
 
   #failed(range: Area, operation: 'read' | 'write', error: unknown): void {
     this.#giveBack(range.offset, range.length)
-    this.#vouched = false
+    this.#ranges.vouched = false
     if (this.#judge(operation, error) === 'report') throw error
   }
 

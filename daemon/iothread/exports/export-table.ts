@@ -5,7 +5,7 @@ import { closeDescriptor } from '../../../native/descriptors.js'
 import type { IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { Graph } from '../block/graph.js'
-import type { Report, Requests } from '../messages.js'
+import type { Report, Requests, ServedFacts } from '../messages.js'
 import { NbdExport } from './nbd/export.js'
 import { PiecePool } from './piece-pool.js'
 
@@ -51,10 +51,12 @@ export class ExportTable {
         })
         this.#events.left()
       }
+      const moved = (node: string, facts: ServedFacts) =>
+        this.#events.report({ kind: 'export-moved', id: spec.id, node, facts })
       if (!this.#pool.keep()) throw new CommandError('all memory for requests is in use by jobs')
       this.#opening++
       try {
-        const added = await NbdExport.open(spec, this.#graph, this.#pool, ended)
+        const added = await NbdExport.open(spec, this.#graph, this.#pool, ended, moved)
         this.#exports.set(spec.id, added)
         return added.facts
       } finally {

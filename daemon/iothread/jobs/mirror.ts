@@ -2,17 +2,21 @@
 // Mirror: makes the target equal to the source and keeps it so until somebody asks to complete. The work is the copy
 // engine's; this file decides what is dirty at the start, when the job is ready, and what success takes.
 //
-// Success means: every range accounted for, the target flushed without an error, nothing dirty since.
+// Success means: every range accounted for, the target flushed without an error, nothing dirty since. To see that, the
+// source's users are held up at the end. Completed by a pivot, the target takes the source's place for them.
 
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
+import type { Claim } from '../block/claims.js'
 import type { Permission, Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
+import type { TopFilter } from '../block/top-filters.js'
 import type { Buffers } from '../copy/buffers.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
-import { CopyEngine } from '../copy/engine.js'
+import { type CopyControl, CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
+import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
@@ -23,6 +27,8 @@ const DEFAULT_BUFFER = 16 * 2 ** 20
 const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
 /** Writes of other programs are not seen here, so a one-shot copy, which is to be equal in the end, excludes them. */
 const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
+/** Bytes that are copied while the source's users wait, at most: a moment at the speed of a disk. */
+const LAST_BYTES = 16 * 2 ** 20
 /** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
 const MAX_CHUNKS = 2 ** 31
 
@@ -47,8 +53,17 @@ export class MirrorJob implements JobBody {
   readonly #held: (() => void | Promise<void>)[] = []
   readonly #control: JobControl
   readonly #engine: CopyEngine
+  readonly #through: WriteThrough
+  readonly #claims: Claim[] = []
+  #filter: TopFilter | undefined
+  /** Holds the source's users up while the last is copied, and from then on until finalize(). */
+  #hold: Disposable | undefined
   #copyMode: CopyMode
-  #completing = false
+  /** It is to end with success, once it is ready. */
+  #ending = false
+  #pivot = false
+  /** The target is not this job's any more. */
+  #over = false
   /** How the flush went of what was copied last. */
   #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Bytes known to be there to do; grows with writes to what was done already. */
@@ -69,13 +84,21 @@ export class MirrorJob implements JobBody {
       target: this.#target,
       bitmap: this.#bitmap,
       limit: this.#limit,
-      control,
+      control: this.#letGoInPauses(control),
       buffers,
       tasks: Math.max(1, Math.floor(this.#bufferSize() / buffers.slotSize)),
       piece: Math.min(buffers.slotSize, this.#bufferSize()),
       unmap: spec.unmap,
       targetIsZero: spec.targetIsZero,
     })
+    this.#through = new WriteThrough(
+      this.#engine,
+      () => this.#writesThrough(),
+      (bytes) => {
+        this.#len += bytes
+      },
+      (offset, bytes) => this.#dirtied(offset, bytes),
+    )
   }
 
   async prepare(): Promise<void> {
@@ -88,12 +111,16 @@ export class MirrorJob implements JobBody {
           `Node '${this.#source.name}' was resized by another program just now; try again`,
         )
       const { granularity } = this.#bitmap
-      const filter = this.#graph.insertFilter(spec.filter, this.#source, () => ({
-        granularity,
-        count: this.#bitmap.count,
-      }))
-      this.#held.push(() => filter.remove())
-      const listener = this.#source.addDirtyListener((offset, length) => this.#dirtied(offset, length))
+      const bitmap = () => ({ granularity, count: this.#bitmap.count })
+      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, this.#through)
+      this.#filter = filter
+      this.#held.push(
+        () => filter.remove(),
+        () => this.#release(),
+      )
+      const listener = this.#source.addDirtyListener((offset, length) => {
+        if (!this.#through.covers(offset, length)) this.#dirtied(offset, length)
+      })
       this.#held.push(() => listener[Symbol.dispose]())
     } catch (error) {
       await this.#letGo()
@@ -114,6 +141,7 @@ export class MirrorJob implements JobBody {
     await this.#synchronize('bulk')
     this.#phase('ready')
     this.#control.ready()
+    if (this.#spec.autoComplete) this.#ending = true
     await this.#keepSynchronized()
     await this.#quiesce()
   }
@@ -128,16 +156,52 @@ export class MirrorJob implements JobBody {
     return await this.#engine.dirtyAllocated(shallow ? 'top' : 'all')
   }
 
-  /** Stops the source's users at a moment when the target is equal and durable; they go on after finalize(). */
+  /**
+   * Stops the source's users at a moment when the target is equal and durable; they go on after finalize().
+   * They wait at the filter first, where the last is still copied; who uses the source itself waits only then.
+   */
   async #quiesce(): Promise<void> {
     for (;;) {
+      if (!this.#nearlyDone()) await this.#synchronize('converge')
+      this.#hold = await this.#filter?.node.drain()
+      if (this.#nearlyDone()) await this.#synchronize('converge')
       const quiet = await this.#source.drain()
-      if (this.#bitmap.clean) {
+      if (this.#hold !== undefined && this.#bitmap.clean) {
         this.#held.push(() => quiet[Symbol.dispose]())
         return
       }
       quiet[Symbol.dispose]()
-      await this.#synchronize('converge')
+      this.#release()
+    }
+  }
+
+  /** So little is dirty that the source's users may wait for it. */
+  #nearlyDone(): boolean {
+    return this.#engine.remaining <= LAST_BYTES
+  }
+
+  #release(): void {
+    this.#hold?.[Symbol.dispose]()
+    this.#hold = undefined
+  }
+
+  /** Nobody waits for a job that is paused. */
+  #letGoInPauses(control: JobControl): CopyControl {
+    const pausePoint = () => {
+      this.#release()
+      return control.pausePoint()
+    }
+    return {
+      get signal() {
+        return control.signal
+      },
+      get pausing() {
+        return control.pausing
+      },
+      pausePoint,
+      wait: (timeoutMs) => control.wait(timeoutMs),
+      wake: () => control.wake(),
+      ioError: (operation, error, fatal) => control.ioError(operation, error, fatal),
     }
   }
 
@@ -152,17 +216,22 @@ export class MirrorJob implements JobBody {
     else await this.#target.zero(source, target - source, { unmap: false, fast: false })
   }
 
-  /** Copies what is dirty, then flushes; again, when something was written meanwhile. */
+  /**
+   * Copies what is dirty, then flushes; again, when something was written meanwhile. When the job is to end, the last is
+   * left for when nobody writes.
+   */
   async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
+    const last = phase === 'converge'
+    const enough = () => last && this.#ending && this.#hold === undefined && this.#nearlyDone()
     do {
       if (!this.#bitmap.clean) {
         this.#flushed = 'not-reached'
         this.#phase(phase)
-        await this.#engine.copyDirty()
+        await this.#engine.copyDirty(enough)
       }
       this.#phase('flush')
       await this.#flush()
-    } while (!this.#bitmap.clean)
+    } while (!this.#bitmap.clean && !enough())
   }
 
   async #flush(): Promise<void> {
@@ -178,7 +247,7 @@ export class MirrorJob implements JobBody {
   }
 
   async #keepSynchronized(): Promise<void> {
-    while (!this.#completing && !this.#spec.autoComplete) {
+    while (!this.#ending) {
       if (this.#control.pausing) await this.#control.pausePoint()
       else if (!this.#bitmap.clean) {
         await this.#synchronize('converge')
@@ -186,6 +255,12 @@ export class MirrorJob implements JobBody {
       } else await this.#control.wait()
     }
     if (this.#control.pausing) await this.#control.pausePoint()
+  }
+
+  /** A job that is paused does not keep users waiting: the target may be why. */
+  #writesThrough(): boolean {
+    const { pausing, signal } = this.#control
+    return this.#copyMode === 'write-blocking' && !pausing && !signal.aborted && !this.#over
   }
 
   #dirtied(offset: number, length: number): void {
@@ -215,8 +290,9 @@ export class MirrorJob implements JobBody {
     return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
   }
 
-  complete(): void {
-    this.#completing = true
+  complete(pivot: boolean): void {
+    this.#pivot = pivot
+    this.#ending = true
     this.#control.wake()
   }
 
@@ -229,13 +305,23 @@ export class MirrorJob implements JobBody {
     this.#copyMode = copyMode
   }
 
-  async finalize(): Promise<void> {
-    await this.#letGo()
-    if (this.#spec.ownsTarget) await this.#graph.remove(this.#spec.target)
+  async finalize(commit: boolean): Promise<void> {
+    const { ownsTarget, target } = this.#spec
+    this.#over = true
+    await this.#through.idle()
+    try {
+      // A target that is closed now takes nobody's place.
+      if (commit && this.#pivot && !ownsTarget && this.#filter !== undefined)
+        await this.#graph.pivot(this.#filter, this.#target, this.#claims)
+    } finally {
+      await this.#letGo()
+    }
+    if (ownsTarget) await this.#graph.remove(target)
   }
 
   async #claim(node: BlockNode, permissions: Permissions): Promise<void> {
     const claim = await this.#graph.claim(MIRROR_USER, node, permissions)
+    this.#claims.push(claim)
     this.#held.push(() => claim.release())
   }
 

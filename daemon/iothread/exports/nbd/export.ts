@@ -17,14 +17,17 @@ import { allocation, allocationDepth, type StatusSource } from './status.js'
 /** Told of every client that has gone. @param why  undefined: the client ended it, or it was asked for */
 export type ConnectionEnded = (connection: number, why: string | undefined) => void
 
+/** Told that a node took the place of the one that was served. */
+export type ExportMoved = (node: string, facts: ServedFacts) => void
+
 /** Smallest unit clients are told to prefer, bytes: what the page cache and most disks work in. */
 const PREFERRED = 4096
 
 export class NbdExport implements ServedNode {
   readonly sources: readonly StatusSource[]
-  readonly facts: ServedFacts
   readonly writethrough: boolean
   readonly #claim: Claim
+  readonly #contexts: readonly string[]
   readonly #pool: PiecePool
   readonly #ended: ConnectionEnded
   readonly #connections = new Map<number, Connection>()
@@ -35,10 +38,9 @@ export class NbdExport implements ServedNode {
     this.#pool = pool
     this.#ended = ended
     this.writethrough = spec.writethrough
-    const contexts = new Map<string, StatusSource>([[ALLOCATION, allocation]])
-    if (spec.allocationDepth) contexts.set(ALLOCATION_DEPTH, allocationDepth)
+    const contexts = contextsOf(spec)
     this.sources = [...contexts.values()]
-    this.facts = { blockSizes: blockSizesOf(claim.node), contexts: [...contexts.keys()] }
+    this.#contexts = [...contexts.keys()]
   }
 
   /** @throws CommandError when somebody else uses the node in a way that excludes it */
@@ -47,11 +49,19 @@ export class NbdExport implements ServedNode {
     graph: Graph,
     pool: PiecePool,
     ended: ConnectionEnded,
+    moved: ExportMoved,
   ): Promise<NbdExport> {
     const node = graph.node(spec.node)
     await graph.freshen(spec.node)
-    const claim = await graph.claim(`export '${spec.id}'`, node, permissions(spec.writable))
+    const contexts = [...contextsOf(spec).keys()]
+    const claim = await graph.claim(`export '${spec.id}'`, node, permissions(spec.writable), (to) =>
+      moved(to.name, { blockSizes: blockSizesOf(to), contexts }),
+    )
     return new NbdExport(spec, claim, pool, ended)
+  }
+
+  get facts(): ServedFacts {
+    return { blockSizes: blockSizesOf(this.node), contexts: this.#contexts }
   }
 
   get node(): BlockNode {
@@ -90,6 +100,12 @@ export class NbdExport implements ServedNode {
       })
     await this.#claim.release()
   }
+}
+
+function contextsOf({ allocationDepth: depth }: ExportSpec): Map<string, StatusSource> {
+  const contexts = new Map<string, StatusSource>([[ALLOCATION, allocation]])
+  if (depth) contexts.set(ALLOCATION_DEPTH, allocationDepth)
+  return contexts
 }
 
 function permissions(writable: boolean): Permissions {

@@ -33,6 +33,16 @@ const reports: readonly Report[] = [
   },
 ]
 
+t.test('what a worker says of an export or an image is no report of a job', async (t) => {
+  const others: readonly Report[] = [
+    { kind: 'export-left', id: 'j', connection: 1 },
+    { kind: 'image-corrupted', node: 'n', text: '', offset: 0, size: 0, fatal: false },
+    { kind: 'nodes', nodes: [], gone: [] },
+  ]
+  t.notOk(others.some(isJobReport))
+  t.ok(reports.every(isJobReport))
+})
+
 type Step =
   | { report: number }
   | { verb: number }

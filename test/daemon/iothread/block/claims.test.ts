@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import t from 'tap'
 import type { Permissions } from '../../../../daemon/iothread/block/driver.js'
-import { testGraph } from '../../../helpers/graph.js'
+import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 
 const MiB = 1 << 20
 const reader: Permissions = {
@@ -70,4 +70,69 @@ t.test('a claimed node is neither removed nor resized against its user', async (
   await claim.release()
   await g.graph.resize('m', 2 * MiB)
   t.equal(g.reports.get('m')?.size, 2 * MiB)
+})
+
+/** A filter of a job above `src`, the job's claims, and a user who may move. */
+async function mirrored(g: TestGraph) {
+  const [src, dst] = [
+    await g.add({ driver: 'x-memory', 'node-name': 'src', size: MiB }),
+    await g.add({ driver: 'x-memory', 'node-name': 'dst', size: MiB }),
+  ]
+  const moves: string[] = []
+  const own = [await g.graph.claim('a job', src, reader), await g.graph.claim('a job', dst, target)]
+  const user = await g.graph.claim('a user', src, writer, ({ name }) => moves.push(name))
+  const filter = g.graph.insertFilter('top', src, () => undefined)
+  return { src, dst, own, user, filter, moves }
+}
+
+t.test(
+  'a node takes the place of another for those who may move, and for what waits in the filter',
+  async (t) => {
+    const g = testGraph(t)
+    const { src, dst, own, user, filter, moves } = await mirrored(g)
+    const stays = await g.graph.claim('another job', src, reader)
+    const hold = await filter.node.drain()
+    const waiting = g.write(user.node, 0, Buffer.from('late'))
+    await g.graph.pivot(filter, dst, own)
+    hold[Symbol.dispose]()
+    await waiting
+    filter.remove()
+    t.same(moves, ['dst'])
+    t.equal(user.node, dst)
+    t.equal(stays.node, src)
+    t.equal(Buffer.from(await g.read(dst, 0, 4)).toString(), 'late')
+    t.same(await g.read(src, 0, 4), new Uint8Array(4))
+    await t.rejects(g.graph.remove('dst'), { message: 'Node dst is in use' })
+    for (const claim of [...own, user, stays]) await claim.release()
+    await g.graph.remove('src')
+    await g.graph.remove('dst')
+  },
+)
+
+t.test('nobody moves to a node that somebody excludes', async (t) => {
+  const g = testGraph(t)
+  const { src, dst, own, user, filter, moves } = await mirrored(g)
+  const jealous = await g.graph.claim('a jealous one', dst, { use: [], share: ['write'] })
+  await t.rejects(g.graph.pivot(filter, dst, own), { message: /^Permission conflict on node 'dst'/ })
+  t.same(moves, [])
+  await jealous.release()
+  filter.remove()
+  t.equal(user.node, src)
+  await t.rejects(
+    g.graph.claim('a reader', dst, reader),
+    { message: /^Permission conflict/ },
+    'the job still has it',
+  )
+  for (const claim of [...own, user]) await claim.release()
+  await g.graph.remove('src')
+})
+
+t.test('a claim that is given back while it moves is gone', async (t) => {
+  const g = testGraph(t)
+  const { dst, own, user, filter } = await mirrored(g)
+  const moved = g.graph.pivot(filter, dst, own)
+  await Promise.all([moved, user.release()])
+  filter.remove()
+  await g.graph.remove('dst')
+  await g.graph.remove('src')
 })

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Filters that jobs put above nodes: whoever claimed the node below uses the filter while it is there. Part of the graph.
+//
+// A filter is where users are made to wait: who drains it stops them, and can still use the node below himself.
+
+import type { NodeSpec } from '../messages.js'
+import { type ChangeGuard, MirrorTop } from './drivers/mirror-top.js'
+import type { ZeroScan } from './node.js'
+import { BlockNode } from './node.js'
+import type { NodeOptions } from './options.js'
+import type { NodeRecord, Records } from './records.js'
+
+/** What the job behind a filter knows of its dirty bitmap. */
+export type BitmapFacts = () => { granularity: number; count: number } | undefined
+
+export interface TopFilter {
+  readonly node: BlockNode
+  readonly below: BlockNode
+  /** Requests that wait in the filter go to another node from now on; call it in a drained section of the filter. */
+  redirect(to: BlockNode): void
+  /** A second call does nothing. */
+  remove(): void
+}
+
+export class TopFilters {
+  readonly #records: Records
+  readonly #isZero: ZeroScan
+  readonly #added: (record: NodeRecord) => void
+  readonly #gone: (name: string) => void
+  /** By the node below. */
+  readonly #above = new Map<BlockNode, BlockNode>()
+
+  constructor(
+    records: Records,
+    isZero: ZeroScan,
+    added: (record: NodeRecord) => void,
+    gone: (name: string) => void,
+  ) {
+    this.#records = records
+    this.#isZero = isZero
+    this.#added = added
+    this.#gone = gone
+  }
+
+  /** The filter above a node, or the node. */
+  top(node: BlockNode): BlockNode {
+    return this.#above.get(node) ?? node
+  }
+
+  insert(name: string, below: BlockNode, bitmap: BitmapFacts, guard: ChangeGuard | undefined): TopFilter {
+    const spec: NodeSpec = { driver: 'mirror_top', 'node-name': name, file: below.name }
+    // What users ask of the filter is the node's to grant or ignore.
+    const options: NodeOptions = { ...below.options, discard: 'unmap', detectZeroes: 'off' }
+    const node = new BlockNode(name, new MirrorTop(below, guard), options, this.#isZero)
+    const record: NodeRecord = {
+      node,
+      children: [{ role: 'file', node: below, inline: false }],
+      spec,
+      facts: undefined,
+      bitmap,
+      sent: undefined,
+      closing: false,
+    }
+    this.#records.add(record)
+    this.#above.set(below, node)
+    this.#added(record)
+    return {
+      node,
+      below,
+      redirect: (to) => node.swap(new MirrorTop(to), { ...options, readOnly: to.readOnly }),
+      remove: () => {
+        if (this.#records.find(name) !== record) return
+        this.#records.delete(name)
+        this.#above.delete(below)
+        this.#gone(name)
+      },
+    }
+  }
+}

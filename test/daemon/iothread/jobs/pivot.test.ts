@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mirrors below a guest that writes all the time: whatever is paused, cancelled or completed when, the guest must not see
+// it, and what says that it is a copy must be one. Prints its seed; SEED=n repeats it.
+
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import type { Claim } from '../../../../daemon/iothread/block/claims.js'
+import { PERMISSIONS } from '../../../../daemon/iothread/block/driver.js'
+import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
+import { JobTable } from '../../../../daemon/iothread/jobs/job-table.js'
+import { MirrorJob } from '../../../../daemon/iothread/jobs/mirror.js'
+import type { MirrorSpec, Report } from '../../../../daemon/iothread/messages.js'
+import { newSeed, random, type TestGraph, testGraph } from '../../../helpers/graph.js'
+import { mirrorSpec } from '../../../helpers/iothread.js'
+import { BLOCK, type GuestDisk, StampedDisk } from '../../../helpers/stamped-disk.js'
+import { pace } from '../../../helpers/waiting.js'
+
+type Below = (below: number) => number
+
+const BLOCKS = 512
+const LIVES = 10
+const ENDS = ['pivot', 'pivot', 'cancel', 'force'] as const
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
+
+/** Jobs on a graph, as a worker runs them. */
+class TestJobs {
+  readonly reports: Report[] = []
+  /** Somebody waits until source and target are equal: a guest that writes faster than is copied is to slow down. */
+  converging = false
+  readonly #graph: TestGraph
+  readonly #buffers: Buffers
+  readonly #table: JobTable
+
+  constructor(graph: TestGraph) {
+    this.#graph = graph
+    this.#buffers = new Buffers(graph.engine)
+    this.#table = new JobTable(
+      (report) => this.reports.push(report),
+      () => undefined,
+    )
+  }
+
+  async start(id: string, spec: MirrorSpec): Promise<void> {
+    const { onSourceError: read, onTargetError: write } = spec
+    const make = (control: ConstructorParameters<typeof MirrorJob>[3]) =>
+      new MirrorJob(spec, this.#graph.graph, this.#buffers, control)
+    await this.#table.start(id, make, { read, write })
+  }
+
+  get verbs() {
+    return this.#table.handlers
+  }
+
+  async report<K extends Report['kind']>(kind: K, id: string): Promise<Extract<Report, { kind: K }>> {
+    for (;;) {
+      const found = this.reports.find((each) => each.kind === kind && 'id' in each && each.id === id)
+      if (found !== undefined) return found as Extract<Report, { kind: K }>
+      await turn()
+    }
+  }
+}
+
+/** What an export does: each request uses the node that its claim is on then. */
+function guestOf(g: TestGraph, claim: Claim): GuestDisk {
+  const withSlot = async <T>(work: (slot: number) => Promise<T>): Promise<T> => {
+    let slot = g.engine.takeSlots(1)[0]
+    for (; slot === undefined; slot = g.engine.takeSlots(1)[0]) await turn()
+    try {
+      return await work(slot)
+    } finally {
+      g.engine.giveSlots([slot])
+    }
+  }
+  return {
+    read: (offset, length) =>
+      withSlot(async (slot) => {
+        await claim.node.read(offset, { slot, offset: 0, length })
+        return g.engine.slotBytes(slot).slice(0, length)
+      }),
+    write: (offset, bytes) =>
+      withSlot(async (slot) => {
+        g.engine.slotBytes(slot).set(bytes)
+        await claim.node.write(offset, { slot, offset: 0, length: bytes.length })
+      }),
+    zero: (offset, length) => claim.node.zero(offset, length, { unmap: true, fast: false }),
+    flush: () => claim.node.flush(),
+  }
+}
+
+async function addDisk(g: TestGraph, name: string, path: string, rules: object[] = []): Promise<void> {
+  const file = { driver: 'file', 'node-name': `${name}-file`, filename: path, discard: 'unmap' }
+  await g.add({ driver: 'x-inject', 'node-name': name, file, rules, discard: 'unmap' })
+}
+
+/** Slow, and now and then refusing, but never for good. */
+function troubles(below: Below): object[] {
+  const ops = ['write', 'read', 'zero', 'flush'] as const
+  return Array.from({ length: below(4) }, () => ({
+    op: ops[below(ops.length)],
+    nth: 1 + below(20),
+    count: 1 + below(30),
+    'delay-ms': 1 + below(5),
+  }))
+}
+
+/** One mirror from its start to its end. @returns whether the target is the guest's disk now */
+async function life(
+  t: Test,
+  jobs: TestJobs,
+  id: string,
+  spec: MirrorSpec,
+  equal: () => boolean,
+  below: Below,
+): Promise<boolean> {
+  const end = ENDS[below(ENDS.length)] ?? 'pivot'
+  await jobs.start(id, spec)
+  const verb = async (name: 'job-pause' | 'job-resume') => void (await jobs.verbs[name]({ id }))
+  const pauses = async () => {
+    for (let left = below(3); left > 0; left--) {
+      for (let wait = below(60); wait > 0; wait--) await turn()
+      await verb('job-pause')
+      for (let wait = below(60); wait > 0; wait--) await turn()
+      await verb('job-resume')
+    }
+  }
+  if (below(3) === 0) await jobs.verbs['job-change']({ id, copyMode: 'write-blocking' })
+  await pauses()
+  if (end === 'force' && below(2) === 0) {
+    await jobs.verbs['job-cancel']({ id })
+  } else {
+    jobs.converging = true
+    await jobs.report('job-ready', id)
+    jobs.converging = false
+    await pauses()
+    for (let wait = below(100); wait > 0; wait--) await turn()
+    if (end === 'force') await jobs.verbs['job-cancel']({ id })
+    else await jobs.verbs['job-complete']({ id, pivot: end === 'pivot' })
+  }
+  const { outcome } = await jobs.report('job-ended', id)
+  if (end === 'force') {
+    t.equal(outcome.kind, 'cancelled', `${id} was cancelled`)
+    return false
+  }
+  t.same(outcome, { kind: 'success' }, `${id} ended with ${end}`)
+  t.ok(equal(), `${id}: the target is equal while the guest waits`)
+  for (let wait = below(30); wait > 0; wait--) await turn()
+  await jobs.verbs['job-finalize']({ id, commit: true })
+  return end === 'pivot'
+}
+
+for (const copyMode of ['background', 'write-blocking'] as const)
+  t.test(`a guest that writes never notices, with copy-mode ${copyMode}`, async (t) => {
+    const seed = newSeed()
+    t.comment(`seed ${seed}`)
+    const below = random(seed)
+    const dir = t.testdir({})
+    const paths = [0, 1].map((n) => join(dir, `disk${n}`))
+    for (const path of paths) writeFileSync(path, '')
+    for (const path of paths) truncateSync(path, BLOCKS * BLOCK)
+    const g = testGraph(t)
+    const jobs = new TestJobs(g)
+    await addDisk(g, 'disk0', paths[0] ?? '')
+    const moves: string[] = []
+    const claim = await g.graph.claim(
+      'a guest',
+      g.graph.node('disk0'),
+      { use: ['consistent read', 'write'], share: PERMISSIONS },
+      (to) => moves.push(to.name),
+    )
+    const guest = new StampedDisk(guestOf(g, claim), BLOCKS, below)
+    const running = guest.run(6, 2, async () => {
+      do await turn()
+      while (jobs.converging ? below(2000) > 0 : below(2) > 0)
+    })
+    running.catch(() => undefined)
+    const equal = () => readFileSync(paths[0] ?? '').equals(readFileSync(paths[1] ?? ''))
+    const expected: string[] = []
+    for (let at = 0, source = 0; at < LIVES; at++) {
+      const target = 1 - source
+      if (below(3) === 0) writeFileSync(paths[target] ?? '', Buffer.alloc(BLOCKS * BLOCK, 0xaa))
+      await addDisk(g, `disk${at + 1}`, paths[target] ?? '', troubles(below))
+      const from = claim.node.name
+      const spec = mirrorSpec({
+        ...{ source: from, target: `disk${at + 1}`, filter: `#filter${at}`, copyMode },
+        granularity: [4096, 65536, 1 << 20][below(3)] ?? 0,
+        bufSize: below(2) * (1 << (16 + below(5))),
+        onTargetError: 'ignore',
+      })
+      const moved = await Promise.race([life(t, jobs, `j${at}`, spec, equal, below), running])
+      if (moved === undefined) break
+      if (moved) {
+        expected.push(`disk${at + 1}`)
+        source = target
+      }
+      t.equal(claim.node.name, moved ? `disk${at + 1}` : from)
+      await g.graph.remove(moved ? from : `disk${at + 1}`)
+    }
+    guest.stop()
+    await running
+    await guest.verify()
+    t.same(moves, expected)
+    t.comment(`${guest.requests} requests, ${moves.length} moves`)
+    await claim.release()
+    t.same(g.log, [])
+  })
+
+t.test('a node put above the source keeps the target from taking its place', async (t) => {
+  const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
+  const g = testGraph(t)
+  const jobs = new TestJobs(g)
+  await addDisk(g, 'src', join(dir, 'src'))
+  await addDisk(g, 'dst', join(dir, 'dst'))
+  const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
+  const claim = await g.graph.claim('a guest', g.graph.node('src'), writer, () => t.fail('moved'))
+  await jobs.start('j', mirrorSpec({ filter: 'top' }))
+  await g.add({ driver: 'raw', 'node-name': 'late', file: 'src' })
+  await jobs.verbs['job-complete']({ id: 'j', pivot: true })
+  await jobs.report('job-ended', 'j')
+  await t.rejects(async () => jobs.verbs['job-finalize']({ id: 'j', commit: true }), {
+    message: "Node 'late' was put above 'src' meanwhile and cannot be moved to 'dst'",
+  })
+  t.equal(claim.node.name, 'src', 'it goes on where it was')
+  await g.write(claim.node, 0, Buffer.alloc(BLOCK, 2))
+  t.equal(readFileSync(join(dir, 'src'))[0], 2)
+  t.equal(readFileSync(join(dir, 'dst'))[0], 1)
+})
+
+/** Two disks of one MiB, a guest on the first, and a ready mirror in write-blocking mode. */
+async function through(t: Test, rules: object[] = [], more: Partial<MirrorSpec> = {}) {
+  const dir = t.testdir({ src: Buffer.alloc(1 << 20, 1), dst: Buffer.alloc(1 << 20) })
+  const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
+  const g = testGraph(t)
+  const jobs = new TestJobs(g)
+  await addDisk(g, 'src', src)
+  await addDisk(g, 'dst', dst, rules)
+  const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
+  const claim = await g.graph.claim('a guest', g.graph.node('src'), writer)
+  await jobs.start('j', mirrorSpec({ filter: 'top', copyMode: 'write-blocking', ...more }))
+  await jobs.report('job-ready', 'j')
+  const equal = () => readFileSync(src).equals(readFileSync(dst))
+  const end = async (pivot = false) => {
+    await jobs.verbs['job-complete']({ id: 'j', pivot })
+    const { outcome, progress } = await jobs.report('job-ended', 'j')
+    t.same(outcome, { kind: 'success' })
+    t.ok(equal())
+    await jobs.verbs['job-finalize']({ id: 'j', commit: true })
+    return progress
+  }
+  return { g, jobs, claim, guest: guestOf(g, claim), dst, equal, end }
+}
+
+t.test('with write-blocking a change is on the target when it is answered', async (t) => {
+  const { guest, equal, end } = await through(t)
+  await guest.write(4096, Buffer.alloc(512, 2))
+  t.ok(equal(), 'less than a chunk')
+  await guest.write(70_000, Buffer.alloc(300_000, 3))
+  t.ok(equal(), 'unaligned')
+  await guest.zero(100_000, 900_000)
+  t.ok(equal(), 'zeroes')
+  await Promise.all([4, 5, 6, 7, 8].map((byte) => guest.write(0, Buffer.alloc(8192, byte))))
+  t.ok(equal(), 'whichever of several came last')
+  t.match(await end(), { len: (1 << 20) + 512 + 300_000 + 900_000 + 5 * 8192, activelySynced: true })
+})
+
+t.test('with write-blocking a target that fails does not fail the guest', async (t) => {
+  const { guest, equal, jobs, end } = await through(t, [{ op: 'write', nth: 2, errno: 5 }])
+  await guest.write(0, Buffer.alloc(4096, 2))
+  t.notOk(equal(), 'it is to be copied again')
+  await end()
+  t.notOk(
+    jobs.reports.some(({ kind }) => kind === 'job-error'),
+    'the second time it went well',
+  )
+})
+
+t.test(
+  'with write-blocking and a target that keeps failing the job ends, and the guest goes on',
+  async (t) => {
+    const { guest, jobs, g, claim } = await through(t, [{ op: 'write', nth: 2, count: 99, errno: 5 }])
+    await guest.write(0, Buffer.alloc(4096, 2))
+    const { outcome } = await jobs.report('job-ended', 'j')
+    t.same(outcome, { kind: 'failed', error: 'Input/output error' })
+    await guest.write(0, Buffer.alloc(4096, 3))
+    t.equal((await g.read(claim.node, 0, 1))[0], 3)
+  },
+)
+
+t.test('a guest does not wait for the target of a paused job', async (t) => {
+  const { guest, jobs, equal, end } = await through(t)
+  await jobs.verbs['job-pause']({ id: 'j' })
+  await jobs.report('job-paused', 'j')
+  await guest.write(0, Buffer.alloc(4096, 2))
+  t.notOk(equal())
+  await jobs.verbs['job-resume']({ id: 'j' })
+  await end()
+})
+
+t.test('a change to write-blocking counts for what is written from then on', async (t) => {
+  const { guest, jobs, equal, end } = await through(t, [], { copyMode: 'background' })
+  await jobs.verbs['job-change']({ id: 'j', copyMode: 'write-blocking' })
+  await guest.write(0, Buffer.alloc(4096, 2))
+  t.ok(equal())
+  await end()
+})
+
+t.test('what was found to be zero is not zeroed after a guest wrote there', async (t) => {
+  const dir = t.testdir({ src: '', dst: Buffer.alloc(1 << 20, 0xaa) })
+  const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
+  truncateSync(src, 1 << 20)
+  const g = testGraph(t)
+  const jobs = new TestJobs(g)
+  await addDisk(g, 'src', src, [{ op: 'status', nth: 1, 'delay-ms': 100 }])
+  await addDisk(g, 'dst', dst, [{ op: 'zero', nth: 1, 'delay-ms': 600 }])
+  const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
+  const claim = await g.graph.claim('a guest', g.graph.node('src'), writer)
+  const guest = guestOf(g, claim)
+  await jobs.start('j', mirrorSpec({ filter: 'top', copyMode: 'write-blocking' }))
+  // The guest's zeroes keep the job's own from beginning, which it knows of when the guest writes among them.
+  const zeroed = guest.zero(0, 4096)
+  await pace(300)
+  await guest.write(1 << 19, Buffer.alloc(4096, 7))
+  t.equal(readFileSync(dst)[1 << 19], 7)
+  await zeroed
+  await jobs.report('job-ready', 'j')
+  t.ok(readFileSync(src).equals(readFileSync(dst)))
+  await jobs.verbs['job-cancel']({ id: 'j' })
+  await jobs.report('job-ended', 'j')
+})
