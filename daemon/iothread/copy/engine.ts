@@ -2,7 +2,8 @@
 // Copy engine: brings the target up to date wherever the dirty bitmap says so. One loop decides what is next, a task
 // pool reads and writes. Used by job bodies.
 //
-// Invariant: a bit is cleared before its range is copied and set again when that fails, so "clean and idle" is "done".
+// Invariants: a bit is cleared before its range is copied and set again when that fails, so "clean and idle" is "done".
+// What overlaps is copied one after the other, so the content that was read last is written last.
 // Zeroes: what the source proves to be zero is never read; what the target proves to be zero is never written.
 
 import type { ErrorAction } from '../../common/job-messages.js'
@@ -226,11 +227,13 @@ export class CopyEngine {
     bitmap.clear(area.offset, area.length)
     this.#pending += area.length
     try {
-      // What was asked once is not asked for each piece. Where the source changes meanwhile, it will be dirty again.
+      // What was asked once is not asked for each piece. Where the source changes meanwhile, it will be dirty again, or
+      // is copied by copyNow(), and must not be zeroed then.
       let asked: Question = { offset: at, length: 0, stale: true }
       for (let known: Run | undefined; at < end; ) {
         await this.#turn(pool)
-        if (known === undefined || known.end <= at || asked.stale) {
+        const stale = asked.stale && known?.kind === 'zero'
+        if (known === undefined || known.end <= at || stale) {
           asked = { offset: at, length: end - at, stale: false }
           this.#asked = asked
           try {
