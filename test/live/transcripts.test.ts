@@ -11,7 +11,7 @@ t.setTimeout(600_000)
 
 /** Sessions of commands that do not exist here yet, with what they wait for. A session that passes must leave. */
 const WAITING: Readonly<Record<string, string>> = {
-  '31-mirror-pivot': 'exports that show the node they follow to',
+  '31-mirror-pivot': 'exports that move to the target',
   '50-blockdev-backup': 'backup jobs',
   '51-bitmaps-incremental': 'bitmaps',
   '52-block-commit': 'commit jobs',
