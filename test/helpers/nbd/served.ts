@@ -82,13 +82,14 @@ export class Served {
     more: Partial<Agreed> = {},
     rest: Uint8Array = new Uint8Array(),
     kind: 'unix' | 'tcp' = 'unix',
+    id = 'e',
   ): Promise<NbdClient> {
     const { mine, peer, fd } = await socketPair(this.#t, kind)
     const own = duplicate(fd)
     mine.destroy()
     await once(mine, 'close')
     const agreed = this.agreed(replies, more)
-    await this.bench.request('export-connect', { id: 'e', connection: this.#next++, fd: own, agreed, rest })
+    await this.bench.request('export-connect', { id, connection: this.#next++, fd: own, agreed, rest })
     return new NbdClient(peer, agreed)
   }
 
