@@ -151,7 +151,7 @@ t.test('a drive-mirror leaves users where they are', async (t) => {
   using scratch = new Scratch()
   const { daemon, client, socket } = await served(scratch)
   await using _ = daemon
-  const connection = await NbdClient.connect(socket, 'disk')
+  const connection = await GuestClient.connect(socket, 'disk')
   await connection.write(0, Buffer.alloc(BLOCK, 1))
   await client.execute('drive-mirror', {
     ...{ 'job-id': 'j', device: 'd0', target: scratch.file('copy'), sync: 'full', format: 'raw' },
