@@ -83,8 +83,8 @@ export class ExportTable {
   /** Ends every client and gives the nodes back. */
   async close(): Promise<void> {
     const exports = [...this.#exports.values()]
-    this.#exports.clear()
     await Promise.all(exports.map((each) => each.close()))
+    this.#exports.clear()
     this.#releasePool()
   }
 

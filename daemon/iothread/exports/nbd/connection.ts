@@ -14,8 +14,12 @@ import { Wire, type WireUser } from '../../../../native/wire.js'
 import type { Agreed } from '../../../../protocol/nbd/agreed.js'
 import { checkRequest } from '../../../../protocol/nbd/check-request.js'
 import { commands } from '../../../../protocol/nbd/constants.js'
-import { errorReply } from '../../../../protocol/nbd/reply.js'
-import { parseRequest, payloadLength, type Request } from '../../../../protocol/nbd/request.js'
+import {
+  parseRequest,
+  payloadLength,
+  type Request,
+  requestHeaderLength,
+} from '../../../../protocol/nbd/request.js'
 import { PeerError } from '../../../../protocol/peer-error.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Incoming } from './incoming.js'
@@ -205,7 +209,7 @@ export class Connection implements WireUser, ReplySink {
           this.#pause()
           return false
         }
-        this.#start += this.#agreed.replies === 'extended' ? 32 : 28
+        this.#start += requestHeaderLength(this.#agreed.replies)
         this.#begin(request)
       }
     } catch (error) {
@@ -245,7 +249,7 @@ export class Connection implements WireUser, ReplySink {
     if (refused !== undefined) {
       if (refused.close) throw new PeerError(refused.text)
       this.#skip = payloadLength(request, replies)
-      this.put(errorReply(replies, request, refused.error, refused.text))
+      this.#serving.refuse(request, refused)
       return
     }
     if (request.command === commands.DISC) {

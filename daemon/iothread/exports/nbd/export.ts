@@ -32,6 +32,7 @@ export class NbdExport implements ServedNode {
   readonly #ended: ConnectionEnded
   readonly #connections = new Map<number, Connection>()
   #quiet: (() => void) | undefined
+  #closing: Promise<void> | undefined
 
   private constructor(spec: ExportSpec, claim: Claim, pool: PiecePool, ended: ConnectionEnded) {
     this.#claim = claim
@@ -92,7 +93,12 @@ export class NbdExport implements ServedNode {
   }
 
   /** Ends what clients there are; resolves when nothing of theirs is under way any more. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
     for (const connection of [...this.#connections.values()]) connection.close()
     if (this.#connections.size > 0)
       await new Promise<void>((resolve) => {

@@ -8,8 +8,8 @@ import type { Holder, Piece, PiecePool } from '../piece-pool.js'
 export interface PartWriter {
   /** @param piece  the writer's from now on */
   part(offset: number, piece: Piece): void
-  /** All parts were given. @param complete  false: the connection ended, the rest never came */
-  over(complete: boolean): void
+  /** No more parts will be given: all were, or the connection ended. */
+  over(): void
 }
 
 /** Room for bytes that come: [from, to) of `bytes`. */
@@ -59,13 +59,13 @@ export class Incoming {
     this.#filled = 0
     this.#writer.part(this.#offset, piece)
     this.#offset += piece.length
-    if (this.complete) this.#writer.over(true)
+    if (this.complete) this.#writer.over()
   }
 
   /** The rest will never come: what came in part is not written. */
   drop(): void {
     if (this.#piece !== undefined) this.#pool.give(this.#holder, this.#piece)
     this.#piece = undefined
-    this.#writer.over(false)
+    this.#writer.over()
   }
 }

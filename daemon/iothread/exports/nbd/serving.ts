@@ -5,6 +5,7 @@
 // header, and an error between two parts can only end the connection then. Whose client has gone does no more.
 
 import type { Agreed } from '../../../../protocol/nbd/agreed.js'
+import type { RequestRefusal } from '../../../../protocol/nbd/check-request.js'
 import { commandFlags, commands } from '../../../../protocol/nbd/constants.js'
 import { type NbdErrorName, nbdErrorOf } from '../../../../protocol/nbd/error-number.js'
 import {
@@ -63,6 +64,12 @@ export class Serving implements Holder {
     this.#pool = pool
     this.#agreed = agreed
     this.#sink = sink
+  }
+
+  /** Answers a request that is not done. */
+  refuse(request: Request, { error, text }: Pick<RequestRefusal, 'error' | 'text'>): void {
+    const reply = errorReply(this.#agreed.replies, request, error, text)
+    this.#order.whole(() => this.#sink.put(reply))
   }
 
   /** Begins a request without payload. Its end is told the sink. */
