@@ -26,6 +26,8 @@ export interface ServerSpec {
   readonly handshakeMs: number
   /** Clients at once; 0: any number. */
   readonly maxConnections: number
+  /** Number of the first client; the next ones count on. */
+  readonly firstConnection: number
   /** undefined: no TLS. Else nobody is served without. */
   readonly tls: TlsSpec | undefined
 }

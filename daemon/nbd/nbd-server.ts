@@ -17,6 +17,7 @@ export interface ServerOptions {
   readonly handshakeMs: number
   /** 0: no limit. */
   readonly maxConnections: number
+  readonly firstConnection: number
   readonly tls: TlsServer | undefined
 }
 
@@ -35,11 +36,12 @@ export class NbdServer {
   readonly #served = new Set<number>()
   readonly #waiting: Socket[] = []
   readonly #exports = new Map<string, OfferedExport>()
-  #next = 0
+  #next: number
 
   /** @param server  listening, with `pauseOnConnect` */
   constructor(server: Server, options: ServerOptions, events: ServerEvents) {
     this.#options = options
+    this.#next = options.firstConnection
     this.#events = events
     server.on('connection', (socket) => this.#connected(socket))
   }

@@ -54,10 +54,10 @@ export class NbdThread {
     const tls = spec.tls === undefined ? undefined : await TlsServer.load(spec.tls)
     const bound = await listenAt(spec.address)
     this.#bound = bound
-    const { handshakeMs, maxConnections } = spec
+    const { handshakeMs, maxConnections, firstConnection } = spec
     this.#server = new NbdServer(
       bound.server,
-      { handshakeMs, maxConnections, tls },
+      { handshakeMs, maxConnections, firstConnection, tls },
       {
         chosen: (connection, fd, agreed, rest) =>
           this.#report({ kind: 'chosen', connection, fd, agreed, rest }),

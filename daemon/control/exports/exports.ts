@@ -10,7 +10,6 @@ import { transmissionFlags } from '../../../protocol/nbd/constants.js'
 import type { OfferedExport } from '../../../protocol/nbd/server-negotiation.js'
 import { CommandError } from '../../errors.js'
 import type { ExportSpec, Report, ServedFacts } from '../../iothread/messages.js'
-import type { ServerSpec } from '../../nbd/messages.js'
 import type { EventSink } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { DiskWorker } from '../workers.js'
@@ -37,6 +36,8 @@ export interface Export extends Omit<ExportRequest, 'node'> {
   facts: ServedFacts | undefined
   /** Clients, by the number of their connection. */
   readonly clients: Set<number>
+  /** Set when it is being removed. */
+  removal: Promise<void> | undefined
   /** As it was offered last, bytes. */
   size: number
 }
@@ -54,6 +55,8 @@ export class Exports {
   readonly #log: Logger
   /** By id, oldest first. */
   readonly #exports = new Map<string, Export>()
+  /** Set while the server is being stopped. */
+  #stopping: Promise<void> | undefined
 
   constructor(directory: Directory, service: NbdService, events: EventSink, log: Logger) {
     this.#log = log
@@ -70,33 +73,47 @@ export class Exports {
     return this.#exports.get(id)
   }
 
-  startServer(spec: ServerSpec): Promise<void> {
-    return this.#service.start(spec)
+  async startServer(spec: Parameters<NbdService['start']>[0]): Promise<void> {
+    await this.#service.start(spec)
+    // Some may be left of a server that was lost.
+    await this.#offer()
   }
 
   /** Removes the exports first, their clients with them. */
   async stopServer(): Promise<void> {
     if (!this.#service.running) throw new CommandError('NBD server not running')
-    await Promise.all(this.all().map((each) => this.#remove(each)))
+    this.#stopping ??= this.#stopServer().finally(() => {
+      this.#stopping = undefined
+    })
+    await this.#stopping
+  }
+
+  /** An export that is being opened sees that and goes by itself. */
+  async #stopServer(): Promise<void> {
+    await Promise.all(this.all().map((each) => this.remove(each)))
     await this.#service.stop()
+  }
+
+  get #serving(): boolean {
+    return this.#service.running && this.#stopping === undefined
   }
 
   /** The end of everything: nobody new is served, the server's socket goes. Workers end what clients they have. */
   async shutdown(): Promise<void> {
-    if (this.#service.running) await this.#service.stop()
+    await this.#service.end()
   }
 
   /** @throws CommandError, and nothing is left of it then */
   async add(request: ExportRequest): Promise<void> {
     const { id, name, node } = request
-    if (!this.#service.running) throw new CommandError('NBD server not running')
+    if (!this.#serving) throw new CommandError('NBD server not running')
     if (this.all().some((each) => each.name === name))
       throw new CommandError(`NBD server already has export named '${name}'`)
     const { worker } = node
     if (worker === undefined) throw new CommandError(`Node '${node.name}' was lost`)
     const added: Export = {
       ...request,
-      ...{ worker, state: 'opening', facts: undefined, clients: new Set(), size: 0 },
+      ...{ worker, state: 'opening', facts: undefined, clients: new Set(), removal: undefined, size: 0 },
     }
     this.#exports.set(id, added)
     node.exports.add(id)
@@ -105,7 +122,7 @@ export class Exports {
       added.facts = await worker.request('export-add', specOf(request))
       added.state = 'open'
       // Stopped meanwhile, by another client: who stops the server removes its exports, and did not see this one.
-      if (!this.#service.running) {
+      if (!this.#serving) {
         await worker.request('export-del', { id })
         throw new CommandError('NBD server not running')
       }
@@ -114,11 +131,6 @@ export class Exports {
       this.#forget(added)
       throw error
     }
-  }
-
-  /** Stops serving a node; clients are cut off. Resolves when nothing uses it any more and the event was sent. */
-  async remove(found: Export): Promise<void> {
-    await this.#remove(found)
   }
 
   /** A client that chose an export: its disk's worker serves it from now on. */
@@ -171,26 +183,43 @@ export class Exports {
     void this.#offer()
   }
 
+  /**
+   * Stops serving a node; clients are cut off. Resolves when nothing uses it any more and the event was sent, also when
+   * that is being done already. Never rejects.
+   */
+  remove(found: Export): Promise<void> {
+    if (found.state === 'opening') return Promise.resolve()
+    found.removal ??= this.#remove(found)
+    return found.removal
+  }
+
   async #remove(found: Export): Promise<void> {
-    if (found.state !== 'open') return
     found.state = 'closing'
     await this.#offer()
-    await found.worker.request('export-del', { id: found.id })
-    if (this.#exports.get(found.id) !== found) return
-    this.#forget(found)
+    try {
+      await found.worker.request('export-del', { id: found.id })
+    } catch (error) {
+      // Its worker has ended, and all it served with it; or the node could not be given back in order.
+      this.#log.warn({ export: found.id, err: error }, 'export was not closed in order')
+    }
+    if (!this.#forget(found)) return
     this.#events.emit('BLOCK_EXPORT_DELETED', { id: found.id })
   }
 
-  #forget(found: Export): void {
+  /** @returns false when that was done before */
+  #forget(found: Export): boolean {
+    if (this.#exports.get(found.id) !== found) return false
     this.#exports.delete(found.id)
     found.node.exports.delete(found.id)
     found.worker.release()
+    return true
   }
 
   #left(found: Export, connection: number): void {
     if (found.clients.delete(connection)) this.#service.left(connection)
   }
 
+  /** Never rejects. */
   async #offer(): Promise<void> {
     const offered: OfferedExport[] = []
     for (const each of this.all()) {
@@ -200,7 +229,11 @@ export class Exports {
       const flags = READS | (writable ? WRITES : READ_ONLY)
       offered.push({ name, description, size: each.size, flags, ...facts })
     }
-    await this.#service.offer(offered)
+    try {
+      await this.#service.offer(offered)
+    } catch (error) {
+      this.#log.debug({ err: error }, 'the NBD server has ended')
+    }
   }
 
   #sizeOf({ node }: Export): number {

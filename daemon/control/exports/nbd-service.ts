@@ -26,6 +26,8 @@ export class NbdService {
   #worker: NbdHandle | undefined
   /** A command starts or stops it. */
   #changing = false
+  /** Of the next client: numbers go on when another server is started, some clients of the last one may be there still. */
+  #connections = 0
 
   constructor(start: StartNbdWorker, log: Logger, events: NbdServiceEvents) {
     this.#start = start
@@ -38,7 +40,7 @@ export class NbdService {
   }
 
   /** @throws CommandError when it runs, or cannot listen */
-  async start(spec: ServerSpec): Promise<void> {
+  async start(spec: Omit<ServerSpec, 'firstConnection'>): Promise<void> {
     if (this.#worker !== undefined) throw new CommandError('NBD server already running')
     const worker = this.#start('nbd')
     this.#worker = worker
@@ -46,7 +48,8 @@ export class NbdService {
     worker.onReport((report) => this.#report(worker, report))
     worker.onExit((error) => this.#exit(worker, error))
     try {
-      const { port } = await worker.request('listen', spec)
+      const first = this.#connections
+      const { port } = await worker.request('listen', { ...spec, firstConnection: first })
       this.#log.info({ address: spec.address, port }, 'NBD server listens')
     } catch (error) {
       await this.#end(worker)
@@ -62,6 +65,11 @@ export class NbdService {
     if (worker === undefined || this.#changing) throw new CommandError('NBD server not running')
     await this.#end(worker)
     this.#log.info('NBD server stopped')
+  }
+
+  /** Whatever it is doing: it ends. */
+  async end(): Promise<void> {
+    if (this.#worker !== undefined) await this.#end(this.#worker)
   }
 
   async offer(exports: readonly OfferedExport[]): Promise<void> {
@@ -81,8 +89,12 @@ export class NbdService {
   }
 
   #report(worker: NbdHandle, report: Report): void {
-    if (report.kind === 'log') this.#log[report.level](report.fields, report.text)
-    else if (this.#worker !== worker || !this.#events.chosen(report)) {
+    if (report.kind === 'log') {
+      this.#log[report.level](report.fields, report.text)
+      return
+    }
+    this.#connections = Math.max(this.#connections, report.connection + 1)
+    if (this.#worker !== worker || !this.#events.chosen(report)) {
       closeDescriptor(report.fd)
       this.left(report.connection)
     }

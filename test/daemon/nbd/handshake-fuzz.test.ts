@@ -38,7 +38,7 @@ t.test('damaged handshakes hurt nobody else', async (t) => {
     const lost: string[] = []
     const server = new NbdServer(
       listener,
-      { handshakeMs: 0, maxConnections: 10, tls: undefined },
+      { handshakeMs: 0, maxConnections: 10, firstConnection: 0, tls: undefined },
       {
         chosen: (connection, fd) => {
           closeDescriptor(fd)
