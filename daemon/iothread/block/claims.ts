@@ -173,7 +173,6 @@ export class Claims {
     for (;;) {
       const { node } = use
       const leaves = this.#records.leaves(node)
-      if (!this.#direct.get(node)?.includes(use)) return
       using _turn = await this.turn(leaves)
       if (!this.#direct.get(use.node)?.includes(use)) return
       // Another node took its place meanwhile: other leaves are to be waited for.
