@@ -11,16 +11,22 @@ import { ENOENT, errnoNumber, errnoText } from '../common/errno.js'
 import { CommandError } from '../errors.js'
 import type { TlsSpec } from './messages.js'
 
+/** Time for what was sent last to arrive, milliseconds. */
+const LINGER_MS = 10_000
 /** Key exchanges with a key that both ends know; GnuTLS, which clients use, offers the same. */
 const PSK_CIPHERS =
   'ECDHE-PSK-AES256-CBC-SHA384:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-AES128-GCM-SHA256'
 
 export class TlsServer {
   readonly #server: Server
+  /** Connections that do not agree on TLS yet. */
+  readonly #begun = new Map<Socket, Beginning>()
 
   private constructor(options: TlsOptions) {
     // It never listens: connections are given to it.
     this.#server = createServer({ ...options, minVersion: 'TLSv1.2' })
+    this.#server.on('secureConnection', (secure) => this.#beginning(secure)?.agreed(secure))
+    this.#server.on('tlsClientError', (error, secure) => this.#beginning(secure)?.failed(error))
   }
 
   /** @throws CommandError for files that cannot be read, or hold no credentials */
@@ -58,28 +64,37 @@ export class TlsServer {
       plain.destroy()
     }
     for (const socket of [raw, plain]) socket.once('error', end).once('close', end)
+    raw.once('close', () => this.#begun.delete(raw))
     if (rest.length > 0) raw.unshift(rest)
-    const agreed = (secure: TLSSocket) => {
-      if (!isOver(secure, raw)) return
-      this.#server.off('secureConnection', agreed).off('tlsClientError', failed)
-      secure.once('error', end).once('close', end)
-      secure.pipe(plain).pipe(secure)
-    }
-    const failed = (error: Error, secure: TLSSocket) => {
-      if (!isOver(secure, raw)) return
-      this.#server.off('secureConnection', agreed).off('tlsClientError', failed)
-      lost(`TLS: ${error.message}`)
-      end()
-    }
-    this.#server.on('secureConnection', agreed).on('tlsClientError', failed)
+    this.#begun.set(raw, {
+      agreed: (secure) => {
+        secure.once('error', end).once('close', end)
+        // What was queued still goes out, to a client that takes it.
+        plain.once('end', () => setTimeout(end, LINGER_MS).unref())
+        secure.pipe(plain).pipe(secure)
+      },
+      failed: (error) => {
+        lost(`TLS: ${error.message}`)
+        end()
+      },
+    })
+    // Before that nobody reads the plain end: it closes when the handshake is given up.
+    plain.once('end', () => this.#begun.has(raw) && end()).resume()
     this.#server.emit('connection', raw)
     return inner
   }
+
+  #beginning(secure: TLSSocket): Beginning | undefined {
+    const raw = (secure as unknown as { _parent?: Socket })._parent
+    const found = raw === undefined ? undefined : this.#begun.get(raw)
+    if (raw !== undefined) this.#begun.delete(raw)
+    return found
+  }
 }
 
-/** Whether a TLS connection is made of this one. */
-function isOver(secure: TLSSocket, raw: Socket): boolean {
-  return (secure as unknown as { _parent?: Socket })._parent === raw
+interface Beginning {
+  agreed(secure: TLSSocket): void
+  failed(error: Error): void
 }
 
 async function x509Options({ dir, verifyPeer }: TlsSpec): Promise<TlsOptions> {

@@ -33,6 +33,8 @@ WireObject::WireObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<WireOb
   // Whoever sends whole messages wants no gathering of small pieces. Refused where it is no TCP.
   const int yes = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+  // A machine that lost its power says no good-bye.
+  setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
   int error = 0;
   poll_ = FdPoll::open(env, std::move(fd), [this](int events) { ready(events); }, [this] { end(); }, error);
   if (poll_ == nullptr) {
