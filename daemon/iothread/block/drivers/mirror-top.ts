@@ -31,6 +31,8 @@ export class MirrorTop extends Filter {
   }
 
   override discard(offset: number, length: number): Promise<void> {
+    // One that changes nothing leaves nothing to be copied.
+    if (this.child.options.discard === 'ignore') return this.child.discard(offset, length)
     return this.#change(offset, length, () => this.child.discard(offset, length))
   }
 

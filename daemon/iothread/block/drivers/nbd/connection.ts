@@ -82,6 +82,17 @@ export class Connection implements WireUser {
     return this.#pending.size
   }
   /** When the last byte came, as performance.now(). */
+  /** Of the request begun last. */
+  get newest(): bigint {
+    return this.#cookie - 1n
+  }
+
+  /** Whether one of the requests up to this one is under way. */
+  isBusyWith(newest: bigint): boolean {
+    for (const cookie of this.#pending.keys()) return cookie <= newest
+    return false
+  }
+
   get lastHeard(): number {
     return this.#lastHeard
   }

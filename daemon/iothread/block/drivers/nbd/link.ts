@@ -120,10 +120,14 @@ export class Link {
       this.#leaving.abort(new Lost('the node is being closed'))
     }
     const since = performance.now()
+    // Later requests are somebody else's: others may use the node without end.
+    const under = this.#connections.map((one) => ({ one, newest: one.newest }))
     clearInterval(this.#watch)
     this.#watch = setInterval(() => {
       const now = performance.now()
-      const busy = this.#connections.filter(({ inFlight }) => inFlight > 0)
+      const busy = forGood
+        ? this.#connections.filter(({ inFlight }) => inFlight > 0)
+        : under.flatMap(({ one, newest }) => (one.isBusyWith(newest) ? [one] : []))
       for (const one of busy)
         if (now - Math.max(since, one.lastHeard) >= silentMs) one.giveUp('the server is silent')
       if (busy.length > 0 || forGood) return
