@@ -96,6 +96,12 @@ export class Daemon {
     void this.#stopWork(why)
   }
 
+  /** The start failed: what was made is taken away, and the process ends. */
+  async giveUp(status: number): Promise<never> {
+    await atMost(this.#disks.shutdown(FLUSH_MS), FLUSH_MS).catch(() => undefined)
+    return this.stopNow(status)
+  }
+
   /** Ends at once; only files of ours are removed first. */
   stopNow(status = 0): never {
     try {

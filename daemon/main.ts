@@ -72,7 +72,7 @@ async function run(options: Options, line: Given): Promise<void> {
     await daemon.start()
   } catch (error) {
     complain(error)
-    daemon.stopNow(statusOf(error))
+    await daemon.giveUp(statusOf(error))
   }
   if (isDetached(process.env)) reportReady()
 }

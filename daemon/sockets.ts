@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the sockets the daemon is steered over. Used at start-up and at the end only: this is where file-system calls for
-// sockets happen. Rules: a path is taken over only from a socket nobody listens on, and removed only while it is ours.
+// Makes the sockets the daemon is steered over, at start-up and at the end only, and in the NBD server's worker that server's
+// own: this is where file-system calls for sockets happen. Rules: a path is taken over only from a socket nobody listens on, and removed only while it is ours.
 
 import {
   chmodSync,
@@ -202,7 +202,7 @@ function groupId(name: string): number {
 }
 
 function failure(what: string, error: unknown): StartError {
-  const errno = (error as NodeJS.ErrnoException).errno
-  const why = errno === undefined ? (error as Error).message : errnoText(-errno)
+  const { errno, syscall, message } = error as NodeJS.ErrnoException
+  const why = errno === undefined || syscall === 'getaddrinfo' ? message : errnoText(-errno)
   return new StartError(`${what}: ${why}`, undefined, { cause: error })
 }

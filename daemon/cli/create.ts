@@ -8,7 +8,8 @@ import { makeImage } from './image-maker.js'
 import { lookAtImage, lookAtPath } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
-import { usage } from './status.js'
+import { failed, usage } from './status.js'
+import { exportNamed } from './storage.js'
 
 const SECTOR = 512
 
@@ -38,6 +39,10 @@ async function backingImage(
   { unsafe }: CreateOptions,
 ): Promise<Image | undefined> {
   if (backing === undefined) return undefined
+  if (exportNamed(backing.file) !== undefined)
+    throw failed(
+      `'${backing.file}' cannot be a backing file: images on NBD servers are not looked for by name`,
+    )
   const path = resolve(dirname(image), backing.file)
   if (path === image) throw usage('an image cannot be its own backing file')
   if (unsafe) return undefined

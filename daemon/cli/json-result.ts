@@ -5,6 +5,7 @@ import { resolve } from 'node:path'
 import { toText } from '../../protocol/json-text.js'
 import type { Outcome } from './job-follower.js'
 import { CliError, exitStatus } from './status.js'
+import { isExportName } from './storage.js'
 
 export class JsonResult {
   readonly #source: string
@@ -13,8 +14,8 @@ export class JsonResult {
   #told = false
 
   constructor(source: string, target: string) {
-    this.#source = resolve(source)
-    this.#target = resolve(target)
+    this.#source = absolute(source)
+    this.#target = absolute(target)
   }
 
   /** The end of a job. */
@@ -35,4 +36,9 @@ export class JsonResult {
     const line = { result, source: this.#source, target: this.#target, 'duration-ms': ms, error, receipt }
     process.stdout.write(`${toText(line)}\n`)
   }
+}
+
+/** Of a file; the name of an export says where it is already. */
+function absolute(name: string): string {
+  return isExportName(name) ? name : resolve(name)
 }

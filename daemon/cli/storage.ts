@@ -17,12 +17,17 @@ export interface End {
   readonly address?: NbdAddress
 }
 
+/** Whether a name is meant to be an export's; it may be no sound one. */
+export function isExportName(name: string): boolean {
+  return /^nbds?(\+unix)?:/i.test(name)
+}
+
 /**
  * The export that a name stands for; undefined: the name of a file. A file of such a name is `./nbd:…`.
  * @throws CliError for an address that is none, or that needs what is not there
  */
 export function exportNamed(name: string): End | undefined {
-  if (!/^nbds?(\+unix)?:/i.test(name)) return undefined
+  if (!isExportName(name)) return undefined
   const address = parseNbdAddress(name)
   if (typeof address === 'string') throw usage(address)
   if (address.tls) throw failed(`cannot open '${name}': connections are not encrypted in this version`)

@@ -2,7 +2,7 @@
 // Extent cache of one file: which ranges are holes, learned in batches, so that a sequential pass asks the file
 // system a number of questions that grows with the number of extents, never with the number of chunks.
 // (QEMU bug 1912224: one SEEK_HOLE per 1 MiB chunk, each a walk over all extents, froze mirrors of fragmented files.)
-// Used by the file driver only. Changes by other programs while the file is open are not seen.
+// Used by the drivers of files and of NBD servers. Changes by other programs while the file is open are not seen.
 //
 // Safe answers: 'data' is always true enough (it costs a read), 'zero' must be proved. Therefore
 // - a write turns what is known of its range into data when it starts and again when it has ended;

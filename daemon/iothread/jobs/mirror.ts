@@ -257,7 +257,7 @@ export class MirrorJob implements JobBody {
     if (this.#control.pausing) await this.#control.pausePoint()
   }
 
-  /** A job that is paused does not keep users waiting: the target may be why. */
+  /** No further change waits for the target of a job that is paused: it may be why. */
   #writesThrough(): boolean {
     const { pausing, signal } = this.#control
     return this.#copyMode === 'write-blocking' && !pausing && !signal.aborted && !this.#over
