@@ -61,6 +61,18 @@ function sinkAt(path: string, draw: Draw): FileSink {
   return fileSink(path, format, format.startsWith('libvirt') ? { domain } : { offset })
 }
 
+/** @returns what is wrong with an image that was made */
+async function readAgain(source: ReturnType<typeof fileSource>, other: string): Promise<string | undefined> {
+  // Not to nowhere: XBZRLE cannot be taken there.
+  for (const format of ['mapped-ram', 'stream'] as const) {
+    const error = await attempt(spec(source, fileSink(other, format)))
+    rmSync(other, { force: true })
+    // A section of devices among those of memory has no place but in a stream.
+    if (error === undefined || !error.includes('such streams can only be stored as they are')) return error
+  }
+  return 'it cannot be stored as it is'
+}
+
 t.test('a damaged image becomes none, or one that can be read', async (t) => {
   t.setTimeout((seconds + 120) * 1000)
   const folder = t.testdir()
@@ -99,9 +111,7 @@ t.test('a damaged image becomes none, or one that can be read', async (t) => {
     const keep = () => writeFileSync(join(folder, `failed.${found.length}`), parts[which] ?? '')
     if (error === undefined) {
       counts.made += 1
-      // Not to nowhere: XBZRLE cannot be taken there.
-      const again = await attempt(spec(fileSource(target, sink.offset), fileSink(other, 'mapped-ram')))
-      rmSync(other, { force: true })
+      const again = await readAgain(fileSource(target, sink.offset), other)
       if (again !== undefined) {
         found.push(`${title} was made and cannot be read: ${again}`)
         keep()
