@@ -219,7 +219,7 @@ const programs: {
     absent: installed('fio') ? false : 'no fio',
     command: (uri) => [
       ...['fio', '--name=w', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=8'],
-      ...['--verify=crc32c', '--do_verify=1', `--size=${SIZE}`, '--rate_iops=4000'],
+      ...['--verify=crc32c', '--do_verify=1', '--verify_state_save=0', `--size=${SIZE}`, '--rate_iops=4000'],
     ],
   },
 ]
