@@ -49,20 +49,24 @@ const servers: readonly Case[] = [
   },
 ]
 
-async function serving(t: Test, program: string, args: readonly string[], pid: string): Promise<void> {
+/** @returns ends it, as a crash would */
+async function serving(t: Test, program: string, args: readonly string[], pid: string) {
+  rmSync(pid, { force: true })
   const child = spawn(program, args, { stdio: 'ignore' })
   const orphaned = () => void child.kill('SIGKILL')
   process.once('exit', orphaned)
-  t.teardown(async () => {
+  const stop = async () => {
     process.removeListener('exit', orphaned)
-    if (child.exitCode !== null) return
+    if (child.exitCode !== null || child.signalCode !== null) return
     child.kill('SIGKILL')
     await once(child, 'exit')
-  })
+  }
+  t.teardown(stop)
   while (!existsSync(pid) || readFileSync(pid, 'utf8') === '') {
     if (child.exitCode !== null) throw new Error(`${program} ${args.join(' ')} ended`)
     await pace(5)
   }
+  return stop
 }
 
 async function daemonAt(t: Test, folder: string): Promise<QmpClient> {
@@ -130,6 +134,39 @@ for (const { name, program, args } of servers)
         await client.execute('blockdev-del', { 'node-name': 'net' })
       },
     )
+
+t.test(
+  'a server that comes back is encrypted as before',
+  { skip: installed('qemu-nbd') ? false : 'no qemu-nbd' },
+  async (t) => {
+    const folder = shortFolder(t)
+    const at = (file: string) => join(folder, file)
+    const [plain] = servers
+    if (plain === undefined) throw new Error('no servers')
+    fill(at('disk'), 32 * MiB)
+    empty(at('copy'), 32 * MiB)
+    const place = { socket: at('s'), disk: at('disk'), pid: at('pid'), dir: keysAt(at('keys')) }
+    const args = plain.args({ ...place, kind: 'psk' })
+    const stop = await serving(t, plain.program, args, place.pid)
+    const client = await daemonAt(t, folder)
+    await client.execute('object-add', { 'qom-type': 'tls-creds-psk', id: 'tls', dir: place.dir })
+    await client.execute('blockdev-add', rawNode('copy', at('copy')))
+    await client.execute('blockdev-add', node(place.socket, { 'reconnect-delay': 100 }))
+    const job = { 'job-id': 'job', device: 'net', target: 'copy', sync: 'full', 'auto-dismiss': false }
+    await client.execute('blockdev-mirror', {
+      ...job,
+      speed: 8 * MiB,
+      'buf-size': MiB,
+      'x-auto-complete': true,
+    })
+    await stop()
+    await serving(t, plain.program, args, place.pid)
+    await client.execute('block-job-set-speed', { device: 'job', speed: 0 })
+    await client.status('job', 'concluded')
+    t.match(await client.execute('query-jobs'), [{ id: 'job', error: undefined }])
+    t.equal(difference(at('disk'), at('copy')), undefined)
+  },
+)
 
 /** A daemon that serves the export `disk` of 8 MiB with the credentials in a folder. */
 async function ownServer(t: Test, folder: string, credentials: object): Promise<string> {

@@ -81,10 +81,12 @@ export class NbdService {
     await this.#worker?.request('offer', { exports })
   }
 
-  /** Rules about clients may be others now. Resolves when they apply. */
+  /** Rules about clients may be others now. Resolves when they apply; a server that starts is not waited for. */
   async rulesChanged(): Promise<void> {
     const rules = this.#rules?.()
-    if (rules !== undefined) await this.#worker?.request('authorize', rules).catch(() => undefined) // it has ended
+    if (rules === undefined || this.#worker === undefined) return
+    const applied = this.#worker.request('authorize', rules).catch(() => undefined) // it has ended
+    if (!this.#changing) await applied
   }
 
   /** A client of an export has gone. */
