@@ -84,7 +84,7 @@ for (const mode of ['background', 'write-blocking'] as const)
     // It goes on for a while on the copy.
     const before = Number(/ROUND (\d+)\r?\n(?!.*ROUND)/s.exec(guest.serial())?.[1] ?? 0)
     await guest.says(new RegExp(`^ROUND ${before + 3}\\r?$`, 'm'))
-    await guest.press('q')
+    await guest.press('q\n')
     const [, rounds, errors, stall, hash] = await guest.says(
       /^DONE rounds=(\d+) errors=(\d+) stall_ms=(\d+) hash=([0-9a-f]+)\r?$/m,
     )
