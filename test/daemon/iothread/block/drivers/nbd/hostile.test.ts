@@ -64,13 +64,18 @@ fuzz('damaged handshakes are refused, or the node fails later', async (t, draw) 
     const damaged = parts[draw(parts.length)]
     if (damaged !== undefined && damaged.length >= 8) mutate(damaged, damaged.length & ~7, draw)
     const crumbs = draw(4) === 0
+    const put = (part: Buffer) => {
+      if (crumbs) for (const byte of part) socket.write(Uint8Array.of(byte))
+      else socket.write(part)
+    }
     const say = () => {
       const part = parts.shift()
-      if (part === undefined) {
-        if (draw(2) === 0) socket.end()
-        else socket.destroy()
-      } else if (crumbs) for (const byte of part) socket.write(Uint8Array.of(byte))
-      else socket.write(part)
+      if (part !== undefined) put(part)
+      if (part !== undefined && part !== damaged) return
+      // Who was told of a longer message would wait for its end.
+      for (const rest of parts.splice(0)) put(rest)
+      if (draw(4) === 0) socket.destroy()
+      else socket.end()
     }
     say()
     socket.on('data', say)
