@@ -22,7 +22,9 @@ const FIRST: ReadonlySet<string> = new Set(['file', 'image'])
 
 export interface NodeUse {
   readonly job: string
-  readonly role: 'source' | 'target' | 'filter'
+  readonly role: 'source' | 'target' | 'filter' | 'chain'
+  /** What kind of job it is; a mirror where it does not say. */
+  readonly type?: 'mirror' | 'commit' | 'stream'
 }
 
 export interface Node {
@@ -36,8 +38,8 @@ export interface Node {
   /** Names by role. Grows while the node is being opened. */
   readonly children: Map<string, string>
   readonly parents: Set<string>
-  /** Who decides over its end: a user, the parent it was defined in, or the job it was made for. */
-  readonly owner: { readonly kind: 'user' } | { readonly kind: 'parent' | 'job'; readonly name: string }
+  /** Who decides over its end: a user, the parent it was defined in, or the job it was made for. Changed by relink(). */
+  owner: { readonly kind: 'user' } | { readonly kind: 'parent' | 'job'; readonly name: string }
   /** The set of descriptors its file name means, in use as long as the node is here. */
   readonly set: SetUse | undefined
   /** TLS credentials of its connections, as they were when it was defined. */
@@ -128,6 +130,30 @@ export class Directory {
       child?.parents.delete(node.name)
       if (child?.owner.kind === 'parent' && child.owner.name === node.name) this.remove(child)
     }
+  }
+
+  /**
+   * A job put another node below a node, or none.
+   * @param owned  the new child is closed with the node
+   */
+  relink(node: Node, role: string, child: Node | undefined, owned: boolean): void {
+    const old = this.child(node, role)
+    if (old !== undefined && old !== child) {
+      const others = [...node.children].some(([other, name]) => other !== role && name === old.name)
+      if (!others) old.parents.delete(node.name)
+    }
+    const { [role]: _, ...spec } = node.spec
+    if (child === undefined) {
+      node.children.delete(role)
+      // The image names none any more.
+      node.spec = spec as NodeSpec
+      return
+    }
+    node.children.set(role, child.name)
+    node.spec = { ...(spec as NodeSpec), [role]: child.name }
+    child.parents.add(node.name)
+    if (owned) child.owner = { kind: 'parent', name: node.name }
+    else if (isOwnedBy(child, node)) child.owner = { kind: 'user' }
   }
 
   /** Puts entered nodes into a worker, which each of them then holds. */
@@ -332,6 +358,10 @@ export class Directory {
     assert(node !== undefined)
     return node
   }
+}
+
+function isOwnedBy({ owner }: Node, parent: Node): boolean {
+  return owner.kind === 'parent' && owner.name === parent.name
 }
 
 /** Children of a definition by role: names of nodes, or definitions. */

@@ -143,11 +143,29 @@ export class Graphs {
       if (node.worker === worker && node.state !== 'opening') this.directory.remove(node)
   }
 
-  /** Nodes that a job had to itself vanish with it: the worker says so. */
+  /** A job changed the graph: the directory follows. */
+  rearranged(report: Extract<Report, { kind: 'graph' }>): void {
+    const find = (name: string) => [...this.directory.all()].find((node) => node.name === name)
+    for (const { node: name, role, child, owned } of report.edges) {
+      const node = find(name)
+      if (node === undefined) continue
+      this.directory.relink(node, role, child === null ? undefined : find(child), owned)
+    }
+    for (const name of report.kept) {
+      const node = find(name)
+      if (node !== undefined) node.owner = { kind: 'user' }
+    }
+    for (const name of report.writable) {
+      const node = find(name)
+      if (node !== undefined) node.spec = { ...node.spec, 'read-only': false }
+    }
+  }
+
+  /** Nodes that a job had to itself vanish with it, and those that a job left without a use: the worker says so. */
   report(worker: DiskWorker, report: Extract<Report, { kind: 'nodes' }>): void {
     if (report.gone.length === 0) return
     for (const node of [...this.directory.all()])
-      if (node.owner.kind === 'job' && node.state === 'open' && node.worker === worker)
+      if (node.owner.kind !== 'user' && node.state === 'open' && node.worker === worker)
         if (report.gone.includes(node.name)) this.directory.remove(node)
   }
 

@@ -15,11 +15,14 @@ import { ExportTable } from './exports/export-table.js'
 import { BenchJob } from './jobs/bench.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
+import { CommitJob } from './jobs/commit.js'
 import { CompareJob } from './jobs/compare.js'
 import { CreateJob, createImage } from './jobs/create.js'
 import { JobTable } from './jobs/job-table.js'
 import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
+import { appendOverlay, emptyImage, nameBacking } from './jobs/overlay.js'
 import type { Policy } from './jobs/runner.js'
+import { StreamJob } from './jobs/stream.js'
 import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs or an export has clients. */
@@ -50,6 +53,7 @@ export class Iothread {
       engine,
       log: (level, fields, text) => this.#report({ kind: 'log', level, fields, text }),
       changed: (nodes, gone) => this.#report({ kind: 'nodes', nodes, gone }),
+      rearranged: (report) => this.#report({ kind: 'graph', ...report }),
       corrupted: (report) => this.#report({ kind: 'image-corrupted', ...report }),
     })
     this.#buffers = new Buffers(engine)
@@ -94,6 +98,11 @@ export class Iothread {
       'node-reopen': async ({ specs }) => done(await graph.reopen(specs)),
       'node-resize': async ({ node, size }) => done(await graph.resize(node, size)),
       'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
+      'node-append': async ({ node, overlay, filter }) =>
+        done(await appendOverlay(graph, graph.node(node), graph.node(overlay), filter)),
+      'node-rename-backing': async ({ node, backing }) =>
+        done(await nameBacking(graph, graph.node(node), backing)),
+      'node-empty': async ({ node }) => done(await emptyImage(graph, graph.node(node))),
       'target-create': (args) => this.#createTarget(args),
       'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
       'job-start': ({ id, spec }) => this.#start(id, spec),
@@ -119,10 +128,7 @@ export class Iothread {
   }
 
   async #start(id: string, spec: JobSpec): Promise<null> {
-    const policy: Policy =
-      spec.kind === 'mirror'
-        ? { read: spec.onSourceError, write: spec.onTargetError }
-        : { read: 'report', write: 'report' }
+    const policy = policyOf(spec)
     for (const node of nodesOf(spec)) await this.#graph.freshen(node)
     const make = (control: JobControl) => {
       control.signal.addEventListener('abort', () => this.#graph.hurry(nodesOf(spec)), { once: true })
@@ -145,6 +151,10 @@ export class Iothread {
         return new BenchJob(spec, this.#graph, this.#buffers, control)
       case 'compare':
         return new CompareJob(spec, this.#graph, this.#buffers, control)
+      case 'commit':
+        return new CommitJob(spec, this.#graph, this.#buffers, control)
+      case 'stream':
+        return new StreamJob(spec, this.#graph, this.#buffers, control)
       default:
         return spec satisfies never
     }
@@ -239,6 +249,12 @@ function continues(last: MapExtent, next: MapExtent): boolean {
   )
 }
 
+function policyOf(spec: JobSpec): Policy {
+  if (spec.kind === 'mirror') return { read: spec.onSourceError, write: spec.onTargetError }
+  if (spec.kind === 'commit' || spec.kind === 'stream') return { read: spec.onError, write: spec.onError }
+  return { read: 'report', write: 'report' }
+}
+
 /** Open nodes that a job uses. */
 function nodesOf(spec: JobSpec): readonly string[] {
   switch (spec.kind) {
@@ -251,6 +267,10 @@ function nodesOf(spec: JobSpec): readonly string[] {
       return [spec.node]
     case 'compare':
       return [spec.node, spec.other]
+    case 'commit':
+      return [spec.overlay, spec.base]
+    case 'stream':
+      return [spec.node]
     default:
       return spec satisfies never
   }

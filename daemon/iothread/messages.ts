@@ -10,6 +10,9 @@ import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
+import type { ChainRequests, CommitSpec, GraphReport, StreamSpec } from './messages-chain.js'
+
+export type { CommitSpec, StreamSpec } from './messages-chain.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -148,6 +151,10 @@ export interface MirrorSpec {
   readonly autoComplete: boolean
   /** The target node was made for this job: it is closed when the job is over. */
   readonly ownsTarget: boolean
+  /** Whose place the target takes; default: the source's. */
+  readonly replaces?: string | undefined
+  /** The target is below the source, and what images between them hold is copied: the commit of an active image. */
+  readonly commit?: boolean
 }
 
 export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full'
@@ -271,10 +278,10 @@ export interface ServedFacts {
   readonly contexts: readonly string[]
 }
 
-export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
+export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec | CommitSpec | StreamSpec
 
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests extends JobRequests {
+export interface Requests extends JobRequests, ChainRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */
@@ -363,6 +370,7 @@ export interface MapExtent {
 export type Report =
   | JobReport
   | LogReport
+  | GraphReport
   /** Nodes that are new or changed, in the order they came to be. */
   | { readonly kind: 'nodes'; readonly nodes: readonly NodeReport[]; readonly gone: readonly string[] }
   /** A client of an export has gone. `why`: it was not asked for. */

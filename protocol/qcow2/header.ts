@@ -140,15 +140,16 @@ export function parseHeader(bytes: Uint8Array): Header {
 /**
  * The first cluster of an image: fields, extensions, the name of the backing file behind them.
  * @param header  `headerLength` is kept
+ * @param nameFrom  the name of the backing file lies at this offset or behind it
  * @throws FormatError when it does not fit into a cluster
  */
-export function formatHeader(header: Header): Uint8Array {
+export function formatHeader(header: Header, nameFrom = 0): Uint8Array {
   const bytes = new Uint8Array(2 ** header.clusterBits)
   const backing = header.backingFile === undefined ? undefined : new TextEncoder().encode(header.backingFile)
   if (backing !== undefined && backing.length > MAX_BACKING_NAME)
     throw new FormatError('Backing file name too long')
   const areaLength = header.extensions.reduce((sum, { data }) => sum + 8 + padded(data.length), 8)
-  const nameOffset = header.headerLength + areaLength
+  const nameOffset = Math.max(header.headerLength + areaLength, nameFrom)
   if (nameOffset + (backing?.length ?? 0) > bytes.length) {
     throw new FormatError('The header with its extensions does not fit into a cluster')
   }

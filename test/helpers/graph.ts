@@ -27,6 +27,7 @@ export function testGraph(t: Test, aio: EngineKind = 'threads'): TestGraph {
   const graph = new Graph({
     engine,
     log: (level, fields, text) => log.push(`${level} ${String(fields.node)}: ${text}`),
+    rearranged: () => undefined,
     corrupted: ({ node, text }) => log.push(`corrupted ${node}: ${text}`),
     changed: (nodes, gone) => {
       for (const report of nodes) reports.set(report.name, report)

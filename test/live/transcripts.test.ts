@@ -13,8 +13,6 @@ t.setTimeout(600_000)
 const WAITING: Readonly<Record<string, string>> = {
   '50-blockdev-backup': 'backup jobs',
   '51-bitmaps-incremental': 'bitmaps',
-  '52-block-commit': 'commit jobs',
-  '53-block-stream': 'stream jobs',
   '54-transaction': 'transactions',
   '65-frozen-by-stalled-target': 'transactions',
 }

@@ -21,6 +21,7 @@ import { MigrationSettings } from '../migration/settings.js'
 import { Objects } from '../objects.js'
 import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
+import { chainHandlers } from './chain.js'
 import { checkHandlers } from './check.js'
 import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
@@ -32,6 +33,7 @@ import { migrateHandlers } from './migrate.js'
 import { mirrorHandlers } from './mirror.js'
 import { nodeHandlers } from './nodes.js'
 import { objectHandlers } from './objects.js'
+import { overlayHandlers } from './overlays.js'
 import { queryHandlers } from './queries.js'
 import { reopenHandlers } from './reopen.js'
 
@@ -73,7 +75,8 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
         else if (report.kind === 'nodes') {
           graphs.report(worker, report)
           exports.nodesChanged()
-        } else if (report.kind === 'export-left') exports.report(report)
+        } else if (report.kind === 'graph') graphs.rearranged(report)
+        else if (report.kind === 'export-left') exports.report(report)
         else if (report.kind === 'export-moved') exports.moved(report)
         else {
           const { node, text, offset, size, fatal } = report
@@ -116,6 +119,8 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...imageHandlers(graphs, jobs),
     ...checkHandlers(graphs, jobs),
     ...mirrorHandlers(graphs, jobs, log),
+    ...chainHandlers(graphs, jobs),
+    ...overlayHandlers(graphs),
     ...inspectHandlers(graphs, jobs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),

@@ -6,6 +6,7 @@ import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { Directory, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
+import { isFilter } from './filters.js'
 
 const MIN_GRANULARITY = 512
 const MAX_GRANULARITY = 64 * 2 ** 20
@@ -39,7 +40,7 @@ export function checkValues(directory: Directory, args: MirrorArguments, source:
   if (replaces !== undefined) {
     if (directory.find(replaces) === undefined)
       throw new CommandError(`Failed to find node with node-name='${replaces}'`)
-    if (replaces !== source.name)
+    if (!throughFilters(directory, source).some(({ name }) => name === replaces))
       throw new CommandError(
         `Cannot replace '${replaces}' by a node mirrored from '${source.name}', because it cannot be guaranteed ` +
           'that doing so would not lead to an abrupt change of visible data',
@@ -47,6 +48,14 @@ export function checkValues(directory: Directory, args: MirrorArguments, source:
   }
   if (sync === 'incremental' || sync === 'bitmap') throw new CommandError(`Sync mode '${sync}' not supported`)
   if ((args['buf-size'] ?? 0) < 0) throw new CommandError("Invalid parameter 'buf-size'")
+}
+
+/** A node and those below it that show the same: what filters separate from it. */
+function throughFilters(directory: Directory, node: Node): Node[] {
+  const below = isFilter(node.spec.driver)
+    ? (directory.child(node, 'file') ?? directory.child(node, 'image'))
+    : undefined
+  return below === undefined ? [node] : [node, ...throughFilters(directory, below)]
 }
 
 export function checkSpeed(args: MirrorArguments): void {

@@ -10,12 +10,10 @@ import type { SetUse } from '../descriptors.js'
 import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 import type { DiskWorker } from '../workers.js'
+import { isFilter } from './filters.js'
 
 type DriveMirror = Arguments<'drive-mirror'>
 export type TargetFormat = 'raw' | 'qcow2'
-
-/** Nodes that show what is below them, and are no format of their own. */
-const filters: ReadonlySet<string> = new Set(['throttle', 'x-inject', 'blkdebug', 'mirror_top', 'compress'])
 
 /** @throws CommandError for a format that is not known */
 export function checkFormat(format: string | undefined, existing: boolean): void {
@@ -159,7 +157,7 @@ function nameFor(filename: string): string {
 /** The node, or the first below it that is no filter. */
 function unfiltered(worker: DiskWorker, name: string): NodeReport | undefined {
   let report = worker.reports.get(name)
-  while (report !== undefined && filters.has(report.driver)) {
+  while (report !== undefined && isFilter(report.driver)) {
     const below: string | undefined = report.children.file ?? report.children.image
     report = below === undefined ? undefined : worker.reports.get(below)
   }

@@ -57,7 +57,7 @@ class MirrorStarter {
     const source = findSource(directory, args.device)
     const target = findNode(directory, args.target)
     checkGranularity(args.granularity)
-    if (userAbove(directory, target) !== undefined) throw new CommandError(busyText(target))
+    if (userAbove(directory, target) !== undefined) throw new CommandError(busyText(directory, target))
     checkValues(directory, args, source)
     if (target === source) throw new CommandError("Can't mirror node into itself")
     const filterName = args['filter-node-name']
@@ -71,7 +71,8 @@ class MirrorStarter {
     await this.#withClaim(claim, async () => {
       try {
         const worker = await this.#join([source, target], claim)
-        await this.#start(args, claim, target, worker, { unmap: true, ownsTarget: false })
+        const { replaces } = args
+        await this.#start(args, claim, target, worker, { unmap: true, ownsTarget: false, replaces })
       } catch (error) {
         target.use = undefined
         throw error
@@ -168,7 +169,7 @@ class MirrorStarter {
     claim: Claim,
     target: Node,
     worker: DiskWorker,
-    how: Pick<MirrorSpec, 'unmap' | 'ownsTarget'>,
+    how: Pick<MirrorSpec, 'unmap' | 'ownsTarget' | 'replaces'>,
   ): Promise<void> {
     const { reservation, source, filter } = claim
     this.#graphs.directory.renew(filter)

@@ -15,12 +15,15 @@ import type {
 } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
 import type { EventSink } from '../commands.js'
+import { isBlockJob } from './block-jobs.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
 
 export interface JobPlan {
   readonly id: string
   readonly type:
     | 'mirror'
+    | 'commit'
+    | 'stream'
     | 'create'
     | 'x-check'
     | 'x-bench'
@@ -236,6 +239,7 @@ export class Job {
 
   change(copyMode: CopyMode): void {
     this.#check('change')
+    if (this.plan.type !== 'mirror') throw new CommandError('Job type does not support change')
     if (copyMode === this.#copyMode) return
     if (copyMode === 'background')
       throw new CommandError("Change to copy mode 'background' is not implemented")
@@ -303,8 +307,8 @@ export class Job {
     this.#to('waiting')
     this.#to('pending')
     if (this.plan.autoFinalize) void this.#commit()
-    else if (this.plan.type === 'mirror')
-      this.#around.events.emit('BLOCK_JOB_PENDING', { type: 'mirror', id: this.id })
+    else if (isBlockJob(this.plan.type))
+      this.#around.events.emit('BLOCK_JOB_PENDING', { type: this.plan.type, id: this.id })
   }
 
   /** Applies a pending job's result; never rejects: a failure is the job's. */
@@ -349,7 +353,7 @@ export class Job {
   }
 
   #conclude(event: 'BLOCK_JOB_COMPLETED' | 'BLOCK_JOB_CANCELLED'): void {
-    if (this.plan.type === 'mirror') {
+    if (isBlockJob(this.plan.type)) {
       const failed = event === 'BLOCK_JOB_COMPLETED' && this.#error !== undefined
       if (failed)
         this.#around.events.emit('BLOCK_JOB_COMPLETED', { ...this.#numbers(), error: this.#error ?? '' })
@@ -391,7 +395,7 @@ export class Job {
 
   #numbers() {
     const { len, offset } = this.#progress
-    return { device: this.id, type: 'mirror' as const, len, offset, speed: this.#speed }
+    return { device: this.id, type: this.plan.type, len, offset, speed: this.#speed }
   }
 
   #to(state: JobState): void {

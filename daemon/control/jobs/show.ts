@@ -34,8 +34,7 @@ export function jobInfo(job: Job): JobInfo {
 
 export function blockJobInfo(job: Job): BlockJobInfo {
   const { offset, len, busy, activelySynced } = job.progress
-  return {
-    type: 'mirror',
+  const info = {
     device: job.id,
     len,
     offset,
@@ -48,9 +47,12 @@ export function blockJobInfo(job: Job): BlockJobInfo {
     'auto-finalize': job.plan.autoFinalize,
     'auto-dismiss': job.plan.autoDismiss,
     ...(job.error !== undefined && { error: job.error }),
-    'actively-synced': activelySynced,
     ...details(job),
   }
+  const { type } = job.plan
+  return type === 'mirror'
+    ? { type, 'actively-synced': activelySynced, ...info }
+    : { type: type === 'commit' ? 'commit' : 'stream', ...info }
 }
 
 function details(job: Job): Details {

@@ -27,6 +27,10 @@ interface Use {
   readonly user: string
   readonly role: string
   readonly permissions: Permissions
+  /** The parent it is the use of. */
+  readonly parent?: BlockNode
+  /** A parent that this use does not disturb, nor is disturbed by. */
+  readonly beside?: BlockNode | undefined
 }
 
 /** A claim. */
@@ -35,6 +39,13 @@ interface Direct extends Use {
   node: BlockNode
   /** Undefined: its user stays where it is. */
   readonly moved: Moved | undefined
+}
+
+/** A change that was made and may still be taken back. */
+export interface Rearranged {
+  readonly undo: () => void
+  /** It is for good. */
+  readonly moved: () => void
 }
 
 /** Told of a driver that could not settle. */
@@ -55,6 +66,13 @@ const usual = (role: string, own: Permissions): Permissions =>
       }
     : own
 
+export interface ClaimHow {
+  /** Given by users who go to another node when it takes this one's place. */
+  readonly moved?: Moved | undefined
+  /** A parent of the node for which nothing changes, whatever is done here: what it shows does not come from this node. */
+  readonly beside?: BlockNode | undefined
+}
+
 export class Claims {
   readonly #records: Records
   readonly #unsettled: Unsettled
@@ -70,12 +88,16 @@ export class Claims {
   }
 
   /**
-   * @param user   as it is named in conflicts: "an unnamed block device", "block job 'job0'"
-   * @param moved  given by users who go to another node when it takes this one's place
+   * @param user  as it is named in conflicts: "an unnamed block device", "block job 'job0'"
    * @throws CommandError when the node is being removed, another claim or another program excludes it, or the node cannot be written
    * @throws IoError when storage does not tell what nobody used until now holds
    */
-  async claim(user: string, node: BlockNode, permissions: Permissions, moved?: Moved): Promise<Release> {
+  async claim(
+    user: string,
+    node: BlockNode,
+    permissions: Permissions,
+    { moved, beside }: ClaimHow = {},
+  ): Promise<Release> {
     const leaves = this.#records.leaves(node)
     using _turn = await this.turn(leaves)
     this.#records.get(node.name)
@@ -83,7 +105,7 @@ export class Claims {
     const unused = this.#records
       .tree(node)
       .filter((record) => this.#wanted(record.node, before) === undefined)
-    const use: Direct = { user, role: 'root', permissions, node, moved }
+    const use: Direct = { user, role: 'root', permissions, node, moved, beside }
     this.#direct.set(node, [use, ...(this.#direct.get(node) ?? [])])
     const locked: BlockNode[] = []
     try {
@@ -106,42 +128,77 @@ export class Claims {
   }
 
   /**
-   * One node takes another's place: claims that may move do, and some others end with it, in one step.
-   * Nobody may have a request under way.
-   * @param ending  claims on either node
-   * @throws CommandError when the new node is excluded by others; nothing is changed then
+   * The graph changes, in one step with the claims that go with it. Nobody may have a request under way at what changes.
+   * @param touched  nodes that are concerned, with all below them, before or after
+   * @param change   makes the change, without waiting
+   * @throws CommandError when somebody excludes what is so then; nothing is changed
    */
-  async replace(from: BlockNode, to: BlockNode, ending: readonly Release[]): Promise<void> {
-    const leaves = [...new Set([...this.#records.leaves(from), ...this.#records.leaves(to)])]
+  async rearrange(touched: readonly BlockNode[], change: () => Rearranged): Promise<void> {
+    const leaves = unique(touched.flatMap((node) => this.#records.leaves(node)))
     using _turn = await this.turn(leaves)
-    this.#records.get(to.name)
-    const trees = [...new Set([...this.#records.tree(from), ...this.#records.tree(to)])]
+    for (const node of touched) this.#records.get(node.name)
+    const trees = unique(touched.flatMap((node) => this.#records.tree(node)))
     const before: Seen = new Map()
-    for (const record of trees) this.#wanted(record.node, before)
-    const [above, there] = [this.#direct.get(from) ?? [], this.#direct.get(to) ?? []]
-    const ended = new Set(ending.map((release) => this.#claimOf.get(release)))
-    const moving = above.filter((use) => use.moved !== undefined && !ended.has(use))
-    this.#put(
-      from,
-      above.filter((use) => !ended.has(use) && !moving.includes(use)),
-    )
-    this.#put(to, [...moving, ...there.filter((use) => !ended.has(use))])
+    for (const { node } of trees) this.#wanted(node, before)
+    const { undo, moved } = change()
     try {
-      const seen: Seen = new Map()
-      for (const record of this.#records.tree(to)) this.#check(record.node, seen)
-      await this.#lock(this.#records.leaves(to))
+      const after: Seen = new Map()
+      for (const { node } of trees) this.#check(node, after)
+      // What is given up is held until it was written back.
+      for (const leaf of leaves) await leaf.driver.lock?.(joined(before.get(leaf), this.#wanted(leaf, after)))
+      const fresh = trees.filter(({ node }) => !before.get(node) && this.#wanted(node, after))
+      for (const { node } of fresh.reverse()) await node.driver.freshen?.()
     } catch (error) {
-      this.#put(from, above)
-      this.#put(to, there)
+      undo()
       await this.#lock(leaves)
       throw error
     }
-    for (const use of moving) {
-      use.node = to
-      use.moved?.(to)
-    }
+    moved()
     await this.#settle(trees, before)
-    await this.#lock(leaves).catch((error: unknown) => this.#unsettled(from, error))
+    const [first] = touched
+    await this.#lock(leaves).catch((error: unknown) => first && this.#unsettled(first, error))
+  }
+
+  /** For rearrange(): claims that may move do, and some others end. */
+  move(from: BlockNode, to: BlockNode, ending: readonly Release[]): Rearranged {
+    const ended = this.end(ending)
+    const [above, there] = [this.#direct.get(from) ?? [], this.#direct.get(to) ?? []]
+    const moving = above.filter((use) => use.moved !== undefined)
+    this.#put(
+      from,
+      above.filter((use) => !moving.includes(use)),
+    )
+    this.#put(to, [...moving, ...there])
+    return {
+      undo: () => {
+        this.#put(from, above)
+        this.#put(to, there)
+        ended.undo()
+      },
+      moved: () => {
+        for (const use of moving) {
+          use.node = to
+          use.moved?.(to)
+        }
+      },
+    }
+  }
+
+  /** For rearrange(): some claims end. */
+  end(ending: readonly Release[]): Rearranged {
+    const ended = new Set(ending.map((release) => this.#claimOf.get(release)))
+    const changed = [...this.#direct].filter(([, uses]) => uses.some((use) => ended.has(use)))
+    for (const [node, uses] of changed)
+      this.#put(
+        node,
+        uses.filter((use) => !ended.has(use)),
+      )
+    return {
+      undo: () => {
+        for (const [node, uses] of changed) this.#put(node, uses)
+      },
+      moved: () => undefined,
+    }
   }
 
   isClaimed(node: BlockNode): boolean {
@@ -228,7 +285,7 @@ export class Claims {
       const own = this.#wanted(record.node, seen)
       if (own === undefined) continue
       const permissions = record.node.driver.childPermissions?.(role, own) ?? usual(role, own)
-      uses.push({ user: `node '${record.node.name}'`, role, permissions })
+      uses.push({ user: `node '${record.node.name}'`, role, permissions, parent: record.node })
     }
     return uses
   }
@@ -239,12 +296,26 @@ export class Claims {
       throw new CommandError('Block node is read-only')
     for (const holder of uses) {
       for (const other of uses) {
-        if (holder === other) continue
+        if (holder === other || isBeside(holder, other) || isBeside(other, holder)) continue
         const refused = other.permissions.use.filter((one) => !holder.permissions.share.includes(one))
         if (refused.length > 0) throw conflict(node, refused, other, holder)
       }
     }
   }
+}
+
+function isBeside(use: Use, { parent }: Use): boolean {
+  return parent !== undefined && use.beside === parent
+}
+
+function joined(one: Permissions | undefined, other: Permissions | undefined): Permissions | undefined {
+  if (one === undefined || other === undefined) return one ?? other
+  const use = (permissions: Permissions): Use => ({ user: '', role: '', permissions })
+  return united([use(one), use(other)])
+}
+
+function unique<T>(list: readonly T[]): T[] {
+  return [...new Set(list)]
 }
 
 function united(uses: readonly Use[]): Permissions {

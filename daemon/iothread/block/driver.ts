@@ -64,6 +64,8 @@ export interface WriteHow {
   readonly fua?: boolean
   /** Stored compressed where the driver can and the range is one of whole clusters. */
   readonly compressed?: boolean
+  /** Only where nothing is stored in this layer yet: what the node shows stays the same. Formats with backing files only. */
+  readonly below?: boolean
 }
 
 export interface ZeroHow {
@@ -71,6 +73,8 @@ export interface ZeroHow {
   readonly unmap: boolean
   /** Fail with ENOTSUP rather than write zeroes. */
   readonly fast: boolean
+  /** Only where nothing is stored in this layer yet, and then stored, whatever shows through. Formats with backing files only. */
+  readonly below?: boolean
 }
 
 /** A byte range with one status. */
@@ -102,6 +106,12 @@ export type Permission = (typeof PERMISSIONS)[number]
 
 /** What a driver wants of one of its children, given what its own users want of it; undefined: as usual. */
 export type ChildPermissions = (role: string, own: Permissions) => Permissions | undefined
+
+/** How an image names its backing file. */
+export interface BackingFile {
+  readonly name: string
+  readonly format: string | undefined
+}
 
 export interface BlockDriver {
   readonly type: DriverName
@@ -145,6 +155,15 @@ export interface BlockDriver {
   freshen?(): Promise<void>
   /** The last user has left: what is held back goes to the children, and is durable. Other programs may follow. */
   settle?(): Promise<void>
+  /**
+   * In a drained section: another node, which shows the same, takes the place of a child.
+   * @param node  undefined: nothing shows through any more
+   */
+  replaceChild?(role: string, node: BlockNode | undefined): void
+  /** The image names another backing file, or none: durable on return. Formats with backing files only. */
+  nameBacking?(backing: BackingFile | undefined): Promise<void>
+  /** Drops what is stored in this layer, durably. Formats only. */
+  empty?(): Promise<void>
   /** What users are told of the image. Formats only. */
   format?(): FormatFacts
   /** Facts of the file behind a leaf, asked anew. */

@@ -2,7 +2,7 @@
 // The block graph of one worker: opens, closes, reopens and resizes nodes, keeps claims, and reports changes.
 // Used by the worker's root object and by job bodies. Everything a user may get wrong is a CommandError.
 
-import type { FileId, IoEngine } from '../../../native/types.js'
+import type { IoEngine } from '../../../native/types.js'
 import type { OldestRequest } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import type {
@@ -13,22 +13,22 @@ import type {
   Report,
   ThrottleLimits,
 } from '../messages.js'
+import type { GraphReport } from '../messages-chain.js'
 import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
-import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
-import { DriverBuffers } from './driver-buffers.js'
+import { type BlockDriver, PERMISSIONS, type Permissions } from './driver.js'
 import type { ChangeGuard } from './drivers/mirror-top.js'
-import { HeldRequests } from './held.js'
 import { ImageSource, type NamedImage } from './image-source.js'
 import { resolveImplied } from './implied.js'
-import { BlockNode } from './node.js'
-import { type ChildNodes, driverEntry, type OpenContext } from './open.js'
-import { inherit, type NodeOptions, nodeOptions } from './options.js'
-import { type Child, type NodeRecord, Records, type Role } from './records.js'
-import { commitReopen, effectiveOptions, planReopen, type Reopened } from './reopen.js'
-import { nodeReport } from './report.js'
-import { ThrottleGroups } from './throttle-group.js'
+import type { BlockNode } from './node.js'
+import { NodeFacts } from './node-facts.js'
+import { duplicate, Opener } from './opener.js'
+import { type NodeRecord, Records } from './records.js'
+import { commitReopen, planReopen, type Reopened, type ReopenStep } from './reopen.js'
+import { Surgery } from './surgery.js'
 import { type BitmapFacts, type TopFilter, TopFilters } from './top-filters.js'
+import { makeWritable, type WriteAccess } from './write-access.js'
+import { zeroScan } from './zero-scan.js'
 
 export type GraphLog = (
   level: 'error' | 'warn' | 'info' | 'debug',
@@ -42,54 +42,56 @@ export interface GraphEnv {
   /** Nodes that are new or changed, in the order they came to be, and names of nodes that are no more. */
   readonly changed: (nodes: NodeReport[], gone: string[]) => void
   readonly corrupted: (report: Omit<Corrupted, 'kind'>) => void
+  readonly rearranged: (report: Omit<GraphReport, 'kind'>) => void
 }
 
 type Corrupted = Extract<Report, { kind: 'image-corrupted' }>
-
-/** The engine's verbs that have another name above. */
-const verbs: Readonly<Record<string, string>> = {
-  extents: 'status',
-  truncate: 'resize',
-  lockedByOthers: 'lock',
-}
 
 export class Graph {
   readonly #env: GraphEnv
   readonly #records = new Records()
   readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))
-  readonly #throttleGroups = new ThrottleGroups()
-  readonly #held = new HeldRequests()
-  /** Node names by engine handle. */
-  readonly #files = new Map<FileId, string>()
-  /** By the number of formats below: who waits for a format below keeps none of its buffers. Made with the first. */
-  readonly #buffers = new Map<number, DriverBuffers>()
-  /** Names of nodes being opened, oldest first. */
-  readonly #opening = new Set<string>()
+  readonly #opener: Opener
   readonly #filters: TopFilters
-  /** Leaves whose facts are being asked. */
-  readonly #asking = new Set<BlockNode>()
+  readonly surgery: Surgery
+  readonly #facts: NodeFacts
 
   constructor(env: GraphEnv) {
     this.#env = env
+    this.#facts = new NodeFacts(
+      this.#records,
+      (reports) => env.changed(reports, []),
+      (node, op, error) => this.#failed(node, op, error),
+    )
+    const isZero = zeroScan(env.engine)
+    const failed = (node: string, op: string, error: unknown) => this.#failed(node, op, error)
+    this.#opener = new Opener(env, this.#records, isZero, failed)
     this.#filters = new TopFilters(
       this.#records,
-      this.#isZero,
-      (record) => this.#report([record]),
+      isZero,
+      (record) => this.#facts.report([record]),
       (name) => env.changed([], [name]),
     )
+    this.surgery = new Surgery({
+      records: this.#records,
+      claims: this.#claims,
+      rearranged: (edges, kept) => env.rearranged({ edges, kept, writable: [] }),
+      report: (records) => this.#facts.report(records),
+      remove: (name) => this.remove(name),
+    })
   }
 
   /** Opens the node, inline children first. On failure nothing of it stays open. */
   async add(spec: NodeSpec): Promise<void> {
     const opened: NodeRecord[] = []
     try {
-      await this.#open(spec, spec, opened)
+      await this.#opener.open(spec, spec, opened)
     } catch (error) {
-      for (const record of opened.reverse()) await this.#close(record)
+      for (const record of opened.reverse()) await this.#opener.close(record)
       throw error
     }
-    for (const record of opened) await this.#ask(record)
-    this.#report(opened)
+    for (const record of opened) await this.#facts.ask(record)
+    this.#facts.report(opened)
   }
 
   /** The definition with what its images name themselves; see implied.ts. Nothing is opened for good. */
@@ -110,6 +112,12 @@ export class Graph {
     const own = this.#records.own(record)
     for (const { node } of own) {
       if (this.#claims.isClaimed(node)) throw new CommandError(`Node ${node.name} is in use`)
+      const above = this.#records.parents(node).find((parent) => !own.includes(parent.record))
+      if (above === undefined) continue
+      const role = above.role === 'backing' ? 'backing hd' : above.role
+      throw new CommandError(
+        `Node '${node.name}' is busy: node is used as ${role} of '${above.record.node.name}'`,
+      )
     }
     for (const one of own) {
       one.closing = true
@@ -119,7 +127,7 @@ export class Graph {
     using _turn = await this.#claims.turn(this.#records.leaves(record.node))
     for (const one of own) {
       await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
-      await this.#close(one)
+      await this.#opener.close(one)
     }
     this.#env.changed(
       [],
@@ -129,26 +137,39 @@ export class Graph {
 
   /** Opens the nodes anew with other options: all or none. */
   async reopen(specs: readonly NodeSpec[]): Promise<void> {
-    const steps = planReopen(specs, this.#records, this.#claims)
+    await this.#reopen(planReopen(specs, this.#records, this.#claims))
+  }
+
+  /** A node that is only read becomes writable, until it is given back. */
+  makeWritable(node: BlockNode): Promise<WriteAccess> {
+    return makeWritable(this.#records.get(node.name), this.#records, (steps) => this.#reopen(steps))
+  }
+
+  /** Nodes that stay writable: whoever opens them elsewhere is to know. */
+  keptWritable(names: readonly string[]): void {
+    if (names.length > 0) this.#env.rearranged({ edges: [], kept: [], writable: names })
+  }
+
+  async #reopen(steps: readonly ReopenStep[]): Promise<void> {
     const reopened: Reopened[] = []
     let old: BlockDriver[]
     try {
       for (const step of steps) {
         const { node, children } = step.record
-        const driver = await this.#openDriver(step.full, step.options, children, node.driver)
+        const driver = await this.#opener.openDriver(step.full, step.options, children, node.driver)
         reopened.push({ step, driver })
       }
       old = await commitReopen(reopened, this.#records, this.#claims)
     } catch (error) {
-      for (const { driver, step } of reopened) await this.#closeDriver(driver, step.record.node.name)
+      for (const { driver, step } of reopened) await this.#opener.closeDriver(driver, step.record.node.name)
       throw error
     }
     for (const [index, driver] of old.entries()) {
-      await this.#closeDriver(driver, steps[index]?.record.node.name ?? '')
+      await this.#opener.closeDriver(driver, steps[index]?.record.node.name ?? '')
     }
     const changed = steps.map((step) => step.record)
-    for (const record of changed) await this.#ask(record)
-    this.#report(changed)
+    for (const record of changed) await this.#facts.ask(record)
+    this.#facts.report(changed)
   }
 
   /** @throws CommandError when another user of the node does not share resizing */
@@ -167,8 +188,8 @@ export class Graph {
       await release()
     }
     const touched = this.#records.above(this.#records.leaves(node))
-    for (const record of touched) await this.#ask(record)
-    this.#report(touched)
+    for (const record of touched) await this.#facts.ask(record)
+    this.#facts.report(touched)
   }
 
   /** @throws CommandError when there is no such node */
@@ -200,17 +221,25 @@ export class Graph {
 
   /**
    * Rights on a node for a user, down to the leaf's image locks.
-   * @param user   as it is named in conflicts: 'an unnamed block device', "block job 'job0'"
-   * @param moved  given by users who go to another node when it takes this one's place
+   * @param user  as it is named in conflicts: 'an unnamed block device', "block job 'job0'"
+   * @param moved   given by users who go to another node when it takes this one's place
+   * @param beside  a node above, for which nothing changes whatever is done here
    * @throws CommandError naming the conflict or the lock
    */
-  async claim(user: string, node: BlockNode, permissions: Permissions, moved?: Moved): Promise<Claim> {
+  async claim(
+    user: string,
+    node: BlockNode,
+    permissions: Permissions,
+    moved?: Moved,
+    beside?: BlockNode,
+  ): Promise<Claim> {
     let at = node
     const follow: Moved = (to) => {
       at = to
       moved?.(to)
     }
-    const release = await this.#claims.claim(user, node, permissions, moved && follow)
+    const how = { moved: moved && follow, beside }
+    const release = await this.#claims.claim(user, node, permissions, how)
     const filters = this.#filters
     return {
       get node() {
@@ -229,25 +258,20 @@ export class Graph {
     return this.#filters.insert(name, below, bitmap, guard)
   }
 
-  /**
-   * Another node takes the place of the node below a filter: claims that may move are on it from now on, and requests
-   * that wait in the filter go to it. Called in drained sections of the filter and the node below.
-   * @param ending  claims on either node that end with it
-   * @throws CommandError when the node cannot be replaced; nothing is changed then
-   */
-  async pivot(filter: TopFilter, to: BlockNode, ending: readonly Claim[]): Promise<void> {
-    const { below, node } = filter
-    const parent = this.#records.parents(below).find(({ record }) => record.node !== node)
-    if (parent !== undefined)
-      throw new CommandError(
-        `Node '${parent.record.node.name}' was put above '${below.name}' meanwhile and cannot be moved to '${to.name}'`,
-      )
-    await this.#claims.replace(
-      below,
-      to,
-      ending.map(({ release }) => release),
-    )
-    filter.redirect(to)
+  /** See Surgery. @param held  nodes above the replaced one whose requests are held back */
+  async pivot(
+    filter: TopFilter,
+    to: BlockNode,
+    ending: readonly Claim[],
+    replaced: BlockNode = filter.below,
+    held: ReadonlySet<BlockNode> = new Set(),
+  ): Promise<void> {
+    await this.surgery.pivot(filter, replaced, to, held, ending)
+  }
+
+  /** Nodes on the way from one down to another in its backing chain, both included; undefined when it is not there. */
+  chain(from: BlockNode, to?: BlockNode): BlockNode[] | undefined {
+    return this.#records.chain(from, to)?.map(({ node }) => node)
   }
 
   /** A job on these nodes was cancelled by force; see BlockDriver.hurry. */
@@ -270,40 +294,22 @@ export class Graph {
 
   /** The request that waits longest, in the kernel or held back by a driver. */
   oldest(): OldestRequest | undefined {
-    const held = this.#held.oldest()
-    const stuck = this.#env.engine.oldest()
-    if (stuck === undefined || (held !== undefined && held.ageMs > stuck.ageMs)) return held
-    const [opening] = this.#opening
-    const node = this.#files.get(stuck.file) ?? opening ?? ''
-    return { op: verbs[stuck.op] ?? stuck.op, node, ageMs: stuck.ageMs }
+    return this.#opener.oldest()
   }
 
   /** Makes or changes a throttle group; null forgets it. */
   throttleGroup(id: string, limits: ThrottleLimits | null): void {
-    this.#throttleGroups.set(id, limits)
+    this.#opener.throttleGroup(id, limits)
+  }
+
+  /** See Opener. */
+  forget(): boolean {
+    return this.#opener.forget()
   }
 
   /** Asks leaves for their facts anew and reports nodes that changed. A leaf that does not answer is not asked again. */
-  async refresh(): Promise<void> {
-    const leaves = this.#records.all().filter(({ node }) => !this.#asking.has(node))
-    const asked = new Set<NodeRecord>()
-    let reporting: Promise<void> | undefined
-    // Leaves that answer together are reported at once: each is below the whole of a chain.
-    const reportSoon = async () => {
-      await new Promise((resolve) => setImmediate(resolve))
-      reporting = undefined
-      const records = this.#records.all().filter((record) => asked.has(record))
-      asked.clear()
-      this.#report(records)
-    }
-    await Promise.all(
-      leaves.map(async (record) => {
-        await this.#ask(record)
-        for (const one of this.#records.above([record.node])) asked.add(one)
-        reporting ??= reportSoon()
-        await reporting
-      }),
-    )
+  refresh(): Promise<void> {
+    return this.#facts.refresh()
   }
 
   /** Makes or empties an image file; see create.ts. */
@@ -311,23 +317,13 @@ export class Graph {
     return createFile(this.#env.engine, spec, refuse)
   }
 
-  /** Forgets what it was told, the throttle groups, and gives back the formats' buffers; false, and nothing done, while there is a node or a request. */
-  forget(): boolean {
-    const busy = this.#records.all().length + this.#opening.size + this.#files.size > 0
-    if (busy || this.#held.oldest() !== undefined) return false
-    this.#throttleGroups.clear()
-    for (const buffers of this.#buffers.values()) buffers.giveBack()
-    this.#buffers.clear()
-    return true
-  }
-
   /** Flushes and closes every node, parents first. */
   async close(): Promise<void> {
-    const records = this.#records.all().reverse()
+    const records = this.#records.parentsFirst()
     for (const record of records) record.node.driver.release?.()
     for (const record of records) {
       await record.node.flush().catch((error: unknown) => this.#failed(record.node.name, 'flush', error))
-      await this.#close(record)
+      await this.#opener.close(record)
     }
     if (records.length > 0) {
       this.#env.changed(
@@ -337,137 +333,9 @@ export class Graph {
     }
   }
 
-  /** @param opened  gets the records in the order they were made */
-  async #open(own: NodeSpec, full: NodeSpec, opened: NodeRecord[]): Promise<BlockNode> {
-    const name = own['node-name']
-    if (this.#records.find(name) !== undefined || this.#opening.has(name)) throw duplicate(name)
-    this.#opening.add(name)
-    try {
-      const options = nodeOptions(full)
-      const children: Child[] = []
-      for (const role of driverEntry(own.driver).children) {
-        const child = await this.#openChild(role, own, options, opened)
-        if (child !== undefined) children.push(child)
-      }
-      const driver = await this.#openDriver(full, options, children, undefined)
-      const node = new BlockNode(name, driver, effectiveOptions(options, driver, { children }), this.#isZero)
-      const record: NodeRecord = {
-        node,
-        children,
-        spec: own,
-        facts: undefined,
-        bitmap: undefined,
-        sent: undefined,
-        closing: false,
-      }
-      this.#records.add(record)
-      opened.push(record)
-      return node
-    } finally {
-      this.#opening.delete(name)
-    }
-  }
-
-  async #openChild(
-    role: Role,
-    spec: NodeSpec,
-    options: NodeOptions,
-    opened: NodeRecord[],
-  ): Promise<Child | undefined> {
-    const wanted = spec[role] as string | NodeSpec | null | undefined
-    if (wanted === undefined || wanted === null) return undefined
-    try {
-      if (typeof wanted === 'string') return { role, node: this.node(wanted), inline: false }
-      return { role, node: await this.#open(wanted, inherit(role, options, wanted), opened), inline: true }
-    } catch (error) {
-      if (role !== 'backing' || !(error instanceof CommandError)) throw error
-      throw new CommandError(`Could not open backing file: ${error.message}`)
-    }
-  }
-
-  #openDriver(
-    spec: NodeSpec,
-    options: NodeOptions,
-    children: readonly Child[],
-    previous: BlockDriver | undefined,
-  ): Promise<BlockDriver> {
-    const context: OpenContext = {
-      engine: this.#env.engine,
-      throttleGroups: this.#throttleGroups,
-      held: this.#held,
-      opened: (file) => this.#files.set(file, spec['node-name']),
-      previous,
-      formatBuffers: () => {
-        const below = this.#records.formatsBelow(children)
-        const buffers = this.#buffers.get(below) ?? new DriverBuffers(this.#env.engine)
-        this.#buffers.set(below, buffers)
-        return buffers
-      },
-      log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
-      corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
-    }
-    const nodes: ChildNodes = Object.fromEntries(children.map(({ role, node }) => [role, node]))
-    return driverEntry(spec.driver).open(spec, options, context, nodes)
-  }
-
-  async #close(record: NodeRecord): Promise<void> {
-    record.node.driver.release?.()
-    await this.#closeDriver(record.node.driver, record.node.name)
-    this.#records.delete(record.node.name)
-  }
-
-  async #closeDriver(driver: BlockDriver, name: string): Promise<void> {
-    try {
-      await driver.close()
-    } catch (error) {
-      this.#failed(name, 'close', error)
-    }
-    if ('file' in driver && typeof driver.file === 'number') this.#files.delete(driver.file)
-  }
-
-  /** Facts of a leaf; one that cannot tell keeps what it told last. */
-  async #ask(record: NodeRecord): Promise<void> {
-    if (record.children.length > 0 || record.node.driver.facts === undefined) return
-    this.#asking.add(record.node)
-    try {
-      record.facts = await record.node.driver.facts()
-    } catch (error) {
-      this.#failed(record.node.name, 'stat', error)
-    } finally {
-      this.#asking.delete(record.node)
-    }
-  }
-
-  #report(records: readonly NodeRecord[]): void {
-    const changed: NodeReport[] = []
-    for (const record of records) {
-      const report = nodeReport(record, this.#records)
-      if (JSON.stringify(report) === JSON.stringify(record.sent)) continue
-      record.sent = report
-      changed.push(report)
-    }
-    if (changed.length > 0) this.#env.changed(changed, [])
-  }
-
   #failed(node: string, op: string, error: unknown): void {
     if (!(error instanceof IoError || error instanceof CommandError)) throw error
     const code = error instanceof IoError ? error.code : undefined
     this.#env.log('error', { node, op, code }, `${op} failed: ${error.message}`)
   }
-
-  readonly #isZero = (slice: Slice): boolean => {
-    const bytes = this.#env.engine.slotBytes(slice.slot)
-    for (let at = 0; at < slice.length; at += ZEROES.length) {
-      const end = Math.min(at + ZEROES.length, slice.length)
-      const same = ZEROES.compare(bytes, slice.offset + at, slice.offset + end, 0, end - at) === 0
-      if (!same) return false
-    }
-    return true
-  }
-}
-
-const ZEROES = Buffer.alloc(65536)
-
-function duplicate(name: string): CommandError {
-  return new CommandError(`Duplicate nodes with node-name='${name}'`)
 }

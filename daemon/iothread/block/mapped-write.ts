@@ -33,7 +33,8 @@ export class MappedWriter {
   async write(offset: number, from: Slice, how: WriteHow): Promise<void> {
     const { length } = from
     await this.#map.beforeChange(offset, length)
-    if (how.compressed === true && this.#wholeClusters(offset, length)) {
+    if (how.below === true) await this.#alone(offset, length, () => this.#writeBelow(offset, from))
+    else if (how.compressed === true && this.#wholeClusters(offset, length)) {
       await this.#alone(offset, length, () => this.#writePacked(offset, from))
     } else if (!(await this.#shared(offset, length, () => this.#writeInPlace(offset, from)))) {
       await this.#alone(offset, length, () => this.#writeAllocating(offset, from))
@@ -43,6 +44,7 @@ export class MappedWriter {
 
   async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
     await this.#map.beforeChange(offset, length)
+    if (how.below === true) return this.#alone(offset, length, () => this.#zeroBelow(offset, length))
     await this.#alone(offset, length, async () => {
       const end = offset + length
       for (let at = offset; at < end; ) {
@@ -132,6 +134,31 @@ export class MappedWriter {
       await pool.settle()
     }
     await pool.idle()
+  }
+
+  /** Stores what is not stored here yet. Whoever wrote since the data were read from below has stored something newer. */
+  async #writeBelow(offset: number, from: Slice): Promise<void> {
+    for (let done = 0; done < from.length; ) {
+      const { kind, length } = await this.#map.map(offset + done, from.length - done, 'write')
+      if (kind === 'backing') await this.#writeAllocating(offset + done, part(from, done, length))
+      done += length
+    }
+  }
+
+  async #zeroBelow(offset: number, length: number): Promise<void> {
+    const { zeroes } = this.#options.buffers
+    const end = offset + length
+    for (let at = offset; at < end; ) {
+      const mapping = await this.#map.map(at, end - at, 'write')
+      if (mapping.kind !== 'backing') {
+        at += mapping.length
+        continue
+      }
+      const done = await this.#map.mapZero(at, mapping.length, false, true)
+      const slice = part(zeroes, 0, Math.min(mapping.length, zeroes.length))
+      if (done === 0) await this.#writeAllocating(at, slice)
+      at += done > 0 ? done : slice.length
+    }
   }
 
   /** Writes the data and, around it, what was there before; then shows it. */

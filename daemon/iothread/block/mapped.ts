@@ -8,6 +8,7 @@ import { IoError } from '../../errors.js'
 import { TaskPool } from '../copy/task-pool.js'
 import type { FormatFacts } from '../messages.js'
 import type {
+  BackingFile,
   BlockDriver,
   Can,
   DriverName,
@@ -48,15 +49,16 @@ export class MappedDriver implements BlockDriver {
   readonly type: DriverName
   readonly limits: Limits
   readonly can: Can
-  readonly backing: BlockNode | undefined
   readonly #options: MappedOptions
+  /** Changed by replaceChild() only. */
+  #backing: BlockNode | undefined
   readonly #map: MapDriver
   readonly #writer: MappedWriter
 
   constructor(options: MappedOptions) {
     const { map, buffers } = options
     this.type = options.type
-    this.backing = options.backing
+    this.#backing = options.backing
     this.#options = options
     this.#map = map
     const { slotSize } = buffers.engine
@@ -70,8 +72,26 @@ export class MappedDriver implements BlockDriver {
     this.#writer = new MappedWriter(options, this)
   }
 
+  /** What shows through where nothing is stored. */
+  get backing(): BlockNode | undefined {
+    return this.#backing
+  }
+
   length(): number {
     return this.#map.length()
+  }
+
+  replaceChild(role: string, node: BlockNode | undefined): void {
+    if (role === 'backing') this.#backing = node
+    this.#map.replaceChild(role, node)
+  }
+
+  empty(): Promise<void> {
+    return this.#map.empty()
+  }
+
+  nameBacking(backing: BackingFile | undefined): Promise<void> {
+    return this.#map.nameBacking(backing)
   }
 
   async read(offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
@@ -156,10 +176,12 @@ export class MappedDriver implements BlockDriver {
   /** The files of the image are its own: whoever writes the disk writes and resizes them, and nobody else does. */
   childPermissions(role: string, own: Permissions): Permissions | undefined {
     if (role === 'backing') return undefined
-    const changes = this.can.write && (own.use.includes('write') || own.use.includes('resize'))
+    const changes = this.can.write && own.use.some((permission) => permission !== 'consistent read')
     return {
       use: changes ? ['consistent read', 'write', 'resize'] : ['consistent read'],
-      share: ['consistent read', 'write unchanged'],
+      share: own.share.includes('consistent read')
+        ? ['consistent read', 'write unchanged']
+        : ['write unchanged'],
     }
   }
 
@@ -217,8 +239,8 @@ export class MappedDriver implements BlockDriver {
       case 'zero':
         return this.#fillZero(into, how)
       case 'backing':
-        if (this.backing === undefined) return this.#fillZero(into, how)
-        return await this.#readClipped(this.backing, piece.offset, into, how)
+        if (this.#backing === undefined) return this.#fillZero(into, how)
+        return await this.#readClipped(this.#backing, piece.offset, into, how)
       case 'compressed':
         await this.#unpack(piece, into)
         return false
@@ -278,11 +300,11 @@ export class MappedDriver implements BlockDriver {
   }
 
   async #extentBelow(offset: number, length: number): Promise<Extent> {
-    const end = this.backing === undefined ? 0 : Math.ceil(this.backing.length() / SECTOR) * SECTOR
-    if (this.backing === undefined || offset >= end) {
+    const end = this.#backing === undefined ? 0 : Math.ceil(this.#backing.length() / SECTOR) * SECTOR
+    if (this.#backing === undefined || offset >= end) {
       return { offset, length, kind: 'zero', allocated: false, absent: true }
     }
-    const below = await this.backing.status(offset, Math.min(length, end - offset))
+    const below = await this.#backing.status(offset, Math.min(length, end - offset))
     return { ...below, allocated: false, depth: (below.depth ?? 0) + 1 }
   }
 }

@@ -6,6 +6,7 @@
 //        └────────── failed ────────────────── abandon()                the place is free again
 
 import type { FormatFacts } from '../messages.js'
+import type { BackingFile } from './driver.js'
 import type { BlockNode } from './node.js'
 
 /** Guest range with one answer to where it lies. */
@@ -93,10 +94,11 @@ export interface MapDriver {
   allocatePacked(offset: number, sizes: readonly number[]): Promise<PackedPlaces | undefined>
   /**
    * Makes the beginning of a range read as zero.
-   * @param unmap  places may be given back
+   * @param unmap   places may be given back
+   * @param stored  what reads as zero because nothing shows through is to be stored as zero too
    * @returns how many bytes from `offset` on; 0 where only writing zeroes helps, for a cluster at most
    */
-  mapZero(offset: number, length: number, unmap: boolean): Promise<number>
+  mapZero(offset: number, length: number, unmap: boolean, stored?: boolean): Promise<number>
   /** Gives back the places of whole clusters inside the range. */
   unmap(offset: number, length: number): Promise<void>
   /** Everything linked before is durable when this resolves. */
@@ -110,6 +112,10 @@ export interface MapDriver {
   /** Nothing comes after it. */
   close(): void
   format(): FormatFacts
+  /** See BlockDriver. */
+  replaceChild(role: string, node: BlockNode | undefined): void
+  empty(): Promise<void>
+  nameBacking(backing: BackingFile | undefined): Promise<void>
 }
 
 /** Counts the requests that began in one span of time. */

@@ -107,7 +107,8 @@ export class BlockNode {
     while (this.#gate !== undefined) await this.#gate
     const length = from.length
     this.#checkChange('write', offset, length)
-    if (this.#options.detectZeroes !== 'off' && how?.fua !== true && this.#isZero(from)) {
+    const plain = how?.fua !== true && how?.below !== true
+    if (this.#options.detectZeroes !== 'off' && plain && this.#isZero(from)) {
       return this.zero(offset, length, { unmap: this.#options.detectZeroes === 'unmap', fast: false })
     }
     this.#counters.writes += 1
@@ -195,7 +196,7 @@ export class BlockNode {
     try {
       if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
-      await this.#driver.zero(offset, length, unmap === how.unmap ? how : { unmap, fast: how.fast })
+      await this.#driver.zero(offset, length, unmap === how.unmap ? how : { ...how, unmap })
       this.#reached(offset + length)
     } catch (error) {
       // A refused fast zero is an answer, not a failure of the storage.

@@ -20,8 +20,8 @@ export interface Child {
 
 export interface NodeRecord {
   readonly node: BlockNode
-  /** In the order of ROLES; empty for leaves. */
-  readonly children: readonly Child[]
+  /** In the order of ROLES; empty for leaves. Changed by Records only. */
+  children: readonly Child[]
   /** As the user wrote it, without what was inherited. */
   spec: NodeSpec
   /** Facts of the file behind a leaf, as last asked. */
@@ -63,6 +63,20 @@ export class Records {
     }
   }
 
+  /** Puts a child in the place of the one a node has, or none. */
+  setChild(record: NodeRecord, role: Role, child: Omit<Child, 'role'> | undefined): void {
+    for (const old of record.children) {
+      if (old.role !== role) continue
+      const left = this.parents(old.node).filter((edge) => edge.record !== record || edge.role !== role)
+      if (left.length > 0) this.#parents.set(old.node, left)
+      else this.#parents.delete(old.node)
+    }
+    const others = record.children.filter((other) => other.role !== role)
+    const all = child === undefined ? others : [...others, { ...child, role }]
+    record.children = all.sort((a, b) => ROLES.indexOf(a.role) - ROLES.indexOf(b.role))
+    if (child !== undefined) this.#parents.set(child.node, [...this.parents(child.node), { record, role }])
+  }
+
   find(name: string): NodeRecord | undefined {
     return this.#records.get(name)
   }
@@ -84,6 +98,31 @@ export class Records {
     return [...this.#records.values()]
   }
 
+  /** All of them, parents before their children. */
+  parentsFirst(): NodeRecord[] {
+    const seen = new Set<NodeRecord>()
+    for (const record of this.#records.values())
+      if (this.parents(record.node).length === 0) this.#visit(record.node, seen)
+    return [...seen].reverse()
+  }
+
+  /**
+   * The way from a node down to another: through filters to the image they show, and from an image to its backing file.
+   * @param to  undefined: to the end
+   * @returns both ends included; undefined when the other is not on that way
+   */
+  chain(from: BlockNode, to?: BlockNode): NodeRecord[] | undefined {
+    const way: NodeRecord[] = []
+    for (let at = this.#records.get(from.name); at !== undefined; ) {
+      way.push(at)
+      if (at.node === to) return way
+      const link = linkOf(at)
+      const next = at.children.find(({ role }) => role === link)
+      at = next && this.#records.get(next.node.name)
+    }
+    return to === undefined ? way : undefined
+  }
+
   parents(node: BlockNode): readonly Parent[] {
     return this.#parents.get(node) ?? []
   }
@@ -91,15 +130,16 @@ export class Records {
   /** The node and everything below it, each once, parents before their children. */
   tree(node: BlockNode): NodeRecord[] {
     const seen = new Set<NodeRecord>()
-    const visit = (node: BlockNode) => {
-      const record = this.#records.get(node.name)
-      if (record === undefined || seen.has(record)) return
-      for (const child of [...record.children].reverse()) visit(child.node)
-      // Entered when all below it are: read backwards, every parent comes before its children.
-      seen.add(record)
-    }
-    visit(node)
+    this.#visit(node, seen)
     return [...seen].reverse()
+  }
+
+  /** Enters a node when all below it are: read backwards, every parent comes before its children. */
+  #visit(node: BlockNode, seen: Set<NodeRecord>): void {
+    const record = this.#records.get(node.name)
+    if (record === undefined || seen.has(record)) return
+    for (const child of [...record.children].reverse()) this.#visit(child.node, seen)
+    seen.add(record)
   }
 
   /** The nodes and everything above them, each once. */
@@ -164,4 +204,10 @@ export class Records {
       identity: facts && `${facts.device}:${facts.inode}`,
     }
   }
+}
+
+/** Which child of a node shows the same, or what shows through it: a filter's only one, the backing file of an image. */
+function linkOf(record: NodeRecord): Role | undefined {
+  if (record.node.driver.format !== undefined) return 'backing'
+  return record.children.length === 1 ? record.children[0]?.role : undefined
 }

@@ -8,6 +8,7 @@
 
 import type { ErrorAction } from '../../common/job-messages.js'
 import { Cancelled, IoError } from '../../errors.js'
+import type { Extent } from '../block/driver.js'
 import type { BlockNode } from '../block/node.js'
 import { ActiveRanges, overlap } from './active-ranges.js'
 import type { Buffers } from './buffers.js'
@@ -57,7 +58,17 @@ export interface CopyOptions {
   readonly unmap: boolean
   /** The user vouches that the target reads as zero where nothing was written yet. */
   readonly targetIsZero: boolean
+  /** Source and target are one image, which gets what shows through it; see HowToCopy. */
+  readonly below?: 'kept' | 'cut'
 }
+
+/**
+ * Which layers of an image are to be copied.
+ * top: the uppermost alone, as the target lies above the same layers below; all: the whole chain, and what no layer holds
+ * where the target is not proved to read as zero; above: so many from the uppermost on; below: the same without the
+ * uppermost, which is the target.
+ */
+export type Layers = 'top' | 'all' | { readonly above: number } | { readonly below: number }
 
 /** What the source has up to an offset. */
 interface Run {
@@ -87,7 +98,7 @@ export class CopyEngine {
   constructor(options: CopyOptions) {
     this.#options = options
     const { source, target, unmap, targetIsZero } = options
-    this.#ranges = new RangeCopy(source, target, unmap, targetIsZero)
+    this.#ranges = new RangeCopy(source, target, { unmap, vouched: targetIsZero, below: options.below })
     this.counters = this.#ranges.counters
   }
 
@@ -110,11 +121,9 @@ export class CopyEngine {
 
   /**
    * Of a source that is an image, only what somebody stored is to be copied.
-   * @param layers  top: the uppermost layer alone, as the target lies above the same layers below; all: the whole chain,
-   *                and what no layer holds where the target is not proved to read as zero
    * @returns bytes that were clean before
    */
-  async dirtyAllocated(layers: 'top' | 'all'): Promise<number> {
+  async dirtyAllocated(layers: Layers): Promise<number> {
     const { bitmap } = this.#options
     const pool = new TaskPool(1)
     let marked = 0
@@ -138,13 +147,13 @@ export class CopyEngine {
   async #needless(
     offset: number,
     length: number,
-    layers: 'top' | 'all',
+    layers: Layers,
   ): Promise<{ skip: boolean; length: number }> {
     const { source, target } = this.#options
     let operation: 'read' | 'write' = 'read'
     try {
       const extent = await source.status(offset, length)
-      if (layers === 'top') return { skip: !extent.allocated, length: extent.length }
+      if (layers !== 'all') return { skip: this.#isApart(extent, layers), length: extent.length }
       if (extent.absent !== true) return { skip: false, length: extent.length }
       if (this.#ranges.vouched) return { skip: true, length: extent.length }
       operation = 'write'
@@ -154,6 +163,14 @@ export class CopyEngine {
       if (this.#judge(operation, error) === 'report') throw error
       return { skip: false, length }
     }
+  }
+
+  /** A range of the source is none of those to be copied. */
+  #isApart({ allocated, depth = 0, kind }: Extent, layers: Exclude<Layers, 'all'>): boolean {
+    if (layers === 'top') return !allocated
+    // Beyond the end of a shorter layer the source reads as zero, whatever is deeper: that is this layer's.
+    if ('above' in layers) return depth >= layers.above
+    return allocated || depth >= layers.below || (this.#options.below === 'cut' && kind === 'zero')
   }
 
   /** The target was changed for this job without this engine. */

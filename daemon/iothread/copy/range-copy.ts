@@ -18,21 +18,36 @@ export interface Step {
   operation: 'read' | 'write'
 }
 
+/** How the target is written. */
+export interface HowToCopy {
+  /** Zero ranges may become holes on the target. */
+  readonly unmap: boolean
+  /** What was not written reads as zero, as the user vouches. */
+  readonly vouched: boolean
+  /**
+   * Only what nothing is stored for in the target is stored; what is there is newer. Afterwards something else shows
+   * through, and zeroes must hide it ('kept'), or nothing does ('cut').
+   */
+  readonly below: 'kept' | 'cut' | undefined
+}
+
+const BELOW = { below: true }
+
 export class RangeCopy {
   readonly counters: CopyCounters = { copied: 0, zeroed: 0, skipped: 0 }
   readonly #source: BlockNode
   readonly #target: BlockNode
-  readonly #unmap: boolean
+  readonly #how: HowToCopy
   /** What was not written reads as zero, as the user vouches. */
   vouched: boolean
   /** Whether the target may hold what is not durable: what was found to be equal may not be, whoever wrote it. */
   unflushed = false
 
-  constructor(source: BlockNode, target: BlockNode, unmap: boolean, vouched: boolean) {
+  constructor(source: BlockNode, target: BlockNode, how: HowToCopy) {
     this.#source = source
     this.#target = target
-    this.#unmap = unmap
-    this.vouched = vouched
+    this.#how = how
+    this.vouched = how.vouched
   }
 
   /** @param slot  a buffer at least as long as the range */
@@ -43,12 +58,16 @@ export class RangeCopy {
     step.operation = 'write'
     if (zero) return this.zero({ offset, length })
     this.unflushed = true
-    await this.#target.write(offset, slice)
+    await (this.#how.below === undefined
+      ? this.#target.write(offset, slice)
+      : this.#target.write(offset, slice, BELOW))
     this.counters.copied += length
   }
 
   /** Makes the target read as zero, leaving alone what is proved to do so already. */
   async zero({ offset, length }: Area): Promise<void> {
+    const { below, unmap } = this.#how
+    if (below !== undefined) return this.#zeroBelow(offset, length)
     const end = offset + length
     for (let at = offset; at < end; ) {
       const extent = this.vouched
@@ -57,10 +76,19 @@ export class RangeCopy {
       if (extent.kind === 'zero') this.counters.skipped += extent.length
       else {
         this.unflushed = true
-        await this.#target.zero(at, extent.length, { unmap: this.#unmap, fast: false })
+        await this.#target.zero(at, extent.length, { unmap, fast: false })
         this.counters.zeroed += extent.length
       }
       at += extent.length
+    }
+  }
+
+  async #zeroBelow(offset: number, length: number): Promise<void> {
+    if (this.#how.below === 'cut') this.counters.skipped += length
+    else {
+      this.unflushed = true
+      await this.#target.zero(offset, length, { unmap: false, fast: false, ...BELOW })
+      this.counters.zeroed += length
     }
   }
 

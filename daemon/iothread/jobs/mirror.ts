@@ -11,7 +11,9 @@ import type { Claim } from '../block/claims.js'
 import type { Permission, Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
+import type { Held } from '../block/surgery.js'
 import type { TopFilter } from '../block/top-filters.js'
+import type { WriteAccess } from '../block/write-access.js'
 import type { Buffers } from '../copy/buffers.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
 import { type CopyControl, CopyEngine } from '../copy/engine.js'
@@ -19,6 +21,8 @@ import { RateLimit } from '../copy/rate-limit.js'
 import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
+import { COMMIT_USER } from './commit.js'
+import { Holdings, layersTo } from './holdings.js'
 import { Stopwatch } from './stopwatch.js'
 
 const DEFAULT_GRANULARITY = 65536
@@ -56,6 +60,12 @@ export class MirrorJob implements JobBody {
   readonly #through: WriteThrough
   readonly #claims: Claim[] = []
   #filter: TopFilter | undefined
+  /** Whose place the target takes. */
+  readonly #replaced: BlockNode
+  /** Of the base of a commit. */
+  #access: WriteAccess | undefined
+  /** Nodes above what is replaced whose requests are held up with the source's users. */
+  #above: Held[] = []
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
   #hold: Disposable | undefined
   #copyMode: CopyMode
@@ -75,6 +85,7 @@ export class MirrorJob implements JobBody {
     this.#control = control
     this.#source = graph.node(spec.source)
     this.#target = graph.node(spec.target)
+    this.#replaced = spec.replaces === undefined ? this.#source : graph.node(spec.replaces)
     this.#copyMode = spec.copyMode
     this.#limit = new RateLimit(spec.speed)
     const length = this.#source.length()
@@ -104,8 +115,7 @@ export class MirrorJob implements JobBody {
   async prepare(): Promise<void> {
     const spec = this.#spec
     try {
-      await this.#claim(this.#source, sourcePermissions(spec.autoComplete))
-      await this.#claim(this.#target, TARGET_PERMISSIONS)
+      await this.#claimEnds()
       if (this.#source.length() !== this.#bitmap.length)
         throw new CommandError(
           `Node '${this.#source.name}' was resized by another program just now; try again`,
@@ -128,6 +138,21 @@ export class MirrorJob implements JobBody {
     }
   }
 
+  async #claimEnds(): Promise<void> {
+    const { commit, autoComplete } = this.#spec
+    const holdings = new Holdings(this.#graph, commit === true ? COMMIT_USER : MIRROR_USER)
+    this.#held.push(() => holdings.letGo())
+    const permissions = sourcePermissions(autoComplete)
+    if (commit === true) {
+      this.#access = await holdings.makeWritable(this.#target)
+      await holdings.claimChain(layersTo(this.#graph, this.#source, this.#target).way, permissions)
+    } else {
+      await holdings.claim(this.#source, permissions)
+      await holdings.claim(this.#target, TARGET_PERMISSIONS)
+    }
+    this.#claims.push(...holdings.claims)
+  }
+
   /** Bytes in flight at most: what was asked for, rounded up to the granularity. */
   #bufferSize(): number {
     const { granularity } = this.#bitmap
@@ -148,8 +173,12 @@ export class MirrorJob implements JobBody {
 
   /** What is to be copied at first. Only formats know what was never stored; other storage is looked at while it is copied. */
   async #markDirty(): Promise<number> {
-    const { sync } = this.#spec
+    const { sync, commit } = this.#spec
     if (sync === 'none') return 0
+    if (commit === true) {
+      const { layers } = layersTo(this.#graph, this.#source, this.#target)
+      return await this.#engine.dirtyAllocated({ above: layers })
+    }
     const format = this.#graph.format(this.#source)
     if (format === undefined) return this.#engine.dirtyAll()
     const shallow = sync === 'top' && format.backing !== undefined
@@ -164,8 +193,10 @@ export class MirrorJob implements JobBody {
     for (;;) {
       if (!this.#nearlyDone()) await this.#synchronize('converge')
       this.#hold = await this.#filter?.node.drain()
+      await this.#holdAbove(this.#source)
       if (this.#nearlyDone()) await this.#synchronize('converge')
       const quiet = await this.#source.drain()
+      if (this.#hold !== undefined && this.#replaced !== this.#source) await this.#holdAbove(this.#replaced)
       if (this.#hold !== undefined && this.#bitmap.clean) {
         this.#held.push(() => quiet[Symbol.dispose]())
         return
@@ -180,7 +211,13 @@ export class MirrorJob implements JobBody {
     return this.#engine.remaining <= LAST_BYTES
   }
 
+  async #holdAbove(node: BlockNode): Promise<void> {
+    const filter = this.#filter === undefined ? [] : [this.#filter.node]
+    this.#above.push(await this.#graph.surgery.hold(node, filter, this.#target))
+  }
+
   #release(): void {
+    for (const held of this.#above.splice(0)) held[Symbol.dispose]()
     this.#hold?.[Symbol.dispose]()
     this.#hold = undefined
   }
@@ -214,9 +251,9 @@ export class MirrorJob implements JobBody {
   /** Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero. */
   async #equalizeLength(): Promise<void> {
     const [source, target] = [this.#source.length(), this.#target.length()]
-    if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
+    if (this.#spec.commit !== true && Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
       throw new Error('Source and target image have different sizes')
-    if (target === source) return
+    if (target === source || (this.#spec.commit === true && target > source)) return
     this.#engine.touched()
     if (target < source) await this.#target.resize(source)
     else await this.#target.zero(source, target - source, { unmap: false, fast: false })
@@ -317,18 +354,19 @@ export class MirrorJob implements JobBody {
     await this.#through.idle()
     try {
       // A target that is closed now takes nobody's place.
-      if (commit && this.#pivot && !ownsTarget && this.#filter !== undefined)
-        await this.#graph.pivot(this.#filter, this.#target, this.#claims)
+      if (commit && this.#pivot && !ownsTarget) await this.#pivotUsers()
     } finally {
       await this.#letGo()
     }
     if (ownsTarget) await this.#graph.remove(target)
   }
 
-  async #claim(node: BlockNode, permissions: Permissions): Promise<void> {
-    const claim = await this.#graph.claim(MIRROR_USER, node, permissions)
-    this.#claims.push(claim)
-    this.#held.push(() => claim.release())
+  async #pivotUsers(): Promise<void> {
+    if (this.#filter === undefined) return
+    const held = new Set(this.#above.flatMap(({ nodes }) => [...nodes]))
+    await this.#graph.pivot(this.#filter, this.#target, this.#claims, this.#replaced, held)
+    // Who wrote the source writes the base of a commit from now on.
+    if (!this.#source.readOnly) this.#graph.keptWritable(this.#access?.keep() ?? [])
   }
 
   /** Releases what prepare() took, last first. */

@@ -17,7 +17,8 @@ import type { BlockNode } from '../node.js'
 
 export abstract class Filter implements BlockDriver {
   abstract readonly type: DriverName
-  protected readonly child: BlockNode
+  /** Changed by replaceChild() only. */
+  protected child: BlockNode
 
   /** The child stays the graph's: closing a filter does not close it. */
   constructor(child: BlockNode) {
@@ -54,6 +55,9 @@ export abstract class Filter implements BlockDriver {
   }
   resize(length: number): Promise<void> {
     return this.child.resize(length)
+  }
+  replaceChild(_role: string, node: BlockNode | undefined): void {
+    if (node !== undefined) this.child = node
   }
   async close(): Promise<void> {}
 }

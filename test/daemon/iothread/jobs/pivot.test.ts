@@ -5,15 +5,12 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import type { Claim } from '../../../../daemon/iothread/block/claims.js'
 import { PERMISSIONS } from '../../../../daemon/iothread/block/driver.js'
-import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
-import { JobTable } from '../../../../daemon/iothread/jobs/job-table.js'
-import { MirrorJob } from '../../../../daemon/iothread/jobs/mirror.js'
-import type { MirrorSpec, Report } from '../../../../daemon/iothread/messages.js'
+import type { MirrorSpec } from '../../../../daemon/iothread/messages.js'
 import { newSeed, random, type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { mirrorSpec } from '../../../helpers/iothread.js'
-import { BLOCK, type GuestDisk, StampedDisk } from '../../../helpers/stamped-disk.js'
+import { BLOCK, StampedDisk } from '../../../helpers/stamped-disk.js'
+import { guestOf, TestJobs, turn } from '../../../helpers/test-jobs.js'
 import { pace } from '../../../helpers/waiting.js'
 
 type Below = (below: number) => number
@@ -21,73 +18,6 @@ type Below = (below: number) => number
 const BLOCKS = 512
 const LIVES = 10
 const ENDS = ['pivot', 'pivot', 'cancel', 'force'] as const
-
-const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
-
-/** Jobs on a graph, as a worker runs them. */
-class TestJobs {
-  readonly reports: Report[] = []
-  /** Somebody waits until source and target are equal: a guest that writes faster than is copied is to slow down. */
-  converging = false
-  readonly #graph: TestGraph
-  readonly #buffers: Buffers
-  readonly #table: JobTable
-
-  constructor(graph: TestGraph) {
-    this.#graph = graph
-    this.#buffers = new Buffers(graph.engine)
-    this.#table = new JobTable(
-      (report) => this.reports.push(report),
-      () => undefined,
-    )
-  }
-
-  async start(id: string, spec: MirrorSpec): Promise<void> {
-    const { onSourceError: read, onTargetError: write } = spec
-    const make = (control: ConstructorParameters<typeof MirrorJob>[3]) =>
-      new MirrorJob(spec, this.#graph.graph, this.#buffers, control)
-    await this.#table.start(id, make, { read, write })
-  }
-
-  get verbs() {
-    return this.#table.handlers
-  }
-
-  async report<K extends Report['kind']>(kind: K, id: string): Promise<Extract<Report, { kind: K }>> {
-    for (;;) {
-      const found = this.reports.find((each) => each.kind === kind && 'id' in each && each.id === id)
-      if (found !== undefined) return found as Extract<Report, { kind: K }>
-      await turn()
-    }
-  }
-}
-
-/** What an export does: each request uses the node that its claim is on then. */
-function guestOf(g: TestGraph, claim: Claim): GuestDisk {
-  const withSlot = async <T>(work: (slot: number) => Promise<T>): Promise<T> => {
-    let slot = g.engine.takeSlots(1)[0]
-    for (; slot === undefined; slot = g.engine.takeSlots(1)[0]) await turn()
-    try {
-      return await work(slot)
-    } finally {
-      g.engine.giveSlots([slot])
-    }
-  }
-  return {
-    read: (offset, length) =>
-      withSlot(async (slot) => {
-        await claim.node.read(offset, { slot, offset: 0, length })
-        return g.engine.slotBytes(slot).slice(0, length)
-      }),
-    write: (offset, bytes) =>
-      withSlot(async (slot) => {
-        g.engine.slotBytes(slot).set(bytes)
-        await claim.node.write(offset, { slot, offset: 0, length: bytes.length })
-      }),
-    zero: (offset, length) => claim.node.zero(offset, length, { unmap: true, fast: false }),
-    flush: () => claim.node.flush(),
-  }
-}
 
 async function addDisk(g: TestGraph, name: string, path: string, rules: object[] = []): Promise<void> {
   const file = { driver: 'file', 'node-name': `${name}-file`, filename: path, discard: 'unmap' }
@@ -206,7 +136,54 @@ for (const copyMode of ['background', 'write-blocking'] as const)
     t.same(g.log, [])
   })
 
-t.test('a node put above the source keeps the target from taking its place', async (t) => {
+t.test('a node put above the source goes on with the target', async (t) => {
+  const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
+  const g = testGraph(t)
+  const jobs = new TestJobs(g)
+  await addDisk(g, 'src', join(dir, 'src'))
+  await addDisk(g, 'dst', join(dir, 'dst'))
+  await jobs.start('j', mirrorSpec({ filter: 'top' }))
+  const late = await g.add({ driver: 'raw', 'node-name': 'late', file: 'src' })
+  const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
+  const claim = await g.graph.claim('a guest', late, writer)
+  await g.write(late, 0, Buffer.alloc(BLOCK, 2))
+  await jobs.verbs['job-complete']({ id: 'j', pivot: true })
+  await jobs.report('job-ended', 'j')
+  const waiting = g.write(late, 0, Buffer.alloc(BLOCK, 3))
+  await jobs.verbs['job-finalize']({ id: 'j', commit: true })
+  await waiting
+  t.equal(readFileSync(join(dir, 'src'))[0], 2)
+  t.equal(readFileSync(join(dir, 'dst'))[0], 3)
+  t.same(g.reports.get('late')?.children, { file: 'dst' })
+  await claim.release()
+  await g.graph.remove('src')
+  await t.rejects(g.graph.remove('dst'), { message: 'Block device dst is in use' })
+})
+
+t.test('a target takes the place of what only a filter separates from the source', async (t) => {
+  const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
+  const g = testGraph(t)
+  const jobs = new TestJobs(g)
+  await addDisk(g, 'src', join(dir, 'src'))
+  await addDisk(g, 'dst', join(dir, 'dst'))
+  const top = await g.add({ driver: 'x-inject', 'node-name': 'filter', file: 'src', rules: [] })
+  const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
+  const claim = await g.graph.claim('a guest', top, writer, () => t.fail('moved'))
+  await jobs.start('j', mirrorSpec({ source: 'filter', filter: 'top', replaces: 'src' }))
+  await g.write(claim.node, 0, Buffer.alloc(BLOCK, 2))
+  await jobs.verbs['job-complete']({ id: 'j', pivot: true })
+  await jobs.report('job-ended', 'j')
+  const waiting = g.write(claim.node, 0, Buffer.alloc(BLOCK, 3))
+  await jobs.verbs['job-finalize']({ id: 'j', commit: true })
+  await waiting
+  t.equal(readFileSync(join(dir, 'src'))[0], 2)
+  t.equal(readFileSync(join(dir, 'dst'))[0], 3)
+  t.same(g.reports.get('filter')?.children, { file: 'dst' })
+  await claim.release()
+  await g.graph.remove('src')
+})
+
+t.test('a node put above the source when all is held keeps the target from taking its place', async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
   const g = testGraph(t)
   const jobs = new TestJobs(g)
@@ -215,9 +192,9 @@ t.test('a node put above the source keeps the target from taking its place', asy
   const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
   const claim = await g.graph.claim('a guest', g.graph.node('src'), writer, () => t.fail('moved'))
   await jobs.start('j', mirrorSpec({ filter: 'top' }))
-  await g.add({ driver: 'raw', 'node-name': 'late', file: 'src' })
   await jobs.verbs['job-complete']({ id: 'j', pivot: true })
   await jobs.report('job-ended', 'j')
+  await g.add({ driver: 'raw', 'node-name': 'late', file: 'src' })
   await t.rejects(async () => jobs.verbs['job-finalize']({ id: 'j', commit: true }), {
     message: "Node 'late' was put above 'src' meanwhile and cannot be moved to 'dst'",
   })

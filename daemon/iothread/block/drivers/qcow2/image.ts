@@ -6,9 +6,11 @@ import { FormatError } from '../../../../../protocol/format-error.js'
 import { Autoclear, formatHeader, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
 import { EIO, ENOSPC } from '../../../../common/errno.js'
 import { IoError, type IoOp } from '../../../../errors.js'
+import type { BackingFile } from '../../driver.js'
 import type { DriverBuffers } from '../../driver-buffers.js'
 import { TABLE_BUFFER } from '../../driver-buffers.js'
 import { type BlockNode, SECTOR } from '../../node.js'
+import { backingSteps } from './backing-header.js'
 import { Turns } from './turn.js'
 
 /** The file grows by steps, so that writes seldom change its length, bytes. */
@@ -18,9 +20,10 @@ const MOST_GROWTH = 256 << 20
 export interface ImageEnv {
   /** Name of the node, for errors. */
   readonly name: string
-  readonly file: BlockNode
+  /** Changed in drained sections only, as `dataFile` is. */
+  file: BlockNode
   /** Where guest data lies, when that is not the file. */
-  readonly dataFile: BlockNode | undefined
+  dataFile: BlockNode | undefined
   readonly buffers: DriverBuffers
   readonly readOnly: boolean
   /** Told once of each image found corrupt. */
@@ -158,6 +161,31 @@ export class Image {
    */
   changeHeader(changes: Partial<Header>): Promise<void> {
     return this.#changes.run(() => this.#changeHeader(changes))
+  }
+
+  /**
+   * The image names another backing file, or none; durable on return. Whenever this is cut off, it names the old or the
+   * new one.
+   */
+  nameBacking(backing: BackingFile | undefined): Promise<void> {
+    return this.#changes.run(async () => {
+      await this.flush()
+      const old = await this.read(0, this.clusterSize)
+      try {
+        for (const { header, bytes, beside } of backingSteps(this.#header, old, backing)) {
+          await this.write(SECTOR, beside.subarray(SECTOR))
+          await this.flush()
+          await this.write(0, bytes.subarray(0, SECTOR))
+          this.#header = header
+          await this.flush()
+          await this.write(SECTOR, bytes.subarray(SECTOR))
+        }
+        await this.flush()
+      } catch (error) {
+        if (error instanceof IoError) this.#broken ??= error
+        throw error
+      }
+    })
   }
 
   async #changeHeader(changes: Partial<Header>): Promise<void> {

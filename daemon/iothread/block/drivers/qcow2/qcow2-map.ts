@@ -3,7 +3,9 @@
 // the disk in commit.ts.
 
 import { Autoclear, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
+import { CommandError } from '../../../../errors.js'
 import type { FormatFacts } from '../../../messages.js'
+import type { BackingFile } from '../../driver.js'
 import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
 import { Allocator } from './allocate.js'
@@ -47,6 +49,8 @@ export class Qcow2Map implements MapDriver {
   readonly clusterSize: number
   readonly #image: Image
   readonly #options: MapOptions
+  /** Changed by replaceChild() only. */
+  #backing: BlockNode | undefined
   readonly #l1: L1Table
   readonly #l2Cache: TableCache
   readonly #blockCache: TableCache
@@ -72,7 +76,8 @@ export class Qcow2Map implements MapDriver {
     this.clusterSize = image.clusterSize
     this.#image = image
     this.#options = options
-    const { caches, backing, passDiscard, keepPlaces } = options
+    this.#backing = options.backing
+    const { caches, passDiscard, keepPlaces } = options
     const commit = () => this.#commit.run()
     const tables = new TableClusters(image.clusterSize)
     const l1 = new L1Table(image)
@@ -95,7 +100,7 @@ export class Qcow2Map implements MapDriver {
       map,
       l2,
       frees,
-      backing,
+      backing: () => this.#backing,
       passDiscard: passDiscard.request,
       keepPlaces,
     })
@@ -163,8 +168,8 @@ export class Qcow2Map implements MapDriver {
     return this.#allocator.allocatePacked(offset, sizes)
   }
 
-  mapZero(offset: number, length: number, unmap: boolean): Promise<number> {
-    return this.#zeroer.zero(offset, length, unmap)
+  mapZero(offset: number, length: number, unmap: boolean, stored = false): Promise<number> {
+    return this.#zeroer.zero(offset, length, unmap, stored)
   }
 
   unmap(offset: number, length: number): Promise<void> {
@@ -189,7 +194,7 @@ export class Qcow2Map implements MapDriver {
       tables: this.#tables,
       zeroer: this.#zeroer,
       commit: this.#commit,
-      backing: this.#options.backing,
+      backing: this.#backing,
       snapshots: this.#snapshots.list,
       bitmaps: this.#bitmaps.stored,
     })
@@ -245,6 +250,28 @@ export class Qcow2Map implements MapDriver {
 
   format(): FormatFacts {
     return formatFacts(this.#image.header, this.#snapshots.list, this.#bitmaps.stored)
+  }
+
+  replaceChild(role: string, node: BlockNode | undefined): void {
+    const { env } = this.#image
+    if (role === 'backing') this.#backing = node
+    else if (node !== undefined && role === 'data-file') env.dataFile = node
+    else if (node !== undefined) env.file = node
+  }
+
+  /** Whatever of it is on the disk when this is cut off, what shows is what is below. */
+  async empty(): Promise<void> {
+    const { header, clusterSize } = this.#image
+    if (this.#image.external) throw new CommandError('An image with a data file cannot be emptied')
+    await this.beforeChange(0, header.size)
+    await this.#zeroer.drop(0, Math.ceil(header.size / clusterSize) * clusterSize)
+    await this.flush()
+  }
+
+  /** What the image shows without being stored in it must be the same with the other backing file. */
+  async nameBacking(backing: BackingFile | undefined): Promise<void> {
+    await this.#makeReady()
+    await this.#image.nameBacking(backing)
   }
 
   #cleanEvery(seconds: number): NodeJS.Timeout {

@@ -92,7 +92,7 @@ export class Resizer {
     if (old < start) await clear(old, Math.min(start, length) - old)
     // What the backing node has there was never part of this disk.
     const end = roundUp(shows, image.clusterSize)
-    for (let at = start; at < end; ) at += await this.#parts.zeroer.zero(at, end - at, true)
+    for (let at = start; at < end; ) at += await this.#parts.zeroer.zero(at, end - at, true, false)
   }
 
   /** The table as it is, with room for more, in a new place; or longer where it is. */

@@ -16,7 +16,7 @@ export interface ZeroParts {
   readonly map: GuestMap
   readonly l2: L2Tables
   readonly frees: Frees
-  readonly backing: BlockNode | undefined
+  readonly backing: () => BlockNode | undefined
   /** Discards of guests are passed to the storage below. */
   readonly passDiscard: boolean
   /** Discarded clusters keep their places. */
@@ -33,8 +33,11 @@ export class Zeroer {
     this.#parts = parts
   }
 
-  /** @returns bytes that read as zero now; 0 when the beginning can only be written */
-  async zero(offset: number, length: number, unmap: boolean): Promise<number> {
+  /**
+   * @param stored  also what reads as zero because nothing shows through gets entries
+   * @returns bytes that read as zero now; 0 when the beginning can only be written
+   */
+  async zero(offset: number, length: number, unmap: boolean, stored: boolean): Promise<number> {
     const { image } = this.#parts
     const { clusterSize } = image
     const unit = image.extended ? clusterSize / SUBCLUSTERS : clusterSize
@@ -45,14 +48,15 @@ export class Zeroer {
     const inCluster = offset % clusterSize
     const wholes = Math.floor(last / clusterSize) * clusterSize
     if (inCluster === 0 && wholes > offset)
-      return Math.min(length, await this.#zeroClusters(offset, wholes, unmap))
+      return Math.min(length, await this.#zeroClusters(offset, wholes, unmap, stored))
     const partEnd = Math.min(last, offset - inCluster + clusterSize)
-    return (await this.#zeroPart(offset, partEnd - offset)) ? Math.min(length, partEnd - offset) : 0
+    return (await this.#zeroPart(offset, partEnd - offset, stored)) ? Math.min(length, partEnd - offset) : 0
   }
 
   /** Whole clusters inside the range lose their places and show zeroes then; where that cannot be, nothing changes. */
   async discard(offset: number, length: number): Promise<void> {
-    const { image, backing } = this.#parts
+    const { image } = this.#parts
+    const backing = this.#parts.backing()
     const { clusterSize } = image
     // Who reads the data file without the map must see the same.
     if (image.rawData) return
@@ -80,24 +84,26 @@ export class Zeroer {
       at = await this.#change(at, end, (entry) => this.#dropped(entry), 'other')
   }
 
-  async #zeroClusters(offset: number, end: number, unmap: boolean): Promise<number> {
-    const { image, backing } = this.#parts
-    if (image.header.version === 2 && backing !== undefined) return 0
+  async #zeroClusters(offset: number, end: number, unmap: boolean, stored: boolean): Promise<number> {
+    const { image } = this.#parts
+    const backing = this.#parts.backing()
+    if (image.header.version === 2 && (backing !== undefined || stored)) return 0
     if (image.rawData) {
       await image.ensureLength(Math.min(end, image.header.size), image.dataFile)
       await image.dataFile.zero(offset, Math.min(end, image.header.size) - offset, { unmap, fast: false })
     }
     const keep = !unmap || image.external || this.#parts.keepPlaces
-    return (await this.#change(offset, end, (entry) => this.#zeroed(entry, keep), 'request')) - offset
+    const change = (entry: L2Entry) => this.#zeroed(entry, keep, stored)
+    return (await this.#change(offset, end, change, 'request', stored)) - offset
   }
 
   /** Some subclusters of one cluster. @returns false when its entry cannot say it */
-  async #zeroPart(offset: number, length: number): Promise<boolean> {
+  async #zeroPart(offset: number, length: number, stored: boolean): Promise<boolean> {
     const { image, l2, map } = this.#parts
     if (image.rawData) return false
     const cluster = Math.floor(offset / image.clusterSize)
-    if (this.#showsNothing(cluster * image.clusterSize) && (await l2.slice(cluster)) === undefined)
-      return true
+    const nothing = !stored && this.#showsNothing(cluster * image.clusterSize)
+    if (nothing && (await l2.slice(cluster)) === undefined) return true
     await l2.ensureWritable(cluster)
     const slice = await l2.slice(cluster)
     const old = slice === undefined ? undefined : await map.entry(slice, cluster)
@@ -111,14 +117,15 @@ export class Zeroer {
 
   /** Nothing shows through at a guest offset: what is not stored is zero. */
   #showsNothing(offset: number): boolean {
-    const { backing } = this.#parts
+    const backing = this.#parts.backing()
     return backing === undefined || offset >= backing.length()
   }
 
-  #zeroed(entry: L2Entry, keep: boolean): L2Entry | undefined {
-    const { image, backing } = this.#parts
+  #zeroed(entry: L2Entry, keep: boolean, stored = false): L2Entry | undefined {
+    const { image } = this.#parts
+    const backing = this.#parts.backing()
     const all = 0xffff_ffff
-    if (backing === undefined && isNothing(entry)) return undefined
+    if (backing === undefined && isNothing(entry) && !stored) return undefined
     if (image.header.version === 2) return UNALLOCATED
     if (entry.kind === 'compressed') return withZero(UNALLOCATED, false, image.extended, all)
     const stays = keep && entry.copied
@@ -127,7 +134,8 @@ export class Zeroer {
   }
 
   #discarded(entry: L2Entry): L2Entry | undefined {
-    const { image, backing, keepPlaces } = this.#parts
+    const { image, keepPlaces } = this.#parts
+    const backing = this.#parts.backing()
     if (isNothing(entry) && backing === undefined) return undefined
     const hasOwn = entry.kind === 'standard' && entry.copied && entry.offset !== 0
     if (keepPlaces && hasOwn && !image.external) return this.#zeroed(entry, true)
@@ -145,14 +153,21 @@ export class Zeroer {
    * Changes the entries of one slice from `at` on.
    * @param end  bytes, a multiple of the cluster size
    * @param reason  told to the storage below as that; undefined: no place is given up
+   * @param stored  see zero()
    * @returns where the next slice begins, at most `end`
    */
-  async #change(at: number, end: number, change: Change, reason?: 'request' | 'other'): Promise<number> {
+  async #change(
+    at: number,
+    end: number,
+    change: Change,
+    reason?: 'request' | 'other',
+    stored = false,
+  ): Promise<number> {
     const { image, l2, map, frees, passDiscard } = this.#parts
     const first = Math.floor(at / image.clusterSize)
     const last = Math.min(end / image.clusterSize, (Math.floor(first / l2.perSlice) + 1) * l2.perSlice)
     const before = await l2.slice(first)
-    if (before === undefined && this.#showsNothing(at)) return this.#skipEmpty(first, end)
+    if (before === undefined && !stored && this.#showsNothing(at)) return this.#skipEmpty(first, end)
     const changes: { cluster: number; old: L2Entry; next: L2Entry }[] = []
     for (let cluster = first; cluster < last; cluster++) {
       const old = before === undefined ? UNALLOCATED : await map.entry(before, cluster)

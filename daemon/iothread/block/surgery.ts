@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// Graph surgery: nodes take each other's places, and images lose what lay between them. Part of the graph; used by jobs.
+//
+// Rules: what changes shows the same before and after, and has no request under way. Edges and claims change in one step.
+// The image on the disk comes first, so a chain on the disk is always one that reads the same as the chain in memory.
+
+import { CommandError } from '../../errors.js'
+import type { EdgeChange } from '../messages-chain.js'
+import type { Claim, Claims, Rearranged } from './claims.js'
+import type { BackingFile } from './driver.js'
+import type { BlockNode } from './node.js'
+import type { Child, NodeRecord, Parent, Records, Role } from './records.js'
+import type { TopFilter } from './top-filters.js'
+
+export interface SurgeryEnv {
+  readonly records: Records
+  readonly claims: Claims
+  /** Told of edges that changed, and of nodes that go on without the one they were defined in. */
+  readonly rearranged: (edges: readonly EdgeChange[], kept: readonly string[]) => void
+  readonly report: (records: readonly NodeRecord[]) => void
+  /** Closes a node and what is defined inside it. */
+  readonly remove: (name: string) => Promise<void>
+}
+
+/** Nodes whose requests are held back. */
+export interface Held extends Disposable {
+  readonly nodes: ReadonlySet<BlockNode>
+}
+
+type Link = Omit<Child, 'role'> | undefined
+
+export class Surgery {
+  readonly #env: SurgeryEnv
+
+  constructor(env: SurgeryEnv) {
+    this.#env = env
+  }
+
+  /**
+   * Holds back what comes to a node from nodes above it.
+   * @param except  filters of jobs; and `above`, a node whose tree the parents may be part of, because it lies above itself
+   */
+  async hold(node: BlockNode, except: readonly BlockNode[], above: BlockNode): Promise<Held> {
+    const parents = this.#parents(node, except, above).map(({ record }) => record.node)
+    const nodes = new Set(parents)
+    const sections: Disposable[] = []
+    for (const parent of nodes) sections.push(await parent.drain())
+    return {
+      nodes,
+      [Symbol.dispose]: () => {
+        for (const section of sections.splice(0)) section[Symbol.dispose]()
+      },
+    }
+  }
+
+  /**
+   * Another node takes the place of the node below a filter, or of one that is reached from there through filters: those
+   * above it and claims that may move go to it, and so do requests that wait in the filter.
+   * Called in drained sections of the filter and the node below.
+   * @param held    nodes above the replaced one whose requests are held back
+   * @param ending  claims on either node that end with it
+   * @throws CommandError when the node cannot be replaced; nothing is changed then
+   */
+  async pivot(
+    filter: TopFilter,
+    replaced: BlockNode,
+    to: BlockNode,
+    held: ReadonlySet<BlockNode>,
+    ending: readonly Claim[],
+  ): Promise<void> {
+    const { records, claims } = this.#env
+    const edges = this.#parents(replaced, [filter.node], to)
+    for (const { record } of edges) this.#checkHeld(record, replaced, to, held)
+    const releases = ending.map(({ release }) => release)
+    const links: EdgeChange[] = [...edges, ...this.#owners(to)].map(({ record, role }) => ({
+      ...{ node: record.node.name, role, child: to.name, owned: false },
+    }))
+    const kept = edges.some(({ record }) => ownsChild(record, replaced)) ? [replaced.name] : []
+    await claims.rearrange([replaced, to, ...edges.map(({ record }) => record.node)], () => {
+      const moved = claims.move(replaced, to, releases)
+      const linked = [...edges, ...this.#owners(to)].map(({ record, role }) =>
+        this.#link(record, role, { node: to, inline: false }),
+      )
+      return together([moved, ...linked])
+    })
+    if (replaced === filter.below) filter.redirect(to)
+    this.#env.rearranged(links, kept)
+    this.#env.report(records.above([to, replaced]))
+  }
+
+  /**
+   * An image lies above another one of its chain from now on, or above none, and names it so. What lay between is closed
+   * unless somebody else has it.
+   * @param top     claimed for writing
+   * @param name    how the image names the other one
+   * @param ending  claims that end with it
+   */
+  async rebase(
+    top: BlockNode,
+    base: BlockNode | undefined,
+    name: BackingFile | undefined,
+    ending: readonly Claim[],
+  ): Promise<void> {
+    const { records, claims } = this.#env
+    const record = records.get(top.name)
+    const first = record.children.find(({ role }) => role === 'backing')
+    if (first !== undefined && first.node !== base) {
+      if (base !== undefined && records.chain(first.node, base) === undefined)
+        throw new CommandError(`Node '${base.name}' is not below '${top.name}' any more`)
+      const touched = base === undefined ? [top, first.node] : [top, first.node, base]
+      using _drained = await top.drain()
+      await top.driver.nameBacking?.(name)
+      await claims.rearrange(touched, () => {
+        const ended = claims.end(ending.map(({ release }) => release))
+        const link = base && { node: base, inline: false }
+        return together([ended, this.#link(record, 'backing', link)])
+      })
+    } else await top.driver.nameBacking?.(name)
+    await this.#drop(record, first, base)
+    this.#env.report(records.above([top]))
+  }
+
+  /** An image names another backing file; what is open stays. @param top  claimed for writing */
+  async rename(top: BlockNode, name: BackingFile | undefined): Promise<void> {
+    if (top.driver.nameBacking === undefined) throw new CommandError('not supported by this driver')
+    await top.driver.nameBacking(name)
+    this.#env.report(this.#env.records.above([top]))
+  }
+
+  /** An empty overlay gets the node below a filter as its backing file, and its users. */
+  async append(filter: TopFilter, overlay: BlockNode, held: ReadonlySet<BlockNode>): Promise<void> {
+    const { records, claims } = this.#env
+    const { below } = filter
+    const record = records.get(overlay.name)
+    const edges = this.#parents(below, [filter.node], overlay)
+    for (const { record: above } of edges) this.#checkHeld(above, below, overlay, held)
+    const kept = edges.some((edge) => ownsChild(edge.record, below)) ? [below.name] : []
+    await claims.rearrange([below, overlay, ...edges.map(({ record: above }) => above.node)], () => {
+      const linked = this.#link(record, 'backing', { node: below, inline: false })
+      const moved = claims.move(below, overlay, [])
+      const others = edges.map((edge) => this.#link(edge.record, edge.role, { node: overlay, inline: false }))
+      return together([linked, moved, ...others])
+    })
+    filter.redirect(overlay)
+    this.#env.rearranged(
+      [
+        { node: overlay.name, role: 'backing', child: below.name, owned: false },
+        ...edges.map((edge) => ({
+          ...{ node: edge.record.node.name, role: edge.role, child: overlay.name, owned: false },
+        })),
+      ],
+      kept,
+    )
+    this.#env.report(records.above([overlay, below]))
+  }
+
+  #parents(node: BlockNode, except: readonly BlockNode[], above: BlockNode): Parent[] {
+    const { records } = this.#env
+    const apart = new Set([...except, ...records.tree(above).map((record) => record.node)])
+    // What lies below the other node stays where it is: a node cannot lie above itself.
+    return records.parents(node).filter(({ record }) => !apart.has(record.node))
+  }
+
+  /** Those in which a node was defined: with users of its own it does not end with them. */
+  #owners(node: BlockNode): Parent[] {
+    return this.#env.records.parents(node).filter(({ record }) => ownsChild(record, node))
+  }
+
+  #checkHeld({ node }: NodeRecord, from: BlockNode, to: BlockNode, held: ReadonlySet<BlockNode>): void {
+    if (held.has(node) && node.driver.replaceChild !== undefined) return
+    throw new CommandError(
+      `Node '${node.name}' was put above '${from.name}' meanwhile and cannot be moved to '${to.name}'`,
+    )
+  }
+
+  #link(record: NodeRecord, role: Role, link: Link): Rearranged {
+    const { records } = this.#env
+    const old = record.children.find((child) => child.role === role)
+    const spec = record.spec
+    const set = (to: Link) => {
+      records.setChild(record, role, to)
+      record.node.driver.replaceChild?.(role, to?.node)
+    }
+    set(link)
+    record.spec = this.#specWith(record, role, link)
+    return {
+      undo: () => {
+        set(old)
+        record.spec = spec
+      },
+      moved: () => undefined,
+    }
+  }
+
+  #specWith({ spec, node }: NodeRecord, role: Role, link: Link): NodeRecord['spec'] {
+    const { [role]: _, ...others } = spec
+    const base = others as NodeRecord['spec']
+    if (link === undefined) {
+      // An image that names none needs no word about it.
+      return node.driver.format?.().backingFile === undefined ? base : { ...base, [role]: null }
+    }
+    const below = this.#env.records.get(link.node.name)
+    return { ...base, [role]: link.inline ? below.spec : link.node.name }
+  }
+
+  /**
+   * Closes what was defined inside the others on the way from an image to its new backing file, as far as nobody has it.
+   * What the image was above owned the base perhaps; then the image does now.
+   */
+  async #drop(top: NodeRecord, old: Child | undefined, base: BlockNode | undefined): Promise<void> {
+    const { records } = this.#env
+    const edges: EdgeChange[] = []
+    const going = old === undefined || old.node === base ? [] : this.#unused(old, base)
+    const last = going.at(-1)
+    const end = last && this.#below(last)
+    let owned = false
+    if (last !== undefined && end?.inline === true) {
+      records.setChild(last, end.role, { node: end.node, inline: false })
+      owned = end.node === base
+      if (owned) this.#link(top, 'backing', { node: end.node, inline: true })
+      else edges.push({ node: last.node.name, role: end.role, child: end.node.name, owned: false })
+    }
+    if (old?.node !== base)
+      edges.push({ node: top.node.name, role: 'backing', child: base?.name ?? null, owned })
+    const stays = old?.inline === true && old.node !== base && going.length === 0
+    this.#env.rearranged(edges, stays ? [old.node.name] : [])
+    const [closing] = going
+    if (closing !== undefined) await this.#env.remove(closing.node.name)
+  }
+
+  /** Nodes from one on down to the base that only the node above has. */
+  #unused(old: Child, base: BlockNode | undefined): NodeRecord[] {
+    const { records, claims } = this.#env
+    const between = (records.chain(old.node, base) ?? []).filter(({ node }) => node !== base)
+    const going: NodeRecord[] = []
+    for (const record of between) {
+      const above = going.at(-1)
+      const owned = above === undefined ? old.inline : ownsChild(above, record.node)
+      const others = records.parents(record.node).some((parent) => parent.record !== above)
+      if (!owned || others || claims.isClaimed(record.node)) break
+      going.push(record)
+    }
+    return going
+  }
+
+  #below(record: NodeRecord): Child | undefined {
+    const next = this.#env.records.chain(record.node)?.[1]
+    return record.children.find(({ node }) => node === next?.node)
+  }
+}
+
+function ownsChild(record: NodeRecord, child: BlockNode): boolean {
+  return record.children.some(({ node, inline }) => node === child && inline)
+}
+
+function together(all: readonly Rearranged[]): Rearranged {
+  return {
+    undo: () => {
+      for (const each of [...all].reverse()) each.undo()
+    },
+    moved: () => {
+      for (const each of all) each.moved()
+    },
+  }
+}

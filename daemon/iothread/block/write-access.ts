@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Write access: an image that is only read becomes writable for a job, with the nodes inside it that hold its bytes. Used
+// by the graph.
+
+import type { NodeSpec } from '../messages.js'
+import { nodeOptions } from './options.js'
+import type { NodeRecord, Records } from './records.js'
+import type { ReopenStep } from './reopen.js'
+
+export interface WriteAccess {
+  /** It is only read again, as before. A second call does nothing, nor does one after keep(). */
+  restore(): Promise<void>
+  /** It stays writable. @returns names of the nodes that were not */
+  keep(): string[]
+}
+
+/** Opens nodes anew, all or none. */
+type Reopen = (steps: readonly ReopenStep[]) => Promise<void>
+
+/** @throws CommandError, IoError when a node cannot be opened for writing; nothing is changed then */
+export async function makeWritable(
+  record: NodeRecord,
+  records: Records,
+  reopen: Reopen,
+): Promise<WriteAccess> {
+  const changed: NodeRecord[] = []
+  const restore = async () => {
+    // Who holds something back gives it to its children while they still take it.
+    while (changed.length > 0) {
+      const last = changed.at(-1)
+      if (last !== undefined) await reopen([step(last, true)])
+      changed.pop()
+    }
+  }
+  try {
+    for (const each of storageFirst(record, records)) {
+      if (!each.node.readOnly) continue
+      await reopen([step(each, false)])
+      changed.push(each)
+    }
+  } catch (error) {
+    await restore()
+    throw error
+  }
+  return {
+    restore,
+    keep: () => {
+      const kept = changed.splice(0)
+      for (const { node } of kept) keepWritable(record, node.name, records)
+      return kept.map(({ node }) => node.name)
+    },
+  }
+}
+
+/** The node and what was defined inside it to hold its bytes, children first. */
+function storageFirst(record: NodeRecord, records: Records): NodeRecord[] {
+  const below = record.children.filter(({ role, inline }) => inline && role !== 'backing')
+  return [...below.flatMap(({ node }) => storageFirst(records.get(node.name), records)), record]
+}
+
+function step(record: NodeRecord, readOnly: boolean): ReopenStep {
+  const { node, spec } = record
+  const { forceShare, direct, noFlush, discard, detectZeroes } = node.options
+  const full: NodeSpec = {
+    ...spec,
+    ...{ 'read-only': readOnly, 'auto-read-only': false, 'force-share': forceShare, discard },
+    ...{ 'detect-zeroes': detectZeroes, cache: { direct, 'no-flush': noFlush } },
+  }
+  return { record, own: spec, full, options: nodeOptions(full) }
+}
+
+/** Says so in the specification, by which it may be opened elsewhere. */
+function keepWritable(record: NodeRecord, name: string, records: Records): void {
+  if (record.node.name === name) record.spec = { ...record.spec, 'read-only': false }
+  for (const { role, node, inline } of record.children) {
+    if (!inline || role === 'backing') continue
+    const below = records.get(node.name)
+    keepWritable(below, name, records)
+    record.spec = { ...record.spec, [role]: below.spec }
+  }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Commit of an image that another one lies above: what it and those below it hold is copied into the base, and the overlay
+// lies above the base then. (The commit of an active image is a mirror: mirror.ts.)
+//
+// The overlay sees the same all the time: what is changed in the base is hidden by the images it is copied from, until
+// the overlay names the base; then it is there.
+
+import type { JobReceipt } from '../../common/job-messages.js'
+import type { Permissions } from '../block/driver.js'
+import type { Graph } from '../block/graph.js'
+import type { BlockNode } from '../block/node.js'
+import type { Buffers } from '../copy/buffers.js'
+import type { CommitSpec } from '../messages.js'
+import type { BodyProgress, JobBody, JobControl } from './body.js'
+import { Holdings, layersTo } from './holdings.js'
+import { OnePass } from './one-pass.js'
+
+export const COMMIT_USER = 'block job: commit'
+
+/** Nobody writes it, and who reads it must be above it in the chain. */
+const TOP: Permissions = { use: ['consistent read'], share: ['write unchanged'] }
+
+export class CommitJob implements JobBody {
+  readonly #spec: CommitSpec
+  readonly #graph: Graph
+  readonly #overlay: BlockNode
+  readonly #top: BlockNode
+  readonly #base: BlockNode
+  readonly #pass: OnePass
+  readonly #holdings: Holdings
+  /** What the commit is of, and not the overlay's. */
+  #chainClaims = 0
+
+  constructor(spec: CommitSpec, graph: Graph, buffers: Buffers, control: JobControl) {
+    this.#spec = spec
+    this.#graph = graph
+    this.#overlay = graph.node(spec.overlay)
+    this.#top = graph.node(spec.top)
+    this.#base = graph.node(spec.base)
+    const pass = { source: this.#top, target: this.#base, speed: spec.speed }
+    this.#pass = new OnePass(pass, buffers, control)
+    this.#holdings = new Holdings(graph, COMMIT_USER)
+  }
+
+  async prepare(): Promise<void> {
+    const holdings = this.#holdings
+    const { way } = layersTo(this.#graph, this.#top, this.#base)
+    const fromOverlay = layersTo(this.#graph, this.#overlay, this.#top).way
+    try {
+      await holdings.makeWritable(this.#base)
+      await holdings.makeWritable(this.#overlay)
+      await holdings.claimChain(way, TOP, fromOverlay.at(-2))
+      this.#chainClaims = holdings.claims.length
+      await holdings.claimUnchanged(this.#overlay)
+      this.#pass.checkLength()
+    } catch (error) {
+      await holdings.letGo()
+      throw error
+    }
+  }
+
+  async run(): Promise<void> {
+    const { layers } = layersTo(this.#graph, this.#top, this.#base)
+    if (this.#base.length() < this.#top.length()) await this.#base.resize(this.#top.length())
+    await this.#pass.run({ above: layers }, () => this.#hideTail())
+  }
+
+  /** A base that is longer than the top would show there what nobody saw before. */
+  async #hideTail(): Promise<void> {
+    const from = this.#top.length()
+    const end = Math.min(this.#base.length(), this.#overlay.length())
+    if (end > from) await this.#base.zero(from, end - from, { unmap: true, fast: false })
+  }
+
+  progress(): BodyProgress {
+    return this.#pass.progress()
+  }
+
+  receipt(): JobReceipt {
+    return this.#pass.receipt()
+  }
+
+  setSpeed(bytesPerSecond: number): void {
+    this.#pass.setSpeed(bytesPerSecond)
+  }
+
+  async finalize(commit: boolean): Promise<void> {
+    const { claims } = this.#holdings
+    try {
+      if (commit) {
+        const ending = claims.slice(0, this.#chainClaims)
+        await this.#graph.surgery.rebase(this.#overlay, this.#base, this.#spec.backing, ending)
+      }
+    } finally {
+      await this.#holdings.letGo()
+    }
+  }
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// One pass: copies what some layers of a backing chain hold to another place of it, and flushes. What commit and stream
+// jobs have in common. What is copied does not change while it is copied.
+
+import type { JobReceipt } from '../../common/job-messages.js'
+import { CommandError, IoError } from '../../errors.js'
+import type { BlockNode } from '../block/node.js'
+import type { Buffers } from '../copy/buffers.js'
+import { DirtyBitmap } from '../copy/dirty-bitmap.js'
+import { CopyEngine, type Layers } from '../copy/engine.js'
+import { RateLimit } from '../copy/rate-limit.js'
+import type { BodyProgress, JobControl } from './body.js'
+import { Stopwatch } from './stopwatch.js'
+
+/** Bytes in flight. */
+const IN_FLIGHT = 16 * 2 ** 20
+/** Bytes per bit, of disks that are not very large: as fine as images are, so that nothing is copied in vain. */
+const GRANULARITY = 4096
+/** Bits at most: 32 MiB of memory. */
+const MAX_CHUNKS = 2 ** 28
+
+export interface Pass {
+  readonly source: BlockNode
+  readonly target: BlockNode
+  readonly below?: 'kept' | 'cut'
+  /** Bytes per second, 0 = no limit. */
+  readonly speed: number
+}
+
+export class OnePass {
+  readonly #source: BlockNode
+  readonly #target: BlockNode
+  readonly #control: JobControl
+  readonly #bitmap: DirtyBitmap
+  readonly #engine: CopyEngine
+  readonly #limit: RateLimit
+  readonly #stopwatch = new Stopwatch()
+  /** It is known what is to be copied. */
+  #marked = false
+  #flushed: JobReceipt['flush'] = 'not-reached'
+
+  constructor({ source, target, below, speed }: Pass, buffers: Buffers, control: JobControl) {
+    this.#source = source
+    this.#target = target
+    this.#control = control
+    this.#bitmap = new DirtyBitmap(source.length(), granularityFor(source.length()))
+    this.#limit = new RateLimit(speed)
+    this.#engine = new CopyEngine({
+      ...{ source, target, buffers, control, bitmap: this.#bitmap, limit: this.#limit },
+      ...{ tasks: Math.max(1, Math.floor(IN_FLIGHT / buffers.slotSize)), piece: buffers.slotSize },
+      ...{ unmap: true, targetIsZero: false, ...(below !== undefined && { below }) },
+    })
+  }
+
+  /** When the claims are there. @throws CommandError when the size is not what it was */
+  checkLength(): void {
+    if (this.#source.length() !== this.#bitmap.length)
+      throw new CommandError(`Node '${this.#source.name}' was resized by another program just now; try again`)
+  }
+
+  /** @param last  what else is to be done to the target, before it is flushed */
+  async run(layers: Layers, last: () => Promise<void> = async () => {}): Promise<void> {
+    this.#phase('probe')
+    await this.#engine.dirtyAllocated(layers)
+    this.#marked = true
+    this.#phase('bulk')
+    await this.#engine.copyDirty()
+    await last()
+    if (this.#control.pausing) await this.#control.pausePoint()
+    this.#phase('flush')
+    await this.#flush()
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      await this.#engine.flush()
+      this.#flushed = this.#target.options.noFlush ? 'disabled' : 'ok'
+    } catch (error) {
+      // Not left to the policy: after a failed flush nobody knows what is on the disk.
+      this.#flushed = 'failed'
+      if (error instanceof IoError) this.#control.ioError('write', error, true)
+      throw error
+    }
+  }
+
+  #phase(phase: 'probe' | 'bulk' | 'flush'): void {
+    this.#stopwatch.enter(phase)
+    this.#control.phase(phase)
+  }
+
+  setSpeed(bytesPerSecond: number): void {
+    this.#limit.set(bytesPerSecond)
+    this.#control.wake()
+  }
+
+  /** The whole disk counts, as managers know it. */
+  progress(): BodyProgress {
+    const { length } = this.#bitmap
+    const offset = this.#marked ? length - this.#engine.remaining : 0
+    return { offset, len: length, busy: this.#engine.busy, activelySynced: false }
+  }
+
+  receipt(): JobReceipt {
+    this.#stopwatch.stop()
+    const { copied, zeroed, skipped } = this.#engine.counters
+    return { copied, zeroed, skipped, flush: this.#flushed, durations: this.#stopwatch.durations() }
+  }
+}
+
+function granularityFor(length: number): number {
+  return Math.max(GRANULARITY, 2 ** Math.ceil(Math.log2(Math.max(1, length / MAX_CHUNKS))))
+}

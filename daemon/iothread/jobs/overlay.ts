@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Changes of a backing chain that copy nothing: an overlay is put on a node that is in use, an image names another backing
+// file. Used by the worker's root object.
+
+import { CommandError } from '../../errors.js'
+import type { BackingFile } from '../block/driver.js'
+import type { Graph } from '../block/graph.js'
+import type { BlockNode } from '../block/node.js'
+import { Holdings } from './holdings.js'
+
+const USER = 'an unnamed block device'
+
+/**
+ * Everybody who uses a node uses its overlay from now on. They wait meanwhile.
+ * @param filter  name of a filter that is there meanwhile
+ * @throws CommandError when somebody above the node cannot be moved; nothing is changed then
+ */
+export async function appendOverlay(
+  graph: Graph,
+  node: BlockNode,
+  overlay: BlockNode,
+  filter: string,
+): Promise<void> {
+  await graph.freshen(overlay.name)
+  if (overlay.length() < node.length())
+    throw new CommandError(`The overlay '${overlay.name}' is shorter than '${node.name}'`)
+  const top = graph.insertFilter(filter, node, () => undefined)
+  try {
+    using _users = await top.node.drain()
+    using held = await graph.surgery.hold(node, [top.node], overlay)
+    // What the users wrote is the overlay's to show: it is to be durable with it.
+    await node.flush()
+    using _quiet = await node.drain()
+    await graph.surgery.append(top, overlay, held.nodes)
+  } finally {
+    top.remove()
+  }
+}
+
+/** What the image stored is lost. @throws CommandError when somebody uses it */
+export async function emptyImage(graph: Graph, node: BlockNode): Promise<void> {
+  const { driver } = node
+  if (driver.empty === undefined) throw new CommandError(`Node '${node.name}' is no image of its own`)
+  await graph.freshen(node.name)
+  const claim = await graph.claim(USER, node, { use: ['write'], share: ['write unchanged'] })
+  try {
+    await driver.empty()
+  } finally {
+    await claim.release()
+  }
+}
+
+/** @throws CommandError when the image cannot be written */
+export async function nameBacking(
+  graph: Graph,
+  node: BlockNode,
+  backing: BackingFile | undefined,
+): Promise<void> {
+  const holdings = new Holdings(graph, USER)
+  try {
+    await holdings.makeWritable(node)
+    await holdings.claimUnchanged(node)
+    await graph.surgery.rename(node, backing)
+  } finally {
+    await holdings.letGo()
+  }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// The name of a backing file in an image: whatever is cut off while it is changed, the image names the old or the new one.
+
+import t from 'tap'
+import { backingSteps } from '../../../../../../daemon/iothread/block/drivers/qcow2/backing-header.js'
+import { planLayout } from '../../../../../../daemon/iothread/block/drivers/qcow2/layout.js'
+import { newHeader } from '../../../../../../daemon/iothread/block/drivers/qcow2/new-header.js'
+import type { Qcow2Options } from '../../../../../../daemon/iothread/messages.js'
+import { ExtensionType, extensionText, parseHeader } from '../../../../../../protocol/qcow2/header.js'
+
+const SECTOR = 512
+
+function firstCluster(more: Partial<Qcow2Options>): Uint8Array {
+  const options: Qcow2Options = {
+    ...{ size: 1 << 20, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false },
+    ...{ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileName: undefined },
+    ...{ dataFileRaw: false, backingFile: undefined, backingFormat: undefined, ...more },
+  }
+  return newHeader(options, planLayout(options, false), false)
+}
+
+function namesOf(bytes: Uint8Array): string {
+  const header = parseHeader(bytes)
+  return `${header.backingFile ?? '-'} ${extensionText(header, ExtensionType.backingFormat) ?? '-'}`
+}
+
+/** The cluster after every write of one sector, in the order in which they become durable at the latest. */
+function* states(old: Uint8Array, name: string | undefined, format: string | undefined) {
+  let now = old.slice()
+  const backing = name === undefined ? undefined : { name, format }
+  const put = function* (bytes: Uint8Array, from: number, end: number) {
+    for (let at = from; at < end; at += SECTOR) {
+      now = now.slice()
+      now.set(bytes.subarray(at, at + SECTOR), at)
+      yield now
+    }
+  }
+  for (const { bytes, beside } of backingSteps(parseHeader(old), old, backing)) {
+    yield* put(beside, SECTOR, beside.length)
+    yield* put(bytes, 0, SECTOR)
+    yield* put(bytes, SECTOR, bytes.length)
+  }
+}
+
+const long = `/very/long/${'name/'.repeat(150)}of.qcow2`
+for (const clusterSize of [1024, 4096, 65536])
+  for (const version of [2, 3] as const)
+    for (const [from, to] of [
+      ['base.qcow2 qcow2', 'other qcow2'],
+      ['base.qcow2 qcow2', 'base.raw raw'],
+      ['base.qcow2 qcow2', '- -'],
+      ['base.qcow2 -', `${clusterSize === 1024 ? 'short' : long} qcow2`],
+      ['- -', 'base qcow2'],
+    ] as const)
+      t.test(
+        `version ${version}, clusters of ${clusterSize}: ${from.slice(0, 20)} to ${to.slice(0, 20)}`,
+        async (t) => {
+          const [backingFile, backingFormat] = from
+            .split(' ')
+            .map((text) => (text === '-' ? undefined : text))
+          const old = firstCluster({ version, clusterSize, backingFile, backingFormat })
+          const [name, format] = to.split(' ').map((text) => (text === '-' ? undefined : text))
+          let last = namesOf(old)
+          t.equal(last, from)
+          for (const bytes of states(old, name, format)) {
+            const names = namesOf(bytes)
+            if (names !== from && names !== to) t.fail(`neither of both: ${names}`)
+            if (last === to && names !== to) t.fail('back to the old name')
+            last = names
+          }
+          t.equal(last, to)
+        },
+      )
+
+t.test('names of feature bits and other extensions are kept', async (t) => {
+  const old = firstCluster({})
+  const last = backingSteps(parseHeader(old), old, { name: 'base', format: 'qcow2' }).at(-1)
+  const kept = (bytes: Uint8Array) =>
+    parseHeader(bytes).extensions.filter(({ type }) => type !== ExtensionType.backingFormat)
+  t.same(last && kept(last.bytes), kept(old))
+})
