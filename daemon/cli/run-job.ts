@@ -3,7 +3,7 @@
 // leaves at once.
 
 import type { JsonObject } from '../../protocol/json-value.js'
-import type { CommandArguments } from './client.js'
+import type { CommandArguments, QmpEvent } from './client.js'
 import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
@@ -13,6 +13,7 @@ type JobArguments = CommandArguments & { readonly 'job-id': string }
 
 export interface JobHooks {
   readonly progress?: (progress: Progress) => void
+  readonly event?: (event: QmpEvent) => void
   /** Done beside the job once it runs; the job is cancelled when it fails. @param over  aborted when the job has ended */
   readonly beside?: (over: AbortSignal) => Promise<void>
 }
@@ -34,7 +35,7 @@ export async function finishJob(
   daemon: Daemon,
   command: string,
   args: JobArguments,
-  { progress = () => undefined, beside = async () => {} }: JobHooks,
+  { progress = () => undefined, event = () => undefined, beside = async () => {} }: JobHooks,
 ): Promise<Outcome> {
   const { client } = daemon
   const id = args['job-id']
@@ -51,7 +52,7 @@ export async function finishJob(
       process.exit(status)
     },
   )
-  const tell = { event: () => undefined, progress, stopped: () => undefined }
+  const tell = { event, progress, stopped: () => undefined }
   const follower = new JobFollower(client, id, tell, 'query-jobs')
   try {
     await client.execute(command, args)
