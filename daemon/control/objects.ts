@@ -5,17 +5,21 @@
 
 import type { Arguments } from '../../protocol/schema/index.js'
 import { isIdentifier } from '../common/identifier.js'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import { CommandError } from '../errors.js'
-import type { ThrottleLimits } from '../iothread/messages.js'
 import type { TlsSpec } from '../nbd/messages.js'
+import {
+  changedLimits,
+  definedLimits,
+  type GroupLimits,
+  type GroupOptions,
+  LIMIT_DEFAULTS,
+  workerLimits,
+} from './throttle-limits.js'
 
 export type ObjectDefinition = Arguments<'object-add'>
-export type GroupOptions = NonNullable<Extract<ObjectDefinition, { 'qom-type': 'throttle-group' }>['limits']>
 type Property = string | number | boolean | Readonly<Record<string, number>>
 
-const MOST = 1e15
-const KINDS = ['total', 'read', 'write'] as const
-const UNITS = ['bps', 'iops'] as const
 const DEFAULTS = {
   'poll-max-ns': 32768,
   'poll-grow': 0,
@@ -32,10 +36,10 @@ export class Objects {
   add(definition: ObjectDefinition): void {
     const { id } = definition
     if (!isIdentifier(id)) throw new CommandError("Parameter 'id' expects an identifier")
-    if (definition['qom-type'] === 'throttle-group') checkLimits(definition.limits ?? {})
+    const whole = completed(definition)
     if (this.#objects.has(id))
       throw new CommandError(`attempt to add duplicate property '${id}' to object (type 'container')`)
-    this.#objects.set(id, definition)
+    this.#objects.set(id, whole)
   }
 
   get(id: string): ObjectDefinition | undefined {
@@ -46,25 +50,21 @@ export class Objects {
     this.#objects.delete(id)
   }
 
-  /** New limits of a throttle group that exists; what is left out is lifted. */
-  setLimits(id: string, limits: GroupOptions): void {
-    checkLimits(limits)
+  /** New limits of a throttle group that exists; what is left out stays. */
+  setLimits(id: string, change: GroupOptions): void {
+    const limits = changedLimits(this.#limits(id) ?? LIMIT_DEFAULTS, change)
     this.#objects.set(id, { 'qom-type': 'throttle-group', id, limits })
   }
 
   /** Limits as workers take them; undefined when there is no such group. */
   limits(id: string): ThrottleLimits | undefined {
+    const limits = this.#limits(id)
+    return limits && workerLimits(limits)
+  }
+
+  #limits(id: string): GroupLimits | undefined {
     const group = this.#objects.get(id)
-    if (group?.['qom-type'] !== 'throttle-group') return undefined
-    const options = group.limits ?? {}
-    return {
-      bpsTotal: options['bps-total'] ?? 0,
-      bpsRead: options['bps-read'] ?? 0,
-      bpsWrite: options['bps-write'] ?? 0,
-      iopsTotal: options['iops-total'] ?? 0,
-      iopsRead: options['iops-read'] ?? 0,
-      iopsWrite: options['iops-write'] ?? 0,
-    }
+    return group?.['qom-type'] === 'throttle-group' ? { ...LIMIT_DEFAULTS, ...group.limits } : undefined
   }
 
   /**
@@ -90,7 +90,12 @@ export class Objects {
 /** Properties of an object as `qom-get` shows them, `type` first. */
 export function propertiesOf(object: ObjectDefinition): Map<string, Property> {
   const properties = new Map<string, Property>([['type', object['qom-type']]])
-  if (object['qom-type'] === 'throttle-group') return properties.set('limits', allLimits(object.limits ?? {}))
+  if (object['qom-type'] === 'throttle-group') {
+    const limits: GroupLimits = { ...LIMIT_DEFAULTS, ...object.limits }
+    properties.set('limits', limits)
+    for (const [name, value] of Object.entries(limits)) properties.set(`x-${name}`, value)
+    return properties
+  }
   if (object['qom-type'] === 'iothread') {
     for (const [name, value] of Object.entries(DEFAULTS))
       properties.set(name, object[name as keyof typeof DEFAULTS] ?? value)
@@ -101,28 +106,8 @@ export function propertiesOf(object: ObjectDefinition): Map<string, Property> {
   return properties.set('verify-peer', object['verify-peer'] ?? true)
 }
 
-function allLimits(options: GroupOptions): Record<string, number> {
-  const limits: Record<string, number> = { 'iops-size': 0 }
-  for (const unit of UNITS)
-    for (const kind of KINDS) {
-      limits[`${unit}-${kind}`] = options[`${unit}-${kind}`] ?? 0
-      limits[`${unit}-${kind}-max`] = 0
-      limits[`${unit}-${kind}-max-length`] = 1
-    }
-  return limits
-}
-
-function checkLimits(options: GroupOptions): void {
-  for (const [name, value] of Object.entries(options)) {
-    if (value !== undefined && (value < 0 || value > MOST))
-      throw new CommandError('bps/iops/max values must be within [0, 1000000000000000]')
-    const neutral = name.endsWith('-length') ? 1 : 0
-    if (/-(max|max-length|size)$/.test(name) && value !== neutral)
-      throw new CommandError(`Parameter '${name}' is not supported: there are no bursts`)
-  }
-  for (const unit of UNITS)
-    if (options[`${unit}-total`] && (options[`${unit}-read`] || options[`${unit}-write`]))
-      throw new CommandError(
-        'bps/iops/max total values and read/write values cannot be used at the same time',
-      )
+/** With all limits of a throttle group in one place. */
+function completed(definition: ObjectDefinition): ObjectDefinition {
+  if (definition['qom-type'] !== 'throttle-group') return definition
+  return { 'qom-type': 'throttle-group', id: definition.id, limits: definedLimits(definition) }
 }

@@ -9,6 +9,7 @@ import type { AioChoice } from '../../native/types.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import type * as wire from '../common/worker-messages.js'
 
 /**
@@ -333,16 +334,6 @@ export interface Requests extends JobRequests {
   rest: { args: null; reply: { clean: boolean } }
   /** Cancels jobs, flushes and closes nodes, ends the engine. Stuck requests are abandoned after the deadline. */
   shutdown: { args: { deadlineMs: number }; reply: { left: number } }
-}
-
-/** Bytes and operations per second; 0 = no limit. */
-export interface ThrottleLimits {
-  readonly bpsTotal: number
-  readonly bpsRead: number
-  readonly bpsWrite: number
-  readonly iopsTotal: number
-  readonly iopsRead: number
-  readonly iopsWrite: number
 }
 
 /** A byte range with one status, as `map` shows it. */

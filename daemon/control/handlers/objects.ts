@@ -43,6 +43,7 @@ export function objectHandlers(objects: Objects, directory: Directory, workers: 
     'qom-set': async ({ path, property, value }) => {
       const object = find(objects, path)
       if (!propertiesOf(object).has(property)) throw noProperty(object, property)
+      if (property.startsWith('x-')) throw new CommandError('Property cannot be set after initialization')
       if (property !== 'limits') throw new CommandError('Insufficient permission to perform this operation')
       objects.setLimits(object.id, limitsOf(value))
       await workers.changeGroup(object.id, objects.limits(object.id) ?? null)
@@ -61,7 +62,7 @@ function find(objects: Objects, path: string): ObjectDefinition {
 
 function limitsOf(value: JsonValue) {
   try {
-    return validate(throttleLimits, value)
+    return validate(throttleLimits, value, 'limits')
   } catch (error) {
     if (error instanceof ArgumentError)
       throw new CommandError(error.message, 'GenericError', { cause: error })
