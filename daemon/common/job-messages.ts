@@ -3,6 +3,7 @@
 // worker reports of a job. Part of the messages of disk workers and of memory workers.
 
 import type { JsonObject } from '../../protocol/json-value.js'
+import type { Convergence } from './convergence.js'
 
 /** The request that waits longest in the kernel. */
 export interface OldestRequest {
@@ -28,6 +29,10 @@ export interface JobProgress {
   /** Bytes per second over the last seconds, 0 while nothing moves. */
   readonly rate: number
   readonly activelySynced: boolean
+  /** Of jobs that can change it themselves. */
+  readonly copyMode?: CopyMode
+  /** Of jobs that follow a disk in use. */
+  readonly convergence?: Convergence
   readonly oldest?: OldestRequest
 }
 

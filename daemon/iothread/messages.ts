@@ -8,6 +8,7 @@
 import type { AioChoice } from '../../native/types.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
+import type { OnDiverge } from '../common/convergence.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type { ThrottleLimits } from '../common/throttle-limits.js'
 import type * as wire from '../common/worker-messages.js'
@@ -141,6 +142,7 @@ export interface MirrorSpec {
   readonly onSourceError: OnError
   readonly onTargetError: OnError
   readonly copyMode: CopyMode
+  readonly onDiverge: OnDiverge
   /** Ranges that read as zero may become holes on the target. */
   readonly unmap: boolean
   /** The user vouches that the target reads as zero everywhere. */

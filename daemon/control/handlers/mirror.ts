@@ -219,6 +219,7 @@ function mirrorSpec(args: MirrorArguments, source: Node, target: Node, filter: N
     onSourceError: args['on-source-error'] ?? 'report',
     onTargetError: args['on-target-error'] ?? 'report',
     copyMode: args['copy-mode'] ?? 'background',
+    onDiverge: args['x-on-diverge'] ?? 'report',
     targetIsZero: args['target-is-zero'] ?? false,
     autoComplete: args['x-auto-complete'] ?? false,
   } as const

@@ -16,6 +16,7 @@ import type {
 import { CommandError } from '../../errors.js'
 import type { EventSink } from '../commands.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
+import { Verdicts } from './verdicts.js'
 
 export interface JobPlan {
   readonly id: string
@@ -88,6 +89,7 @@ export class Job {
   #cancelled = false
   #receipt: JobReceipt | undefined
   #result: JobResult | undefined
+  readonly #verdicts: Verdicts
 
   constructor(plan: JobPlan, around: JobSurroundings) {
     this.plan = plan
@@ -95,6 +97,7 @@ export class Job {
     this.#speed = plan.speed
     this.#copyMode = plan.copyMode
     this.#autoDismiss = plan.autoDismiss
+    this.#verdicts = new Verdicts(plan.id, around.events)
   }
 
   get id(): string {
@@ -143,14 +146,14 @@ export class Job {
         this.#to('running')
         return
       case 'job-progress':
-        this.#progress = report.progress
+        this.#advance(report.progress)
         return
       case 'job-ready':
-        this.#progress = report.progress
+        this.#advance(report.progress)
         this.#becomeReady()
         return
       case 'job-paused':
-        this.#progress = { ...report.progress, busy: false }
+        this.#advance({ ...report.progress, busy: false })
         this.#enterPause()
         return
       case 'job-error':
@@ -265,6 +268,13 @@ export class Job {
   #check(verb: JobVerb): void {
     if (!accepts(this.#state, verb) || this.#finalizing)
       throw new CommandError(refusal(this.id, this.#state, verb))
+  }
+
+  #advance(progress: JobProgress): void {
+    this.#progress = progress
+    // There is no way back; what was asked for here may not have come to the worker when it told this.
+    if (progress.copyMode === 'write-blocking') this.#copyMode = progress.copyMode
+    this.#verdicts.take(progress)
   }
 
   #onIoError(report: Extract<JobReport, { kind: 'job-error' }>): void {
