@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that nodes and servers refer to by id. Throttle groups have limits that workers are told; TLS credentials are
-// read by who uses them; iothreads are accepted so that managers' set-ups work, but every disk has a worker of its own
-// anyway.
+// Objects that nodes, jobs and servers refer to by id. Throttle groups have limits that workers are told; budgets have a
+// bandwidth that jobs share; TLS credentials are read by who uses them; iothreads are accepted so that managers' set-ups
+// work, but every disk has a worker of its own anyway.
 
 import type { Arguments } from '../../protocol/schema/index.js'
 import { isIdentifier } from '../common/identifier.js'
@@ -62,6 +62,17 @@ export class Objects {
     return limits && workerLimits(limits)
   }
 
+  /** Bytes per second of a budget, 0 = no limit; undefined when there is none of that name. */
+  bandwidth(id: string): number | undefined {
+    const budget = this.#objects.get(id)
+    return budget?.['qom-type'] === 'x-budget' ? budget.bandwidth : undefined
+  }
+
+  setBandwidth(id: string, bandwidth: number): void {
+    checkBandwidth(bandwidth)
+    this.#objects.set(id, { 'qom-type': 'x-budget', id, bandwidth })
+  }
+
   #limits(id: string): GroupLimits | undefined {
     const group = this.#objects.get(id)
     return group?.['qom-type'] === 'throttle-group' ? { ...LIMIT_DEFAULTS, ...group.limits } : undefined
@@ -101,13 +112,19 @@ export function propertiesOf(object: ObjectDefinition): Map<string, Property> {
       properties.set(name, object[name as keyof typeof DEFAULTS] ?? value)
     return properties
   }
+  if (object['qom-type'] === 'x-budget') return properties.set('bandwidth', object.bandwidth)
   properties.set('dir', object.dir).set('endpoint', object.endpoint ?? 'client')
   if (object['qom-type'] === 'tls-creds-psk') return properties.set('username', object.username ?? '')
   return properties.set('verify-peer', object['verify-peer'] ?? true)
 }
 
-/** With all limits of a throttle group in one place. */
+/** Checked, and with all limits of a throttle group in one place. */
 function completed(definition: ObjectDefinition): ObjectDefinition {
+  if (definition['qom-type'] === 'x-budget') checkBandwidth(definition.bandwidth)
   if (definition['qom-type'] !== 'throttle-group') return definition
   return { 'qom-type': 'throttle-group', id: definition.id, limits: definedLimits(definition) }
+}
+
+function checkBandwidth(bandwidth: number): void {
+  if (bandwidth < 0) throw new CommandError("Parameter 'bandwidth' expects a non-negative value")
 }

@@ -309,7 +309,7 @@ export interface Requests extends JobRequests {
    * Replied when the job runs: after the report `running`, and after `ready` when there was nothing to copy.
    * An error reply means there never was a job.
    */
-  'job-start': { args: { id: string; spec: JobSpec }; reply: null }
+  'job-start': { args: { id: string; spec: JobSpec; share?: number }; reply: null }
   /** Extents of a node from `offset` on, at most `limit` of them; merged where neighbours are alike. */
   'node-map': {
     args: { node: string; offset: number; length: number; limit: number }

@@ -45,6 +45,7 @@ const extensions = {
     },
   ),
   'x-on-diverge': onDiverge,
+  'x-budget': optional(str, 'Id of the x-budget object whose bandwidth it shares with other jobs.'),
 } satisfies Members
 
 export const mirrorCommands = {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that others refer to by id: throttle groups, iothreads, TLS credentials; and the object tree's three
+// Objects that others refer to by id: throttle groups, iothreads, TLS credentials, budgets; and the object tree's three
 // commands.
 
 import {
@@ -79,13 +79,16 @@ const objectTypes = {
     endpoint,
     username: optional(str, 'Of a client: which of the keys. Default: qemu.'),
   },
+  'x-budget': {
+    bandwidth: required(int, 'Bytes per second that the jobs which name it share, 0 = no limit.'),
+  },
 } satisfies Record<string, Members>
 
 export const objectOptions = union(
   'ObjectOptions',
   {
     'qom-type': required(
-      enumOf('ObjectType', ['iothread', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509']),
+      enumOf('ObjectType', ['iothread', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509', 'x-budget']),
       'Kind of object.',
     ),
     id: required(str, 'Name of the new object.'),

@@ -8,6 +8,7 @@ import { CommandError } from '../../errors.js'
 import type { StartWorker } from '../../iothread/handle.js'
 import type { StartMemoryWorker } from '../../memory/handle.js'
 import type { StartNbdWorker } from '../../nbd/handle.js'
+import { Budgets } from '../budgets.js'
 import type { EventSink, Handlers } from '../commands.js'
 import type { Descriptors } from '../descriptors.js'
 import { Directory } from '../directory.js'
@@ -63,7 +64,8 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   const { startWorker, startMemory, startNbd, events, descriptors, log, spares = SPARES } = deps
   const directory = new Directory(descriptors)
   const objects = new Objects()
-  const jobs = new Jobs(events, log)
+  const budgets = new Budgets((id) => objects.bandwidth(id))
+  const jobs = new Jobs(events, log, budgets)
   const workers = new DiskWorkers(
     startWorker,
     log,
@@ -115,7 +117,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
     ...exportHandlers(exports, directory, objects),
-    ...objectHandlers(objects, directory, workers),
+    ...objectHandlers(objects, directory, workers, budgets),
   }
   const lasting = {
     ...jobHandlers(jobs),

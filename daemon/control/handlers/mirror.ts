@@ -124,7 +124,7 @@ class MirrorStarter {
     check: () => void = () => {},
   ): Claim {
     const { directory } = this.#graphs
-    const reservation = this.#jobs.reserve(id)
+    const reservation = this.#jobs.reserve(id, args['x-budget'])
     try {
       checkSpeed(args)
       this.#graphs.checkUnchanging(source)

@@ -14,6 +14,7 @@ import type {
   JobResult,
 } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
+import type { Seat } from '../budgets.js'
 import type { EventSink } from '../commands.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
 import { Verdicts } from './verdicts.js'
@@ -50,6 +51,8 @@ export interface JobWorker {
 export interface JobSurroundings {
   readonly worker: JobWorker
   readonly events: EventSink
+  /** Its part in a budget. */
+  readonly seat: Seat | undefined
   readonly log: Logger
   /** The job is over: what it held is free. Called once, before the event says so. */
   readonly concluded: () => void
@@ -108,6 +111,9 @@ export class Job {
   }
   get state(): JobState {
     return this.#state
+  }
+  get seat(): Seat | undefined {
+    return this.#around.seat
   }
   get progress(): JobProgress {
     return this.#progress
@@ -235,6 +241,11 @@ export class Job {
     if (speed < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
     this.#speed = speed
     this.#tell('job-set-speed', { id: this.id, speed })
+  }
+
+  /** Its budget gives it another share. @param share  bytes per second, 0 = no limit */
+  setShare(share: number): void {
+    if (accepts(this.#state, 'set-speed')) this.#tell('job-set-share', { id: this.id, share })
   }
 
   change(copyMode: CopyMode): void {
@@ -428,4 +439,5 @@ type Told =
   | ['job-cancel' | 'job-resume', { id: string }]
   | ['job-complete', { id: string; pivot: boolean }]
   | ['job-set-speed', { id: string; speed: number }]
+  | ['job-set-share', { id: string; share: number }]
   | ['job-change', { id: string; copyMode: CopyMode }]

@@ -17,7 +17,15 @@ export type BlockJobInfo = Infer<typeof blockJobInfoType>
 
 type Details = Pick<
   JobInfo,
-  'x-phase' | 'x-rate' | 'x-eta' | 'x-convergence' | 'x-oldest-request' | 'x-receipt' | 'x-result'
+  | 'x-phase'
+  | 'x-rate'
+  | 'x-eta'
+  | 'x-budget'
+  | 'x-share'
+  | 'x-convergence'
+  | 'x-oldest-request'
+  | 'x-receipt'
+  | 'x-result'
 >
 
 export function jobInfo(job: Job): JobInfo {
@@ -85,6 +93,7 @@ function working(job: Job): Details {
     'x-phase': phase,
     'x-rate': Math.round(rate),
     ...(rate > 0 && len > offset && { 'x-eta': Math.ceil((len - offset) / rate) }),
+    ...(job.seat !== undefined && { 'x-budget': job.seat.budget, 'x-share': job.seat.share }),
     ...(convergence !== undefined && { 'x-convergence': convergenceInfo(convergence) }),
     ...(oldest !== undefined && {
       'x-oldest-request': oldestRequestInfo(oldest),

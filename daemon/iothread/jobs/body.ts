@@ -23,6 +23,8 @@ export interface BodyProgress {
   readonly activelySynced: boolean
   /** Of jobs that can change it themselves. */
   readonly copyMode?: CopyMode
+  /** Bytes that the speed limit counted, of jobs that have one. */
+  readonly charged?: number
   /** Of jobs that follow a disk in use. */
   readonly convergence?: Convergence
 }
@@ -44,6 +46,8 @@ export interface JobBody {
   /** A ready job is asked to end with success. */
   complete?(pivot: boolean): void
   setSpeed?(bytesPerSecond: number): void
+  /** What a budget gives it; the lesser of it and the speed holds. */
+  setShare?(bytesPerSecond: number): void
   change?(copyMode: CopyMode): void
   /** Once, after run() ended: applies what is pending in the graph, or undoes it, and lets go of everything. */
   finalize(commit: boolean): Promise<void>

@@ -305,6 +305,7 @@ export class MirrorJob implements JobBody {
       activelySynced:
         this.#bitmap.clean && (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
       copyMode: this.#copyMode,
+      charged: this.#limit.charged,
       convergence: this.#watch.state,
     }
   }
@@ -331,6 +332,11 @@ export class MirrorJob implements JobBody {
 
   setSpeed(bytesPerSecond: number): void {
     this.#limit.set(bytesPerSecond)
+    this.#control.wake()
+  }
+
+  setShare(bytesPerSecond: number): void {
+    this.#limit.setShare(bytesPerSecond)
     this.#control.wake()
   }
 

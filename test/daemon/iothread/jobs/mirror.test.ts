@@ -4,7 +4,7 @@ import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { MirrorSpec } from '../../../../daemon/iothread/messages.js'
-import { Bench } from '../../../helpers/iothread.js'
+import { Bench, mirrorSpec } from '../../../helpers/iothread.js'
 
 const MIB = 2 ** 20
 
@@ -319,4 +319,16 @@ t.test('a target is not emptied for a mirror whose source is locked by another p
   })
   await t.rejects(asked, { message: /lock/ })
   t.equal(readFileSync(dst, 'utf8'), 'precious')
+})
+
+t.test('a share holds from the first piece on, and another one while it runs', async (t) => {
+  const { bench, equal } = await disks(t)
+  const spec = mirrorSpec()
+  await bench.request('job-start', { id: 'j', spec, share: 1 })
+  const { progress } = await bench.report('job-running', 'j')
+  t.equal(progress.charged, 0)
+  await bench.request('job-set-share', { id: 'j', share: 0 })
+  await complete(bench, 'j')
+  t.ok(equal())
+  t.equal((await bench.report('job-ended', 'j')).progress.charged, 4 * MIB)
 })
