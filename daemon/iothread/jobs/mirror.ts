@@ -65,6 +65,8 @@ export class MirrorJob implements JobBody {
   /** The source's users are being stopped. */
   #stopping = false
   #copyMode: CopyMode
+  /** What is to be copied at first is known. */
+  #marked = false
   /** It is to end with success, once it is ready. */
   #ending = false
   #pivot = false
@@ -153,6 +155,7 @@ export class MirrorJob implements JobBody {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
     this.#len += await this.#markDirty()
+    this.#marked = true
     await this.#synchronize('bulk')
     this.#watch.letGo()
     this.#phase('ready')
@@ -303,7 +306,9 @@ export class MirrorJob implements JobBody {
       len: this.#len,
       busy: this.#engine.busy,
       activelySynced:
-        this.#bitmap.clean && (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
+        this.#marked &&
+        this.#engine.synced &&
+        (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
       copyMode: this.#copyMode,
       charged: this.#limit.charged,
       convergence: this.#watch.state,

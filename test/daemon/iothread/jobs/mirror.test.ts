@@ -332,3 +332,18 @@ t.test('a share holds from the first piece on, and another one while it runs', a
   t.ok(equal())
   t.equal((await bench.report('job-ended', 'j')).progress.charged, 4 * MIB)
 })
+
+t.test(
+  'a mirror is not synchronized before all was copied, also while nothing is marked dirty',
+  async (t) => {
+    const { bench } = await disks(t)
+    // The first piece goes, the rest waits, taken out of the bitmap.
+    await bench.mirror('j', { copyMode: 'write-blocking', speed: 1 })
+    const { progress } = await bench.report('job-progress', 'j')
+    t.match(progress, { phase: 'bulk', activelySynced: false })
+    t.equal((await bench.report('job-running', 'j')).progress.activelySynced, false)
+    await bench.request('job-set-speed', { id: 'j', speed: 0 })
+    t.equal((await bench.report('job-ready', 'j')).progress.activelySynced, true)
+    await complete(bench, 'j')
+  },
+)
