@@ -90,14 +90,17 @@ export interface GuestTimes {
 export async function fio(uri: string, size: number, more: readonly string[]): Promise<GuestTimes> {
   const args = ['--name=guest', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', `--size=${size}`]
   const child = spawn('fio', [...args, '--norandommap', '--output-format=json', ...more], {
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   })
-  let text = ''
+  let [text, said] = ['', '']
   child.stdout.setEncoding('utf8').on('data', (part: string) => {
     text += part
   })
+  child.stderr.setEncoding('utf8').on('data', (part: string) => {
+    said += part
+  })
   const status = await new Promise<number | null>((resolve) => child.once('close', resolve))
-  if (status !== 0) throw new Error(`fio: ${text}`)
+  if (status !== 0) throw new Error(`fio: ${said}`)
   const { write, sync } = JSON.parse(text.slice(text.indexOf('{'))).jobs[0]
   const p99 = (times: { percentile?: Record<string, number> }) => (times.percentile?.['99.000000'] ?? 0) / 1e6
   return { write99: p99(write.clat_ns), flush99: p99(sync.lat_ns), perSecond: write.iops }
