@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that others refer to by id: throttle groups, iothreads, TLS credentials, budgets; and the object tree's three
+// Objects that others refer to by id: throttle groups, credentials, rules, iothreads, budgets; and the object tree's three
 // commands.
 
+import { authzTypes } from './authz.js'
 import {
   any,
   arrayOf,
@@ -57,6 +58,7 @@ const endpoint = optional(
 const dir = required(str, 'Folder of their files.')
 
 const objectTypes = {
+  ...authzTypes,
   iothread: {
     'aio-max-batch': optional(int, 'Accepted and shown again.', { default: 0 }),
     'thread-pool-min': optional(int, 'Accepted and shown again.', { default: 0 }),
@@ -70,7 +72,10 @@ const objectTypes = {
     ...throttleMembers('x-'),
   },
   'tls-creds-x509': {
-    dir: { ...dir, doc: `${dir.doc} ca-cert.pem, server-cert.pem, server-key.pem (client-… for a client).` },
+    dir: {
+      ...dir,
+      doc: `${dir.doc} ca-cert.pem, server-cert.pem, server-key.pem (of a client client-…, which it need not have), ca-crl.pem where certificates are taken back.`,
+    },
     endpoint,
     'verify-peer': optional(bool, 'The other end needs a certificate that the CA signed.', { default: true }),
   },
@@ -78,6 +83,10 @@ const objectTypes = {
     dir: { ...dir, doc: `${dir.doc} keys.psk, lines of USER:KEY with the key in hexadecimal digits.` },
     endpoint,
     username: optional(str, 'Of a client: which of the keys. Default: qemu.'),
+    'x-file': optional(str, 'Name of the file with the keys, in that folder.', {
+      default: 'keys.psk',
+      extension: true,
+    }),
   },
   'x-budget': {
     bandwidth: required(int, 'Bytes per second that the jobs which name it share, 0 = no limit.'),
@@ -88,7 +97,16 @@ export const objectOptions = union(
   'ObjectOptions',
   {
     'qom-type': required(
-      enumOf('ObjectType', ['iothread', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509', 'x-budget']),
+      enumOf('ObjectType', [
+        'authz-list',
+        'authz-list-file',
+        'authz-simple',
+        'iothread',
+        'throttle-group',
+        'tls-creds-psk',
+        'tls-creds-x509',
+        'x-budget',
+      ]),
       'Kind of object.',
     ),
     id: required(str, 'Name of the new object.'),
