@@ -45,7 +45,8 @@ export class BlockNode {
   }
   readonly #ranges = new RangeLock()
   readonly #dirtyListeners: DirtyListener[] = []
-  readonly #beforeWrite: BeforeWrite[] = []
+  /** Replaced when it changes: whoever was told by an older list has not told everybody. */
+  #beforeWrite: readonly BeforeWrite[] = NOBODY
   #driver: BlockDriver
   #options: NodeOptions
   #inFlight = 0
@@ -104,8 +105,10 @@ export class BlockNode {
   }
 
   async write(offset: number, from: Slice, how?: WriteHow): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
     const length = from.length
+    let told = NOBODY
+    while (this.#gate !== undefined || told !== this.#beforeWrite)
+      told = await this.#announce('write', offset, length, told)
     this.#checkChange('write', offset, length)
     if (this.#options.detectZeroes !== 'off' && how?.fua !== true && this.#isZero(from)) {
       return this.zero(offset, length, { unmap: this.#options.detectZeroes === 'unmap', fast: false })
@@ -115,7 +118,6 @@ export class BlockNode {
     let hold: RangeHold | undefined
     this.#inFlight += 1
     try {
-      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.write(offset, from, how ?? PLAIN)
       this.#reached(offset + length)
@@ -158,7 +160,7 @@ export class BlockNode {
   async writePieces(pieces: readonly Range[], from: Slice, atOnce: number): Promise<void> {
     while (this.#gate !== undefined) await this.#gate
     const driver = this.#driver
-    const plain = this.#options.detectZeroes === 'off' && this.#beforeWrite.length === 0
+    const plain = this.#options.detectZeroes === 'off' && this.#beforeWrite === NOBODY
     if (driver.writePieces === undefined || !plain || !this.#whole(pieces))
       return eachPiece(pieces, from, atOnce, (offset, slice) => this.write(offset, slice))
     this.#checkChange('write', 0, 0)
@@ -184,7 +186,9 @@ export class BlockNode {
 
   /** Makes the range read as zeroes. `how.unmap` counts only on a node opened with discard=unmap. */
   async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
+    let told = NOBODY
+    while (this.#gate !== undefined || told !== this.#beforeWrite)
+      told = await this.#announce('zero', offset, length, told)
     this.#checkChange('zero', offset, length)
     if (length === 0) return
     this.#counters.zeroes += 1
@@ -193,7 +197,6 @@ export class BlockNode {
     let hold: RangeHold | undefined
     this.#inFlight += 1
     try {
-      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.zero(offset, length, unmap === how.unmap ? how : { unmap, fast: how.fast })
       this.#reached(offset + length)
@@ -208,15 +211,17 @@ export class BlockNode {
 
   /** The contents become undefined. Does nothing on a node opened with discard=ignore or on storage without discard. */
   async discard(offset: number, length: number): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
+    let told = NOBODY
+    const ignored = () => this.#options.discard === 'ignore'
+    while (this.#gate !== undefined || (told !== this.#beforeWrite && !ignored()))
+      told = await this.#announce('discard', offset, length, told)
     this.#checkChange('discard', offset, length)
-    if (length === 0 || this.#options.discard === 'ignore') return
+    if (length === 0 || ignored()) return
     this.#counters.discards += 1
     this.#counters.discardBytes += length
     let hold: RangeHold | undefined
     this.#inFlight += 1
     try {
-      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.discard(offset, length)
     } catch (error) {
@@ -299,10 +304,19 @@ export class BlockNode {
     return { [Symbol.dispose]: () => remove(this.#dirtyListeners, listener) }
   }
 
-  /** The hook is awaited before a change of the range is submitted; when it rejects, the change fails with its error. */
+  /**
+   * The hook is awaited before a change of the range is submitted; when it rejects, the change fails with its error. A change
+   * it is told of is not in flight yet, so the hook may use this node, also while somebody drains it. One that waits already
+   * when the hook comes is announced to it too; one in flight is not: who needs that adds it in a drained section.
+   */
   addBeforeWrite(hook: BeforeWrite): Disposable {
-    this.#beforeWrite.push(hook)
-    return { [Symbol.dispose]: () => remove(this.#beforeWrite, hook) }
+    this.#beforeWrite = [...this.#beforeWrite, hook]
+    return {
+      [Symbol.dispose]: () => {
+        const left = this.#beforeWrite.filter((other) => other !== hook)
+        this.#beforeWrite = left.length === 0 ? NOBODY : left
+      },
+    }
   }
 
   /** For the graph, inside a drained section: a reopened driver takes the place of the old one. */
@@ -342,8 +356,29 @@ export class BlockNode {
     this.#check(op, offset, length)
   }
 
-  async #announce(offset: number, length: number): Promise<void> {
-    for (const hook of [...this.#beforeWrite]) await hook(offset, length)
+  /**
+   * One step of a change on its way in: it waits until nobody drains the node, then tells whoever wants to know before it.
+   * @returns who has been told
+   */
+  async #announce(
+    op: IoOp,
+    offset: number,
+    length: number,
+    told: readonly BeforeWrite[],
+  ): Promise<readonly BeforeWrite[]> {
+    if (this.#gate !== undefined) {
+      await this.#gate
+      return told
+    }
+    this.#checkChange(op, offset, length)
+    const hooks = this.#beforeWrite
+    try {
+      if (length > 0) for (const hook of hooks) await hook(offset, length)
+    } catch (error) {
+      this.#counters.failedWrites += 1
+      throw error
+    }
+    return hooks
   }
 
   /** Shared for aligned ranges; exclusive, widened to whole units, for those that need a read-modify-write below. */
@@ -381,6 +416,7 @@ function clipped(extent: Extent, offset: number, end: number): Extent {
 }
 
 const PLAIN: WriteHow = {}
+const NOBODY: readonly BeforeWrite[] = []
 
 async function eachPiece(
   pieces: readonly Range[],
