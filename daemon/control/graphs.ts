@@ -195,7 +195,7 @@ export class Graphs {
     const crowded = [...this.directory.all()].some(
       (other) => other.worker === node.worker && busy(other) && !joined.has(other),
     )
-    const fixed = [...graph].some((each) => busy(each) || each.spec.driver === 'x-memory')
+    const fixed = [...graph].some((each) => busy(each) || keepsState(each))
     const reluctant = [...graph].some(isServed)
     return { name: node.name, worker: node.worker?.name ?? '', fixed, reluctant, crowded }
   }
@@ -306,4 +306,9 @@ export class Graphs {
 /** A server may have room for one client. */
 function isServed({ spec }: Node): boolean {
   return spec.driver === 'nbd'
+}
+
+/** Closed and opened elsewhere it would have lost what it holds. */
+function keepsState({ spec }: Node): boolean {
+  return spec.driver === 'x-memory' || spec.driver === 'copy-before-write'
 }

@@ -12,6 +12,7 @@ import { SECTOR } from './block/node.js'
 import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
 import { ExportTable } from './exports/export-table.js'
+import { BACKUP_USER, BackupJob, backupSourcePermissions } from './jobs/backup.js'
 import { BenchJob } from './jobs/bench.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
@@ -107,7 +108,9 @@ export class Iothread {
 
   async #createTarget(args: Requests['target-create']['args']): Promise<null> {
     const source = this.#graph.node(args.source)
-    const claim = await this.#graph.claim(MIRROR_USER, source, sourcePermissions(args.oneShot))
+    const claim = await (args.job === 'backup'
+      ? this.#graph.claim(BACKUP_USER, source, backupSourcePermissions(false))
+      : this.#graph.claim(MIRROR_USER, source, sourcePermissions(args.job === 'one-shot')))
     try {
       await this.#graph.createFile(args.spec, args.refuse)
       if (args.image !== undefined)
@@ -120,7 +123,7 @@ export class Iothread {
 
   async #start(id: string, spec: JobSpec): Promise<null> {
     const policy: Policy =
-      spec.kind === 'mirror'
+      spec.kind === 'mirror' || spec.kind === 'backup'
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
     for (const node of nodesOf(spec)) await this.#graph.freshen(node)
@@ -137,6 +140,8 @@ export class Iothread {
     switch (spec.kind) {
       case 'mirror':
         return new MirrorJob(spec, this.#graph, this.#buffers, control)
+      case 'backup':
+        return new BackupJob(spec, this.#graph, this.#buffers, control)
       case 'create':
         return new CreateJob(spec, this.#graph, this.#buffers, control.signal)
       case 'check':
@@ -243,6 +248,7 @@ function continues(last: MapExtent, next: MapExtent): boolean {
 function nodesOf(spec: JobSpec): readonly string[] {
   switch (spec.kind) {
     case 'mirror':
+    case 'backup':
       return [spec.source, spec.target]
     case 'create':
       return []

@@ -10,6 +10,7 @@ import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
+import type { BackupSpec } from './messages-backup.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -271,7 +272,7 @@ export interface ServedFacts {
   readonly contexts: readonly string[]
 }
 
-export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
+export type JobSpec = MirrorSpec | BackupSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
 export interface Requests extends JobRequests {
@@ -285,8 +286,8 @@ export interface Requests extends JobRequests {
   'node-reopen': { args: { specs: readonly NodeSpec[] }; reply: null }
   'node-resize': { args: { node: string; size: number }; reply: null }
   /**
-   * Makes or empties the file a mirror is to write. Locks are asked before anything is changed, those of the source
-   * too: a mirror that could not read must not have emptied its target. A file whose identity is in `refuse` is left
+   * Makes or empties the file a job is to write. Locks are asked before anything is changed, those of the source
+   * too: a job that could not read must not have emptied its target. A file whose identity is in `refuse` is left
    * alone.
    * @param image  the image to make in the file then, in a node that is open only while it is made
    */
@@ -296,7 +297,7 @@ export interface Requests extends JobRequests {
       image: Qcow2CreateSpec | undefined
       refuse: readonly string[]
       source: string
-      oneShot: boolean
+      job: 'mirror' | 'one-shot' | 'backup'
     }
     reply: null
   }

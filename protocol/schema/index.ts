@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The schema: every command and event there is. Announces what exists and nothing else.
 
+import { backupCommands } from './backup.js'
 import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
 import { descriptorCommands } from './descriptors.js'
@@ -23,6 +24,7 @@ export const commands = {
   ...createCommands,
   ...checkCommands,
   ...mirrorCommands,
+  ...backupCommands,
   ...memoryCommands,
   ...migrateCommands,
   ...inspectCommands,

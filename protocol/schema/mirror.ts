@@ -5,8 +5,8 @@ import { bool, command, enumOf, int, type Members, optional, required, str, stru
 
 const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
 export const copyMode = enumOf('MirrorCopyMode', ['background', 'write-blocking'])
-const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
-const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
+export const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
+export const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
 
 const sync = required(mirrorSyncMode, 'What to copy: full, top, or none (only what is written from now on).')
 

@@ -21,7 +21,9 @@ import { MigrationSettings } from '../migration/settings.js'
 import { Objects } from '../objects.js'
 import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
+import { backupHandlers } from './backup.js'
 import { checkHandlers } from './check.js'
+import { CopyStarter } from './copy-starter.js'
 import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
 import { exportHandlers } from './exports.js'
@@ -104,13 +106,15 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   })
   const exports: Exports = new Exports(directory, nbd, events, log)
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
+  const copies = new CopyStarter(graphs, jobs, log)
 
   const starting = {
     ...nodeHandlers(graphs),
     ...reopenHandlers(graphs, log),
     ...imageHandlers(graphs, jobs),
     ...checkHandlers(graphs, jobs),
-    ...mirrorHandlers(graphs, jobs, log),
+    ...mirrorHandlers(copies),
+    ...backupHandlers(copies),
     ...inspectHandlers(graphs, jobs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),

@@ -25,7 +25,7 @@ export function inspectHandlers(graphs: Graphs, jobs: Jobs) {
   ): Promise<void> => {
     for (const node of nodes) checkFree(graphs, node)
     const reservation = jobs.reserve(id)
-    for (const node of nodes) node.use = { job: id, role: 'source' }
+    for (const node of nodes) node.use = { job: id, type, role: 'source' }
     const end = () => {
       for (const node of nodes) node.use = undefined
     }

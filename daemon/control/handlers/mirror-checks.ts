@@ -49,8 +49,8 @@ export function checkValues(directory: Directory, args: MirrorArguments, source:
   if ((args['buf-size'] ?? 0) < 0) throw new CommandError("Invalid parameter 'buf-size'")
 }
 
-export function checkSpeed(args: MirrorArguments): void {
-  if ((args.speed ?? 0) < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
+export function checkSpeed(speed = 0): void {
+  if (speed < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
 }
 
 /** Source and target must be different storage, but for backing files, which both only read. Names may hide that they are not. */

@@ -17,19 +17,24 @@ import { CommandError } from '../../errors.js'
 import type { EventSink } from '../commands.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
 
+/** Jobs that move data between nodes: they have the `block-job-*` verbs and events. */
+export type BlockJobType = 'mirror' | 'backup'
+
+export type JobType =
+  | BlockJobType
+  | 'create'
+  | 'x-check'
+  | 'x-bench'
+  | 'x-compare'
+  | 'x-memory-save'
+  | 'x-memory-restore'
+  | 'x-memory-convert'
+  | 'x-memory-inspect'
+  | 'x-migrate'
+
 export interface JobPlan {
   readonly id: string
-  readonly type:
-    | 'mirror'
-    | 'create'
-    | 'x-check'
-    | 'x-bench'
-    | 'x-compare'
-    | 'x-memory-save'
-    | 'x-memory-restore'
-    | 'x-memory-convert'
-    | 'x-memory-inspect'
-    | 'x-migrate'
+  readonly type: JobType
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
   readonly copyMode: CopyMode
@@ -57,6 +62,10 @@ export interface JobSurroundings {
 }
 
 export type IoStatus = 'ok' | 'failed' | 'nospace'
+
+export function isBlockJob(type: JobType): type is BlockJobType {
+  return type === 'mirror' || type === 'backup'
+}
 
 const CANCELLED = 'Operation canceled'
 const NOTHING: JobProgress = {
@@ -236,6 +245,7 @@ export class Job {
 
   change(copyMode: CopyMode): void {
     this.#check('change')
+    if (this.plan.type !== 'mirror') throw new CommandError('Job type does not support change')
     if (copyMode === this.#copyMode) return
     if (copyMode === 'background')
       throw new CommandError("Change to copy mode 'background' is not implemented")
@@ -303,8 +313,8 @@ export class Job {
     this.#to('waiting')
     this.#to('pending')
     if (this.plan.autoFinalize) void this.#commit()
-    else if (this.plan.type === 'mirror')
-      this.#around.events.emit('BLOCK_JOB_PENDING', { type: 'mirror', id: this.id })
+    else if (isBlockJob(this.plan.type))
+      this.#around.events.emit('BLOCK_JOB_PENDING', { type: this.plan.type, id: this.id })
   }
 
   /** Applies a pending job's result; never rejects: a failure is the job's. */
@@ -349,7 +359,7 @@ export class Job {
   }
 
   #conclude(event: 'BLOCK_JOB_COMPLETED' | 'BLOCK_JOB_CANCELLED'): void {
-    if (this.plan.type === 'mirror') {
+    if (isBlockJob(this.plan.type)) {
       const failed = event === 'BLOCK_JOB_COMPLETED' && this.#error !== undefined
       if (failed)
         this.#around.events.emit('BLOCK_JOB_COMPLETED', { ...this.#numbers(), error: this.#error ?? '' })
@@ -391,7 +401,7 @@ export class Job {
 
   #numbers() {
     const { len, offset } = this.#progress
-    return { device: this.id, type: 'mirror' as const, len, offset, speed: this.#speed }
+    return { device: this.id, type: this.plan.type, len, offset, speed: this.#speed }
   }
 
   #to(state: JobState): void {

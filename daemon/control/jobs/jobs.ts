@@ -8,7 +8,7 @@ import type { HostRequests, JobReport } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
 import type { Report } from '../../iothread/messages.js'
 import type { EventSink } from '../commands.js'
-import { Job, type JobPlan, type JobWorker } from './job.js'
+import { isBlockJob, Job, type JobPlan, type JobWorker } from './job.js'
 
 /** An id that is taken for a job about to start. */
 export class Reservation {
@@ -122,10 +122,10 @@ export class Jobs {
     return job
   }
 
-  /** For the `block-job-*` verbs, which see mirrors only. */
+  /** For the `block-job-*` verbs, which see what moves data between nodes only. */
   findBlock(id: string): Job {
     const job = this.#jobs.get(id)
-    if (job === undefined || job.plan.type !== 'mirror')
+    if (job === undefined || !isBlockJob(job.plan.type))
       throw new CommandError(`Block job '${id}' not found`, 'DeviceNotActive')
     return job
   }

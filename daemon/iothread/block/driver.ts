@@ -5,6 +5,7 @@
 import type { FileFacts, Range } from '../../../native/types.js'
 import type { FormatFacts } from '../messages.js'
 import type { BlockNode } from './node.js'
+import type { Snapshot } from './snapshot.js'
 
 /** Bytes inside one slot of the engine's buffer pool. The caller owns the slot until the promise settles. */
 export interface Slice {
@@ -20,6 +21,8 @@ export type DriverName =
   | 'raw'
   | 'qcow2'
   | 'compress'
+  | 'copy-before-write'
+  | 'snapshot-access'
   | 'nbd'
   | 'null-co'
   | 'null-aio'
@@ -107,6 +110,8 @@ export interface BlockDriver {
   readonly type: DriverName
   /** What shows through where nothing is allocated. Formats only. */
   readonly backing?: BlockNode | undefined
+  /** What the node was when it was opened; kept by copy-before-write only. */
+  readonly snapshot?: Snapshot
   /** Default: the child is used as the node is. */
   readonly childPermissions?: ChildPermissions
   readonly limits: Limits

@@ -17,7 +17,6 @@ import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
 import { DriverBuffers } from './driver-buffers.js'
-import type { ChangeGuard } from './drivers/mirror-top.js'
 import { HeldRequests } from './held.js'
 import { ImageSource, type NamedImage } from './image-source.js'
 import { resolveImplied } from './implied.js'
@@ -27,8 +26,9 @@ import { inherit, type NodeOptions, nodeOptions } from './options.js'
 import { type Child, type NodeRecord, Records, type Role } from './records.js'
 import { commitReopen, effectiveOptions, planReopen, type Reopened } from './reopen.js'
 import { nodeReport } from './report.js'
+import { Snapshot, type SnapshotOptions } from './snapshot.js'
 import { ThrottleGroups } from './throttle-group.js'
-import { type BitmapFacts, type TopFilter, TopFilters } from './top-filters.js'
+import { type BitmapFacts, type TopFilter, type TopFilterKind, TopFilters } from './top-filters.js'
 
 export type GraphLog = (
   level: 'error' | 'warn' | 'info' | 'debug',
@@ -181,6 +181,16 @@ export class Graph {
     return this.#records.format(node)?.node.driver
   }
 
+  /** Whether a node is part of what another one is made of. */
+  isBelow(node: BlockNode, above: BlockNode): boolean {
+    return this.#records.tree(above).some((record) => record.node === node)
+  }
+
+  /** @throws CommandError when there are no buffers for it */
+  snapshot(options: SnapshotOptions): Snapshot {
+    return new Snapshot(this.#env.engine, options)
+  }
+
   nodes(): BlockNode[] {
     return this.#records.all().map(({ node }) => node)
   }
@@ -220,13 +230,10 @@ export class Graph {
     }
   }
 
-  /**
-   * Puts a mirror_top filter above a node. Claims on the node see the filter until it is removed.
-   * @param guard  is given the changes that come through the filter
-   */
-  insertFilter(name: string, below: BlockNode, bitmap: BitmapFacts, guard?: ChangeGuard): TopFilter {
+  /** Puts a job's filter above a node. Claims on the node see the filter until it is removed. */
+  insertFilter(name: string, below: BlockNode, bitmap: BitmapFacts, kind: TopFilterKind): TopFilter {
     if (this.#records.find(name) !== undefined) throw duplicate(name)
-    return this.#filters.insert(name, below, bitmap, guard)
+    return this.#filters.insert(name, below, bitmap, kind)
   }
 
   /**
@@ -394,6 +401,7 @@ export class Graph {
         this.#buffers.set(below, buffers)
         return buffers
       },
+      format: (node) => this.format(node),
       log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }

@@ -8,6 +8,7 @@ import type { NodeSpec } from '../messages.js'
 import type { BlockDriver } from './driver.js'
 import type { DriverBuffers } from './driver-buffers.js'
 import { CompressDriver } from './drivers/compress.js'
+import { openCopyBeforeWrite } from './drivers/copy-before-write.js'
 import { openGuessedRaw } from './drivers/guessed-raw.js'
 import { InjectDriver } from './drivers/inject.js'
 import { blkdebugRules, ownRules } from './drivers/inject-rules.js'
@@ -15,6 +16,7 @@ import { MemoryDriver, openMemory } from './drivers/memory.js'
 import { openNull } from './drivers/null.js'
 import { openFile } from './drivers/open-file.js'
 import { openRaw } from './drivers/raw.js'
+import { SnapshotAccess } from './drivers/snapshot-access.js'
 import { ThrottleDriver } from './drivers/throttle.js'
 import type { HeldRequests } from './held.js'
 import type { BlockNode } from './node.js'
@@ -32,6 +34,8 @@ export interface OpenContext {
   readonly previous: BlockDriver | undefined
   /** Shared by all formats of the graph. @throws CommandError when there is no memory for them */
   formatBuffers(): DriverBuffers
+  /** The driver of the image that a node shows, below filters; undefined where there is no format. */
+  format(node: BlockNode): BlockDriver | undefined
   /** What a driver coped with. */
   log(level: 'info' | 'warn', text: string): void
   /** The image contradicts its format. */
@@ -102,6 +106,12 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
     open: async (...args) => (await import('./drivers/qcow2/open.js')).openQcow2(...args),
   },
   compress: filter('file', (_spec, child) => new CompressDriver(child)),
+  'copy-before-write': {
+    children: ['file', 'target'],
+    fixed: [],
+    open: async (spec, _options, context, children) => openCopyBeforeWrite(spec, context, children),
+  },
+  'snapshot-access': filter('file', (_spec, child) => new SnapshotAccess(child)),
   throttle: filter('file', (spec, child, context) => {
     const group = context.throttleGroups.get(spec['throttle-group'] as string)
     return new ThrottleDriver(child, group, spec['node-name'], context.held)

@@ -8,7 +8,7 @@ import type { NodeReport, NodeSpec } from '../messages.js'
 import type { BlockNode } from './node.js'
 
 /** Options that name or define a child, in the order children are opened. */
-export const ROLES = ['file', 'image', 'data-file', 'backing'] as const
+export const ROLES = ['file', 'image', 'target', 'data-file', 'backing'] as const
 export type Role = (typeof ROLES)[number]
 
 export interface Child {

@@ -3,7 +3,7 @@
 // events — is a table on the main thread; a body only works, and obeys its control.
 
 import type { CopyMode, JobPhase, JobReceipt, JobResult } from '../../common/job-messages.js'
-import type { CopyControl } from '../copy/engine.js'
+import type { CopyControl } from '../copy/pace.js'
 
 /** The copy engine's part, and what only a body needs. */
 export interface JobControl extends CopyControl {

@@ -8,20 +8,22 @@
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import type { Claim } from '../block/claims.js'
+import { DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { Permission, Permissions } from '../block/driver.js'
+import { granularityFor } from '../block/granularity.js'
 import type { Graph } from '../block/graph.js'
-import { type BlockNode, SECTOR } from '../block/node.js'
+import type { BlockNode } from '../block/node.js'
 import type { TopFilter } from '../block/top-filters.js'
 import type { Buffers } from '../copy/buffers.js'
-import { DirtyBitmap } from '../copy/dirty-bitmap.js'
-import { type CopyControl, CopyEngine } from '../copy/engine.js'
+import { CopyEngine } from '../copy/engine.js'
+import type { CopyControl } from '../copy/pace.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
+import { equalizeLength } from './same-length.js'
 import { Stopwatch } from './stopwatch.js'
 
-const DEFAULT_GRANULARITY = 65536
 const DEFAULT_BUFFER = 16 * 2 ** 20
 /** What the source's other users may do: as QEMU has it, write too. */
 const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
@@ -29,8 +31,6 @@ const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchan
 const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
 /** Bytes that are copied while the source's users wait, at most: a moment at the speed of a disk. */
 const LAST_BYTES = 16 * 2 ** 20
-/** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
-const MAX_CHUNKS = 2 ** 31
 
 /** Who holds the claims of a mirror, as errors name it. */
 export const MIRROR_USER = 'block job: mirror'
@@ -112,7 +112,8 @@ export class MirrorJob implements JobBody {
         )
       const { granularity } = this.#bitmap
       const bitmap = () => ({ granularity, count: this.#bitmap.count })
-      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, this.#through)
+      const kind = { driver: 'mirror_top', guard: this.#through } as const
+      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, kind)
       this.#filter = filter
       this.#held.push(
         () => filter.remove(),
@@ -136,7 +137,7 @@ export class MirrorJob implements JobBody {
 
   async run(): Promise<void> {
     this.#stopwatch.enter('probe')
-    await this.#equalizeLength()
+    await equalizeLength(this.#source, this.#target, () => this.#engine.touched())
     this.#len += await this.#markDirty()
     await this.#synchronize('bulk')
     this.#phase('ready')
@@ -203,17 +204,6 @@ export class MirrorJob implements JobBody {
       wake: () => control.wake(),
       ioError: (operation, error, fatal) => control.ioError(operation, error, fatal),
     }
-  }
-
-  /** Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero. */
-  async #equalizeLength(): Promise<void> {
-    const [source, target] = [this.#source.length(), this.#target.length()]
-    if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
-      throw new Error('Source and target image have different sizes')
-    if (target === source) return
-    this.#engine.touched()
-    if (target < source) await this.#target.resize(source)
-    else await this.#target.zero(source, target - source, { unmap: false, fast: false })
   }
 
   /**
@@ -329,17 +319,4 @@ export class MirrorJob implements JobBody {
   async #letGo(): Promise<void> {
     for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
-}
-
-/**
- * Bytes per dirty bit; of a very large disk more than by default.
- * @param wanted  0 = default
- * @throws CommandError for one so fine that the bitmap would not fit into memory
- */
-function granularityFor(length: number, wanted: number): number {
-  const least = 2 ** Math.ceil(Math.log2(Math.max(1, length / MAX_CHUNKS)))
-  if (wanted === 0) return Math.max(DEFAULT_GRANULARITY, least)
-  if (wanted < least)
-    throw new CommandError(`Parameter 'granularity' expects at least ${least} for a disk of ${length} bytes`)
-  return wanted
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from 'fast-check'
 import t from 'tap'
-import { DirtyBitmap } from '../../../../daemon/iothread/copy/dirty-bitmap.js'
+import { DirtyBitmap } from '../../../../daemon/iothread/block/dirty-bitmap.js'
 
 const KIB = 1024
 

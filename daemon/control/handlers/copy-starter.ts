@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the starts of mirrors and backups have in common: claims source, target and names, brings the nodes into one worker,
+// makes the target where it is a file, starts the job. Whatever fails, the earlier steps are undone. Names, job id and nodes are
+// claimed before the first wait, so two commands cannot start on the same things. Used by mirror.ts and backup.ts.
+
+import type { Logger } from 'pino'
+import { CommandError } from '../../errors.js'
+import type { JobSpec } from '../../iothread/messages.js'
+import type { Node } from '../directory.js'
+import type { Graphs } from '../graphs.js'
+import type { JobPlan } from '../jobs/job.js'
+import type { Jobs, Reservation } from '../jobs/jobs.js'
+import type { DiskWorker } from '../workers.js'
+import { checkApart, checkSpeed } from './mirror-checks.js'
+import { type TargetArguments, TargetFile, type TargetJob } from './target-file.js'
+
+/** What a start took before it waited for anything. */
+export interface CopyClaim {
+  readonly id: string
+  readonly reservation: Reservation
+  readonly source: Node
+  readonly filter: Node
+  readonly type: 'mirror' | 'backup'
+}
+
+/** A job that is to be claimed for. */
+export interface CopyJob {
+  readonly id: string
+  readonly source: Node
+  readonly filter: { readonly driver: 'mirror_top' | 'copy-before-write'; readonly name: string | undefined }
+  /** Bytes per second. */
+  readonly speed: number | undefined
+}
+
+/** How the job is started when its target is open. */
+export interface CopyStart {
+  readonly plan: Omit<JobPlan, 'id'>
+  readonly spec: (target: Node, ownsTarget: boolean) => JobSpec
+}
+
+export class CopyStarter {
+  readonly graphs: Graphs
+  readonly #jobs: Jobs
+  readonly #log: Logger
+
+  constructor(graphs: Graphs, jobs: Jobs, log: Logger) {
+    this.graphs = graphs
+    this.#jobs = jobs
+    this.#log = log
+  }
+
+  /** Takes job id, filter name and source, after the last checks. */
+  claim({ id, source, filter: { driver, name }, speed }: CopyJob, check: () => void = () => {}): CopyClaim {
+    const { directory } = this.graphs
+    const reservation = this.#jobs.reserve(id)
+    try {
+      checkSpeed(speed)
+      this.graphs.checkUnchanging(source)
+      check()
+      const filter = directory.enter(
+        { driver, 'node-name': name, file: source.name },
+        { kind: 'job', name: id },
+      )
+      const type = driver === 'mirror_top' ? 'mirror' : 'backup'
+      filter.use = { job: id, type, role: 'filter' }
+      source.use = { job: id, type, role: 'source' }
+      return { id, reservation, source, filter, type }
+    } catch (error) {
+      this.#jobs.giveBack(reservation)
+      throw error
+    }
+  }
+
+  /** The checks of a target node that come last. */
+  checkTarget(source: Node, target: Node): void {
+    const { directory } = this.graphs
+    if (directory.report(target)?.readOnly === true) throw new CommandError('Block node is read-only')
+    checkApart(this.graphs, source, target)
+    this.graphs.checkUnchanging(target)
+  }
+
+  /** Starts a job whose target is a node. */
+  async toNode(claim: CopyClaim, target: Node, start: CopyStart): Promise<void> {
+    target.use = { job: claim.id, type: claim.type, role: 'target' }
+    await this.#withClaim(claim, async () => {
+      try {
+        const worker = await this.#join([claim.source, target], claim)
+        await this.#start(claim, target, worker, start.plan, start.spec(target, false))
+      } catch (error) {
+        target.use = undefined
+        throw error
+      }
+    })
+  }
+
+  /** Starts a job whose target is a file. */
+  async toFile(claim: CopyClaim, args: TargetArguments, job: TargetJob, start: CopyStart): Promise<void> {
+    const { source } = claim
+    await this.#withClaim(claim, async () => {
+      using made = new TargetFile(this.graphs, args, source, job)
+      const worker = await this.#join([source], claim)
+      try {
+        const format = await made.format(worker)
+        if (args.mode !== 'existing') await made.make(format, worker)
+        const target = await made.open(format, claim.id, worker)
+        target.use = { job: claim.id, type: claim.type, role: 'target' }
+        try {
+          checkApart(this.graphs, source, target)
+          worker.hold()
+          await this.#start(claim, target, worker, start.plan, start.spec(target, true))
+        } catch (error) {
+          target.use = undefined
+          await this.#discard(target)
+          throw error
+        }
+      } finally {
+        worker.release()
+      }
+    })
+  }
+
+  /** Runs the steps of a start; gives back what was claimed when one fails. */
+  async #withClaim(claim: CopyClaim, steps: () => Promise<void>): Promise<void> {
+    try {
+      await steps()
+    } catch (error) {
+      this.#unclaim(claim)
+      this.#jobs.giveBack(claim.reservation)
+      throw error
+    }
+  }
+
+  #unclaim({ source, filter }: CopyClaim): void {
+    source.use = undefined
+    this.graphs.directory.remove(filter)
+  }
+
+  async #join(nodes: readonly Node[], { id, filter }: CopyClaim): Promise<DiskWorker> {
+    return await this.graphs.join(nodes, id, new Set([filter]))
+  }
+
+  /** @param worker  held for the job; released when the job is over or never was */
+  async #start(
+    claim: CopyClaim,
+    target: Node,
+    worker: DiskWorker,
+    plan: Omit<JobPlan, 'id'>,
+    spec: JobSpec,
+  ): Promise<void> {
+    const { reservation, filter } = claim
+    this.graphs.directory.renew(filter)
+    this.graphs.directory.place([filter], worker)
+    filter.state = 'open'
+    const end = () => {
+      target.use = undefined
+      this.#unclaim(claim)
+      worker.release()
+    }
+    try {
+      await this.#jobs.start(reservation, plan, spec, worker.handle, end)
+    } catch (error) {
+      worker.release()
+      throw error
+    }
+  }
+
+  /** Closes a target that no job got. */
+  async #discard(target: Node): Promise<void> {
+    try {
+      await this.graphs.close(target)
+    } catch (error) {
+      this.#log.debug({ node: target.name, err: error }, 'target of a refused job not closed')
+    }
+  }
+}
