@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The schema: every command and event there is. Announces what exists and nothing else.
 
+import { bitmapCommands } from './bitmaps.js'
 import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
 import { descriptorCommands } from './descriptors.js'
@@ -26,6 +27,7 @@ export const commands = {
   ...memoryCommands,
   ...migrateCommands,
   ...inspectCommands,
+  ...bitmapCommands,
   ...exportCommands,
   ...objectCommands,
   ...descriptorCommands,

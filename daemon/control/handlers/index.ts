@@ -21,6 +21,7 @@ import { MigrationSettings } from '../migration/settings.js'
 import { Objects } from '../objects.js'
 import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
+import { bitmapHandlers } from './bitmaps.js'
 import { checkHandlers } from './check.js'
 import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
@@ -112,6 +113,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...checkHandlers(graphs, jobs),
     ...mirrorHandlers(graphs, jobs, log),
     ...inspectHandlers(graphs, jobs),
+    ...bitmapHandlers(graphs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
     ...exportHandlers(exports, directory, objects),

@@ -8,10 +8,10 @@
 
 import type { ErrorAction } from '../../common/job-messages.js'
 import { Cancelled, IoError } from '../../errors.js'
+import type { Area, DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { BlockNode } from '../block/node.js'
 import { ActiveRanges, overlap } from './active-ranges.js'
 import type { Buffers } from './buffers.js'
-import type { Area, DirtyBitmap } from './dirty-bitmap.js'
 import { type CopyCounters, RangeCopy, type Step } from './range-copy.js'
 import type { RateLimit } from './rate-limit.js'
 import { TaskPool } from './task-pool.js'

@@ -3,8 +3,8 @@
 // what is not durable, and whether it reads as zero where nothing was written. Used by the copy engine.
 // Zeroes: what the target proves to be zero is never written.
 
+import type { Area } from '../block/dirty-bitmap.js'
 import type { BlockNode } from '../block/node.js'
-import type { Area } from './dirty-bitmap.js'
 
 /** Bytes, by what was done with them. */
 export interface CopyCounters {
