@@ -195,9 +195,15 @@ export class Graphs {
     const crowded = [...this.directory.all()].some(
       (other) => other.worker === node.worker && busy(other) && !joined.has(other),
     )
-    const fixed = [...graph].some((each) => busy(each) || keepsState(each))
+    const fixed = [...graph].some((each) => busy(each) || keepsState(each) || this.#keepsBitmaps(each))
     const reluctant = [...graph].some(isServed)
     return { name: node.name, worker: node.worker?.name ?? '', fixed, reluctant, crowded }
+  }
+
+  /** It has bitmaps that are in the memory of its worker only. */
+  #keepsBitmaps(node: Node): boolean {
+    const bitmaps = this.directory.report(node)?.dirtyBitmaps ?? []
+    return bitmaps.some(({ name, persistent }) => name !== undefined && !persistent)
   }
 
   /** All of them are held against other commands from the start: who is to move must still be who was planned. */

@@ -11,6 +11,7 @@ import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
 import type { BackupSpec } from './messages-backup.js'
+import type { BitmapRequests, DirtyBitmapReport } from './messages-bitmaps.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -59,12 +60,7 @@ export interface NodeReport {
   readonly format?: FormatFacts
   /** The backing file as it is found from here, where the image names one. */
   readonly fullBacking?: string
-  readonly dirtyBitmaps: readonly {
-    readonly granularity: number
-    readonly count: number
-    readonly recording: boolean
-    readonly busy: boolean
-  }[]
+  readonly dirtyBitmaps: readonly DirtyBitmapReport[]
 }
 
 /** What a format driver tells of its image; for `info` and `query-named-block-nodes`. */
@@ -275,7 +271,7 @@ export interface ServedFacts {
 export type JobSpec = MirrorSpec | BackupSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests extends JobRequests {
+export interface Requests extends JobRequests, BitmapRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */

@@ -2,6 +2,7 @@
 // The schema: every command and event there is. Announces what exists and nothing else.
 
 import { backupCommands } from './backup.js'
+import { bitmapCommands } from './bitmaps.js'
 import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
 import { descriptorCommands } from './descriptors.js'
@@ -28,6 +29,7 @@ export const commands = {
   ...memoryCommands,
   ...migrateCommands,
   ...inspectCommands,
+  ...bitmapCommands,
   ...exportCommands,
   ...objectCommands,
   ...descriptorCommands,

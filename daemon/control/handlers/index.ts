@@ -22,6 +22,7 @@ import { Objects } from '../objects.js'
 import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
 import { backupHandlers } from './backup.js'
+import { bitmapHandlers } from './bitmaps.js'
 import { checkHandlers } from './check.js'
 import { CopyStarter } from './copy-starter.js'
 import { imageHandlers } from './create.js'
@@ -116,6 +117,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...mirrorHandlers(copies),
     ...backupHandlers(copies),
     ...inspectHandlers(graphs, jobs),
+    ...bitmapHandlers(graphs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
     ...exportHandlers(exports, directory, objects),

@@ -13,6 +13,7 @@ import type {
   Report,
   ThrottleLimits,
 } from '../messages.js'
+import { BitmapTable } from './bitmaps/bitmap-table.js'
 import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
@@ -54,6 +55,7 @@ const verbs: Readonly<Record<string, string>> = {
 }
 
 export class Graph {
+  readonly bitmaps: BitmapTable
   readonly #env: GraphEnv
   readonly #records = new Records()
   readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))
@@ -71,6 +73,7 @@ export class Graph {
 
   constructor(env: GraphEnv) {
     this.#env = env
+    this.bitmaps = new BitmapTable(this.#records, (records) => this.#report(records))
     this.#filters = new TopFilters(
       this.#records,
       this.#isZero,
@@ -302,6 +305,11 @@ export class Graph {
         await reporting
       }),
     )
+  }
+
+  /** Reports nodes that have bitmaps, as they are now. */
+  reportBitmaps(): void {
+    this.#report(this.#records.all().filter(({ node }) => !node.bitmaps.empty))
   }
 
   /** Makes or empties an image file; see create.ts. */

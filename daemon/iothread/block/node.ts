@@ -11,6 +11,7 @@ import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
 import { IoError, type IoOp } from '../../errors.js'
 import { TaskPool } from '../copy/task-pool.js'
 import type { NodeStats } from '../messages.js'
+import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
 import type { NodeOptions } from './options.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
@@ -27,6 +28,7 @@ type Counters = { -readonly [K in keyof NodeStats]: NodeStats[K] }
 
 export class BlockNode {
   readonly name: string
+  readonly bitmaps: NodeBitmaps
   readonly #isZero: ZeroScan
   readonly #counters: Counters = {
     reads: 0,
@@ -58,11 +60,20 @@ export class BlockNode {
   #quiet: (() => void)[] = []
 
   /** Only the graph makes nodes. */
-  constructor(name: string, driver: BlockDriver, options: NodeOptions, isZero: ZeroScan) {
+  constructor(
+    name: string,
+    driver: BlockDriver,
+    options: NodeOptions,
+    isZero: ZeroScan,
+    bitmaps: NodeBitmaps = new NodeBitmaps(),
+  ) {
     this.name = name
     this.#driver = driver
     this.#options = options
     this.#isZero = isZero
+    this.bitmaps = bitmaps
+    bitmaps.belongTo(this)
+    this.#dirtyListeners.push((offset, length) => bitmaps.mark(offset, length))
   }
 
   get driver(): BlockDriver {
@@ -82,6 +93,11 @@ export class BlockNode {
   /** Exact bytes; a file's last sector may be partial. Requests may reach to the end of that sector. */
   length(): number {
     return this.#driver.length()
+  }
+
+  /** Bytes in whole sectors, as users know it. */
+  size(): number {
+    return Math.ceil(this.#driver.length() / SECTOR) * SECTOR
   }
 
   /**
@@ -326,7 +342,7 @@ export class BlockNode {
   }
 
   #check(op: IoOp, offset: number, length: number): void {
-    const limit = Math.ceil(this.#driver.length() / SECTOR) * SECTOR
+    const limit = this.size()
     if (offset >= 0 && length >= 0 && offset + length <= limit && Number.isSafeInteger(offset)) return
     throw new IoError(EINVAL, op, this.name, offset, length)
   }

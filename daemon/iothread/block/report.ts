@@ -52,7 +52,10 @@ export function nodeReport(record: NodeRecord, records: Records): NodeReport {
     stats: { ...node.stats },
     ...(format === undefined ? {} : { format }),
     ...(fullBacking === undefined ? {} : { fullBacking }),
-    dirtyBitmaps: bitmap === undefined ? [] : [{ ...bitmap, recording: false, busy: false }],
+    dirtyBitmaps: [
+      ...(bitmap === undefined ? [] : [{ recording: false, persistent: false, busy: false, ...bitmap }]),
+      ...node.bitmaps.reports(),
+    ],
   }
 }
 

@@ -132,7 +132,7 @@ t.test('a filter shows the dirty bitmap while it is there, and claims see it', a
     driver: 'mirror_top',
     children: { file: 'm' },
     size: MiB,
-    dirtyBitmaps: [{ granularity: 65536, count: 4096, recording: false, busy: false }],
+    dirtyBitmaps: [{ recording: false, persistent: false, busy: false, granularity: 65536, count: 4096 }],
   })
   count = 0
   await g.graph.refresh()
