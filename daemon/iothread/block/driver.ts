@@ -74,6 +74,8 @@ export interface ZeroHow {
   readonly unmap: boolean
   /** Fail with ENOTSUP rather than write zeroes. */
   readonly fast: boolean
+  /** Also what reads as zero because this layer stores nothing is stored, as zero: the image may lie above others one day. */
+  readonly stored?: boolean
 }
 
 /** A byte range with one status. */

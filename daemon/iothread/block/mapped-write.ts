@@ -46,7 +46,7 @@ export class MappedWriter {
     await this.#alone(offset, length, async () => {
       const end = offset + length
       for (let at = offset; at < end; ) {
-        const done = await this.#map.mapZero(at, end - at, how.unmap)
+        const done = await this.#map.mapZero(at, end - at, how.unmap, how.stored)
         at += done > 0 ? done : await this.#writeZeroes(at, end - at, how.fast)
       }
     })

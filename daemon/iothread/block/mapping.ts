@@ -93,10 +93,11 @@ export interface MapDriver {
   allocatePacked(offset: number, sizes: readonly number[]): Promise<PackedPlaces | undefined>
   /**
    * Makes the beginning of a range read as zero.
-   * @param unmap  places may be given back
+   * @param unmap   places may be given back
+   * @param stored  see ZeroHow
    * @returns how many bytes from `offset` on; 0 where only writing zeroes helps, for a cluster at most
    */
-  mapZero(offset: number, length: number, unmap: boolean): Promise<number>
+  mapZero(offset: number, length: number, unmap: boolean, stored?: boolean): Promise<number>
   /** Gives back the places of whole clusters inside the range. */
   unmap(offset: number, length: number): Promise<void>
   /** Everything linked before is durable when this resolves. */

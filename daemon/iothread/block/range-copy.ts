@@ -4,7 +4,7 @@
 // Zeroes: what the target proves to be zero is never written.
 
 import type { Area } from './dirty-bitmap.js'
-import type { Extent, Slice } from './driver.js'
+import type { Extent, Slice, ZeroHow } from './driver.js'
 import type { BlockNode } from './node.js'
 
 /** Bytes, by what was done with them. */
@@ -27,7 +27,7 @@ export interface CopyHow {
   readonly unmap: boolean
   /** The user vouches that the target reads as zero where nothing was written yet. */
   readonly vouched: boolean
-  /** Something that may change shows through where the target holds nothing: zeroes must hide it. */
+  /** The target lies above something, or will: zeroes are stored, to hide what shows through where it holds nothing. */
   readonly covering?: boolean
   /** Stored compressed where the target can. */
   readonly compressed?: boolean
@@ -38,6 +38,7 @@ export class RangeCopy {
   readonly #source: BlockNode
   readonly #target: BlockNode
   readonly #how: CopyHow
+  readonly #zeroHow: ZeroHow
   /** What was not written reads as zero, as the user vouches. */
   vouched: boolean
   /** Whether the target may hold what is not durable: what was found to be equal may not be, whoever wrote it. */
@@ -47,6 +48,7 @@ export class RangeCopy {
     this.#source = source
     this.#target = target
     this.#how = how
+    this.#zeroHow = { unmap: how.unmap, fast: false, ...(how.covering && { stored: true }) }
     this.vouched = how.vouched
   }
 
@@ -69,7 +71,7 @@ export class RangeCopy {
       if (this.#isZero(extent)) this.counters.skipped += extent.length
       else {
         this.unflushed = true
-        await this.#target.zero(at, extent.length, { unmap: this.#how.unmap, fast: false })
+        await this.#target.zero(at, extent.length, this.#zeroHow)
         this.counters.zeroed += extent.length
       }
       at += extent.length

@@ -163,8 +163,8 @@ export class Qcow2Map implements MapDriver {
     return this.#allocator.allocatePacked(offset, sizes)
   }
 
-  mapZero(offset: number, length: number, unmap: boolean): Promise<number> {
-    return this.#zeroer.zero(offset, length, unmap)
+  mapZero(offset: number, length: number, unmap: boolean, stored = false): Promise<number> {
+    return this.#zeroer.zero(offset, length, unmap, stored)
   }
 
   unmap(offset: number, length: number): Promise<void> {
