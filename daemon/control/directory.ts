@@ -9,7 +9,7 @@ import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
 import type { NodeDefinition, NodeReport, NodeSpec } from '../iothread/messages.js'
 import { type Descriptors, type SetUse, setOf } from './descriptors.js'
-import type { JobType } from './jobs/job.js'
+import type { JobType } from './jobs/plan.js'
 import type { DiskWorker } from './workers.js'
 
 /** A node as users define it: children are names of nodes or definitions. */

@@ -18,10 +18,11 @@ import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
 import { CompareJob } from './jobs/compare.js'
 import { CreateJob, createImage } from './jobs/create.js'
-import { JobTable } from './jobs/job-table.js'
+import { JobTable, type PreparedJob } from './jobs/job-table.js'
 import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
 import type { Policy } from './jobs/runner.js'
 import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
+import { Transactions } from './transactions.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs or an export has clients. */
 const REFRESH_MS = 1000
@@ -37,6 +38,7 @@ export class Iothread {
   readonly #buffers: Buffers
   readonly #jobs: JobTable
   readonly #exports: ExportTable
+  readonly #transactions: Transactions
   readonly #handlers: Handlers
   /** Requests of the main thread not answered yet. */
   #unanswered = 0
@@ -62,6 +64,10 @@ export class Iothread {
       report: (report) => this.#report(report),
       came: () => this.#watch(),
       left: () => this.#look(),
+    })
+    this.#transactions = new Transactions(this.#graph, async (id, spec) => {
+      const { start, undo } = await this.#prepare(id, spec)
+      return { start: () => start().then(() => this.#watch()), undo }
     })
     this.#handlers = this.#makeHandlers()
   }
@@ -102,6 +108,7 @@ export class Iothread {
       'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
       'job-start': ({ id, spec }) => this.#start(id, spec),
       ...this.#jobs.handlers,
+      ...this.#transactions.handlers,
       ...this.#exports.handlers,
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
       rest: () => ({ clean: this.#rest() }),
@@ -125,18 +132,22 @@ export class Iothread {
   }
 
   async #start(id: string, spec: JobSpec): Promise<null> {
+    await (await this.#prepare(id, spec)).start()
+    this.#watch()
+    return null
+  }
+
+  async #prepare(id: string, spec: JobSpec): Promise<PreparedJob> {
+    for (const node of nodesOf(spec)) await this.#graph.freshen(node)
     const policy: Policy =
       spec.kind === 'mirror' || spec.kind === 'backup'
         ? { read: spec.onSourceError, write: spec.onTargetError }
         : { read: 'report', write: 'report' }
-    for (const node of nodesOf(spec)) await this.#graph.freshen(node)
     const make = (control: JobControl) => {
       control.signal.addEventListener('abort', () => this.#graph.hurry(nodesOf(spec)), { once: true })
       return this.#makeBody(spec, control)
     }
-    await this.#jobs.start(id, make, policy)
-    this.#watch()
-    return null
+    return await this.#jobs.prepare(id, make, policy)
   }
 
   #makeBody(spec: JobSpec, control: JobControl): JobBody {

@@ -2,13 +2,16 @@
 // What crosses the line between the main thread and a disk's worker about backups. Part of messages.ts.
 
 import type { OnError } from '../common/job-messages.js'
+import type { BitmapMode } from './messages-bitmaps.js'
 
 export interface BackupSpec {
   readonly kind: 'backup'
   readonly source: string
   readonly target: string
-  /** none: only what is about to be replaced. */
-  readonly sync: 'full' | 'top' | 'none'
+  /** none: only what is about to be replaced; bitmap: what is dirty in the bitmap. */
+  readonly sync: 'full' | 'top' | 'none' | 'bitmap'
+  /** Dirty bitmap of the source, and what becomes of it; undefined: none. */
+  readonly bitmap: { readonly name: string; readonly mode: BitmapMode } | undefined
   /** Name of the filter node put above the source while the job runs. */
   readonly filter: string
   /** Bytes per second, 0 = no limit. */

@@ -12,6 +12,7 @@ import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../co
 import type * as wire from '../common/worker-messages.js'
 import type { BackupSpec } from './messages-backup.js'
 import type { BitmapRequests, DirtyBitmapReport } from './messages-bitmaps.js'
+import type { TransactionRequests } from './messages-transaction.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -271,7 +272,7 @@ export interface ServedFacts {
 export type JobSpec = MirrorSpec | BackupSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests extends JobRequests, BitmapRequests {
+export interface Requests extends JobRequests, BitmapRequests, TransactionRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */

@@ -54,23 +54,27 @@ const common = {
   ),
 } satisfies Members
 
+export const blockdevBackup = struct('BlockdevBackup', {
+  ...common,
+  target: required(str, 'Target node, of the same size.'),
+})
+
+export const driveBackup = struct('DriveBackup', {
+  ...common,
+  target: required(str, 'File name of the target.'),
+  format: optional(str, 'Format of the target; default: that of the source.'),
+  mode: optional(newImageMode, 'Open an existing image, or make a new one (overwriting).', {
+    default: 'absolute-paths',
+  }),
+})
+
 export const backupCommands = {
   'blockdev-backup': command({
     doc: 'Copies a node, as it is when the command is answered, to another node. Writes to it go on meanwhile.',
-    arguments: struct('BlockdevBackup', {
-      ...common,
-      target: required(str, 'Target node, of the same size.'),
-    }),
+    arguments: blockdevBackup,
   }),
   'drive-backup': command({
     doc: 'Copies a node, as it is when the command is answered, to an image file, which it makes or opens itself.',
-    arguments: struct('DriveBackup', {
-      ...common,
-      target: required(str, 'File name of the target.'),
-      format: optional(str, 'Format of the target; default: that of the source.'),
-      mode: optional(newImageMode, 'Open an existing image, or make a new one (overwriting).', {
-        default: 'absolute-paths',
-      }),
-    }),
+    arguments: driveBackup,
   }),
 }

@@ -3,7 +3,7 @@
 
 import { alternate, arrayOf, bool, command, optional, required, str, struct, uint32 } from './types.js'
 
-const bitmap = struct('BlockDirtyBitmap', {
+export const bitmap = struct('BlockDirtyBitmap', {
   node: required(str, 'Name of the node.'),
   name: required(str, 'Name of the bitmap.'),
 })
@@ -11,21 +11,29 @@ const bitmap = struct('BlockDirtyBitmap', {
 type Source = string | { readonly node: string; readonly name: string }
 const source = alternate<Source>('BlockDirtyBitmapOrStr', () => [str, bitmap])
 
+export const bitmapAdd = struct('BlockDirtyBitmapAdd', {
+  node: required(str, 'Name of the node.'),
+  name: required(str, 'Name of the new bitmap, at most 1023 bytes.'),
+  granularity: optional(
+    uint32,
+    'Bytes per bit, a power of two, at least 512. Default: the cluster size of the image, within 4096 and 65536.',
+  ),
+  persistent: optional(bool, 'It is stored in the image, which must be qcow2 (version 3).', {
+    default: false,
+  }),
+  disabled: optional(bool, 'It does not follow writes.', { default: false }),
+})
+
+export const bitmapMerge = struct('BlockDirtyBitmapMerge', {
+  node: required(str, 'Name of the node.'),
+  target: required(str, 'Name of the bitmap that is changed.'),
+  bitmaps: required(arrayOf(source), 'Names of bitmaps of the same node, or bitmaps of others.'),
+})
+
 export const bitmapCommands = {
   'block-dirty-bitmap-add': command({
     doc: 'Adds a dirty bitmap to a node. It follows the writes that come through the node.',
-    arguments: struct('BlockDirtyBitmapAdd', {
-      node: required(str, 'Name of the node.'),
-      name: required(str, 'Name of the new bitmap, at most 1023 bytes.'),
-      granularity: optional(
-        uint32,
-        'Bytes per bit, a power of two, at least 512. Default: the cluster size of the image, within 4096 and 65536.',
-      ),
-      persistent: optional(bool, 'It is stored in the image, which must be qcow2 (version 3).', {
-        default: false,
-      }),
-      disabled: optional(bool, 'It does not follow writes.', { default: false }),
-    }),
+    arguments: bitmapAdd,
   }),
   'block-dirty-bitmap-remove': command({
     doc: 'Removes a dirty bitmap, from its image too. The only thing that can be done with an inconsistent one.',
@@ -45,11 +53,7 @@ export const bitmapCommands = {
   }),
   'block-dirty-bitmap-merge': command({
     doc: 'Marks in one dirty bitmap what others have marked. They may be of other nodes of the same size, and of other granularities.',
-    arguments: struct('BlockDirtyBitmapMerge', {
-      node: required(str, 'Name of the node.'),
-      target: required(str, 'Name of the bitmap that is changed.'),
-      bitmaps: required(arrayOf(source), 'Names of bitmaps of the same node, or bitmaps of others.'),
-    }),
+    arguments: bitmapMerge,
   }),
   'x-debug-block-dirty-bitmap-sha256': command({
     doc: 'The SHA-256 of what a dirty bitmap has marked, for tests.',

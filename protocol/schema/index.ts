@@ -16,6 +16,7 @@ import { mirrorCommands } from './mirror.js'
 import { nodeCommands } from './nodes.js'
 import { objectCommands } from './objects.js'
 import { sessionCommands } from './session.js'
+import { transactionCommands } from './transaction.js'
 import type { Infer } from './types.js'
 
 export const commands = {
@@ -33,6 +34,7 @@ export const commands = {
   ...exportCommands,
   ...objectCommands,
   ...descriptorCommands,
+  ...transactionCommands,
 }
 
 export { events }

@@ -121,6 +121,7 @@ export function backupSpec(more: Partial<BackupSpec> = {}): BackupSpec {
     source: 'src',
     target: 'dst',
     sync: 'full',
+    bitmap: undefined,
     filter: '#filter',
     speed: 0,
     compress: false,

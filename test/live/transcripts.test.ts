@@ -14,8 +14,6 @@ const WAITING: Readonly<Record<string, string>> = {
   '51-bitmaps-incremental': 'bitmaps',
   '52-block-commit': 'commit jobs',
   '53-block-stream': 'stream jobs',
-  '54-transaction': 'transactions',
-  '65-frozen-by-stalled-target': 'transactions',
 }
 
 for (const name of transcriptNames()) {

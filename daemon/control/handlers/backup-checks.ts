@@ -12,14 +12,32 @@ const INT_MAX = 2 ** 31 - 1
 /** What a job copies at once when nobody says: chunks of images are that large. */
 const CHUNK = 65536
 
-/** @throws CommandError unless bitmap, its mode and the sync mode fit together */
-export function checkBitmap(_source: Node, { sync, bitmap, 'bitmap-mode': mode }: BackupArguments): void {
+/**
+ * @param added  names of bitmaps that the source will have
+ * @throws CommandError unless bitmap, its mode and the sync mode fit together
+ */
+export function checkBitmap(
+  directory: Directory,
+  source: Node,
+  { sync, bitmap, 'bitmap-mode': mode }: BackupArguments,
+  added: ReadonlySet<string> = new Set(),
+): void {
   if ((sync === 'incremental' || sync === 'bitmap') && bitmap === undefined)
     throw new CommandError(`must provide a valid bitmap name for '${sync}' sync mode`)
   if (sync === 'incremental' && mode !== undefined && mode !== 'on-success')
     throw new CommandError("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'")
-  if (bitmap !== undefined) throw new CommandError(`Bitmap '${bitmap}' could not be found`)
-  if (mode !== undefined) throw new CommandError('Cannot specify bitmap sync mode without a bitmap')
+  if (bitmap !== undefined) {
+    const known = directory.report(source)?.dirtyBitmaps.some(({ name }) => name === bitmap) === true
+    if (!known && !added.has(bitmap)) throw new CommandError(`Bitmap '${bitmap}' could not be found`)
+    if (mode === undefined && sync !== 'incremental')
+      throw new CommandError('Bitmap sync mode must be given when providing a bitmap')
+    if (sync === 'none')
+      throw new CommandError(`sync mode '${sync}' does not produce meaningful bitmap outputs`)
+    if (mode === 'never' && sync !== 'bitmap')
+      throw new CommandError(
+        `Bitmap sync mode '${mode}' has no meaningful effect when combined with sync mode '${sync}'`,
+      )
+  } else if (mode !== undefined) throw new CommandError('Cannot specify bitmap sync mode without a bitmap')
 }
 
 /** @throws CommandError unless the source may be backed up now */

@@ -6,7 +6,7 @@ import type { BackupSpec } from '../../iothread/messages-backup.js'
 import type { Handlers } from '../commands.js'
 import type { Node } from '../directory.js'
 import { type BackupArguments, checkBitmap, checkPerf, checkSource, checkTarget } from './backup-checks.js'
-import type { CopyClaim, CopyStart, CopyStarter } from './copy-starter.js'
+import type { CopyClaim, CopyStart, CopyStarter, PreparedCopy } from './copy-starter.js'
 import { findNode } from './mirror-checks.js'
 import { checkFormat } from './target-file.js'
 
@@ -15,33 +15,59 @@ const MOST_WORKERS = 16
 
 export function backupHandlers(starter: CopyStarter) {
   return {
-    'blockdev-backup': (args) => toNode(starter, args),
-    'drive-backup': (args) => toFile(starter, args),
+    'blockdev-backup': async (args) => starter.run(await claimNode(starter, args).prepare()),
+    'drive-backup': async (args) => starter.run(await claimFile(starter, args).prepare()),
   } satisfies Handlers
 }
 
-async function toNode(starter: CopyStarter, args: Arguments<'blockdev-backup'>): Promise<void> {
+/** A backup whose arguments were checked, with what it takes before it waits for anything. One of the two is called, once. */
+export interface ClaimedBackup {
+  readonly source: Node
+  /** Everything but the start. On failure nothing is claimed any more. */
+  prepare(): Promise<PreparedCopy>
+  release(): void
+}
+
+/** @param added  names of bitmaps that the source will have */
+export function claimNode(
+  starter: CopyStarter,
+  args: Arguments<'blockdev-backup'>,
+  added?: ReadonlySet<string>,
+): ClaimedBackup {
   const { directory } = starter.graphs
   const source = findNode(directory, args.device)
   const target = findNode(directory, args.target)
-  checkBitmap(source, args)
+  checkBitmap(directory, source, args, added)
   checkTarget(directory, source, target, args)
   const claim = claimFor(starter, args, source, args['job-id'] ?? '', () =>
     starter.checkTarget(source, target),
   )
-  await starter.toNode(claim, target, start(args, source, claim.filter))
+  return {
+    source,
+    prepare: () => starter.prepareNode(claim, target, start(args, source, claim.filter)),
+    release: () => starter.release(claim),
+  }
 }
 
-async function toFile(starter: CopyStarter, args: Arguments<'drive-backup'>): Promise<void> {
+/** The same for a target that is a file. */
+export function claimFile(
+  starter: CopyStarter,
+  args: Arguments<'drive-backup'>,
+  added?: ReadonlySet<string>,
+): ClaimedBackup {
   const { directory } = starter.graphs
   const source = findNode(directory, args.device)
   checkFormat(args.format, args.mode === 'existing')
-  checkBitmap(source, args)
+  checkBitmap(directory, source, args, added)
   checkSource(directory, source)
   checkPerf(args)
   // A node serves as the drive it is here: the job is named after it when nobody names it.
   const claim = claimFor(starter, args, source, args['job-id'] ?? source.name)
-  await starter.toFile(claim, args, 'backup', start(args, source, claim.filter))
+  return {
+    source,
+    prepare: () => starter.prepareFile(claim, args, 'backup', start(args, source, claim.filter)),
+    release: () => starter.release(claim),
+  }
 }
 
 function claimFor(
@@ -80,7 +106,11 @@ function backupSpec(
   return {
     kind: 'backup',
     source: source.name,
-    sync: args.sync === 'none' ? 'none' : args.sync === 'top' ? 'top' : 'full',
+    sync: args.sync === 'incremental' ? 'bitmap' : args.sync,
+    bitmap:
+      args.bitmap === undefined
+        ? undefined
+        : { name: args.bitmap, mode: args['bitmap-mode'] ?? 'on-success' },
     filter: filter.name,
     speed: args.speed ?? 0,
     compress: args.compress ?? false,

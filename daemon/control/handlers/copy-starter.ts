@@ -8,8 +8,8 @@ import { CommandError } from '../../errors.js'
 import type { JobSpec } from '../../iothread/messages.js'
 import type { Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
-import type { JobPlan } from '../jobs/job.js'
 import type { Jobs, Reservation } from '../jobs/jobs.js'
+import type { JobPlan } from '../jobs/plan.js'
 import type { DiskWorker } from '../workers.js'
 import { checkApart, checkSpeed } from './mirror-checks.js'
 import { type TargetArguments, TargetFile, type TargetJob } from './target-file.js'
@@ -36,6 +36,18 @@ export interface CopyJob {
 export interface CopyStart {
   readonly plan: Omit<JobPlan, 'id'>
   readonly spec: (target: Node, ownsTarget: boolean) => JobSpec
+}
+
+/** A job that only has to be started. */
+export interface PreparedCopy {
+  readonly reservation: Reservation
+  readonly plan: Omit<JobPlan, 'id'>
+  readonly spec: JobSpec
+  readonly worker: DiskWorker
+  /** To be called when the job is over. */
+  readonly concluded: () => void
+  /** There never was a job. */
+  readonly undo: () => Promise<void>
 }
 
 export class CopyStarter {
@@ -79,55 +91,77 @@ export class CopyStarter {
     this.graphs.checkUnchanging(target)
   }
 
-  /** Starts a job whose target is a node. */
-  async toNode(claim: CopyClaim, target: Node, start: CopyStart): Promise<void> {
-    target.use = { job: claim.id, type: claim.type, role: 'target' }
-    await this.#withClaim(claim, async () => {
-      try {
-        const worker = await this.#join([claim.source, target], claim)
-        await this.#start(claim, target, worker, start.plan, start.spec(target, false))
-      } catch (error) {
-        target.use = undefined
-        throw error
-      }
-    })
-  }
-
-  /** Starts a job whose target is a file. */
-  async toFile(claim: CopyClaim, args: TargetArguments, job: TargetJob, start: CopyStart): Promise<void> {
-    const { source } = claim
-    await this.#withClaim(claim, async () => {
-      using made = new TargetFile(this.graphs, args, source, job)
-      const worker = await this.#join([source], claim)
-      try {
-        const format = await made.format(worker)
-        if (args.mode !== 'existing') await made.make(format, worker)
-        const target = await made.open(format, claim.id, worker)
-        target.use = { job: claim.id, type: claim.type, role: 'target' }
-        try {
-          checkApart(this.graphs, source, target)
-          worker.hold()
-          await this.#start(claim, target, worker, start.plan, start.spec(target, true))
-        } catch (error) {
-          target.use = undefined
-          await this.#discard(target)
-          throw error
-        }
-      } finally {
-        worker.release()
-      }
-    })
-  }
-
-  /** Runs the steps of a start; gives back what was claimed when one fails. */
-  async #withClaim(claim: CopyClaim, steps: () => Promise<void>): Promise<void> {
+  /** Starts a job. */
+  async run(prepared: PreparedCopy): Promise<void> {
+    const { reservation, plan, spec, worker, concluded } = prepared
     try {
-      await steps()
+      await this.#jobs.start(reservation, plan, spec, worker.handle, concluded)
     } catch (error) {
-      this.#unclaim(claim)
-      this.#jobs.giveBack(claim.reservation)
+      await prepared.undo()
       throw error
     }
+  }
+
+  /** Everything but the start. On failure nothing is claimed any more. */
+  async prepareNode(claim: CopyClaim, target: Node, start: CopyStart): Promise<PreparedCopy> {
+    target.use = { job: claim.id, type: claim.type, role: 'target' }
+    try {
+      const worker = await this.#join([claim.source, target], claim)
+      return this.#prepared(claim, target, worker, start, false)
+    } catch (error) {
+      target.use = undefined
+      this.release(claim)
+      throw error
+    }
+  }
+
+  /** The same for a target that is a file. */
+  async prepareFile(
+    claim: CopyClaim,
+    args: TargetArguments,
+    job: TargetJob,
+    start: CopyStart,
+  ): Promise<PreparedCopy> {
+    try {
+      using made = new TargetFile(this.graphs, args, claim.source, job)
+      const worker = await this.#join([claim.source], claim)
+      try {
+        const target = await this.#makeTarget(made, args, claim, worker)
+        return this.#prepared(claim, target, worker, start, true)
+      } catch (error) {
+        worker.release()
+        throw error
+      }
+    } catch (error) {
+      this.release(claim)
+      throw error
+    }
+  }
+
+  async #makeTarget(
+    made: TargetFile,
+    args: TargetArguments,
+    claim: CopyClaim,
+    worker: DiskWorker,
+  ): Promise<Node> {
+    const format = await made.format(worker)
+    if (args.mode !== 'existing') await made.make(format, worker)
+    const target = await made.open(format, claim.id, worker)
+    target.use = { job: claim.id, type: claim.type, role: 'target' }
+    try {
+      checkApart(this.graphs, claim.source, target)
+      return target
+    } catch (error) {
+      target.use = undefined
+      await this.#discard(target)
+      throw error
+    }
+  }
+
+  /** Gives back what was claimed for a job that is not prepared. */
+  release(claim: CopyClaim): void {
+    this.#unclaim(claim)
+    this.#jobs.giveBack(claim.reservation)
   }
 
   #unclaim({ source, filter }: CopyClaim): void {
@@ -139,29 +173,30 @@ export class CopyStarter {
     return await this.graphs.join(nodes, id, new Set([filter]))
   }
 
-  /** @param worker  held for the job; released when the job is over or never was */
-  async #start(
+  /** @param worker  held for the job */
+  #prepared(
     claim: CopyClaim,
     target: Node,
     worker: DiskWorker,
-    plan: Omit<JobPlan, 'id'>,
-    spec: JobSpec,
-  ): Promise<void> {
+    start: CopyStart,
+    ownsTarget: boolean,
+  ): PreparedCopy {
     const { reservation, filter } = claim
     this.graphs.directory.renew(filter)
     this.graphs.directory.place([filter], worker)
     filter.state = 'open'
-    const end = () => {
+    const concluded = () => {
       target.use = undefined
       this.#unclaim(claim)
       worker.release()
     }
-    try {
-      await this.#jobs.start(reservation, plan, spec, worker.handle, end)
-    } catch (error) {
-      worker.release()
-      throw error
+    const undo = async () => {
+      target.use = undefined
+      if (ownsTarget) await this.#discard(target)
+      concluded()
+      this.#jobs.giveBack(reservation)
     }
+    return { reservation, plan: start.plan, spec: start.spec(target, ownsTarget), worker, concluded, undo }
   }
 
   /** Closes a target that no job got. */

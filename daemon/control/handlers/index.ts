@@ -37,6 +37,7 @@ import { nodeHandlers } from './nodes.js'
 import { objectHandlers } from './objects.js'
 import { queryHandlers } from './queries.js'
 import { reopenHandlers } from './reopen.js'
+import { transactionHandlers } from './transaction.js'
 
 export interface HandlerDeps {
   readonly startWorker: StartWorker
@@ -116,6 +117,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...checkHandlers(graphs, jobs),
     ...mirrorHandlers(copies),
     ...backupHandlers(copies),
+    ...transactionHandlers(copies, jobs),
     ...inspectHandlers(graphs, jobs),
     ...bitmapHandlers(graphs),
     ...memoryHandlers(jobs, memory, descriptors),

@@ -3,8 +3,8 @@
 // at once; what follows is told by events.
 
 import type { Handlers } from '../commands.js'
-import { isBlockJob } from '../jobs/job.js'
 import type { Jobs } from '../jobs/jobs.js'
+import { isBlockJob } from '../jobs/plan.js'
 import { blockJobInfo, jobInfo } from '../jobs/show.js'
 
 export function jobHandlers(jobs: Jobs) {

@@ -32,7 +32,7 @@ async function toNode(starter: CopyStarter, args: Arguments<'blockdev-mirror'>):
   const claim = starter.claim({ id: args['job-id'] ?? '', source, filter, speed: args.speed }, () =>
     starter.checkTarget(source, target),
   )
-  await starter.toNode(claim, target, start(args, source, claim.filter, true))
+  await starter.run(await starter.prepareNode(claim, target, start(args, source, claim.filter, true)))
 }
 
 async function toFile(starter: CopyStarter, args: Arguments<'drive-mirror'>): Promise<void> {
@@ -50,7 +50,8 @@ async function toFile(starter: CopyStarter, args: Arguments<'drive-mirror'>): Pr
   const filter = { driver: 'mirror_top', name: undefined } as const
   const claim = starter.claim({ id, source, filter, speed: args.speed })
   const job = args['x-auto-complete'] === true ? 'one-shot' : 'mirror'
-  await starter.toFile(claim, args, job, start(args, source, claim.filter, args.unmap ?? true))
+  const how = start(args, source, claim.filter, args.unmap ?? true)
+  await starter.run(await starter.prepareFile(claim, args, job, how))
 }
 
 function start(args: MirrorArguments, source: Node, filter: Node, unmap: boolean): CopyStart {

@@ -8,7 +8,10 @@ import type { HostRequests, JobReport } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
 import type { Report } from '../../iothread/messages.js'
 import type { EventSink } from '../commands.js'
-import { isBlockJob, Job, type JobPlan, type JobWorker } from './job.js'
+import type { JobGroup } from './group.js'
+import { Job } from './job.js'
+import { isBlockJob, type JobPlan } from './plan.js'
+import type { JobWorker } from './surroundings.js'
 
 /** An id that is taken for a job about to start. */
 export class Reservation {
@@ -36,7 +39,8 @@ export interface JobHost<Spec> {
 export class Jobs {
   readonly #events: EventSink
   readonly #log: Logger
-  /** In the order they started. */
+  #made = 0
+  /** In the order they began to run. */
   readonly #jobs = new Map<string, Job>()
   /** Nobody sees these. */
   readonly #starting = new Map<string, Reservation>()
@@ -85,16 +89,38 @@ export class Jobs {
     worker: JobHost<Spec>,
     concluded: () => void,
   ): Promise<void> {
-    const { id, own } = reservation
-    const events = own ? NOBODY : this.#events
-    const job = this.#makeJob({ ...plan, id }, worker, events, concluded)
-    reservation.job = job
+    const { id } = reservation
+    this.expect(reservation, plan, worker, concluded)
     try {
       await worker.request('job-start', { id, spec })
     } catch (error) {
       // Once it ran there was a job, and its end (of a lost worker) is told by its events.
       if (this.#starting.get(id) === reservation) throw error
     }
+  }
+
+  /**
+   * Says what job the reservation is for; it is one when its worker says that it runs. Until then the reservation is the caller's.
+   * @param concluded  as for start()
+   * @param group      it ends with these
+   */
+  expect(
+    reservation: Reservation,
+    plan: Omit<JobPlan, 'id'>,
+    worker: JobWorker,
+    concluded: () => void,
+    group?: JobGroup,
+  ): void {
+    const { id, own } = reservation
+    const events = own ? NOBODY : this.#events
+    const job = this.#makeJob({ ...plan, id }, worker, events, concluded, group)
+    group?.add(job)
+    reservation.job = job
+  }
+
+  /** Whether the job has not run yet. */
+  isExpected(reservation: Reservation): boolean {
+    return this.#starting.get(reservation.id) === reservation
   }
 
   report(worker: JobWorker, report: JobReport): void {
@@ -138,7 +164,8 @@ export class Jobs {
 
   /** Those of users, newest first. */
   list(): Job[] {
-    return [...this.#jobs.values()].filter(({ id }) => isIdentifier(id)).reverse()
+    const shown = [...this.#jobs.values()].filter(({ id }) => isIdentifier(id))
+    return shown.sort((a, b) => b.order - a.order)
   }
 
   /** Cancels and forgets all jobs, also those about to start. Answers when there is none any more. */
@@ -150,9 +177,17 @@ export class Jobs {
     await empty
   }
 
-  #makeJob(plan: JobPlan, worker: JobWorker, events: EventSink, concluded: () => void): Job {
+  #makeJob(
+    plan: JobPlan,
+    worker: JobWorker,
+    events: EventSink,
+    concluded: () => void,
+    group: JobGroup | undefined,
+  ): Job {
     return new Job(plan, {
       worker,
+      group,
+      order: this.#made++,
       events,
       log: this.#log,
       concluded: () => {

@@ -410,6 +410,7 @@ export class Graph {
         return buffers
       },
       format: (node) => this.format(node),
+      bitmap: (node, name) => this.bitmaps.usable(node, name, true).bits,
       log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }

@@ -8,12 +8,12 @@
 
 import type { Range } from '../../../native/types.js'
 import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
-import { IoError, type IoOp } from '../../errors.js'
-import { TaskPool } from '../copy/task-pool.js'
+import { Cancelled, IoError, type IoOp } from '../../errors.js'
 import type { NodeStats } from '../messages.js'
 import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
 import type { NodeOptions } from './options.js'
+import { eachPiece } from './pieces.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
 
 /** Sizes are told to users in sectors of this many bytes; the last one may be partial in storage. */
@@ -214,7 +214,7 @@ export class BlockNode {
     this.#inFlight += 1
     try {
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
-      await this.#driver.zero(offset, length, unmap === how.unmap ? how : { unmap, fast: how.fast })
+      await this.#driver.zero(offset, length, unmap === how.unmap ? how : { ...how, unmap })
       this.#reached(offset + length)
     } catch (error) {
       // A refused fast zero is an answer, not a failure of the storage.
@@ -289,8 +289,11 @@ export class BlockNode {
     await this.#driver.resize(length)
   }
 
-  /** New requests wait; resolves when none is in flight. Ends with the returned object's dispose; nests. */
-  async drain(): Promise<Disposable> {
+  /**
+   * New requests wait; resolves when none is in flight. Ends with the returned object's dispose; nests.
+   * @param signal  gives up waiting: requests go on, and Cancelled is thrown
+   */
+  async drain(signal?: AbortSignal): Promise<Disposable> {
     this.#drains += 1
     this.#gate ??= new Promise((resolve) => {
       this.#openGate = resolve
@@ -306,7 +309,15 @@ export class BlockNode {
         this.#gate = undefined
       },
     }
-    if (this.#inFlight > 0) await new Promise<void>((resolve) => this.#quiet.push(resolve))
+    if (this.#inFlight > 0)
+      await new Promise<void>((resolve) => {
+        this.#quiet.push(resolve)
+        signal?.addEventListener('abort', () => resolve(), { once: true })
+      })
+    if (signal?.aborted) {
+      section[Symbol.dispose]()
+      throw new Cancelled()
+    }
     return section
   }
 
@@ -433,26 +444,6 @@ function clipped(extent: Extent, offset: number, end: number): Extent {
 
 const PLAIN: WriteHow = {}
 const NOBODY: readonly BeforeWrite[] = []
-
-async function eachPiece(
-  pieces: readonly Range[],
-  slice: Slice,
-  atOnce: number,
-  task: (offset: number, slice: Slice) => Promise<unknown>,
-): Promise<void> {
-  const pool = new TaskPool(atOnce)
-  try {
-    let done = 0
-    for (const { offset, length } of pieces) {
-      const piece = { slot: slice.slot, offset: slice.offset + done, length }
-      await pool.start(async () => void (await task(offset, piece)))
-      done += length
-    }
-  } finally {
-    await pool.settle()
-  }
-  await pool.idle()
-}
 
 function remove<T>(list: T[], item: T): void {
   const index = list.indexOf(item)

@@ -5,6 +5,7 @@
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
+import type { DirtyBitmap } from './dirty-bitmap.js'
 import type { BlockDriver } from './driver.js'
 import type { DriverBuffers } from './driver-buffers.js'
 import { CompressDriver } from './drivers/compress.js'
@@ -36,6 +37,8 @@ export interface OpenContext {
   formatBuffers(): DriverBuffers
   /** The driver of the image that a node shows, below filters; undefined where there is no format. */
   format(node: BlockNode): BlockDriver | undefined
+  /** What is dirty in a bitmap; not to be changed. @throws CommandError when there is no such bitmap, or it is in use */
+  bitmap(node: string, name: string): DirtyBitmap
   /** What a driver coped with. */
   log(level: 'info' | 'warn', text: string): void
   /** The image contradicts its format. */
@@ -108,7 +111,7 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
   compress: filter('file', (_spec, child) => new CompressDriver(child)),
   'copy-before-write': {
     children: ['file', 'target'],
-    fixed: [],
+    fixed: ['min-cluster-size'],
     open: async (spec, _options, context, children) => openCopyBeforeWrite(spec, context, children),
   },
   'snapshot-access': filter('file', (_spec, child) => new SnapshotAccess(child)),

@@ -26,8 +26,8 @@ export interface NodeRecord {
   spec: NodeSpec
   /** Facts of the file behind a leaf, as last asked. */
   facts: FileFacts | undefined
-  /** What the job behind a filter node knows of its dirty bitmap. */
-  readonly bitmap: (() => { granularity: number; count: number } | undefined) | undefined
+  /** What the job behind a filter node knows of its dirty bitmaps. */
+  readonly bitmap: (() => readonly { granularity: number; count: number }[]) | undefined
   /** The report as it was last sent. */
   sent: NodeReport | undefined
   /** Being removed: its name is taken still, but nobody new may use it. */

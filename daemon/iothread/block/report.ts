@@ -34,7 +34,7 @@ const transparent: ReadonlySet<string> = new Set(['mirror_top', 'copy-before-wri
 export function nodeReport(record: NodeRecord, records: Records): NodeReport {
   const { node } = record
   const allocated = storage(record, records)
-  const bitmap = record.bitmap?.()
+  const bitmaps = record.bitmap?.() ?? []
   const own = record.children.length === 0 ? record.facts : undefined
   const format = node.driver.format?.()
   const fullBacking = format === undefined ? undefined : backingName(format, record, records)
@@ -53,7 +53,7 @@ export function nodeReport(record: NodeRecord, records: Records): NodeReport {
     ...(format === undefined ? {} : { format }),
     ...(fullBacking === undefined ? {} : { fullBacking }),
     dirtyBitmaps: [
-      ...(bitmap === undefined ? [] : [{ recording: false, persistent: false, busy: false, ...bitmap }]),
+      ...bitmaps.map((bitmap) => ({ recording: false, persistent: false, busy: false, ...bitmap })),
       ...node.bitmaps.reports(),
     ],
   }

@@ -51,6 +51,7 @@ export class Snapshot {
   readonly #readers = new ActiveRanges()
   #access: DirtyBitmap | undefined
   #pending = 0
+  #copiedBefore = 0
   #broken = false
 
   /** @throws CommandError when the engine has no buffers for it */
@@ -83,6 +84,13 @@ export class Snapshot {
 
   get busy(): boolean {
     return this.#under.size > 0
+  }
+
+  /** Its bitmaps, as the reference has them: what may be read, what was copied before writes, what is to do. */
+  bitmaps(): { readonly granularity: number; readonly count: number }[] {
+    const { granularity, length, count } = this.todo
+    const readable = this.#access?.count ?? Math.ceil(length / granularity) * granularity
+    return [readable, this.#copiedBefore, count].map((count) => ({ granularity, count }))
   }
 
   get broken(): boolean {
@@ -163,6 +171,7 @@ export class Snapshot {
         if (await this.#isHole(part)) await this.copies.zero(part)
         else await this.copy(part, slice, slice.length, { operation: 'read' })
         this.done(part)
+        this.#copiedBefore += part.length
       } catch (error) {
         this.failed(part)
         throw error
@@ -228,7 +237,10 @@ export class Snapshot {
     if (place.node !== this.source) return work(place)
     this.#readers.add(place)
     try {
-      return await work(place)
+      const result = await work(place)
+      // It may have been written over meanwhile.
+      if (this.#broken) throw new IoError(EACCES, 'read', this.source.name, offset, length)
+      return result
     } finally {
       this.#readers.delete(place)
     }

@@ -12,8 +12,8 @@ import { BlockNode } from './node.js'
 import type { NodeOptions } from './options.js'
 import type { NodeRecord, Records } from './records.js'
 
-/** What the job behind a filter knows of its dirty bitmap. */
-export type BitmapFacts = () => { granularity: number; count: number } | undefined
+/** What the job behind a filter knows of its dirty bitmaps. */
+export type BitmapFacts = () => readonly { granularity: number; count: number }[]
 
 /** What a job puts above a node. */
 export type TopFilterKind =

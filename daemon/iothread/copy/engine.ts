@@ -23,6 +23,8 @@ import { TaskPool } from './task-pool.js'
 
 /** Longest dirty area taken at once, bytes. Its bits are clear while it is being worked on. */
 const AREA = 2 ** 30
+/** Longest part of a snapshot under way at once, bytes: changes of it wait for all of it. */
+const PART = 16 * 2 ** 20
 /** Longest time without looking whether messages came, milliseconds: what is known to be zero needs no I/O. */
 const TURN = 10
 
@@ -255,7 +257,7 @@ export class CopyEngine {
     if (slot !== undefined) limit.charge(range.length)
     await pool.start(async () => {
       try {
-        for (const part of snapshot.take(range)) await this.#copyPart(part, snapshot, slot)
+        for (const part of snapshot.take(range, PART)) await this.#copyPart(part, snapshot, slot)
       } finally {
         if (slot !== undefined) buffers.give(slot)
       }

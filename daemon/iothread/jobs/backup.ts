@@ -7,6 +7,7 @@
 import type { JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import { BeforeWrite } from '../block/before-write.js'
+import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
 import { type Area, DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { Permission, Permissions } from '../block/driver.js'
@@ -49,6 +50,7 @@ export class BackupJob implements JobBody {
   #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Why the snapshot was lost. */
   #failure: unknown
+  #use: BitmapUse | undefined
   #len = 0
 
   /** @throws CommandError when there is no memory for its bitmap or its buffers */
@@ -62,7 +64,9 @@ export class BackupJob implements JobBody {
     const [source, target, length] = [this.#source, this.#target, this.#source.length()]
     const cluster = target.driver.limits.writeAlign ?? 1
     const bitmap = new DirtyBitmap(length, chunkFor(length, cluster, spec.minClusterSize))
-    const covering = graph.format(target)?.backing !== undefined
+    // Images of parts of a disk are put above others in the end.
+    const image = graph.format(target)
+    const covering = image !== undefined && (spec.sync !== 'full' || image.backing !== undefined)
     const how = { unmap: true, vouched: false, covering, compressed: spec.compress }
     const parts = { source, target, todo: bitmap, access: undefined, how }
     this.#bitmap = bitmap
@@ -89,12 +93,13 @@ export class BackupJob implements JobBody {
           `Node '${this.#source.name}' was resized by another program just now; try again`,
         )
       if (!isSameSize(this.#source, this.#target)) throw new CommandError(DIFFERENT_SIZES)
+      await this.#takeBitmap()
       using _quiet = await this.#source.drain()
-      const bitmap = () => ({ granularity: this.#bitmap.granularity, count: this.#bitmap.count })
+      const bitmap = () => this.#snapshot.bitmaps()
       const kind = { driver: 'copy-before-write' } as const
       const filter = this.#graph.insertFilter(name, this.#source, bitmap, kind)
       this.#held.push(() => filter.remove())
-      this.#len = this.#engine.dirtyAll()
+      this.#len = this.#markTodo()
       const hook = this.#source.addBeforeWrite((offset, length) => this.#guard.before(offset, length))
       this.#held.push(
         () => this.#guard.end(),
@@ -106,6 +111,25 @@ export class BackupJob implements JobBody {
     }
     // Who waits for a copy that nobody wants any more goes on at once, whatever the target does.
     this.#control.signal.addEventListener('abort', () => this.#guard.cancel(), { once: true })
+  }
+
+  /** @throws CommandError when there is no such bitmap, or it cannot be used */
+  async #takeBitmap(): Promise<void> {
+    const { bitmap } = this.#spec
+    if (bitmap === undefined) return
+    const named = this.#source.bitmaps.find(bitmap.name)
+    if (named === undefined) throw new CommandError(`Bitmap '${bitmap.name}' could not be found`)
+    const use = await this.#graph.bitmaps.take(this.#source, named, bitmap.mode === 'never')
+    this.#use = use
+    this.#held.push(() => use.release())
+  }
+
+  /** What is to be copied, at the moment that is copied. @returns bytes */
+  #markTodo(): number {
+    const dirty = this.#use?.freeze()
+    if (this.#spec.sync !== 'bitmap' || dirty === undefined) return this.#engine.dirtyAll()
+    this.#bitmap.merge(dirty)
+    return this.#bitmap.bytes
   }
 
   async run(): Promise<void> {
@@ -120,6 +144,7 @@ export class BackupJob implements JobBody {
     await this.#engine.copyDirty()
     this.#phase('flush')
     await this.#flush()
+    if (this.#failure !== undefined) throw this.#failure
   }
 
   /** Copies what is about to be replaced until the job is cancelled. */
@@ -200,8 +225,11 @@ export class BackupJob implements JobBody {
     this.#control.wake()
   }
 
-  async finalize(_commit: boolean): Promise<void> {
-    const { ownsTarget, target } = this.#spec
+  async finalize(commit: boolean): Promise<void> {
+    const { ownsTarget, target, bitmap } = this.#spec
+    await this.#guard.end()
+    // What is still to do was not copied.
+    if (bitmap !== undefined) this.#use?.finish(bitmap.mode, commit, this.#bitmap)
     await this.#letGo()
     if (ownsTarget) await this.#graph.remove(target)
   }

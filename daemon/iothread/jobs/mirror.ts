@@ -111,7 +111,7 @@ export class MirrorJob implements JobBody {
           `Node '${this.#source.name}' was resized by another program just now; try again`,
         )
       const { granularity } = this.#bitmap
-      const bitmap = () => ({ granularity, count: this.#bitmap.count })
+      const bitmap = () => [{ granularity, count: this.#bitmap.count }]
       const kind = { driver: 'mirror_top', guard: this.#through } as const
       const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, kind)
       this.#filter = filter

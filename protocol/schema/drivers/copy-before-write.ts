@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // copy-before-write keeps a node as it was; snapshot-access shows that.
 
+import { bitmap } from '../bitmaps.js'
 import { enumOf, type Members, optional, required, size, uint32 } from '../types.js'
 import { blockdevRef } from './definition.js'
 
@@ -9,6 +10,7 @@ export const onCbwError = enumOf('OnCbwError', ['break-guest-write', 'break-snap
 const options = {
   file: required(blockdevRef, 'Node that is kept as it is when this one is opened.'),
   target: required(blockdevRef, 'Node that takes what is about to be replaced; at least as large.'),
+  bitmap: optional(bitmap, 'Dirty bitmap that says what is kept, and can be read; default: everything.'),
   'on-cbw-error': optional(
     onCbwError,
     'When old content cannot be copied before a write: the write fails, or the snapshot is lost.',

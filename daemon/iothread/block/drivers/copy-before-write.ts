@@ -40,27 +40,31 @@ export function openCopyBeforeWrite(
     onError: (spec['on-cbw-error'] as OnCbwError | undefined) ?? 'break-guest-write',
     timeoutMs: sizeOption(spec, 'cbw-timeout', 0) * 1000,
   }
-  const { previous } = context
   const least = sizeOption(spec, 'min-cluster-size', 0)
   if (least > 0 && !Number.isInteger(Math.log2(least)))
     throw new CommandError('min-cluster-size needs to be a power of 2')
+  const { previous } = context
   const kept =
     previous instanceof CopyBeforeWrite
       ? previous.kept
-      : { snapshot: take(context, source, target, least), users: 0 }
+      : { snapshot: take(spec, context, source, target), users: 0 }
   const lost = (error: unknown) => context.log('warn', `snapshot lost: ${(error as Error).message}`)
   return new CopyBeforeWrite(source, kept, new BeforeWrite(kept.snapshot, policy, lost))
 }
 
-function take(context: OpenContext, source: BlockNode, target: BlockNode, least: number): Snapshot {
+function take(spec: NodeSpec, context: OpenContext, source: BlockNode, target: BlockNode): Snapshot {
   const length = Math.ceil(source.length() / SECTOR) * SECTOR
   if (Math.ceil(target.length() / SECTOR) * SECTOR < length)
     throw new CommandError(`Target '${target.name}' is smaller than '${source.name}'`)
+  const least = sizeOption(spec, 'min-cluster-size', 0)
   const todo = new DirtyBitmap(length, chunkFor(length, target.driver.limits.writeAlign ?? 1, least))
-  todo.set(0, length)
+  const wanted = spec.bitmap as { readonly node: string; readonly name: string } | undefined
+  if (wanted === undefined) todo.set(0, length)
+  else todo.merge(context.bitmap(wanted.node, wanted.name))
+  const access = wanted === undefined ? undefined : todo.copy()
   const covering = context.format(target)?.backing !== undefined
   const how = { unmap: true, vouched: false, covering }
-  return new Snapshot(context.engine, { source, target, todo, access: undefined, how })
+  return new Snapshot(context.engine, { source, target, todo, access, how })
 }
 
 export class CopyBeforeWrite extends Filter {

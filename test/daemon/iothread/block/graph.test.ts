@@ -124,7 +124,7 @@ t.test('a filter shows the dirty bitmap while it is there, and claims see it', a
   const source = await g.add({ driver: 'x-memory', 'node-name': 'm', size: MiB })
   const claim = await g.graph.claim('an export', source, { use: ['consistent read'], share: ['write'] })
   let count = 4096
-  const filter = g.graph.insertFilter('top', source, () => ({ granularity: 65536, count }), {
+  const filter = g.graph.insertFilter('top', source, () => [{ granularity: 65536, count }], {
     driver: 'mirror_top',
   })
   t.equal(claim.node.name, 'top')

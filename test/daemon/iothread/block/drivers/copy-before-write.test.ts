@@ -84,7 +84,7 @@ t.test('writes to a snapshot are refused', async (t) => {
   const g = testGraph(t)
   await addDisk(g)
   await addSnapshot(g)
-  t.equal(await failure(g.write(g.graph.node('snap'), 0, new Uint8Array(512))), 'ENOTSUP')
+  t.equal(await failure(g.write(g.graph.node('snap'), 0, new Uint8Array(512))), 'EOPNOTSUPP')
 })
 
 t.test('what a reader discards is not kept, and cannot be read', async (t) => {
@@ -140,6 +140,27 @@ t.test('a snapshot survives a reopen of its filter', async (t) => {
   await g.graph.reopen([{ ...spec, 'on-cbw-error': 'break-snapshot' }])
   await g.write(cbw, 512, Buffer.alloc(512, 10))
   t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(g.graph.node('snap'), 0, CHUNK)))
+})
+
+t.test('with a bitmap only what is dirty in it is kept, and can be read', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  const disk = g.graph.node('disk')
+  await g.write(disk, 0, Buffer.alloc(4 * CHUNK, 7))
+  const bitmap = { node: 'disk', name: 'b' }
+  const add = { ...bitmap, kind: 'add', granularity: CHUNK, persistent: false, recording: true } as const
+  await g.graph.bitmaps.change([add])
+  await g.write(disk, CHUNK, Buffer.alloc(CHUNK, 8))
+  await addSnapshot(g, { bitmap })
+  const [snap, cbw] = [g.graph.node('snap'), g.graph.node('cbw')]
+  await g.write(cbw, 0, Buffer.alloc(4 * CHUNK, 9))
+  t.ok(Buffer.alloc(CHUNK, 8).equals(await g.read(snap, CHUNK, CHUNK)))
+  t.equal(await failure(g.read(snap, CHUNK - 512, 1024)), 'EACCES')
+  t.equal((await g.graph.node('target-memory').status(0, CHUNK)).kind, 'zero')
+  const missing = { driver: 'copy-before-write', 'node-name': 'x', file: 'disk', target: 'target' }
+  await t.rejects(g.add({ ...missing, bitmap: { node: 'disk', name: 'zz' } }), {
+    message: "Dirty bitmap 'zz' not found",
+  })
 })
 
 t.test('a node without a snapshot is refused', async (t) => {
