@@ -174,7 +174,7 @@ export class BackupJob implements JobBody {
     this.#control.wake()
   }
 
-  /** The job's control, which ends the work when the snapshot is lost. */
+  /** The job's control, which ends the work when the snapshot is lost, and the snapshot when the work has failed. */
   #watched(control: JobControl): CopyControl {
     const failure = () => this.#failure
     return {
@@ -190,7 +190,12 @@ export class BackupJob implements JobBody {
       pausePoint: () => control.pausePoint(),
       wait: (timeoutMs) => control.wait(timeoutMs),
       wake: () => control.wake(),
-      ioError: (operation, error, fatal) => control.ioError(operation, error, fatal),
+      ioError: (operation, error, fatal) => {
+        const action = control.ioError(operation, error, fatal)
+        // Nobody waits for a backup that has failed, also when what else is under way takes long.
+        if (action === 'report') this.#guard.cancel()
+        return action
+      },
     }
   }
 

@@ -142,6 +142,19 @@ t.test('who waits for a silent target goes on when the job is cancelled', async 
   t.same((await finished(jobs)).outcome, { kind: 'cancelled' })
 })
 
+t.test('who waits for a silent target goes on when the backup has failed', async (t) => {
+  const rules = [
+    { op: 'write', nth: 1, stall: true },
+    { op: 'write', nth: 2, errno: EIO },
+  ]
+  const { g, jobs, start, src, dst } = await disks(t, { dst: rules })
+  await fill(g, 0, 4 * MIB, 7)
+  await start({ workers: 2, maxChunk: CHUNK })
+  t.equal(await code(g.write(src, 0, Buffer.alloc(10, 8))), 'done')
+  dst.driver.release?.()
+  t.same((await finished(jobs)).outcome, { kind: 'failed', error: 'Input/output error' })
+})
+
 t.test('who waits for its copy holds up nobody who drains the source', async (t) => {
   const { g, jobs, start, src, dst } = await disks(t, { dst: [{ op: 'write', stall: true }] })
   await fill(g, 0, 4 * MIB, 7)
