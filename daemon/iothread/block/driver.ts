@@ -4,6 +4,7 @@
 
 import type { FileFacts, Range } from '../../../native/types.js'
 import type { FormatFacts } from '../messages.js'
+import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type { BlockNode } from './node.js'
 
 /** Bytes inside one slot of the engine's buffer pool. The caller owns the slot until the promise settles. */
@@ -109,6 +110,8 @@ export interface BlockDriver {
   readonly backing?: BlockNode | undefined
   /** Default: the child is used as the node is. */
   readonly childPermissions?: ChildPermissions
+  /** Where persistent bitmaps are kept. Formats that can. */
+  readonly bitmapStore?: BitmapStore | undefined
   readonly limits: Limits
   readonly can: Can
   /** Exact bytes; a file's last sector may be partial. */

@@ -5,6 +5,7 @@
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
+import type { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { BlockDriver } from './driver.js'
 import type { DriverBuffers } from './driver-buffers.js'
 import { CompressDriver } from './drivers/compress.js'
@@ -30,6 +31,8 @@ export interface OpenContext {
   opened(file: FileId): void
   /** The driver in use until now, when the node is being reopened. */
   readonly previous: BlockDriver | undefined
+  /** Named bitmaps of the node. */
+  readonly bitmaps: NodeBitmaps
   /** Shared by all formats of the graph. @throws CommandError when there is no memory for them */
   formatBuffers(): DriverBuffers
   /** What a driver coped with. */
