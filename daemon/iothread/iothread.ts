@@ -100,6 +100,8 @@ export class Iothread {
       'node-del': async ({ node }) => done(await graph.remove(node)),
       'node-reopen': async ({ specs }) => done(await graph.reopen(specs)),
       'node-resize': async ({ node, size }) => done(await graph.resize(node, size)),
+      'bitmaps-carried': ({ nodes }) => graph.bitmaps.carried(nodes),
+      'bitmaps-put': ({ bitmaps }) => done(graph.bitmaps.put(bitmaps)),
       'bitmaps-change': async ({ actions }) => done(await graph.bitmaps.change(actions)),
       'bitmap-content': ({ node, name }) => graph.bitmaps.content(node, name),
       'bitmap-sha256': ({ node, name }) => graph.bitmaps.sha256(node, name),

@@ -45,7 +45,17 @@ export type BitmapAction =
   | (OfBitmap & { readonly kind: 'remove' | 'clear' | 'enable' | 'disable' })
   | (OfBitmap & { readonly kind: 'merge'; readonly sources: readonly MergeSource[] })
 
+/** A bitmap that is in the memory of its worker only. */
+export interface CarriedBitmap extends OfBitmap {
+  readonly recording: boolean
+  readonly content: BitmapContent
+}
+
 export interface BitmapRequests {
+  /** Of some nodes that nobody uses, what goes with them to another worker. */
+  'bitmaps-carried': { args: { nodes: readonly string[] }; reply: readonly CarriedBitmap[] }
+  /** Adds them to nodes that were opened here just now. */
+  'bitmaps-put': { args: { bitmaps: readonly CarriedBitmap[] }; reply: null }
   /** All of them, in order, or none. */
   'bitmaps-change': { args: { actions: readonly BitmapAction[] }; reply: null }
   'bitmap-content': { args: { node: string; name: string }; reply: BitmapContent }

@@ -5,10 +5,12 @@
 
 import { CommandError } from '../errors.js'
 import type { BitmapChange } from './block/bitmaps/named-bitmap.js'
+import type { Release } from './block/claims.js'
 import type { Graph } from './block/graph.js'
 import type { PreparedJob } from './jobs/job-table.js'
 import type { JobSpec, Requests } from './messages.js'
-import type { TransactionRequests, TransactionStep } from './messages-transaction.js'
+import type { BitmapAction } from './messages-bitmaps.js'
+import type { HeldBitmap, TransactionRequests, TransactionStep } from './messages-transaction.js'
 
 type Handlers = {
   readonly [N in keyof TransactionRequests]: (args: Requests[N]['args']) => Promise<null>
@@ -19,12 +21,14 @@ type PrepareJob = (id: string, spec: JobSpec) => Promise<PreparedJob>
 
 type Done =
   | { readonly kind: 'job'; readonly job: PreparedJob }
-  | { readonly kind: 'bitmap'; readonly node: string; readonly change: BitmapChange }
+  | { readonly kind: 'bitmap'; readonly action: BitmapAction; readonly change: BitmapChange }
 
 class Transaction {
   readonly abort = new AbortController()
   readonly held: Disposable[] = []
   readonly done: Done[] = []
+  /** Bitmaps are not changed any more. */
+  release: Release | undefined
 
   /** Requests go on. */
   letGo(): void {
@@ -44,15 +48,18 @@ export class Transactions {
 
   get handlers(): Handlers {
     return {
-      'transaction-quiesce': ({ transaction, nodes }) => this.#quiesce(transaction, nodes),
+      'transaction-quiesce': ({ transaction, nodes, bitmaps }) => this.#quiesce(transaction, nodes, bitmaps),
       'transaction-prepare': ({ transaction, steps }) => this.#prepare(this.#get(transaction), steps),
       'transaction-end': ({ transaction, commit }) => this.#end(transaction, commit),
     }
   }
 
-  async #quiesce(id: number, nodes: readonly string[]): Promise<null> {
+  async #quiesce(id: number, nodes: readonly string[], bitmaps: readonly HeldBitmap[]): Promise<null> {
     const transaction = new Transaction()
     this.#open.set(id, transaction)
+    const release = await this.#graph.bitmaps.hold(bitmaps)
+    if (transaction.abort.signal.aborted) await release()
+    else transaction.release = release
     await Promise.all(
       nodes.map(async (name) => {
         const section = await this.#graph.node(name).drain(transaction.abort.signal)
@@ -86,7 +93,8 @@ export class Transactions {
 
   async #do(step: TransactionStep): Promise<Done> {
     if (step.kind === 'job') return { kind: 'job', job: await this.#prepareJob(step.id, step.spec) }
-    return { kind: 'bitmap', node: step.action.node, change: this.#graph.bitmaps.do(step.action) }
+    const { action } = step
+    return { kind: 'bitmap', action, change: this.#graph.bitmaps.do(action) }
   }
 
   async #end(id: number, commit: boolean): Promise<null> {
@@ -100,19 +108,33 @@ export class Transactions {
       return null
     }
     const jobs: PreparedJob[] = []
+    const removed: BitmapAction[] = []
     for (const each of transaction.done.splice(0))
       if (each.kind === 'job') jobs.push(each.job)
-      else each.change.keep()
+      else {
+        each.change.keep()
+        if (each.action.kind === 'remove') removed.push(each.action)
+      }
     transaction.letGo()
     for (const job of jobs) await job.start()
-    this.#graph.reportBitmaps()
+    try {
+      for (const { node, name } of removed) await this.#graph.bitmaps.removeStored(node, name)
+    } finally {
+      await this.#release(transaction)
+    }
     return null
   }
 
-  async #undo({ done }: Transaction): Promise<void> {
-    for (const each of done.splice(0).reverse())
+  async #release(transaction: Transaction): Promise<void> {
+    await transaction.release?.()
+    transaction.release = undefined
+    this.#graph.reportBitmaps()
+  }
+
+  async #undo(transaction: Transaction): Promise<void> {
+    for (const each of transaction.done.splice(0).reverse())
       if (each.kind === 'job') await each.job.undo()
       else each.change.undo()
-    this.#graph.reportBitmaps()
+    await this.#release(transaction)
   }
 }

@@ -4,7 +4,7 @@
 
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
-import type { TransactionStep } from '../../iothread/messages-transaction.js'
+import type { HeldBitmap, TransactionStep } from '../../iothread/messages-transaction.js'
 import type { Handlers } from '../commands.js'
 import type { Node } from '../directory.js'
 import { JobGroup } from '../jobs/group.js'
@@ -110,9 +110,11 @@ class Transaction {
     for (const { name, worker } of nodes)
       if (worker !== undefined) workers.set(worker, [...(workers.get(worker) ?? []), name])
     try {
-      const resting = [...workers].map(([worker, names]) =>
-        worker.request('transaction-quiesce', { transaction: this.#id, nodes: names }),
-      )
+      const held = this.#steps.flatMap(heldBy)
+      const resting = [...workers].map(([worker, names]) => {
+        const bitmaps = held.filter(({ node }) => names.includes(node))
+        return worker.request('transaction-quiesce', { transaction: this.#id, nodes: names, bitmaps })
+      })
       const names = [...nodes].map(({ name }) => `'${name}'`).join(', ')
       await within(Promise.all(resting), REST_MS, `nodes ${names} did not come to rest`)
       for (const worker of workers.keys()) {
@@ -171,6 +173,20 @@ class Transaction {
       else if (this.#jobs.isExpected(step.prepared.reservation)) await step.prepared.undo()
     }
   }
+}
+
+/** Bitmaps that a step changes. */
+function heldBy(step: Step): HeldBitmap[] {
+  if (step.kind === 'bitmap') {
+    const { type, data } = step.action
+    const node = step.node.name
+    if (type === 'block-dirty-bitmap-add')
+      return [{ node, name: data.name, stored: data.persistent ?? false }]
+    return [{ node, name: type === 'block-dirty-bitmap-merge' ? data.target : data.name }]
+  }
+  const spec = step.prepared?.spec
+  if (spec?.kind !== 'backup' || spec.bitmap === undefined || spec.bitmap.mode === 'never') return []
+  return [{ node: spec.source, name: spec.bitmap.name }]
 }
 
 function nodeOf(step: Step): Node {

@@ -5,14 +5,7 @@
 
 import { strict as assert } from 'node:assert'
 import { atMost } from '../../common/deadline.js'
-import type {
-  CopyMode,
-  JobProgress,
-  JobReceipt,
-  JobReport,
-  JobRequests,
-  JobResult,
-} from '../../common/job-messages.js'
+import type { CopyMode, JobProgress, JobReceipt, JobReport, JobResult } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
 import { accepts, isDone, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
 import { isBlockJob, type JobPlan } from './plan.js'

@@ -4,6 +4,7 @@
 
 import type { FileFacts, Range } from '../../../native/types.js'
 import type { FormatFacts } from '../messages.js'
+import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type { BlockNode } from './node.js'
 import type { Snapshot } from './snapshot.js'
 
@@ -116,6 +117,8 @@ export interface BlockDriver {
   readonly snapshot?: Snapshot
   /** Default: the child is used as the node is. */
   readonly childPermissions?: ChildPermissions
+  /** Where persistent bitmaps are kept. Formats that can. */
+  readonly bitmapStore?: BitmapStore | undefined
   readonly limits: Limits
   readonly can: Can
   /** Exact bytes; a file's last sector may be partial. */

@@ -14,6 +14,7 @@ import type {
   ThrottleLimits,
 } from '../messages.js'
 import { BitmapTable } from './bitmaps/bitmap-table.js'
+import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
@@ -73,7 +74,7 @@ export class Graph {
 
   constructor(env: GraphEnv) {
     this.#env = env
-    this.bitmaps = new BitmapTable(this.#records, (records) => this.#report(records))
+    this.bitmaps = new BitmapTable(this.#records, this.#claims, (records) => this.#report(records))
     this.#filters = new TopFilters(
       this.#records,
       this.#isZero,
@@ -138,7 +139,8 @@ export class Graph {
     try {
       for (const step of steps) {
         const { node, children } = step.record
-        const driver = await this.#openDriver(step.full, step.options, children, node.driver)
+        const { bitmaps, driver: previous } = node
+        const driver = await this.#openDriver(step.full, step.options, children, bitmaps, previous)
         reopened.push({ step, driver })
       }
       old = await commitReopen(reopened, this.#records, this.#claims)
@@ -355,8 +357,10 @@ export class Graph {
         const child = await this.#openChild(role, own, options, opened)
         if (child !== undefined) children.push(child)
       }
-      const driver = await this.#openDriver(full, options, children, undefined)
-      const node = new BlockNode(name, driver, effectiveOptions(options, driver, { children }), this.#isZero)
+      const bitmaps = new NodeBitmaps()
+      const driver = await this.#openDriver(full, options, children, bitmaps, undefined)
+      const effective = effectiveOptions(options, driver, { children })
+      const node = new BlockNode(name, driver, effective, this.#isZero, bitmaps)
       const record: NodeRecord = {
         node,
         children,
@@ -395,6 +399,7 @@ export class Graph {
     spec: NodeSpec,
     options: NodeOptions,
     children: readonly Child[],
+    bitmaps: NodeBitmaps,
     previous: BlockDriver | undefined,
   ): Promise<BlockDriver> {
     const context: OpenContext = {
@@ -402,6 +407,7 @@ export class Graph {
       throttleGroups: this.#throttleGroups,
       held: this.#held,
       opened: (file) => this.#files.set(file, spec['node-name']),
+      bitmaps,
       previous,
       formatBuffers: () => {
         const below = this.#records.formatsBelow(children)

@@ -277,6 +277,17 @@ export class BlockNode {
     }
   }
 
+  /** Something done with the driver itself, as a request is: it waits in drained sections, and they wait for it. */
+  async withDriver<T>(work: (driver: BlockDriver) => Promise<T>): Promise<T> {
+    while (this.#gate !== undefined) await this.#gate
+    this.#inFlight += 1
+    try {
+      return await work(this.#driver)
+    } finally {
+      this.#leave()
+    }
+  }
+
   /**
    * Changes the length, bytes. New space reads as zeroes. Waits for requests in flight.
    * @throws IoError ENOTSUP where the driver cannot

@@ -5,6 +5,7 @@
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
+import type { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { DirtyBitmap } from './dirty-bitmap.js'
 import type { BlockDriver } from './driver.js'
 import type { DriverBuffers } from './driver-buffers.js'
@@ -33,6 +34,8 @@ export interface OpenContext {
   opened(file: FileId): void
   /** The driver in use until now, when the node is being reopened. */
   readonly previous: BlockDriver | undefined
+  /** Named bitmaps of the node. */
+  readonly bitmaps: NodeBitmaps
   /** Shared by all formats of the graph. @throws CommandError when there is no memory for them */
   formatBuffers(): DriverBuffers
   /** The driver of the image that a node shows, below filters; undefined where there is no format. */

@@ -60,6 +60,14 @@ export class NamedBitmap {
     return this.#bits
   }
 
+  /** What is dirty now, and what of that was frozen: what is to be stored if nothing further is known. Not to be changed. */
+  everything(): DirtyBitmap {
+    if (this.#successor === undefined) return this.#bits
+    const all = this.#bits.copy()
+    all.merge(this.#successor.bits)
+    return all
+  }
+
   mark(offset: number, length: number): void {
     if (!this.recording) return
     const { bits } = this.#successor ?? { bits: this.#bits }

@@ -104,12 +104,19 @@ export class NodeBitmaps {
     return { undo: () => this.#list.push(bitmap), keep: () => {} }
   }
 
+  /** One as it was in another worker. */
+  put(name: string, recording: boolean, bits: DirtyBitmap): void {
+    const state = { name, bits, recording, persistent: false, inconsistent: false }
+    this.#list.push(new NamedBitmap(state, this.#order++))
+  }
+
   /** Those that are stored in the image are these now; one that is in use stays as it is. */
   load(stored: readonly BitmapState[]): void {
+    const orders = new Map(this.#list.map(({ name, order }) => [name, order]))
     this.#list = this.#list.filter(({ persistent, busy }) => !persistent || busy)
     for (const state of stored)
       if (!this.#list.some(({ name }) => name === state.name))
-        this.#list.push(new NamedBitmap(state, this.#order++))
+        this.#list.push(new NamedBitmap(state, orders.get(state.name) ?? this.#order++))
   }
 
   freeze(bitmap: NamedBitmap): void {
@@ -138,6 +145,7 @@ export class NodeBitmaps {
   #follow(): void {
     if (this.#list.length === 0 || this.#owner === undefined) return
     const size = this.#size()
-    for (const bitmap of this.#list) if (bitmap.bits.length !== size) bitmap.resize(size)
+    for (const bitmap of this.#list)
+      if (!bitmap.inconsistent && bitmap.bits.length !== size) bitmap.resize(size)
   }
 }

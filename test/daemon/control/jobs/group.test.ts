@@ -50,7 +50,13 @@ function start(autoFinalize: boolean) {
     const worker = new ScriptedWorker(id)
     workers.set(id, worker)
     worker.onReport((report) => jobs.report(worker, report as never))
-    const plan = { type: 'backup', speed: 0, copyMode: 'background', autoFinalize, autoDismiss: false } as const
+    const plan = {
+      type: 'backup',
+      speed: 0,
+      copyMode: 'background',
+      autoFinalize,
+      autoDismiss: false,
+    } as const
     jobs.expect(jobs.reserve(id), plan, worker, () => {}, group)
   }
   for (const [id, worker] of workers) worker.say({ kind: 'job-running', id, progress: progress(0, 64) })
@@ -71,11 +77,14 @@ t.test('members wait for each other, then all end', async (t) => {
   t.same([...heard.states.values()], ['waiting', 'waiting', 'running'])
   say('c', 'success')
   await turn()
-  t.same([...heard.ends], [
-    ['c', 'good'],
-    ['b', 'good'],
-    ['a', 'good'],
-  ])
+  t.same(
+    [...heard.ends],
+    [
+      ['c', 'good'],
+      ['b', 'good'],
+      ['a', 'good'],
+    ],
+  )
 })
 
 t.test('one finalize is for all of them', async (t) => {
