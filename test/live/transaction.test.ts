@@ -143,3 +143,44 @@ t.test('a full backup and incremental ones add up to the disk', { skip }, async 
   }
   disk.end()
 })
+
+t.test('bitmaps that are stored in an image take part in transactions', { skip }, async (t) => {
+  using scratch = new Scratch()
+  const daemon = await Daemon.start({ directory: scratch.path })
+  await using _ = daemon
+  const { client } = daemon
+  await run('qemu-img', ['create', '-q', '-f', 'qcow2', scratch.file('q'), String(SIZE)])
+  const file = { driver: 'file', filename: scratch.file('q') }
+  const open = () => client.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'q', file })
+  const stored = async () => {
+    await client.execute('blockdev-del', { 'node-name': 'q' })
+    const { stdout } = await run('qemu-img', ['info', '--output=json', scratch.file('q')])
+    const { bitmaps = [] } = JSON.parse(stdout)['format-specific'].data
+    await open()
+    return bitmaps.map(({ name, flags }: { name: string; flags: string[] }) => `${name} ${flags.join()}`)
+  }
+  await open()
+  await addTarget(client, scratch, 't0')
+  const of = (name: string) => ({ node: 'q', name })
+  const add = (name: string) => ({
+    type: 'block-dirty-bitmap-add',
+    data: { ...of(name), persistent: true },
+  })
+  await client.execute('transaction', { actions: [add('b'), backup('j', 'q', 't0')] })
+  await client.status('j', 'null')
+  t.same(await stored(), ['b auto'])
+  client.events.length = 0
+  await client.execute('transaction', {
+    actions: [
+      add('c'),
+      backup('j', 'q', 't0', { sync: 'bitmap', bitmap: 'b', 'bitmap-mode': 'on-success' }),
+    ],
+  })
+  await client.status('j', 'null')
+  t.same(await stored(), ['b auto', 'c auto'])
+  const remove = { type: 'block-dirty-bitmap-remove', data: of('b') }
+  await t.rejects(client.execute('transaction', { actions: [remove, { type: 'abort', data: {} }] }))
+  t.same(await stored(), ['b auto', 'c auto'])
+  await client.execute('transaction', { actions: [remove] })
+  t.same(await stored(), ['c auto'])
+})

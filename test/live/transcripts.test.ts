@@ -11,7 +11,6 @@ t.setTimeout(600_000)
 
 /** Sessions of commands that do not exist here yet, with what they wait for. A session that passes must leave. */
 const WAITING: Readonly<Record<string, string>> = {
-  '51-bitmaps-incremental': 'bitmaps',
   '52-block-commit': 'commit jobs',
   '53-block-stream': 'stream jobs',
 }
