@@ -110,6 +110,12 @@ export class Iothread {
       'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
       'job-start': ({ id, spec }) => this.#start(id, spec),
       ...this.#jobs.handlers,
+      'job-finalize': async (args) => {
+        await this.#jobs.handlers['job-finalize'](args)
+        // What the job made of its images is known soon after its end.
+        this.#look()
+        return null
+      },
       ...this.#transactions.handlers,
       ...this.#exports.handlers,
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),

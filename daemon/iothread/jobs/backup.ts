@@ -100,6 +100,7 @@ export class BackupJob implements JobBody {
       const filter = this.#graph.insertFilter(name, this.#source, bitmap, kind)
       this.#held.push(() => filter.remove())
       this.#len = this.#markTodo()
+      this.#graph.reportBitmaps()
       const hook = this.#source.addBeforeWrite((offset, length) => this.#guard.before(offset, length))
       this.#held.push(
         () => this.#guard.end(),
