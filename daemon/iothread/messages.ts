@@ -10,7 +10,7 @@ import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
-import type { BitmapRequests, DirtyBitmapReport } from './messages-bitmaps.js'
+import type { BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -258,6 +258,8 @@ export interface ExportSpec {
   readonly writethrough: boolean
   /** Offer the context `qemu:allocation-depth`. */
   readonly allocationDepth: boolean
+  /** Each becomes a context `qemu:dirty-bitmap:NAME`. */
+  readonly bitmaps?: readonly ExportBitmap[]
 }
 
 /** What clients are told of an export, beside its size. */

@@ -9,7 +9,7 @@ const bitmap = struct('BlockDirtyBitmap', {
 })
 
 type Source = string | { readonly node: string; readonly name: string }
-const source = alternate<Source>('BlockDirtyBitmapOrStr', () => [str, bitmap])
+export const bitmapSource = alternate<Source>('BlockDirtyBitmapOrStr', () => [str, bitmap])
 
 export const bitmapCommands = {
   'block-dirty-bitmap-add': command({
@@ -48,7 +48,7 @@ export const bitmapCommands = {
     arguments: struct('BlockDirtyBitmapMerge', {
       node: required(str, 'Name of the node.'),
       target: required(str, 'Name of the bitmap that is changed.'),
-      bitmaps: required(arrayOf(source), 'Names of bitmaps of the same node, or bitmaps of others.'),
+      bitmaps: required(arrayOf(bitmapSource), 'Names of bitmaps of the same node, or bitmaps of others.'),
     }),
   }),
   'x-debug-block-dirty-bitmap-sha256': command({
