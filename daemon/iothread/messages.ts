@@ -10,7 +10,7 @@ import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
-import type { BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
+import type { BitmapMode, BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -124,7 +124,9 @@ export interface MirrorSpec {
   readonly kind: 'mirror'
   readonly source: string
   readonly target: string
-  readonly sync: 'full' | 'top' | 'none'
+  readonly sync: 'full' | 'top' | 'none' | 'bitmap'
+  /** Of the source, for 'bitmap': what it has marked is copied at first. */
+  readonly bitmap?: { readonly name: string; readonly mode: BitmapMode }
   /** Name of the filter node put above the source while the job runs. */
   readonly filter: string
   /** Bytes per dirty bit, power of two; 0 = default. */
