@@ -201,11 +201,11 @@ export class Graphs {
     return { name: node.name, worker: node.worker?.name ?? '', fixed, reluctant, crowded }
   }
 
-  /** Bitmaps of some nodes that are in the memory of their worker only. */
+  /** Bitmaps of some nodes that are in the memory of their worker only. @throws CommandError when one is in use */
   async #carried(from: DiskWorker, nodes: readonly Node[]): Promise<readonly CarriedBitmap[]> {
     const carrying = nodes.filter((node) => {
       const bitmaps = this.directory.report(node)?.dirtyBitmaps ?? []
-      return bitmaps.some(({ name, persistent }) => name !== undefined && !persistent)
+      return bitmaps.some(({ name, persistent, busy }) => name !== undefined && (busy || !persistent))
     })
     if (carrying.length === 0) return []
     return await from.request('bitmaps-carried', { nodes: carrying.map(({ name }) => name) })

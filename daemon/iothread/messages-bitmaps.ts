@@ -17,6 +17,9 @@ export interface DirtyBitmapReport {
   readonly count: number
 }
 
+/** Of the node that is served or the first below it that has one; or of the node that is named. */
+export type ExportBitmap = string | { readonly node: string; readonly name: string }
+
 /** The content of a bitmap: eight bits in a byte, the lowest first. */
 export interface BitmapContent {
   /** Bytes of the node it covers, and bytes per bit. */

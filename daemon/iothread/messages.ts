@@ -11,7 +11,7 @@ import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
 import type { BackupSpec } from './messages-backup.js'
-import type { BitmapRequests, DirtyBitmapReport } from './messages-bitmaps.js'
+import type { BitmapMode, BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
 import type { TransactionRequests } from './messages-transaction.js'
 
 /**
@@ -126,7 +126,9 @@ export interface MirrorSpec {
   readonly kind: 'mirror'
   readonly source: string
   readonly target: string
-  readonly sync: 'full' | 'top' | 'none'
+  readonly sync: 'full' | 'top' | 'none' | 'bitmap'
+  /** Of the source, for 'bitmap': what it has marked is copied at first. */
+  readonly bitmap?: { readonly name: string; readonly mode: BitmapMode }
   /** Name of the filter node put above the source while the job runs. */
   readonly filter: string
   /** Bytes per dirty bit, power of two; 0 = default. */
@@ -260,6 +262,8 @@ export interface ExportSpec {
   readonly writethrough: boolean
   /** Offer the context `qemu:allocation-depth`. */
   readonly allocationDepth: boolean
+  /** Each becomes a context `qemu:dirty-bitmap:NAME`. */
+  readonly bitmaps?: readonly ExportBitmap[]
 }
 
 /** What clients are told of an export, beside its size. */

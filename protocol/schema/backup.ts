@@ -2,11 +2,10 @@
 // The backup job's two commands. Members stand in the order in which they are checked.
 
 import { onCbwError } from './drivers/copy-before-write.js'
-import { newImageMode, onError } from './mirror.js'
+import { bitmapSyncMode, newImageMode, onError } from './mirror.js'
 import { bool, command, enumOf, int, type Members, optional, required, size, str, struct } from './types.js'
 
 const syncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
-const bitmapSyncMode = enumOf('BitmapSyncMode', ['on-success', 'never', 'always'])
 
 const perf = struct('BackupPerf', {
   'use-copy-range': optional(bool, 'Accepted; data is read and written either way.', { default: false }),

@@ -9,7 +9,7 @@ export const bitmap = struct('BlockDirtyBitmap', {
 })
 
 type Source = string | { readonly node: string; readonly name: string }
-const source = alternate<Source>('BlockDirtyBitmapOrStr', () => [str, bitmap])
+export const bitmapSource = alternate<Source>('BlockDirtyBitmapOrStr', () => [str, bitmap])
 
 export const bitmapAdd = struct('BlockDirtyBitmapAdd', {
   node: required(str, 'Name of the node.'),
@@ -27,7 +27,7 @@ export const bitmapAdd = struct('BlockDirtyBitmapAdd', {
 export const bitmapMerge = struct('BlockDirtyBitmapMerge', {
   node: required(str, 'Name of the node.'),
   target: required(str, 'Name of the bitmap that is changed.'),
-  bitmaps: required(arrayOf(source), 'Names of bitmaps of the same node, or bitmaps of others.'),
+  bitmaps: required(arrayOf(bitmapSource), 'Names of bitmaps of the same node, or bitmaps of others.'),
 })
 
 export const bitmapCommands = {

@@ -171,10 +171,7 @@ t.test('bitmaps that are stored in an image take part in transactions', { skip }
   t.same(await stored(), ['b auto'])
   client.events.length = 0
   await client.execute('transaction', {
-    actions: [
-      add('c'),
-      backup('j', 'q', 't0', { sync: 'bitmap', bitmap: 'b', 'bitmap-mode': 'on-success' }),
-    ],
+    actions: [add('c'), backup('j', 'q', 't0', { sync: 'bitmap', bitmap: 'b', 'bitmap-mode': 'on-success' })],
   })
   await client.status('j', 'null')
   t.same(await stored(), ['b auto', 'c auto'])

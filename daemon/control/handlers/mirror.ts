@@ -77,7 +77,10 @@ function mirrorSpec(
     kind: 'mirror',
     source: source.name,
     // Others were refused; a source without backing file is copied whole either way.
-    sync: args.sync === 'none' ? 'none' : args.sync === 'top' ? 'top' : 'full',
+    sync: args.sync === 'incremental' ? 'bitmap' : args.sync,
+    ...(args.bitmap !== undefined && {
+      bitmap: { name: args.bitmap, mode: args['bitmap-mode'] ?? 'on-success' },
+    }),
     filter: filter.name,
     granularity: args.granularity ?? 0,
     bufSize: args['buf-size'] ?? 0,

@@ -182,11 +182,14 @@ export class DirtyBitmap {
     return { offset, length: Math.min(this.length, end * this.granularity) - offset }
   }
 
-  /** Where a run of chunks that are alike ends, from `offset` on, at most at `limit`. */
+  /** Where a run of chunks that are alike ends, from `offset` on, at most at `limit`. What is not covered is clean. */
   run(offset: number, limit: number): { readonly dirty: boolean; readonly end: number } {
     const chunk = Math.floor(offset / this.granularity)
     const clipped = (at: number) => Math.min(limit, at * this.granularity)
-    if (!this.#isSet(chunk)) return { dirty: false, end: clipped(this.#findSet(chunk) ?? this.#chunks) }
+    if (!this.#isSet(chunk)) {
+      const next = this.#findSet(chunk)
+      return { dirty: false, end: next === undefined ? limit : clipped(next) }
+    }
     const area = this.nextDirty(offset, limit - chunk * this.granularity)
     return { dirty: true, end: clipped(chunk + Math.ceil((area?.length ?? 0) / this.granularity)) }
   }

@@ -98,6 +98,16 @@ export class CopyEngine {
     return bitmap.length
   }
 
+  /** What a bitmap of the source has marked is to be copied. @returns bytes that were clean before */
+  dirtyFrom(marked: DirtyBitmap): number {
+    const { bitmap } = this.#options
+    const before = bitmap.bytes
+    bitmap.merge(marked)
+    this.counters.skipped += bitmap.length - bitmap.bytes
+    if (!marked.clean) this.touched()
+    return bitmap.bytes - before
+  }
+
   /**
    * Of a source that is an image, only what somebody stored is to be copied.
    * @param layers  top: the uppermost layer alone, as the target lies above the same layers below; all: the whole chain,

@@ -7,6 +7,7 @@
 
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
+import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
 import { DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { Permission, Permissions } from '../block/driver.js'
@@ -56,6 +57,9 @@ export class MirrorJob implements JobBody {
   readonly #through: WriteThrough
   readonly #claims: Claim[] = []
   #filter: TopFilter | undefined
+  /** The source's bitmap that says what is to be copied, and what it said. */
+  #use: BitmapUse | undefined
+  #marked: DirtyBitmap | undefined
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
   #hold: Disposable | undefined
   #copyMode: CopyMode
@@ -110,6 +114,7 @@ export class MirrorJob implements JobBody {
         throw new CommandError(
           `Node '${this.#source.name}' was resized by another program just now; try again`,
         )
+      await this.#takeBitmap()
       const { granularity } = this.#bitmap
       const bitmap = () => [{ granularity, count: this.#bitmap.count }]
       const kind = { driver: 'mirror_top', guard: this.#through } as const
@@ -123,10 +128,32 @@ export class MirrorJob implements JobBody {
         if (!this.#through.covers(offset, length)) this.#dirtied(offset, length)
       })
       this.#held.push(() => listener[Symbol.dispose]())
+      // What is under way now is heard of by the job and by what follows the bitmap, when it ends.
+      this.#marked = this.#use?.freeze()
     } catch (error) {
       await this.#letGo()
       throw error
     }
+  }
+
+  /** @throws CommandError when there is no such bitmap, or it cannot be used */
+  async #takeBitmap(): Promise<void> {
+    const { bitmap } = this.#spec
+    if (bitmap === undefined) return
+    const found = this.#source.bitmaps.find(bitmap.name)
+    if (found === undefined) throw new CommandError(`Bitmap '${bitmap.name}' could not be found`)
+    const use = await this.#graph.bitmaps.take(this.#source, found, bitmap.mode === 'never')
+    this.#use = use
+    this.#held.push(() => use.release())
+  }
+
+  /** After success the target has everything, so nothing is left for the bitmap to show. */
+  #finishBitmap(success: boolean): void {
+    const { bitmap } = this.#spec
+    if (this.#use === undefined || this.#marked === undefined || bitmap === undefined) return
+    if (success && bitmap.mode !== 'never') this.#use.freeze()
+    this.#use.finish(bitmap.mode, success, this.#bitmap)
+    this.#marked = undefined
   }
 
   /** Bytes in flight at most: what was asked for, rounded up to the granularity. */
@@ -151,6 +178,7 @@ export class MirrorJob implements JobBody {
   async #markDirty(): Promise<number> {
     const { sync } = this.#spec
     if (sync === 'none') return 0
+    if (this.#marked !== undefined) return this.#engine.dirtyFrom(this.#marked)
     const format = this.#graph.format(this.#source)
     if (format === undefined) return this.#engine.dirtyAll()
     const shallow = sync === 'top' && format.backing !== undefined
@@ -303,7 +331,9 @@ export class MirrorJob implements JobBody {
       // A target that is closed now takes nobody's place.
       if (commit && this.#pivot && !ownsTarget && this.#filter !== undefined)
         await this.#graph.pivot(this.#filter, this.#target, this.#claims)
+      this.#finishBitmap(commit)
     } finally {
+      this.#finishBitmap(false)
       await this.#letGo()
     }
     if (ownsTarget) await this.#graph.remove(target)

@@ -5,7 +5,13 @@
 
 import { createHash } from 'node:crypto'
 import { CommandError } from '../../../errors.js'
-import type { BitmapAction, BitmapContent, CarriedBitmap, MergeSource } from '../../messages-bitmaps.js'
+import type {
+  BitmapAction,
+  BitmapContent,
+  CarriedBitmap,
+  ExportBitmap,
+  MergeSource,
+} from '../../messages-bitmaps.js'
 import type { HeldBitmap } from '../../messages-transaction.js'
 import type { Claims, Release } from '../claims.js'
 import type { DirtyBitmap } from '../dirty-bitmap.js'
@@ -18,6 +24,9 @@ import { type BitmapChange, bitmapOf, type NamedBitmap } from './named-bitmap.js
 const MIN_GRANULARITY = 512
 /** By default a bit stands for a cluster of the image, within these bounds. */
 const [LEAST_DEFAULT, MOST_DEFAULT] = [4096, 65536]
+
+/** Drivers that show what is below them as it is. */
+const FILTERS: ReadonlySet<string> = new Set(['throttle', 'compress', 'blkdebug', 'x-inject', 'mirror_top'])
 
 /** Whose claims they are, as conflicts name it. */
 const USER = 'a dirty bitmap'
@@ -197,15 +206,49 @@ export class BitmapTable {
     return bitmap
   }
 
+  /** @throws CommandError when one of theirs is in use here */
   carried(nodes: readonly string[]): CarriedBitmap[] {
-    return nodes.flatMap((node) =>
-      this.#lookUp(node)
-        .bitmaps.all()
+    return nodes.flatMap((node) => {
+      const { bitmaps } = this.#lookUp(node)
+      for (const bitmap of bitmaps.all()) if (bitmap.busy) bitmaps.checkUsable(bitmap)
+      return bitmaps
+        .all()
         .filter(({ persistent }) => !persistent)
-        .map((bitmap) => ({
-          ...{ node, name: bitmap.name, recording: bitmap.recording, content: bitmap.content() },
-        })),
-    )
+        .map((bitmap) => {
+          return { node, name: bitmap.name, recording: bitmap.recording, content: bitmap.content() }
+        })
+    })
+  }
+
+  /**
+   * Bitmaps that an export of a node is to show, each once.
+   * @throws CommandError for one that is not there, or that a read-only export could not show as it stays
+   */
+  forExport(
+    node: BlockNode,
+    wanted: readonly ExportBitmap[],
+    writable: boolean,
+  ): { readonly node: BlockNode; readonly bitmap: NamedBitmap }[] {
+    const found = new Map<NamedBitmap, BlockNode>()
+    for (const each of wanted) {
+      const at = typeof each === 'string' ? this.#below(node, each) : this.#lookUp(each.node)
+      const name = typeof each === 'string' ? each : each.name
+      if (at === undefined) throw new CommandError(`Bitmap '${name}' is not found`)
+      const bitmap = at.bitmaps.get(name)
+      if (typeof each === 'string' && !writable && !at.readOnly && bitmap.recording)
+        throw new CommandError(`Enabled bitmap '${name}' incompatible with readonly export`)
+      found.set(bitmap, at)
+    }
+    return [...found].map(([bitmap, at]) => ({ node: at, bitmap }))
+  }
+
+  /** The node, or the first below it through filters and backing files, that has such a bitmap. */
+  #below(node: BlockNode, name: string): BlockNode | undefined {
+    if (node.bitmaps.find(name) !== undefined) return node
+    const { type, backing } = node.driver
+    const filtered = FILTERS.has(type) ? this.#records.find(node.name)?.children[0]?.node : undefined
+    const below = backing ?? filtered
+    return below && this.#below(below, name)
   }
 
   put(bitmaps: readonly CarriedBitmap[]): void {
@@ -250,9 +293,7 @@ export class BitmapTable {
       if (persistent && !reading && node.driver.bitmapStore?.holds(name) !== true)
         await node.withDriver(async (driver) => driver.bitmapStore?.hold(name))
     }
-    const release = persistent
-      ? await this.#claims.claim(USER, node, reading ? LOOKS : CHANGES)
-      : async () => {}
+    const release = await this.#claims.claim(USER, node, reading || !persistent ? LOOKS : CHANGES)
     try {
       await hold()
       const use = new BitmapUse(find(), node.bitmaps, async () => {
