@@ -57,7 +57,11 @@ export class Iothread {
     })
     this.#buffers = new Buffers(engine)
     this.#jobs = new JobTable(
-      (report) => this.#report(report),
+      (report) => {
+        this.#report(report)
+        // What the job made of its images is known soon after its end.
+        if (report.kind === 'job-ended') this.#look()
+      },
       () => this.#graph.oldest(),
     )
     this.#exports = new ExportTable(engine, this.#graph, {
@@ -102,7 +106,11 @@ export class Iothread {
       'node-resize': async ({ node, size }) => done(await graph.resize(node, size)),
       'bitmaps-carried': ({ nodes }) => graph.bitmaps.carried(nodes),
       'bitmaps-put': ({ bitmaps }) => done(graph.bitmaps.put(bitmaps)),
-      'bitmaps-change': async ({ actions }) => done(await graph.bitmaps.change(actions)),
+      'bitmaps-change': async ({ actions }) => {
+        await graph.bitmaps.change(actions)
+        this.#look()
+        return null
+      },
       'bitmap-content': ({ node, name }) => graph.bitmaps.content(node, name),
       'bitmap-sha256': ({ node, name }) => graph.bitmaps.sha256(node, name),
       'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
@@ -112,7 +120,6 @@ export class Iothread {
       ...this.#jobs.handlers,
       'job-finalize': async (args) => {
         await this.#jobs.handlers['job-finalize'](args)
-        // What the job made of its images is known soon after its end.
         this.#look()
         return null
       },
