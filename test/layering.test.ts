@@ -22,7 +22,7 @@ const layers: readonly Layer[] = [
   { name: 'common', files: /^daemon\/(common\/|errors\.ts$)/, may: ['protocol'] },
   { name: 'native', files: /^native\//, may: [] },
   // Types only: what crosses threads.
-  { name: 'messages', files: /^daemon\/(iothread|memory|nbd|tls)\/messages\.ts$/, may: leaves },
+  { name: 'messages', files: /^daemon\/(iothread|memory|nbd|tls)\/messages(-\w+)?\.ts$/, may: leaves },
   { name: 'handle', files: /^daemon\/(iothread|memory|nbd)\/handle\.ts$/, may: [...leaves, 'messages'] },
   { name: 'tls', files: /^daemon\/tls\//, may: [...leaves, 'messages'] },
   // Knows nothing of what it runs: formats use it as much as copies do.

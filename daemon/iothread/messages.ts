@@ -12,6 +12,9 @@ import type { OnDiverge } from '../common/convergence.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type { ThrottleLimits } from '../common/throttle-limits.js'
 import type * as wire from '../common/worker-messages.js'
+import type { BackupSpec } from './messages-backup.js'
+import type { BitmapMode, BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
+import type { TransactionRequests } from './messages-transaction.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -60,12 +63,7 @@ export interface NodeReport {
   readonly format?: FormatFacts
   /** The backing file as it is found from here, where the image names one. */
   readonly fullBacking?: string
-  readonly dirtyBitmaps: readonly {
-    readonly granularity: number
-    readonly count: number
-    readonly recording: boolean
-    readonly busy: boolean
-  }[]
+  readonly dirtyBitmaps: readonly DirtyBitmapReport[]
 }
 
 /** What a format driver tells of its image; for `info` and `query-named-block-nodes`. */
@@ -130,7 +128,9 @@ export interface MirrorSpec {
   readonly kind: 'mirror'
   readonly source: string
   readonly target: string
-  readonly sync: 'full' | 'top' | 'none'
+  readonly sync: 'full' | 'top' | 'none' | 'bitmap'
+  /** Of the source, for 'bitmap': what it has marked is copied at first. */
+  readonly bitmap?: { readonly name: string; readonly mode: BitmapMode }
   /** Name of the filter node put above the source while the job runs. */
   readonly filter: string
   /** Bytes per dirty bit, power of two; 0 = default. */
@@ -265,6 +265,8 @@ export interface ExportSpec {
   readonly writethrough: boolean
   /** Offer the context `qemu:allocation-depth`. */
   readonly allocationDepth: boolean
+  /** Each becomes a context `qemu:dirty-bitmap:NAME`. */
+  readonly bitmaps?: readonly ExportBitmap[]
 }
 
 /** What clients are told of an export, beside its size. */
@@ -274,10 +276,10 @@ export interface ServedFacts {
   readonly contexts: readonly string[]
 }
 
-export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
+export type JobSpec = MirrorSpec | BackupSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests extends JobRequests {
+export interface Requests extends JobRequests, BitmapRequests, TransactionRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */
@@ -288,8 +290,8 @@ export interface Requests extends JobRequests {
   'node-reopen': { args: { specs: readonly NodeSpec[] }; reply: null }
   'node-resize': { args: { node: string; size: number }; reply: null }
   /**
-   * Makes or empties the file a mirror is to write. Locks are asked before anything is changed, those of the source
-   * too: a mirror that could not read must not have emptied its target. A file whose identity is in `refuse` is left
+   * Makes or empties the file a job is to write. Locks are asked before anything is changed, those of the source
+   * too: a job that could not read must not have emptied its target. A file whose identity is in `refuse` is left
    * alone.
    * @param image  the image to make in the file then, in a node that is open only while it is made
    */
@@ -299,7 +301,7 @@ export interface Requests extends JobRequests {
       image: Qcow2CreateSpec | undefined
       refuse: readonly string[]
       source: string
-      oneShot: boolean
+      job: 'mirror' | 'one-shot' | 'backup'
     }
     reply: null
   }

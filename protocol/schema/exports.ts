@@ -2,6 +2,7 @@
 // The NBD server and exports: nodes that are served to others.
 
 import { legacyAddress, socketAddress } from './addresses.js'
+import { bitmapSource } from './bitmaps.js'
 import {
   arrayOf,
   bool,
@@ -23,6 +24,10 @@ const removeMode = enumOf('BlockExportRemoveMode', ['safe', 'hard'])
 const nbdMembers = {
   name: optional(str, 'As clients ask for it. Default: the name of the node.'),
   description: optional(str, 'For people, at most 4096 bytes.'),
+  bitmaps: optional(
+    arrayOf(bitmapSource),
+    'Dirty bitmaps to offer as contexts `qemu:dirty-bitmap:NAME`; a name is looked for in the backing chain too.',
+  ),
   'allocation-depth': optional(bool, 'Offers the context `qemu:allocation-depth`.', { default: false }),
 } satisfies Members
 
@@ -95,6 +100,7 @@ export const exportCommands = {
       description: optional(str, 'For people, at most 4096 bytes.'),
       device: required(str, 'The node to serve.'),
       writable: optional(bool, 'Clients may write.', { default: false }),
+      bitmap: optional(str, 'Dirty bitmap to offer as context `qemu:dirty-bitmap:NAME`.'),
     }),
   }),
   'nbd-server-remove': command({

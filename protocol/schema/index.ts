@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The schema: every command and event there is. Announces what exists and nothing else.
 
+import { backupCommands } from './backup.js'
+import { bitmapCommands } from './bitmaps.js'
 import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
 import { descriptorCommands } from './descriptors.js'
@@ -14,6 +16,7 @@ import { mirrorCommands } from './mirror.js'
 import { nodeCommands } from './nodes.js'
 import { objectCommands } from './objects.js'
 import { sessionCommands } from './session.js'
+import { transactionCommands } from './transaction.js'
 import type { Infer } from './types.js'
 
 export const commands = {
@@ -23,12 +26,15 @@ export const commands = {
   ...createCommands,
   ...checkCommands,
   ...mirrorCommands,
+  ...backupCommands,
   ...memoryCommands,
   ...migrateCommands,
   ...inspectCommands,
+  ...bitmapCommands,
   ...exportCommands,
   ...objectCommands,
   ...descriptorCommands,
+  ...transactionCommands,
 }
 
 export { events }

@@ -11,6 +11,7 @@ import type {
   Requests,
   ToWorker,
 } from '../../daemon/iothread/messages.js'
+import type { BackupSpec } from '../../daemon/iothread/messages-backup.js'
 import { createEngine } from '../../native/engine.js'
 import type { EngineKind } from '../../native/types.js'
 
@@ -84,6 +85,10 @@ export class Bench {
     await this.request('job-start', { id, spec: mirrorSpec(more) })
   }
 
+  async backup(id: string, more: Partial<BackupSpec> = {}): Promise<void> {
+    await this.request('job-start', { id, spec: backupSpec(more) })
+  }
+
   async end(): Promise<number> {
     return (await this.request('shutdown', { deadlineMs: 10_000 })).left
   }
@@ -106,6 +111,29 @@ export function mirrorSpec(more: Partial<MirrorSpec> = {}): MirrorSpec {
     unmap: true,
     targetIsZero: false,
     autoComplete: false,
+    ownsTarget: false,
+    ...more,
+  }
+}
+
+export function backupSpec(more: Partial<BackupSpec> = {}): BackupSpec {
+  return {
+    kind: 'backup',
+    source: 'src',
+    target: 'dst',
+    sync: 'full',
+    bitmap: undefined,
+    filter: '#filter',
+    speed: 0,
+    compress: false,
+    onSourceError: 'report',
+    onTargetError: 'report',
+    onCbwError: 'break-guest-write',
+    cbwTimeoutMs: 0,
+    discardSource: false,
+    workers: 16,
+    maxChunk: 0,
+    minClusterSize: 0,
     ownsTarget: false,
     ...more,
   }

@@ -11,12 +11,8 @@ t.setTimeout(600_000)
 
 /** Sessions of commands that do not exist here yet, with what they wait for. A session that passes must leave. */
 const WAITING: Readonly<Record<string, string>> = {
-  '50-blockdev-backup': 'backup jobs',
-  '51-bitmaps-incremental': 'bitmaps',
   '52-block-commit': 'commit jobs',
   '53-block-stream': 'stream jobs',
-  '54-transaction': 'transactions',
-  '65-frozen-by-stalled-target': 'transactions',
 }
 
 for (const name of transcriptNames()) {

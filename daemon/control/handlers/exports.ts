@@ -5,11 +5,13 @@ import { limits } from '../../../protocol/nbd/constants.js'
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { isIdentifier } from '../../common/identifier.js'
 import { CommandError } from '../../errors.js'
+import type { ExportBitmap } from '../../iothread/messages-bitmaps.js'
 import type { ListenAddress } from '../../nbd/messages.js'
 import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Export, Exports } from '../exports/exports.js'
 import type { Objects } from '../objects.js'
+import { bitmapNode } from './bitmaps.js'
 
 const HANDSHAKE_SECONDS = 10
 const MOST_CONNECTIONS = 100
@@ -30,6 +32,7 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
       writable: options.writable ?? false,
       writethrough: options.writethrough ?? false,
       allocationDepth: options['allocation-depth'] ?? false,
+      bitmaps: checkBitmaps(directory, node, options.bitmaps ?? []),
     })
   }
   const remove = async (id: string, mode: 'safe' | 'hard' = 'safe') => {
@@ -65,8 +68,9 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
       await add(options)
     },
 
-    'nbd-server-add': async ({ device, name = device, ...more }) => {
-      await add({ type: 'nbd', id: name, 'node-name': device, name, ...more })
+    'nbd-server-add': async ({ device, name = device, bitmap, ...more }) => {
+      const bitmaps = bitmap === undefined ? [] : [bitmap]
+      await add({ type: 'nbd', id: name, 'node-name': device, name, bitmaps, ...more })
     },
 
     'block-export-del': ({ id, mode }) => remove(id, mode),
@@ -115,6 +119,23 @@ function checkExport(options: NbdOptions, exports: Exports, directory: Directory
   if (node.owner.kind === 'job')
     throw new CommandError(`Node '${name}' is busy: it belongs to job '${node.owner.name}'`)
   return node
+}
+
+/** @throws CommandError for bitmaps of nodes that are not connected with the one that is served */
+function checkBitmaps(
+  directory: Directory,
+  node: Node,
+  bitmaps: readonly ExportBitmap[],
+): readonly ExportBitmap[] {
+  for (const bitmap of bitmaps) {
+    if (typeof bitmap === 'string') continue
+    const of = bitmapNode(directory, bitmap.node)
+    if (of.worker !== node.worker)
+      throw new CommandError(
+        `Bitmap '${bitmap.name}' of node '${of.name}' cannot be shown by an export of '${node.name}': they are in different iothreads`,
+      )
+  }
+  return bitmaps
 }
 
 function checkText(text: string, what: string): string {

@@ -22,7 +22,10 @@ import { MigrationSettings } from '../migration/settings.js'
 import { Objects } from '../objects.js'
 import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
+import { backupHandlers } from './backup.js'
+import { bitmapHandlers } from './bitmaps.js'
 import { checkHandlers } from './check.js'
+import { CopyStarter } from './copy-starter.js'
 import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
 import { exportHandlers } from './exports.js'
@@ -35,6 +38,7 @@ import { nodeHandlers } from './nodes.js'
 import { objectHandlers } from './objects.js'
 import { queryHandlers } from './queries.js'
 import { reopenHandlers } from './reopen.js'
+import { transactionHandlers } from './transaction.js'
 
 export interface HandlerDeps {
   readonly startWorker: StartWorker
@@ -111,14 +115,18 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   })
   const exports: Exports = new Exports(directory, nbd, events, log)
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
+  const copies = new CopyStarter(graphs, jobs, log)
 
   const starting = {
     ...nodeHandlers(graphs),
     ...reopenHandlers(graphs, log),
     ...imageHandlers(graphs, jobs),
     ...checkHandlers(graphs, jobs),
-    ...mirrorHandlers(graphs, jobs, log),
+    ...mirrorHandlers(copies),
+    ...backupHandlers(copies),
+    ...transactionHandlers(copies, jobs),
     ...inspectHandlers(graphs, jobs),
+    ...bitmapHandlers(graphs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
     ...exportHandlers(exports, directory, objects),

@@ -28,7 +28,7 @@ export function nodeHandlers(graphs: Graphs) {
       if (node === undefined)
         throw new CommandError(`Cannot find device='${device ?? ''}' nor node-name='${name ?? ''}'`)
       if (size < 0) throw new CommandError("Parameter 'size' expects a >0 size")
-      if (userAbove(directory, node) !== undefined) throw new CommandError(busyText(node))
+      if (userAbove(directory, node) !== undefined) throw new CommandError(busyText(directory, node))
       await graphs.change([node], async () => {
         await node.worker?.request('node-resize', { node: node.name, size })
       })
@@ -36,8 +36,10 @@ export function nodeHandlers(graphs: Graphs) {
   } satisfies Handlers
 }
 
-export function busyText(node: Node): string {
-  return `Node '${node.name}' is busy: block device is in use by block job: mirror`
+/** What is told of a node that a job uses, or uses what is above it. */
+export function busyText(directory: Directory, node: Node): string {
+  const job = userAbove(directory, node)?.use?.type ?? 'mirror'
+  return `Node '${node.name}' is busy: block device is in use by block job: ${job}`
 }
 
 /** The node, or one above it, that a job uses. */
@@ -56,7 +58,7 @@ function checkUnused(directory: Directory, node: Node): void {
   for (const parent of node.parents)
     if (directory.find(parent)?.children.get('backing') === name)
       throw new CommandError(`Node '${name}' is busy: node is used as backing hd of '${parent}'`)
-  if (use?.role === 'source') throw new CommandError(busyText(node))
+  if (use?.role === 'source') throw new CommandError(busyText(directory, node))
   if (use !== undefined || node.exports.size > 0) throw new CommandError(`Node ${name} is in use`)
   if (node.owner.kind !== 'user') throw new CommandError(`Node ${name} is not owned by the monitor`)
   if (node.parents.size > 0) throw new CommandError(`Block device ${name} is in use`)

@@ -9,7 +9,10 @@ import { CommandError } from '../../errors.js'
 import type { Report } from '../../iothread/messages.js'
 import { Budgets, type Seat } from '../budgets.js'
 import type { EventSink } from '../commands.js'
-import { Job, type JobPlan, type JobWorker } from './job.js'
+import type { JobGroup } from './group.js'
+import { Job } from './job.js'
+import { isBlockJob, type JobPlan } from './plan.js'
+import type { JobWorker } from './surroundings.js'
 
 /** An id that is taken for a job about to start. */
 export class Reservation {
@@ -42,7 +45,8 @@ export class Jobs {
   readonly #events: EventSink
   readonly #budgets: Budgets
   readonly #log: Logger
-  /** In the order they started. */
+  #made = 0
+  /** In the order they began to run. */
   readonly #jobs = new Map<string, Job>()
   /** Nobody sees these. */
   readonly #starting = new Map<string, Reservation>()
@@ -97,17 +101,40 @@ export class Jobs {
     worker: JobHost<Spec>,
     concluded: () => void,
   ): Promise<void> {
-    const { id, own, seat } = reservation
-    const events = own ? NOBODY : this.#events
-    const job = this.#makeJob({ ...plan, id }, worker, events, seat, concluded)
-    reservation.job = job
-    const share = seat?.start((share) => job.setShare(share))
+    const { id } = reservation
+    const share = this.expect(reservation, plan, worker, concluded)
     try {
       await worker.request('job-start', { id, spec, ...(share !== undefined && { share }) })
     } catch (error) {
       // Once it ran there was a job, and its end (of a lost worker) is told by its events.
       if (this.#starting.get(id) === reservation) throw error
     }
+  }
+
+  /**
+   * Says what job the reservation is for; it is one when its worker says that it runs. Until then the reservation is the caller's.
+   * @param concluded  as for start()
+   * @param group      it ends with these
+   * @returns what a budget gives it to start with
+   */
+  expect(
+    reservation: Reservation,
+    plan: Omit<JobPlan, 'id'>,
+    worker: JobWorker,
+    concluded: () => void,
+    group?: JobGroup,
+  ): number | undefined {
+    const { id, own, seat } = reservation
+    const events = own ? NOBODY : this.#events
+    const job = this.#makeJob({ ...plan, id }, worker, events, seat, concluded, group)
+    group?.add(job)
+    reservation.job = job
+    return seat?.start((share) => job.setShare(share))
+  }
+
+  /** Whether the job has not run yet. */
+  isExpected(reservation: Reservation): boolean {
+    return this.#starting.get(reservation.id) === reservation
   }
 
   report(worker: JobWorker, report: JobReport): void {
@@ -120,6 +147,8 @@ export class Jobs {
     const job = this.#jobs.get(report.id)
     if (job?.worker !== worker) return
     job.report(report)
+    // One of a transaction did not learn it with its start.
+    if (report.kind === 'job-running' && job.seat !== undefined) job.setShare(job.seat.share)
     const charged = report.kind === 'job-error' ? undefined : report.progress.charged
     if (charged !== undefined) job.seat?.used(charged)
     if (this.#ending && report.kind === 'job-running') void job.end()
@@ -137,10 +166,10 @@ export class Jobs {
     return job
   }
 
-  /** For the `block-job-*` verbs, which see mirrors only. */
+  /** For the `block-job-*` verbs, which see what moves data between nodes only. */
   findBlock(id: string): Job {
     const job = this.#jobs.get(id)
-    if (job === undefined || job.plan.type !== 'mirror')
+    if (job === undefined || !isBlockJob(job.plan.type))
       throw new CommandError(`Block job '${id}' not found`, 'DeviceNotActive')
     return job
   }
@@ -153,7 +182,8 @@ export class Jobs {
 
   /** Those of users, newest first. */
   list(): Job[] {
-    return [...this.#jobs.values()].filter(({ id }) => isIdentifier(id)).reverse()
+    const shown = [...this.#jobs.values()].filter(({ id }) => isIdentifier(id))
+    return shown.sort((a, b) => b.order - a.order)
   }
 
   /** Cancels and forgets all jobs, also those about to start. Answers when there is none any more. */
@@ -171,9 +201,12 @@ export class Jobs {
     events: EventSink,
     seat: Seat | undefined,
     concluded: () => void,
+    group: JobGroup | undefined,
   ): Job {
     return new Job(plan, {
       worker,
+      group,
+      order: this.#made++,
       events,
       seat,
       log: this.#log,

@@ -46,8 +46,8 @@ export function jobInfo(job: Job): JobInfo {
 
 export function blockJobInfo(job: Job): BlockJobInfo {
   const { offset, len, busy, activelySynced } = job.progress
-  return {
-    type: 'mirror',
+  const { type } = job.plan
+  const common = {
     device: job.id,
     len,
     offset,
@@ -60,9 +60,9 @@ export function blockJobInfo(job: Job): BlockJobInfo {
     'auto-finalize': job.plan.autoFinalize,
     'auto-dismiss': job.plan.autoDismiss,
     ...(job.error !== undefined && { error: job.error }),
-    'actively-synced': activelySynced,
     ...details(job),
   }
+  return type === 'mirror' ? { type, ...common, 'actively-synced': activelySynced } : { type, ...common }
 }
 
 function details(job: Job): Details {

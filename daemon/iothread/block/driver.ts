@@ -4,7 +4,9 @@
 
 import type { FileFacts, Range } from '../../../native/types.js'
 import type { FormatFacts } from '../messages.js'
+import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type { BlockNode } from './node.js'
+import type { Snapshot } from './snapshot.js'
 
 /** Bytes inside one slot of the engine's buffer pool. The caller owns the slot until the promise settles. */
 export interface Slice {
@@ -20,6 +22,8 @@ export type DriverName =
   | 'raw'
   | 'qcow2'
   | 'compress'
+  | 'copy-before-write'
+  | 'snapshot-access'
   | 'nbd'
   | 'null-co'
   | 'null-aio'
@@ -71,6 +75,8 @@ export interface ZeroHow {
   readonly unmap: boolean
   /** Fail with ENOTSUP rather than write zeroes. */
   readonly fast: boolean
+  /** Also what reads as zero because this layer stores nothing is stored, as zero: the image may lie above others one day. */
+  readonly stored?: boolean
 }
 
 /** A byte range with one status. */
@@ -107,8 +113,12 @@ export interface BlockDriver {
   readonly type: DriverName
   /** What shows through where nothing is allocated. Formats only. */
   readonly backing?: BlockNode | undefined
+  /** What the node was when it was opened; kept by copy-before-write only. */
+  readonly snapshot?: Snapshot
   /** Default: the child is used as the node is. */
   readonly childPermissions?: ChildPermissions
+  /** Where persistent bitmaps are kept. Formats that can. */
+  readonly bitmapStore?: BitmapStore | undefined
   readonly limits: Limits
   readonly can: Can
   /** Exact bytes; a file's last sector may be partial. */

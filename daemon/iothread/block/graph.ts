@@ -7,11 +7,12 @@ import type { OldestRequest } from '../../common/job-messages.js'
 import type { ThrottleLimits } from '../../common/throttle-limits.js'
 import { CommandError, IoError } from '../../errors.js'
 import type { FileCreateSpec, NodeDefinition, NodeReport, NodeSpec, Report } from '../messages.js'
+import { BitmapTable } from './bitmaps/bitmap-table.js'
+import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'
 import { DriverBuffers } from './driver-buffers.js'
-import type { ChangeGuard } from './drivers/mirror-top.js'
 import { HeldRequests } from './held.js'
 import { ImageSource, type NamedImage } from './image-source.js'
 import { resolveImplied } from './implied.js'
@@ -21,8 +22,9 @@ import { inherit, type NodeOptions, nodeOptions } from './options.js'
 import { type Child, type NodeRecord, Records, type Role } from './records.js'
 import { commitReopen, effectiveOptions, planReopen, type Reopened } from './reopen.js'
 import { nodeReport } from './report.js'
+import { Snapshot, type SnapshotOptions } from './snapshot.js'
 import { ThrottleGroups } from './throttle-group.js'
-import { type BitmapFacts, type TopFilter, TopFilters } from './top-filters.js'
+import { type BitmapFacts, type TopFilter, type TopFilterKind, TopFilters } from './top-filters.js'
 
 export type GraphLog = (
   level: 'error' | 'warn' | 'info' | 'debug',
@@ -48,6 +50,7 @@ const verbs: Readonly<Record<string, string>> = {
 }
 
 export class Graph {
+  readonly bitmaps: BitmapTable
   readonly #env: GraphEnv
   readonly #records = new Records()
   readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))
@@ -65,6 +68,7 @@ export class Graph {
 
   constructor(env: GraphEnv) {
     this.#env = env
+    this.bitmaps = new BitmapTable(this.#records, this.#claims, (records) => this.#report(records))
     this.#filters = new TopFilters(
       this.#records,
       this.#isZero,
@@ -129,7 +133,8 @@ export class Graph {
     try {
       for (const step of steps) {
         const { node, children } = step.record
-        const driver = await this.#openDriver(step.full, step.options, children, node.driver)
+        const { bitmaps, driver: previous } = node
+        const driver = await this.#openDriver(step.full, step.options, children, bitmaps, previous)
         reopened.push({ step, driver })
       }
       old = await commitReopen(reopened, this.#records, this.#claims)
@@ -175,6 +180,16 @@ export class Graph {
     return this.#records.format(node)?.node.driver
   }
 
+  /** Whether a node is part of what another one is made of. */
+  isBelow(node: BlockNode, above: BlockNode): boolean {
+    return this.#records.tree(above).some((record) => record.node === node)
+  }
+
+  /** @throws CommandError when there are no buffers for it */
+  snapshot(options: SnapshotOptions): Snapshot {
+    return new Snapshot(this.#env.engine, options)
+  }
+
   nodes(): BlockNode[] {
     return this.#records.all().map(({ node }) => node)
   }
@@ -214,13 +229,10 @@ export class Graph {
     }
   }
 
-  /**
-   * Puts a mirror_top filter above a node. Claims on the node see the filter until it is removed.
-   * @param guard  is given the changes that come through the filter
-   */
-  insertFilter(name: string, below: BlockNode, bitmap: BitmapFacts, guard?: ChangeGuard): TopFilter {
+  /** Puts a job's filter above a node. Claims on the node see the filter until it is removed. */
+  insertFilter(name: string, below: BlockNode, bitmap: BitmapFacts, kind: TopFilterKind): TopFilter {
     if (this.#records.find(name) !== undefined) throw duplicate(name)
-    return this.#filters.insert(name, below, bitmap, guard)
+    return this.#filters.insert(name, below, bitmap, kind)
   }
 
   /**
@@ -300,6 +312,11 @@ export class Graph {
     )
   }
 
+  /** Reports nodes that have bitmaps, as they are now. */
+  reportBitmaps(): void {
+    this.#report(this.#records.all().filter(({ node }) => !node.bitmaps.empty))
+  }
+
   /** Makes or empties an image file; see create.ts. */
   createFile(spec: FileCreateSpec, refuse: readonly string[]): Promise<void> {
     return createFile(this.#env.engine, spec, refuse)
@@ -343,8 +360,10 @@ export class Graph {
         const child = await this.#openChild(role, own, options, opened)
         if (child !== undefined) children.push(child)
       }
-      const driver = await this.#openDriver(full, options, children, undefined)
-      const node = new BlockNode(name, driver, effectiveOptions(options, driver, { children }), this.#isZero)
+      const bitmaps = new NodeBitmaps()
+      const driver = await this.#openDriver(full, options, children, bitmaps, undefined)
+      const effective = effectiveOptions(options, driver, { children })
+      const node = new BlockNode(name, driver, effective, this.#isZero, bitmaps)
       const record: NodeRecord = {
         node,
         children,
@@ -383,6 +402,7 @@ export class Graph {
     spec: NodeSpec,
     options: NodeOptions,
     children: readonly Child[],
+    bitmaps: NodeBitmaps,
     previous: BlockDriver | undefined,
   ): Promise<BlockDriver> {
     const context: OpenContext = {
@@ -390,6 +410,7 @@ export class Graph {
       throttleGroups: this.#throttleGroups,
       held: this.#held,
       opened: (file) => this.#files.set(file, spec['node-name']),
+      bitmaps,
       previous,
       formatBuffers: () => {
         const below = this.#records.formatsBelow(children)
@@ -397,6 +418,8 @@ export class Graph {
         this.#buffers.set(below, buffers)
         return buffers
       },
+      format: (node) => this.format(node),
+      bitmap: (node, name) => this.bitmaps.usable(node, name, true).bits,
       log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }

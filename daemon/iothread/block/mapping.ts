@@ -6,6 +6,7 @@
 //        └────────── failed ────────────────── abandon()                the place is free again
 
 import type { FormatFacts } from '../messages.js'
+import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type { BlockNode } from './node.js'
 
 /** Guest range with one answer to where it lies. */
@@ -64,6 +65,7 @@ export interface PackedPlaces {
 }
 
 export interface MapDriver {
+  readonly bitmapStore?: BitmapStore
   /** Bytes; the unit of changes. */
   readonly clusterSize: number
   readonly compression: 'zlib' | 'zstd'
@@ -82,8 +84,8 @@ export interface MapDriver {
   /** Places that this request may still be using are not given to others until leave(). */
   enter(): Epoch
   leave(epoch: Epoch): void
-  /** Awaited before every change, with its range; the first one prepares the image for changes. */
-  beforeChange(offset: number, length: number): Promise<void> | undefined
+  /** Awaited before every change; the first one prepares the image for changes. */
+  beforeChange(): Promise<void> | undefined
   /** A place for the beginning of a range that is not writable where it is. */
   allocate(offset: number, length: number): Promise<Allocation>
   /**
@@ -93,10 +95,11 @@ export interface MapDriver {
   allocatePacked(offset: number, sizes: readonly number[]): Promise<PackedPlaces | undefined>
   /**
    * Makes the beginning of a range read as zero.
-   * @param unmap  places may be given back
+   * @param unmap   places may be given back
+   * @param stored  see ZeroHow
    * @returns how many bytes from `offset` on; 0 where only writing zeroes helps, for a cluster at most
    */
-  mapZero(offset: number, length: number, unmap: boolean): Promise<number>
+  mapZero(offset: number, length: number, unmap: boolean, stored?: boolean): Promise<number>
   /** Gives back the places of whole clusters inside the range. */
   unmap(offset: number, length: number): Promise<void>
   /** Everything linked before is durable when this resolves. */

@@ -67,6 +67,7 @@ export class ExportTable {
     'export-del': async ({ id }: Requests['export-del']['args']) => {
       const found = this.#find(id)
       await found.close()
+      this.#graph.reportBitmaps()
       this.#exports.delete(id)
       this.#releasePool()
       return null

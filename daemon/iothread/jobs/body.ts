@@ -4,7 +4,7 @@
 
 import type { Convergence } from '../../common/convergence.js'
 import type { CopyMode, JobPhase, JobReceipt, JobResult } from '../../common/job-messages.js'
-import type { CopyControl } from '../copy/engine.js'
+import type { CopyControl } from '../copy/pace.js'
 
 /** The copy engine's part, and what only a body needs. */
 export interface JobControl extends CopyControl {

@@ -13,6 +13,14 @@ export type JobHandlers = {
   ) => Promise<JobRequests[N]['reply']> | JobRequests[N]['reply']
 }
 
+/** A job that may run. One of the two is called, once. */
+export interface PreparedJob {
+  /** Answers when it runs. */
+  start(): Promise<void>
+  /** There never was a job. */
+  undo(): Promise<void>
+}
+
 export class JobTable {
   readonly #report: (report: JobReport | LogReport) => void
   readonly #oldest: () => OldestRequest | undefined
@@ -43,10 +51,24 @@ export class JobTable {
     policy: Policy,
     share = 0,
   ): Promise<void> {
+    await (await this.prepare(id, makeBody, policy, share)).start()
+  }
+
+  /** The same in two steps. */
+  async prepare(
+    id: string,
+    makeBody: (control: JobControl) => JobBody,
+    policy: Policy,
+    share = 0,
+  ): Promise<PreparedJob> {
     const job = new JobRunner(id, makeBody, policy, this.#report, this.#oldest)
     job.body.setShare?.(share)
     await job.prepare()
-    this.#jobs.set(id, job)
+    return { start: () => this.#begin(job), undo: () => job.body.finalize(false) }
+  }
+
+  async #begin(job: JobRunner): Promise<void> {
+    this.#jobs.set(job.id, job)
     const ended = this.#run(job).finally(() => this.#running.delete(ended))
     this.#running.add(ended)
     // A job with nothing to copy is ready, and has said so, before its start is answered; others know their length.

@@ -7,22 +7,25 @@
 
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
+import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
+import { DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { Permission, Permissions } from '../block/driver.js'
+import { granularityFor } from '../block/granularity.js'
 import type { Graph } from '../block/graph.js'
-import { type BlockNode, SECTOR } from '../block/node.js'
+import type { BlockNode } from '../block/node.js'
 import type { TopFilter } from '../block/top-filters.js'
 import type { Buffers } from '../copy/buffers.js'
 import { ConvergenceWatch } from '../copy/convergence-watch.js'
-import { DirtyBitmap } from '../copy/dirty-bitmap.js'
-import { type CopyControl, CopyEngine } from '../copy/engine.js'
+import { CopyEngine } from '../copy/engine.js'
+import type { CopyControl } from '../copy/pace.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
+import { equalizeLength } from './same-length.js'
 import { Stopwatch } from './stopwatch.js'
 
-const DEFAULT_GRANULARITY = 65536
 const DEFAULT_BUFFER = 16 * 2 ** 20
 /** What the source's other users may do: as QEMU has it, write too. */
 const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
@@ -32,8 +35,6 @@ const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchan
 const LAST_BYTES = 16 * 2 ** 20
 /** Flushes of the first pass: whoever writes all the time leaves something dirty at each, and was mirrored once all the same. */
 const FIRST_FLUSHES = 3
-/** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
-const MAX_CHUNKS = 2 ** 31
 
 /** Who holds the claims of a mirror, as errors name it. */
 export const MIRROR_USER = 'block job: mirror'
@@ -60,13 +61,16 @@ export class MirrorJob implements JobBody {
   readonly #watch: ConvergenceWatch
   readonly #claims: Claim[] = []
   #filter: TopFilter | undefined
+  /** The source's bitmap that says what is to be copied, and what it said. */
+  #use: BitmapUse | undefined
+  #marked: DirtyBitmap | undefined
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
   #hold: Disposable | undefined
   /** The source's users are being stopped. */
   #stopping = false
   #copyMode: CopyMode
   /** What is to be copied at first is known. */
-  #marked = false
+  #begun = false
   /** It is to end with success, once it is ready. */
   #ending = false
   #pivot = false
@@ -121,14 +125,11 @@ export class MirrorJob implements JobBody {
         throw new CommandError(
           `Node '${this.#source.name}' was resized by another program just now; try again`,
         )
+      await this.#takeBitmap()
       const { granularity } = this.#bitmap
-      const bitmap = () => ({ granularity, count: this.#bitmap.count })
-      const filter = this.#graph.insertFilter(
-        spec.filter,
-        this.#source,
-        bitmap,
-        this.#watch.guard(this.#through),
-      )
+      const bitmap = () => [{ granularity, count: this.#bitmap.count }]
+      const kind = { driver: 'mirror_top', guard: this.#watch.guard(this.#through) } as const
+      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, kind)
       this.#filter = filter
       this.#held.push(
         () => filter.remove(),
@@ -139,10 +140,32 @@ export class MirrorJob implements JobBody {
         if (!this.#through.covers(offset, length)) this.#dirtied(offset, length)
       })
       this.#held.push(() => listener[Symbol.dispose]())
+      // What is under way now is heard of by the job and by what follows the bitmap, when it ends.
+      this.#marked = this.#use?.freeze()
     } catch (error) {
       await this.#letGo()
       throw error
     }
+  }
+
+  /** @throws CommandError when there is no such bitmap, or it cannot be used */
+  async #takeBitmap(): Promise<void> {
+    const { bitmap } = this.#spec
+    if (bitmap === undefined) return
+    const found = this.#source.bitmaps.find(bitmap.name)
+    if (found === undefined) throw new CommandError(`Bitmap '${bitmap.name}' could not be found`)
+    const use = await this.#graph.bitmaps.take(this.#source, found, bitmap.mode === 'never')
+    this.#use = use
+    this.#held.push(() => use.release())
+  }
+
+  /** After success the target has everything, so nothing is left for the bitmap to show. */
+  #finishBitmap(success: boolean): void {
+    const { bitmap } = this.#spec
+    if (this.#use === undefined || this.#marked === undefined || bitmap === undefined) return
+    if (success && bitmap.mode !== 'never') this.#use.freeze()
+    this.#use.finish(bitmap.mode, success, this.#bitmap)
+    this.#marked = undefined
   }
 
   /** Bytes in flight at most: what was asked for, rounded up to the granularity. */
@@ -153,9 +176,9 @@ export class MirrorJob implements JobBody {
 
   async run(): Promise<void> {
     this.#stopwatch.enter('probe')
-    await this.#equalizeLength()
+    await equalizeLength(this.#source, this.#target, () => this.#engine.touched())
     this.#len += await this.#markDirty()
-    this.#marked = true
+    this.#begun = true
     await this.#synchronize('bulk')
     this.#watch.letGo()
     this.#phase('ready')
@@ -169,6 +192,7 @@ export class MirrorJob implements JobBody {
   async #markDirty(): Promise<number> {
     const { sync } = this.#spec
     if (sync === 'none') return 0
+    if (this.#marked !== undefined) return this.#engine.dirtyFrom(this.#marked)
     const format = this.#graph.format(this.#source)
     if (format === undefined) return this.#engine.dirtyAll()
     const shallow = sync === 'top' && format.backing !== undefined
@@ -232,17 +256,6 @@ export class MirrorJob implements JobBody {
       wake: () => control.wake(),
       ioError: (operation, error, fatal) => control.ioError(operation, error, fatal),
     }
-  }
-
-  /** Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero. */
-  async #equalizeLength(): Promise<void> {
-    const [source, target] = [this.#source.length(), this.#target.length()]
-    if (Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
-      throw new Error('Source and target image have different sizes')
-    if (target === source) return
-    this.#engine.touched()
-    if (target < source) await this.#target.resize(source)
-    else await this.#target.zero(source, target - source, { unmap: false, fast: false })
   }
 
   /**
@@ -312,7 +325,7 @@ export class MirrorJob implements JobBody {
       len: this.#len,
       busy: this.#engine.busy,
       activelySynced:
-        this.#marked &&
+        this.#begun &&
         this.#engine.synced &&
         (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
       copyMode: this.#copyMode,
@@ -363,7 +376,9 @@ export class MirrorJob implements JobBody {
       // A target that is closed now takes nobody's place.
       if (commit && this.#pivot && !ownsTarget && this.#filter !== undefined)
         await this.#graph.pivot(this.#filter, this.#target, this.#claims)
+      this.#finishBitmap(commit)
     } finally {
+      this.#finishBitmap(false)
       await this.#letGo()
     }
     if (ownsTarget) await this.#graph.remove(target)
@@ -379,17 +394,4 @@ export class MirrorJob implements JobBody {
   async #letGo(): Promise<void> {
     for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
-}
-
-/**
- * Bytes per dirty bit; of a very large disk more than by default.
- * @param wanted  0 = default
- * @throws CommandError for one so fine that the bitmap would not fit into memory
- */
-function granularityFor(length: number, wanted: number): number {
-  const least = 2 ** Math.ceil(Math.log2(Math.max(1, length / MAX_CHUNKS)))
-  if (wanted === 0) return Math.max(DEFAULT_GRANULARITY, least)
-  if (wanted < least)
-    throw new CommandError(`Parameter 'granularity' expects at least ${least} for a disk of ${length} bytes`)
-  return wanted
 }

@@ -315,7 +315,7 @@ t.test('a target is not emptied for a mirror whose source is locked by another p
     image: undefined,
     refuse: [],
     source: 'src',
-    oneShot: true,
+    job: 'one-shot',
   })
   await t.rejects(asked, { message: /lock/ })
   t.equal(readFileSync(dst, 'utf8'), 'precious')

@@ -5,15 +5,12 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import type { Claim } from '../../../../daemon/iothread/block/claims.js'
 import { PERMISSIONS } from '../../../../daemon/iothread/block/driver.js'
-import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
-import { JobTable } from '../../../../daemon/iothread/jobs/job-table.js'
-import { MirrorJob } from '../../../../daemon/iothread/jobs/mirror.js'
-import type { MirrorSpec, Report } from '../../../../daemon/iothread/messages.js'
+import type { MirrorSpec } from '../../../../daemon/iothread/messages.js'
 import { newSeed, random, type TestGraph, testGraph } from '../../../helpers/graph.js'
+import { GraphJobs, guestOf, turn } from '../../../helpers/graph-jobs.js'
 import { mirrorSpec } from '../../../helpers/iothread.js'
-import { BLOCK, type GuestDisk, StampedDisk } from '../../../helpers/stamped-disk.js'
+import { BLOCK, StampedDisk } from '../../../helpers/stamped-disk.js'
 import { pace } from '../../../helpers/waiting.js'
 
 type Below = (below: number) => number
@@ -21,73 +18,6 @@ type Below = (below: number) => number
 const BLOCKS = 512
 const LIVES = 10
 const ENDS = ['pivot', 'pivot', 'cancel', 'force'] as const
-
-const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
-
-/** Jobs on a graph, as a worker runs them. */
-class TestJobs {
-  readonly reports: Report[] = []
-  /** Somebody waits until source and target are equal: a guest that writes faster than is copied is to slow down. */
-  converging = false
-  readonly #graph: TestGraph
-  readonly #buffers: Buffers
-  readonly #table: JobTable
-
-  constructor(graph: TestGraph) {
-    this.#graph = graph
-    this.#buffers = new Buffers(graph.engine)
-    this.#table = new JobTable(
-      (report) => this.reports.push(report),
-      () => undefined,
-    )
-  }
-
-  async start(id: string, spec: MirrorSpec): Promise<void> {
-    const { onSourceError: read, onTargetError: write } = spec
-    const make = (control: ConstructorParameters<typeof MirrorJob>[3]) =>
-      new MirrorJob(spec, this.#graph.graph, this.#buffers, control)
-    await this.#table.start(id, make, { read, write })
-  }
-
-  get verbs() {
-    return this.#table.handlers
-  }
-
-  async report<K extends Report['kind']>(kind: K, id: string): Promise<Extract<Report, { kind: K }>> {
-    for (;;) {
-      const found = this.reports.find((each) => each.kind === kind && 'id' in each && each.id === id)
-      if (found !== undefined) return found as Extract<Report, { kind: K }>
-      await turn()
-    }
-  }
-}
-
-/** What an export does: each request uses the node that its claim is on then. */
-function guestOf(g: TestGraph, claim: Claim): GuestDisk {
-  const withSlot = async <T>(work: (slot: number) => Promise<T>): Promise<T> => {
-    let slot = g.engine.takeSlots(1)[0]
-    for (; slot === undefined; slot = g.engine.takeSlots(1)[0]) await turn()
-    try {
-      return await work(slot)
-    } finally {
-      g.engine.giveSlots([slot])
-    }
-  }
-  return {
-    read: (offset, length) =>
-      withSlot(async (slot) => {
-        await claim.node.read(offset, { slot, offset: 0, length })
-        return g.engine.slotBytes(slot).slice(0, length)
-      }),
-    write: (offset, bytes) =>
-      withSlot(async (slot) => {
-        g.engine.slotBytes(slot).set(bytes)
-        await claim.node.write(offset, { slot, offset: 0, length: bytes.length })
-      }),
-    zero: (offset, length) => claim.node.zero(offset, length, { unmap: true, fast: false }),
-    flush: () => claim.node.flush(),
-  }
-}
 
 async function addDisk(g: TestGraph, name: string, path: string, rules: object[] = []): Promise<void> {
   const file = { driver: 'file', 'node-name': `${name}-file`, filename: path, discard: 'unmap' }
@@ -108,7 +38,7 @@ function troubles(below: Below): object[] {
 /** One mirror from its start to its end. @returns whether the target is the guest's disk now */
 async function life(
   t: Test,
-  jobs: TestJobs,
+  jobs: GraphJobs,
   id: string,
   spec: MirrorSpec,
   equal: () => boolean,
@@ -160,7 +90,7 @@ for (const copyMode of ['background', 'write-blocking'] as const)
     for (const path of paths) writeFileSync(path, '')
     for (const path of paths) truncateSync(path, BLOCKS * BLOCK)
     const g = testGraph(t)
-    const jobs = new TestJobs(g)
+    const jobs = new GraphJobs(g)
     await addDisk(g, 'disk0', paths[0] ?? '')
     const moves: string[] = []
     const claim = await g.graph.claim(
@@ -209,7 +139,7 @@ for (const copyMode of ['background', 'write-blocking'] as const)
 t.test('a node put above the source keeps the target from taking its place', async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', join(dir, 'src'))
   await addDisk(g, 'dst', join(dir, 'dst'))
   const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
@@ -232,7 +162,7 @@ async function through(t: Test, rules: object[] = [], more: Partial<MirrorSpec> 
   const dir = t.testdir({ src: Buffer.alloc(1 << 20, 1), dst: Buffer.alloc(1 << 20) })
   const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', src)
   await addDisk(g, 'dst', dst, rules)
   const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
@@ -310,7 +240,7 @@ t.test('what was found to be zero is not zeroed after a guest wrote there', asyn
   const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
   truncateSync(src, 1 << 20)
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', src, [{ op: 'status', nth: 1, 'delay-ms': 100 }])
   await addDisk(g, 'dst', dst, [{ op: 'zero', nth: 1, 'delay-ms': 600 }])
   const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }

@@ -4,10 +4,11 @@
 
 import { Autoclear, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
 import type { FormatFacts } from '../../../messages.js'
+import type { BitmapStore } from '../../bitmaps/bitmap-store.js'
+import type { NodeBitmaps } from '../../bitmaps/node-bitmaps.js'
 import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
 import { Allocator } from './allocate.js'
-import { loadBitmaps } from './bitmap-directory.js'
 import { Bitmaps } from './bitmaps.js'
 import { Commit } from './commit.js'
 import { formatFacts } from './facts.js'
@@ -35,6 +36,8 @@ export interface PassDiscard {
 
 export interface MapOptions {
   readonly backing: BlockNode | undefined
+  /** Named bitmaps of the image's node. */
+  readonly bitmaps: NodeBitmaps
   readonly caches: CacheSizes
   readonly passDiscard: PassDiscard
   /** Seconds after which tables that nobody looked at are forgotten; 0: never. */
@@ -72,7 +75,7 @@ export class Qcow2Map implements MapDriver {
     this.clusterSize = image.clusterSize
     this.#image = image
     this.#options = options
-    const { caches, backing, passDiscard, keepPlaces } = options
+    const { caches, backing, passDiscard, keepPlaces, bitmaps } = options
     const commit = () => this.#commit.run()
     const tables = new TableClusters(image.clusterSize)
     const l1 = new L1Table(image)
@@ -100,16 +103,21 @@ export class Qcow2Map implements MapDriver {
       keepPlaces,
     })
     this.#commit = new Commit({ image, refcounts, l1, l2: cache, frees })
-    this.#bitmaps = new Bitmaps({ image, refcounts, tables, commit: this.#commit })
+    this.#bitmaps = new Bitmaps({ image, refcounts, tables, bitmaps, commit: this.#commit })
   }
 
   get compression(): 'zlib' | 'zstd' {
     return this.#image.header.compression
   }
 
-  /** Reads what an open image needs in memory. @throws IoError, CommandError */
-  async load(): Promise<void> {
+  /**
+   * Reads what an open image needs in memory.
+   * @param reopened  the node has its bitmaps already
+   * @throws IoError, CommandError
+   */
+  async load(reopened: boolean): Promise<void> {
     await this.#loadTables()
+    if (!reopened) await this.#bitmaps.loadBits()
     const { cleanInterval } = this.#options
     if (cleanInterval > 0) this.#cleaning ??= this.#cleanEvery(cleanInterval)
   }
@@ -121,7 +129,7 @@ export class Qcow2Map implements MapDriver {
   async #loadTables(): Promise<void> {
     await this.#l1.load()
     this.#snapshots = await loadSnapshots(this.#image)
-    this.#bitmaps.use(await loadBitmaps(this.#image))
+    await this.#bitmaps.loadDirectory()
   }
 
   length(): number {
@@ -148,10 +156,9 @@ export class Qcow2Map implements MapDriver {
     this.#frees.leave(epoch)
   }
 
-  beforeChange(offset: number, length: number): Promise<void> | undefined {
-    if (!this.#ready) return this.#makeReady().then(() => this.#bitmaps.mark(offset, length))
+  beforeChange(): Promise<void> | undefined {
+    if (!this.#ready) return this.#makeReady()
     this.#image.checkSound()
-    this.#bitmaps.mark(offset, length)
     return undefined
   }
 
@@ -163,8 +170,8 @@ export class Qcow2Map implements MapDriver {
     return this.#allocator.allocatePacked(offset, sizes)
   }
 
-  mapZero(offset: number, length: number, unmap: boolean): Promise<number> {
-    return this.#zeroer.zero(offset, length, unmap)
+  mapZero(offset: number, length: number, unmap: boolean, stored = false): Promise<number> {
+    return this.#zeroer.zero(offset, length, unmap, stored)
   }
 
   unmap(offset: number, length: number): Promise<void> {
@@ -191,7 +198,7 @@ export class Qcow2Map implements MapDriver {
       commit: this.#commit,
       backing: this.#options.backing,
       snapshots: this.#snapshots.list,
-      bitmaps: this.#bitmaps.stored,
+      bitmaps: this.#bitmaps,
     })
     await resizer.resize(length, clear)
   }
@@ -202,6 +209,7 @@ export class Qcow2Map implements MapDriver {
     this.#unsettled = true
     await this.flush()
     await this.#bitmaps.save()
+    await this.#commit.tidy()
     await this.#image.flush()
     const { file } = this.#image.env
     const end = await this.#refcounts.end()
@@ -233,6 +241,7 @@ export class Qcow2Map implements MapDriver {
     this.#blockCache.clear()
     this.#tables.clear()
     await this.#loadTables()
+    await this.#bitmaps.loadBits()
   }
 
   takeOver(previous: MapDriver): void {
@@ -241,6 +250,22 @@ export class Qcow2Map implements MapDriver {
     this.#l1.use(previous.#l1.bytes)
     this.#snapshots = previous.#snapshots
     this.#bitmaps.use(previous.#bitmaps.stored)
+  }
+
+  get bitmapStore(): BitmapStore {
+    const bitmaps = this.#bitmaps
+    return {
+      checkNew: (name, granularity) => bitmaps.checkNew(name, granularity),
+      hold: async (name) => {
+        await this.#makeReady()
+        await bitmaps.hold(name)
+      },
+      holds: (name) => bitmaps.holds(name),
+      remove: async (name) => {
+        await this.#makeReady()
+        await bitmaps.remove(name)
+      },
+    }
   }
 
   format(): FormatFacts {

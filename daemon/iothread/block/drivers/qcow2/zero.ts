@@ -33,8 +33,11 @@ export class Zeroer {
     this.#parts = parts
   }
 
-  /** @returns bytes that read as zero now; 0 when the beginning can only be written */
-  async zero(offset: number, length: number, unmap: boolean): Promise<number> {
+  /**
+   * @param stored  also what reads as zero because nothing shows through gets entries
+   * @returns bytes that read as zero now; 0 when the beginning can only be written
+   */
+  async zero(offset: number, length: number, unmap: boolean, stored = false): Promise<number> {
     const { image } = this.#parts
     const { clusterSize } = image
     const unit = image.extended ? clusterSize / SUBCLUSTERS : clusterSize
@@ -45,9 +48,9 @@ export class Zeroer {
     const inCluster = offset % clusterSize
     const wholes = Math.floor(last / clusterSize) * clusterSize
     if (inCluster === 0 && wholes > offset)
-      return Math.min(length, await this.#zeroClusters(offset, wholes, unmap))
+      return Math.min(length, await this.#zeroClusters(offset, wholes, unmap, stored))
     const partEnd = Math.min(last, offset - inCluster + clusterSize)
-    return (await this.#zeroPart(offset, partEnd - offset)) ? Math.min(length, partEnd - offset) : 0
+    return (await this.#zeroPart(offset, partEnd - offset, stored)) ? Math.min(length, partEnd - offset) : 0
   }
 
   /** Whole clusters inside the range lose their places and show zeroes then; where that cannot be, nothing changes. */
@@ -80,24 +83,25 @@ export class Zeroer {
       at = await this.#change(at, end, (entry) => this.#dropped(entry), 'other')
   }
 
-  async #zeroClusters(offset: number, end: number, unmap: boolean): Promise<number> {
+  async #zeroClusters(offset: number, end: number, unmap: boolean, stored: boolean): Promise<number> {
     const { image, backing } = this.#parts
-    if (image.header.version === 2 && backing !== undefined) return 0
+    if (image.header.version === 2 && (backing !== undefined || stored)) return 0
     if (image.rawData) {
       await image.ensureLength(Math.min(end, image.header.size), image.dataFile)
       await image.dataFile.zero(offset, Math.min(end, image.header.size) - offset, { unmap, fast: false })
     }
     const keep = !unmap || image.external || this.#parts.keepPlaces
-    return (await this.#change(offset, end, (entry) => this.#zeroed(entry, keep), 'request')) - offset
+    const change = (entry: L2Entry) => this.#zeroed(entry, keep, stored)
+    return (await this.#change(offset, end, change, 'request', stored)) - offset
   }
 
   /** Some subclusters of one cluster. @returns false when its entry cannot say it */
-  async #zeroPart(offset: number, length: number): Promise<boolean> {
+  async #zeroPart(offset: number, length: number, stored: boolean): Promise<boolean> {
     const { image, l2, map } = this.#parts
     if (image.rawData) return false
     const cluster = Math.floor(offset / image.clusterSize)
-    if (this.#showsNothing(cluster * image.clusterSize) && (await l2.slice(cluster)) === undefined)
-      return true
+    const nothing = !stored && this.#showsNothing(cluster * image.clusterSize)
+    if (nothing && (await l2.slice(cluster)) === undefined) return true
     await l2.ensureWritable(cluster)
     const slice = await l2.slice(cluster)
     const old = slice === undefined ? undefined : await map.entry(slice, cluster)
@@ -115,10 +119,10 @@ export class Zeroer {
     return backing === undefined || offset >= backing.length()
   }
 
-  #zeroed(entry: L2Entry, keep: boolean): L2Entry | undefined {
+  #zeroed(entry: L2Entry, keep: boolean, stored = false): L2Entry | undefined {
     const { image, backing } = this.#parts
     const all = 0xffff_ffff
-    if (backing === undefined && isNothing(entry)) return undefined
+    if (backing === undefined && isNothing(entry) && !stored) return undefined
     if (image.header.version === 2) return UNALLOCATED
     if (entry.kind === 'compressed') return withZero(UNALLOCATED, false, image.extended, all)
     const stays = keep && entry.copied
@@ -145,14 +149,21 @@ export class Zeroer {
    * Changes the entries of one slice from `at` on.
    * @param end  bytes, a multiple of the cluster size
    * @param reason  told to the storage below as that; undefined: no place is given up
+   * @param stored  see zero()
    * @returns where the next slice begins, at most `end`
    */
-  async #change(at: number, end: number, change: Change, reason?: 'request' | 'other'): Promise<number> {
+  async #change(
+    at: number,
+    end: number,
+    change: Change,
+    reason?: 'request' | 'other',
+    stored = false,
+  ): Promise<number> {
     const { image, l2, map, frees, passDiscard } = this.#parts
     const first = Math.floor(at / image.clusterSize)
     const last = Math.min(end / image.clusterSize, (Math.floor(first / l2.perSlice) + 1) * l2.perSlice)
     const before = await l2.slice(first)
-    if (before === undefined && this.#showsNothing(at)) return this.#skipEmpty(first, end)
+    if (before === undefined && !stored && this.#showsNothing(at)) return this.#skipEmpty(first, end)
     const changes: { cluster: number; old: L2Entry; next: L2Entry }[] = []
     for (let cluster = first; cluster < last; cluster++) {
       const old = before === undefined ? UNALLOCATED : await map.entry(before, cluster)

@@ -3,7 +3,7 @@
 // engine.
 // Rule: whoever waits for a range has the buffers he needs already, so those who copy never wait for those who wait.
 
-import type { Area } from './dirty-bitmap.js'
+import type { Area } from '../block/dirty-bitmap.js'
 
 export class ActiveRanges {
   readonly #ranges = new Set<Area>()

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copies one range, and knows what that does to the target: what was done with how many bytes, whether the target may hold
-// what is not durable, and whether it reads as zero where nothing was written. Used by the copy engine.
+// what is not durable, and whether it reads as zero where nothing was written. Used by the copy engine and by snapshots.
 // Zeroes: what the target proves to be zero is never written.
 
-import type { BlockNode } from '../block/node.js'
 import type { Area } from './dirty-bitmap.js'
+import type { Extent, Slice, ZeroHow } from './driver.js'
+import type { BlockNode } from './node.js'
 
 /** Bytes, by what was done with them. */
 export interface CopyCounters {
@@ -18,32 +19,47 @@ export interface Step {
   operation: 'read' | 'write'
 }
 
+/** Memory that is long enough for what it is used for. */
+export type Buffer = Pick<Slice, 'slot' | 'offset'>
+
+export interface CopyHow {
+  /** Zero ranges may become holes on the target. */
+  readonly unmap: boolean
+  /** The user vouches that the target reads as zero where nothing was written yet. */
+  readonly vouched: boolean
+  /** The target lies above something, or will: zeroes are stored, to hide what shows through where it holds nothing. */
+  readonly covering?: boolean
+  /** Stored compressed where the target can. */
+  readonly compressed?: boolean
+}
+
 export class RangeCopy {
   readonly counters: CopyCounters = { copied: 0, zeroed: 0, skipped: 0 }
   readonly #source: BlockNode
   readonly #target: BlockNode
-  readonly #unmap: boolean
+  readonly #how: CopyHow
+  readonly #zeroHow: ZeroHow
   /** What was not written reads as zero, as the user vouches. */
   vouched: boolean
   /** Whether the target may hold what is not durable: what was found to be equal may not be, whoever wrote it. */
   unflushed = false
 
-  constructor(source: BlockNode, target: BlockNode, unmap: boolean, vouched: boolean) {
+  constructor(source: BlockNode, target: BlockNode, how: CopyHow) {
     this.#source = source
     this.#target = target
-    this.#unmap = unmap
-    this.vouched = vouched
+    this.#how = how
+    this.#zeroHow = { unmap: how.unmap, fast: false, ...(how.covering && { stored: true }) }
+    this.vouched = how.vouched
   }
 
-  /** @param slot  a buffer at least as long as the range */
-  async copy({ offset, length }: Area, slot: number, step: Step): Promise<void> {
-    const slice = { slot, offset: 0, length }
+  async copy({ offset, length }: Area, buffer: Buffer, step: Step): Promise<void> {
+    const slice = { slot: buffer.slot, offset: buffer.offset, length }
     step.operation = 'read'
     const zero = await this.#source.read(offset, slice, { scan: true })
     step.operation = 'write'
     if (zero) return this.zero({ offset, length })
     this.unflushed = true
-    await this.#target.write(offset, slice)
+    await this.#target.write(offset, slice, this.#how.compressed ? COMPRESSED : undefined)
     this.counters.copied += length
   }
 
@@ -51,17 +67,24 @@ export class RangeCopy {
   async zero({ offset, length }: Area): Promise<void> {
     const end = offset + length
     for (let at = offset; at < end; ) {
-      const extent = this.vouched
-        ? { kind: 'zero', length: end - at }
-        : await this.#target.status(at, end - at)
-      if (extent.kind === 'zero') this.counters.skipped += extent.length
+      const extent = await this.#there(at, end - at)
+      if (this.#isZero(extent)) this.counters.skipped += extent.length
       else {
         this.unflushed = true
-        await this.#target.zero(at, extent.length, { unmap: this.#unmap, fast: false })
+        await this.#target.zero(at, extent.length, this.#zeroHow)
         this.counters.zeroed += extent.length
       }
       at += extent.length
     }
+  }
+
+  #there(offset: number, length: number): Extent | Promise<Extent> {
+    if (this.vouched) return { offset, length, kind: 'zero', allocated: true }
+    return this.#target.status(offset, length)
+  }
+
+  #isZero({ kind, allocated }: Extent): boolean {
+    return kind === 'zero' && (allocated || this.#how.covering !== true)
   }
 
   /** Makes what was written durable. Throws when that fails: it is never tried again and believed. */
@@ -76,3 +99,5 @@ export class RangeCopy {
     }
   }
 }
+
+const COMPRESSED = { compressed: true } as const

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+import assert from 'node:assert'
 import fc from 'fast-check'
 import t from 'tap'
-import { DirtyBitmap } from '../../../../daemon/iothread/copy/dirty-bitmap.js'
+import { DirtyBitmap } from '../../../../daemon/iothread/block/dirty-bitmap.js'
+import { holds } from '../../../helpers/property.js'
 
 const KIB = 1024
 
@@ -78,3 +80,74 @@ t.test('agrees with a set of chunk numbers whatever is done to it', async (t) =>
     ),
   )
 })
+
+t.test('bits packed and unpacked are the same bits, however they are cut', async (t) => {
+  holds(
+    t,
+    fc.property(
+      fc.integer({ min: 1, max: 5000 }),
+      fc.array(fc.nat(5000)),
+      fc.integer({ min: 1, max: 40 }),
+      (chunks, marks, step) => {
+        const bitmap = new DirtyBitmap(chunks * 512 - 100, 512)
+        for (const mark of marks) bitmap.set(mark * 512, 1)
+        const size = Math.ceil(chunks / 8)
+        const other = new DirtyBitmap(chunks * 512 - 100, 512)
+        for (let from = 0; from < size; from += step * 4) {
+          const part = new Uint8Array(Math.min(step * 4, size - from))
+          bitmap.pack(from, part)
+          other.unpack(from, part)
+        }
+        assert.deepEqual(dirtyChunks(other), dirtyChunks(bitmap))
+        assert.equal(other.count, bitmap.count)
+      },
+    ),
+    300,
+  )
+})
+
+t.test('bits beyond the end are not taken', async (t) => {
+  const bitmap = new DirtyBitmap(10 * 512, 512)
+  bitmap.unpack(0, new Uint8Array(8).fill(0xff))
+  t.equal(bitmap.count, 10 * 512)
+})
+
+t.test('merging and resizing agree with sets of chunks', async (t) => {
+  holds(
+    t,
+    fc.property(
+      fc.integer({ min: 1, max: 3000 }),
+      fc.array(fc.nat(3000)),
+      fc.array(fc.nat(3000)),
+      fc.nat(3),
+      fc.integer({ min: 1, max: 4000 }),
+      (chunks, mine, theirs, finer, later) => {
+        const bitmap = new DirtyBitmap(chunks * 4096, 4096)
+        const other = new DirtyBitmap(chunks * 4096, 4096 >> finer)
+        for (const mark of mine) bitmap.set(mark * 4096, 1)
+        for (const mark of theirs) other.set(mark * 512, 1)
+        bitmap.merge(other)
+        const marks = [...mine, ...theirs.map((mark) => Math.floor(mark / 8))]
+        const expected = (length: number) =>
+          [...new Set(marks)].filter((mark) => mark < length).sort((a, b) => a - b)
+        assert.deepEqual(dirtyChunks(bitmap), expected(chunks))
+        bitmap.resize(later * 4096)
+        assert.deepEqual(dirtyChunks(bitmap), expected(Math.min(chunks, later)))
+        assert.equal(bitmap.count, dirtyChunks(bitmap).length * 4096)
+        assert.deepEqual(dirtyChunks(bitmap.copy()), dirtyChunks(bitmap))
+      },
+    ),
+    300,
+  )
+})
+
+function dirtyChunks(bitmap: DirtyBitmap): number[] {
+  const found: number[] = []
+  for (let at = 0; at < bitmap.length; ) {
+    const { dirty, end } = bitmap.run(at, bitmap.length)
+    for (let chunk = at; dirty && chunk < end; chunk += bitmap.granularity)
+      found.push(chunk / bitmap.granularity)
+    at = end
+  }
+  return found
+}

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The target of a drive-mirror: in which format, made how, opened how. Used by mirror.ts, which has checked the
-// arguments and claimed the source.
+// The target of drive-mirror and drive-backup: in which format, made how, opened how. Used by copy-starter.ts when the
+// arguments have been checked and the source is claimed.
 
 import path from 'node:path'
-import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { NodeReport, Qcow2CreateSpec } from '../../iothread/messages.js'
 import type { SetUse } from '../descriptors.js'
@@ -11,11 +10,30 @@ import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 import type { DiskWorker } from '../workers.js'
 
-type DriveMirror = Arguments<'drive-mirror'>
 export type TargetFormat = 'raw' | 'qcow2'
 
+/** What users say of it. */
+export interface TargetArguments {
+  readonly target: string
+  readonly sync: string
+  readonly format?: string
+  readonly mode?: 'existing' | 'absolute-paths'
+  readonly 'node-name'?: string
+  readonly unmap?: boolean
+}
+
+/** The job that is to write it. one-shot: a mirror that excludes other writers of its source. */
+export type TargetJob = 'mirror' | 'one-shot' | 'backup'
+
 /** Nodes that show what is below them, and are no format of their own. */
-const filters: ReadonlySet<string> = new Set(['throttle', 'x-inject', 'blkdebug', 'mirror_top', 'compress'])
+const filters: ReadonlySet<string> = new Set([
+  'throttle',
+  'x-inject',
+  'blkdebug',
+  'mirror_top',
+  'copy-before-write',
+  'compress',
+])
 
 /** @throws CommandError for a format that is not known */
 export function checkFormat(format: string | undefined, existing: boolean): void {
@@ -23,17 +41,19 @@ export function checkFormat(format: string | undefined, existing: boolean): void
   throw new CommandError(existing ? `Unknown driver '${format}'` : `Unknown file format '${format}'`)
 }
 
-export class MirrorTarget implements Disposable {
+export class TargetFile implements Disposable {
   readonly #graphs: Graphs
-  readonly #args: DriveMirror
+  readonly #args: TargetArguments
+  readonly #job: TargetJob
   readonly #source: Node
   /** The set of descriptors that the target's name means. */
   readonly #set: SetUse | undefined
 
   /** @throws CommandError when its name means a set that is not there */
-  constructor(graphs: Graphs, args: DriveMirror, source: Node) {
+  constructor(graphs: Graphs, args: TargetArguments, source: Node, job: TargetJob) {
     this.#graphs = graphs
     this.#args = args
+    this.#job = job
     this.#source = source
     this.#set = graphs.directory.useSet(args.target)
   }
@@ -76,7 +96,7 @@ export class MirrorTarget implements Disposable {
       image,
       refuse,
       source: this.#source.name,
-      oneShot: this.#args['x-auto-complete'] ?? false,
+      job: this.#job,
     })
   }
 
@@ -107,11 +127,13 @@ export class MirrorTarget implements Disposable {
 
   /**
    * What shows through the target: of one that is there, what it names; of a copy of the uppermost layer, what the source
-   * lies above, so that zeroes hide it. Above the source itself nothing shows before the job is over.
+   * lies above, so that zeroes hide it. A backup of what is about to be replaced lies above the source; of a mirror nothing of
+   * the source shows before the job is over.
    */
   #below(worker: DiskWorker): { backing?: string | null } {
     if (this.#args.mode === 'existing') return {}
-    const backing = this.#args.sync === 'top' ? this.#backing(worker) : undefined
+    const shows = this.#args.sync === 'top' || this.#job === 'backup'
+    const backing = shows ? this.#backing(worker) : undefined
     return { backing: backing?.name ?? null }
   }
 
@@ -146,6 +168,8 @@ export class MirrorTarget implements Disposable {
   }
 
   #checkNoBacking(worker: DiskWorker): void {
+    if (this.#job === 'backup' && this.#args.sync === 'none')
+      throw new CommandError("Backing file not supported for file format 'raw'")
     if (this.#args.sync === 'top' && this.#backing(worker) !== undefined)
       throw new CommandError("Backing file not supported for file format 'raw'")
   }
