@@ -8,7 +8,7 @@ import { type Bound, listenTcp, listenUnix } from '../sockets.js'
 import { StartError } from '../start-error.js'
 import type { FromWorker, ListenAddress, Report, Requests, ServerSpec, ToWorker } from './messages.js'
 import { NbdServer } from './nbd-server.js'
-import { TlsServer } from './tls.js'
+import { loadTls } from './tls.js'
 
 type Handlers = {
   [N in keyof Requests]: (args: Requests[N]['args']) => Promise<Requests[N]['reply']> | Requests[N]['reply']
@@ -51,7 +51,7 @@ export class NbdThread {
   }
 
   async #listen(spec: ServerSpec): Promise<{ port: number | undefined }> {
-    const tls = spec.tls === undefined ? undefined : await TlsServer.load(spec.tls)
+    const tls = spec.tls === undefined ? undefined : await loadTls(spec.tls)
     const bound = await listenAt(spec.address)
     this.#bound = bound
     const { handshakeMs, maxConnections, firstConnection } = spec
