@@ -10,6 +10,7 @@ import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
+import type { ImageReport, ImageRequests } from './messages-images.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -274,7 +275,7 @@ export interface ServedFacts {
 export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests extends JobRequests {
+export interface Requests extends JobRequests, ImageRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */
@@ -363,6 +364,7 @@ export interface MapExtent {
 export type Report =
   | JobReport
   | LogReport
+  | ImageReport
   /** Nodes that are new or changed, in the order they came to be. */
   | { readonly kind: 'nodes'; readonly nodes: readonly NodeReport[]; readonly gone: readonly string[] }
   /** A client of an export has gone. `why`: it was not asked for. */

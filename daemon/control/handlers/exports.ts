@@ -6,9 +6,11 @@ import type { Arguments } from '../../../protocol/schema/index.js'
 import { isIdentifier } from '../../common/identifier.js'
 import { CommandError } from '../../errors.js'
 import type { ListenAddress } from '../../nbd/messages.js'
-import type { Handlers } from '../commands.js'
+import type { EventSink, Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Export, Exports } from '../exports/exports.js'
+import type { ImagesService } from '../exports/images-service.js'
+import type { Ticket, Tickets } from '../exports/tickets.js'
 import type { Objects } from '../objects.js'
 
 const HANDSHAKE_SECONDS = 10
@@ -18,10 +20,49 @@ const LONGEST_TIMER = 2 ** 31 - 1
 
 type ExportOptions = Arguments<'block-export-add'>
 type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>
+type ImagesOptions = Extract<ExportOptions, { type: 'x-images' }>
 
-export function exportHandlers(exports: Exports, directory: Directory, objects: Objects) {
+/** Characters of an export's id that is a ticket. */
+const LONGEST_TICKET = 255
+
+/** What serves nodes, by protocol. */
+export interface ExportKinds {
+  readonly exports: Exports
+  readonly images: ImagesService
+  readonly tickets: Tickets
+}
+
+export function exportHandlers(
+  { exports, images, tickets }: ExportKinds,
+  directory: Directory,
+  objects: Objects,
+  events: EventSink,
+) {
+  const check = (options: ExportOptions) => {
+    if (exports.find(options.id) !== undefined || tickets.find(options.id) !== undefined)
+      throw new CommandError(`Block export id '${options.id}' is already in use`)
+    return checkExport(options, directory, objects)
+  }
+  const addImage = async (options: ImagesOptions) => {
+    const { id, writable = false, writethrough = false } = options
+    if (id === '' || id.length > LONGEST_TICKET) throw new CommandError('Invalid block export id')
+    if (writethrough) throw new CommandError("Parameter 'writethrough' is not for exports of type 'x-images'")
+    if (!images.running) throw new CommandError('Images server not running')
+    await tickets.addExport(id, check(options), writable)
+  }
+  const removeImage = async (ticket: Ticket, mode: 'safe' | 'hard') => {
+    if (ticket.canceled) throw new CommandError(`Export '${ticket.id}' is already shutting down`)
+    if (ticket.clients.size > 0 && mode === 'safe')
+      throw new CommandError(`export '${ticket.id}' still in use`)
+    const removed = tickets
+      .removeExport(ticket)
+      .then(() => events.emit('BLOCK_EXPORT_DELETED', { id: ticket.id }))
+    // What clients have under way may take as long as the disk does; the event tells when it is over.
+    if (ticket.clients.size === 0) await removed
+  }
   const add = async (options: NbdOptions) => {
-    const node = checkExport(options, exports, directory, objects)
+    if (!isIdentifier(options.id)) throw new CommandError('Invalid block export id')
+    const node = check(options)
     await exports.add({
       id: options.id,
       name: checkText(options.name ?? node.name, 'export name'),
@@ -33,6 +74,8 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     })
   }
   const remove = async (id: string, mode: 'safe' | 'hard' = 'safe') => {
+    const ticket = tickets.exports().find((each) => each.id === id)
+    if (ticket !== undefined) return removeImage(ticket, mode)
     const found = find(exports, id)
     if (found.state === 'closing') throw new CommandError(`Export '${id}' is already shutting down`)
     if (found.clients.size === 0) await exports.remove(found)
@@ -54,6 +97,7 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     'nbd-server-stop': () => exports.stopServer(),
 
     'block-export-add': async (options) => {
+      if (options.type === 'x-images') return addImage(options)
       if (options.type !== 'nbd')
         throw new CommandError(`Parameter 'type' does not accept value '${options.type}'`)
       await add(options)
@@ -66,8 +110,8 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     'block-export-del': ({ id, mode }) => remove(id, mode),
     'nbd-server-remove': ({ name, mode }) => remove(name, mode),
 
-    'query-block-exports': () =>
-      exports
+    'query-block-exports': () => {
+      const nbd = exports
         .all()
         .filter(({ state }) => state !== 'opening')
         .reverse()
@@ -77,8 +121,23 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
           'node-name': filterAbove(directory, node)?.name ?? node.name,
           'shutting-down': state === 'closing',
           'x-clients': clients.size,
-        })),
+        }))
+      return [...imageInfos(tickets, directory), ...nbd]
+    },
   } satisfies Handlers
+}
+
+/** Newest first. */
+function imageInfos(tickets: Tickets, directory: Directory) {
+  return tickets
+    .exports()
+    .reverse()
+    .flatMap(({ id, image, canceled, clients }) => {
+      if (image === undefined) return []
+      const name = filterAbove(directory, image.node)?.name ?? image.node.name
+      const more = { 'shutting-down': canceled, 'x-clients': clients.size }
+      return [{ id, type: 'x-images' as const, 'node-name': name, ...more }]
+    })
 }
 
 function find(exports: Exports, id: string): Export {
@@ -94,10 +153,8 @@ function filterAbove(directory: Directory, node: Node): Node | undefined {
   return parents.find(({ use }) => use?.role === 'filter')
 }
 
-function checkExport(options: NbdOptions, exports: Exports, directory: Directory, objects: Objects): Node {
-  const { id, iothread } = options
-  if (!isIdentifier(id)) throw new CommandError('Invalid block export id')
-  if (exports.find(id) !== undefined) throw new CommandError(`Block export id '${id}' is already in use`)
+function checkExport(options: ExportOptions, directory: Directory, objects: Objects): Node {
+  const { iothread } = options
   const name = options['node-name']
   const node = directory.find(name)
   if (node === undefined) throw new CommandError(`Cannot find device='' nor node-name='${name}'`)
