@@ -13,6 +13,9 @@ const INBOX = 4096
 /** Looks for progress in the time a client may stall. */
 const LOOKS = 4
 
+/** What Node's timers can hold. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
 export interface StreamLimits {
   /** A client may make no progress so long, milliseconds. */
   readonly idleMs: number
@@ -70,7 +73,8 @@ export class HttpStream implements WireUser {
     this.#inbox = Buffer.alloc(Math.max(INBOX, rest.length))
     this.#inbox.set(rest)
     this.#end = rest.length
-    this.#timer = setInterval(() => this.#look(), Math.max(1, limits.idleMs / LOOKS))
+    const everyMs = Math.min(Math.max(1, limits.idleMs / LOOKS), LONGEST_TIMER_MS)
+    this.#timer = setInterval(() => this.#look(), everyMs)
   }
 
   get closed(): boolean {

@@ -18,7 +18,9 @@ export interface Asks {
 }
 
 /** What the server can do with any image that its ticket allows to be read and written. */
-const FEATURES = ['extents', 'flush', 'zero']
+const FEATURES = ['checksum', 'extents', 'flush', 'zero']
+/** Of checksums. */
+const ALGORITHMS = ['blake2b']
 const JSON_TYPE: Header = ['content-type', 'application/json']
 
 export class FrontAnswers implements Answerer {
@@ -82,6 +84,8 @@ export class FrontAnswers implements Answerer {
         )
       case 'ticket':
         return this.#ticket(exchange, resource.ticket)
+      case 'algorithms':
+        return exchange.reply(200, [JSON_TYPE], JSON.stringify({ algorithms: ALGORITHMS }))
       default:
         throw new Refusal(404, 'there is no such resource')
     }

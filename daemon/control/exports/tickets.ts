@@ -126,13 +126,15 @@ export class Tickets {
     else this.#front.take(connection, back.fd, back.rest)
   }
 
-  /** A worker has ended, and what it served with it. @returns the exports among them, which are gone */
+  /** A worker has ended, and its nodes are forgotten. @returns the exports among them, which are gone */
   lost(worker: DiskWorker): Ticket[] {
     const gone: Ticket[] = []
     for (const ticket of this.#all()) {
       if (ticket.image?.worker !== worker) continue
       for (const connection of ticket.clients) this.#front.left(connection)
       ticket.clients.clear()
+      // Its node is gone already.
+      void ticket.image.user?.release()
       this.#closed(ticket)
       if (ticket.spec !== undefined) ticket.expires = monotonicSeconds() + ticket.spec.timeout
       else {

@@ -97,8 +97,8 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
       lost: (worker, reason) => {
         jobs.workerEnded(worker.handle, reason)
         exports.lost(worker)
-        for (const { id } of tickets.lost(worker)) events.emit('BLOCK_EXPORT_DELETED', { id })
         graphs.lost(worker)
+        for (const { id } of tickets.lost(worker)) events.emit('BLOCK_EXPORT_DELETED', { id })
       },
     },
     spares,

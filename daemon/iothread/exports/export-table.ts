@@ -37,6 +37,7 @@ export class ExportTable {
     this.#events = events
     this.#images = new ImageTable({
       graph,
+      engine,
       pool: this.#pool,
       report: (report) => events.report(report),
       log: (level, fields, text) => events.report({ kind: 'log', level, fields, text }),

@@ -229,13 +229,18 @@ t.test('OPTIONS says what can be done', async (t) => {
   const writable = await daemon.images('OPTIONS', 'rw')
   t.equal(writable.headers.allow, 'OPTIONS,GET,PUT,PATCH')
   t.strictSame(JSON.parse(writable.text), {
-    ...{ features: ['extents', 'flush', 'zero'], unix_socket: daemon.local, max_readers: 8, max_writers: 8 },
+    ...{
+      features: ['checksum', 'extents', 'flush', 'zero'],
+      unix_socket: daemon.local,
+      max_readers: 8,
+      max_writers: 8,
+    },
   })
   const readable = await daemon.images('OPTIONS', 'ro')
   t.equal(readable.headers.allow, 'OPTIONS,GET')
-  t.strictSame(JSON.parse(readable.text).features, ['extents'])
+  t.strictSame(JSON.parse(readable.text).features, ['checksum', 'extents'])
   const server = await daemon.images('OPTIONS', '*')
-  t.strictSame(JSON.parse(server.text), { features: ['extents', 'flush', 'zero'] })
+  t.strictSame(JSON.parse(server.text), { features: ['checksum', 'extents', 'flush', 'zero'] })
 })
 
 t.test('the version is told to whoever asks over TCP', async (t) => {

@@ -11,6 +11,7 @@ import { type HttpReply, request } from './http-client.js'
 export class ImagesDaemon {
   readonly scratch: Scratch
   readonly #child: ChildProcess
+  readonly #waiting: { readonly pattern: RegExp; resolve(): void }[] = []
   /** http://127.0.0.1:PORT */
   readonly url: string
 
@@ -18,6 +19,19 @@ export class ImagesDaemon {
     this.scratch = scratch
     this.#child = child
     this.url = url
+    child.stderr!.on('data', (bytes: Buffer) => this.#log(bytes.toString()))
+    child.stderr!.resume()
+  }
+
+  /** Resolves when it logs a line like this, from now on. */
+  logged(pattern: RegExp): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push({ pattern, resolve }))
+  }
+
+  #log(text: string): void {
+    for (const each of this.#waiting.splice(0))
+      if (each.pattern.test(text)) each.resolve()
+      else this.#waiting.push(each)
   }
 
   static async start(scratch: Scratch, more: readonly string[] = []): Promise<ImagesDaemon> {
@@ -32,8 +46,6 @@ export class ImagesDaemon {
       if (entry.service === 'remote') port = entry.port
       if (entry.msg === 'ready') break
     }
-    // What it logs later is read and not kept.
-    child.stderr!.resume()
     return new ImagesDaemon(scratch, child, `http://127.0.0.1:${port}`)
   }
 

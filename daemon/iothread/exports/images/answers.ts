@@ -12,6 +12,7 @@ import { corsHeaders } from '../../../http/cors.js'
 import type { Exchange } from '../../../http/exchange.js'
 import type { Answerer } from '../../../http/serve.js'
 import type { Holder } from '../piece-pool.js'
+import { sendChecksum } from './checksum.js'
 import { listExtents } from './extents.js'
 import { getBytes } from './get.js'
 import { flushImage, zeroBytes } from './patch.js'
@@ -54,7 +55,8 @@ export class ImageAnswers implements Answerer {
     checkMethod(target.resource, method)
     if (target.resource.kind === 'extents')
       return listExtents(this.#image, exchange, target.query.get('context') ?? 'zero')
-    if (target.resource.kind === 'checksum') throw new Refusal(404, 'there is no such resource')
+    if (target.resource.kind === 'checksum')
+      return sendChecksum(this.#image, this.#env, this.#holder, exchange, target.query)
     switch (method) {
       case 'OPTIONS':
         return this.#options(exchange)
@@ -88,7 +90,7 @@ export class ImageAnswers implements Answerer {
         ...corsHeaders(exchange.head),
       ],
       JSON.stringify({
-        features: ['extents', ...(writes ? ['flush', 'zero'] : [])],
+        features: ['checksum', 'extents', ...(writes ? ['flush', 'zero'] : [])],
         ...(unixSocket !== undefined && { unix_socket: unixSocket }),
         max_readers: MOST_READERS,
         max_writers: MOST_WRITERS,

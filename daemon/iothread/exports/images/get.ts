@@ -38,10 +38,8 @@ export async function getBytes(
     if (exchange.begun) exchange.stream.close(new PeerError(refusal.message))
   })
   if (yesOrNo(query, 'close', false)) exchange.endAfter()
-  await image.freshen()
   const text = exchange.head.headers.get('range')
-  const size = image.readable
-  const { offset, length } = text === undefined ? { offset: 0, length: size } : within(parseRange(text), size)
+  const { offset, length } = await extentOf(image, text)
   const headers: Header[] = [
     ['content-type', 'application/octet-stream'],
     ['content-disposition', disposition(ticket.spec.filename)],
@@ -54,6 +52,13 @@ export async function getBytes(
   if (length === 0) begin()
   else await new Sending(image, pool, holder, exchange, operation).send(offset, length, begin)
   exchange.stream.send()
+}
+
+/** What is asked for. The size is looked at anew where it counts. @throws Refusal */
+async function extentOf(image: ServedImage, range: string | undefined) {
+  const asked = range === undefined ? undefined : parseRange(range)
+  if (asked === undefined || (asked.last ?? Number.POSITIVE_INFINITY) >= image.readable) await image.freshen()
+  return asked === undefined ? { offset: 0, length: image.readable } : within(asked, image.readable)
 }
 
 /** @throws Refusal 416 for what lies beyond the size */

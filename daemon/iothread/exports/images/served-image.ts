@@ -2,6 +2,7 @@
 // An image that is served over HTTP under one ticket: its claim on the node, its connections, its end. Made by ImageTable.
 // Rule: a connection is here as long as its requests name this ticket; the first that names another takes it away.
 
+import type { IoEngine } from '../../../../native/types.js'
 import { CommandError } from '../../../errors.js'
 import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
@@ -19,6 +20,7 @@ const HEAD_MS = 30_000
 
 export interface ImageEnv {
   readonly graph: Graph
+  readonly engine: IoEngine
   readonly pool: PiecePool
   report(report: ImageReport): void
   /** A disk said no, or a client was lost. */
