@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The memory workers of the daemon: one for each transfer, from its start until its job is forgotten. Used by the handlers of
 // memory commands.
+// One rests ahead: a thread takes a tenth of a second to come up, and a restored guest would wait for it.
 
 import type { Logger } from 'pino'
 import { closeDescriptor } from '../../native/descriptors.js'
 import type { JobReport } from '../common/job-messages.js'
 import type { MemoryHandle, StartMemoryWorker } from '../memory/handle.js'
-import type { Report, TransferStats } from '../memory/messages.js'
+import type { Report, Requests, TransferStats } from '../memory/messages.js'
 import { askToEnd, endThread, FAREWELL_MS } from './farewell.js'
+import { type SpareOptions, SpareWorkers } from './spare-workers.js'
 
 export interface MemoryEvents {
   readonly job: (handle: MemoryHandle, report: JobReport) => void
@@ -23,9 +25,11 @@ export class MemoryWorkers {
   readonly #alive = new Map<MemoryHandle, Set<number>>()
   /** What each told last, for as long as somebody knows it. */
   readonly #stats = new WeakMap<object, TransferStats>()
+  readonly #spares: SpareWorkers<Requests, Report>
   #count = 0
 
-  constructor(start: StartMemoryWorker, log: Logger, events: MemoryEvents) {
+  constructor(start: StartMemoryWorker, log: Logger, events: MemoryEvents, spares: SpareOptions) {
+    this.#spares = new SpareWorkers(spares, start, log)
     this.#start = start
     this.#log = log
     this.#events = events
@@ -33,7 +37,8 @@ export class MemoryWorkers {
 
   /** @param descriptors  the worker's from now on: it makes duplicates, and what it does not need is closed with it */
   start(descriptors: readonly number[]): MemoryHandle {
-    const handle = this.#start(`memory${this.#count++}`)
+    const name = `memory${this.#count++}`
+    const handle = this.#spares.take(name) ?? this.#start(name)
     const held = new Set(descriptors)
     this.#alive.set(handle, held)
     handle.onReport((report) => this.#report(handle, held, report))
@@ -67,7 +72,8 @@ export class MemoryWorkers {
   }
 
   async endAll(deadlineMs: number): Promise<void> {
-    await Promise.all([...this.#alive.keys()].map((handle) => this.end(handle, deadlineMs)))
+    const workers = [...this.#alive.keys()].map((handle) => this.end(handle, deadlineMs))
+    await Promise.all([...workers, this.#spares.endAll(deadlineMs)])
   }
 
   #leave(handle: MemoryHandle): boolean {

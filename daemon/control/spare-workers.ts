@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Worker threads that rest: nobody needs them, nothing is open in them, and the next new disk gets one instead of a
-// thread of its own. Used by DiskWorkers.
+// Worker threads that rest: nobody needs them, nothing is open in them, and the next new disk or transfer of memory gets
+// one instead of a thread of its own. Used by DiskWorkers and MemoryWorkers.
 // Why: making a thread costs the main thread one to two milliseconds in which it answers nobody, and every thread that
 // ends leaves some KiB behind in V8's heap; managers that mirror disk after disk make and end several per second.
 // A spare occupies 12 MiB, 19 after some thousand disks (its V8 heap; its buffers are given back), and six threads, so few are
@@ -8,7 +8,8 @@
 // Rule: only a thread that is new, or answered `rest` with `clean`, is kept.
 
 import type { Logger } from 'pino'
-import type { StartWorker, WorkerHandle } from '../iothread/handle.js'
+import type { WorkerHandle } from '../common/worker-handle.js'
+import type { RequestsOf } from '../common/worker-messages.js'
 import { askToEnd, endThread, FAREWELL_MS } from './farewell.js'
 
 export interface SpareOptions {
@@ -18,27 +19,35 @@ export interface SpareOptions {
   readonly ahead: number
   /** Milliseconds. */
   readonly afterMs: number
+  /** Those to be kept for good are made at once; else when `afterMs` are over, so that who ends before pays nothing. */
+  readonly fromStart: boolean
+}
+
+/** A thread that can be asked to end. */
+interface Endable {
+  shutdown: { args: { deadlineMs: number }; reply: { left: number } }
 }
 
 /** Two, because a mirror opens two disks. Seconds, because who needs another disk soon needs it by the next command. */
-export const SPARES: SpareOptions = { limit: 2, ahead: 1, afterMs: 3000 }
+export const SPARES: SpareOptions = { limit: 2, ahead: 1, afterMs: 3000, fromStart: true }
 
-export class SpareWorkers {
+export class SpareWorkers<R extends RequestsOf<R> & Endable, Report> {
   readonly #options: SpareOptions
-  readonly #start: StartWorker
+  readonly #start: (name: string) => WorkerHandle<R, Report>
   readonly #log: Logger
   /** Oldest first. */
-  readonly #spares = new Set<WorkerHandle>()
+  readonly #spares = new Set<WorkerHandle<R, Report>>()
   /** Threads on their way out. */
   readonly #ending = new Set<Promise<void>>()
   #made = 0
   #quiet: NodeJS.Timeout | undefined
 
-  constructor(options: SpareOptions, start: StartWorker, log: Logger) {
+  constructor(options: SpareOptions, start: (name: string) => WorkerHandle<R, Report>, log: Logger) {
     this.#options = options
     this.#start = start
     this.#log = log
-    this.#adjust()
+    if (options.fromStart) this.#adjust()
+    else this.#adjustLater()
   }
 
   get full(): boolean {
@@ -46,7 +55,7 @@ export class SpareWorkers {
   }
 
   /** Keeps a thread that rests, or ends it when there are enough. */
-  keep(handle: WorkerHandle): void {
+  keep(handle: WorkerHandle<R, Report>): void {
     handle.onReport(() => {})
     handle.onExit((error) => this.#exit(handle, error))
     if (this.full) {
@@ -58,7 +67,7 @@ export class SpareWorkers {
   }
 
   /** The one that rests for the shortest time, under a new name: what it has in memory is in use least long ago. */
-  take(name: string): WorkerHandle | undefined {
+  take(name: string): WorkerHandle<R, Report> | undefined {
     const handle = [...this.#spares].at(-1)
     if (handle === undefined) return undefined
     this.#spares.delete(handle)
@@ -87,7 +96,7 @@ export class SpareWorkers {
     for (const handle of [...this.#spares].slice(0, this.#spares.size - ahead)) this.#end(handle, FAREWELL_MS)
   }
 
-  #end(handle: WorkerHandle, deadlineMs: number): void {
+  #end(handle: WorkerHandle<R, Report>, deadlineMs: number): void {
     this.#spares.delete(handle)
     const ended = askToEnd(handle, deadlineMs, this.#log)
       .then(() => endThread(handle, this.#log))
@@ -95,7 +104,7 @@ export class SpareWorkers {
     this.#ending.add(ended)
   }
 
-  #exit(handle: WorkerHandle, error: Error | undefined): void {
+  #exit(handle: WorkerHandle<R, Report>, error: Error | undefined): void {
     this.#spares.delete(handle)
     if (error !== undefined) this.#log.error({ iothread: handle.name, err: error }, 'spare iothread lost')
   }

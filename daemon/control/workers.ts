@@ -66,7 +66,7 @@ export class DiskWorkers {
   readonly #log: Logger
   readonly #events: WorkerEvents
   readonly #alive = new Set<DiskWorker>()
-  readonly #spares: SpareWorkers
+  readonly #spares: SpareWorkers<Requests, Report>
   #count = 0
   #ending = false
 

@@ -131,12 +131,26 @@ bool isPassing(int64_t error) {
          error == -EHOSTDOWN || error == -EHOSTUNREACH || error == -ENOPROTOOPT || error == -ENONET;
 }
 
+// What a Unix socket's peer may leave unread, bytes. With the kernel's 208 KiB, of which a sender is told only when three
+// quarters are free, both sides wake each other for every few pages. TCP sizes its own buffers.
+constexpr int kSendRoom = 4 << 20;
+
+void makeRoom(int fd) {
+  int family = 0;
+  socklen_t size = sizeof family;
+  if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) < 0 || family != AF_UNIX) return;
+  // The second is bounded by net.core.wmem_max; the first takes a privilege.
+  if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &kSendRoom, sizeof kSendRoom) == 0) return;
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSendRoom, sizeof kSendRoom);
+}
+
 }  // namespace
 
 std::shared_ptr<File> socketFile(UniqueFd fd) {
   // Whoever sends slots wants no gathering of small pieces. Refused where it is no TCP.
   const int yes = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+  makeRoom(fd.get());
   auto file = std::make_shared<File>();
   file->fd = std::move(fd);
   file->kind = FileKind::socket;

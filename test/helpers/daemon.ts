@@ -15,6 +15,9 @@ export interface DaemonOptions {
   readonly env?: NodeJS.ProcessEnv
 }
 
+/** When a daemon has begun to make the last of the threads it makes ahead. */
+const LAST_AHEAD_MS = 3500
+
 export interface CpuTime {
   readonly user: number
   readonly system: number
@@ -24,6 +27,7 @@ export class Daemon {
   readonly socket: string
   readonly running: Running
   readonly #clients: QmpClient[] = []
+  readonly #startedMs = performance.now()
 
   private constructor(socket: string, running: Running) {
     this.socket = socket
@@ -116,8 +120,12 @@ export class Daemon {
       .sort()
   }
 
-  /** Descriptors once nothing has come or gone for half a second: the thread made ahead is there. */
+  /**
+   * Descriptors once all threads that are made ahead are there, the last after three seconds, and nothing has come or gone for
+   * half a second.
+   */
   async settledDescriptors(): Promise<number> {
+    await pace(Math.max(0, this.#startedMs + LAST_AHEAD_MS - performance.now()))
     for (let last = -1, same = 0; ; ) {
       const now = this.descriptors().length
       same = now === last ? same + 1 : 0

@@ -103,11 +103,16 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     },
     spares,
   )
-  const memory = new MemoryWorkers(startMemory, log, {
-    job: (handle, report) => jobs.report(handle, report),
-    stats: (handle, stats) => migration.counted(handle, stats),
-    lost: (handle, reason) => jobs.workerEnded(handle, reason),
-  })
+  const memory = new MemoryWorkers(
+    startMemory,
+    log,
+    {
+      job: (handle, report) => jobs.report(handle, report),
+      stats: (handle, stats) => migration.counted(handle, stats),
+      lost: (handle, reason) => jobs.workerEnded(handle, reason),
+    },
+    { ...spares, limit: 1, fromStart: false },
+  )
   const settings = new MigrationSettings()
   const migration = new Migration(jobs, memory, events, settings)
   const nbd: NbdService = new NbdService(startNbd, log, {

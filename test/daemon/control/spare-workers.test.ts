@@ -14,7 +14,7 @@ import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import { startNbdWorker } from '../../../daemon/nbd/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 
-const LONG = { limit: 2, ahead: 0, afterMs: 600_000 }
+const LONG = { limit: 2, ahead: 0, afterMs: 600_000, fromStart: true }
 
 /** Handlers, and what became of every thread: how many were made, which ended, who rests. */
 function setUp(t: Test, spares: SpareOptions) {
@@ -140,7 +140,7 @@ t.test('a thread with a failed flush is not kept', async (t) => {
 })
 
 t.test('a spare thread ends by itself after its time', async (t) => {
-  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 0, afterMs: 1 })
+  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 0, afterMs: 1, fromStart: true })
   t.testdir()
   await run('blockdev-add', disk(t, 'a'))
   await remove('a')
@@ -228,7 +228,7 @@ t.test('the former user of a thread hears nothing of the next and is refused', a
 })
 
 t.test('a thread is made ahead, and again when it was taken', async (t) => {
-  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 1, afterMs: 1 })
+  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 1, afterMs: 1, fromStart: true })
   t.testdir()
   t.equal(threads.made, 1)
   await run('blockdev-add', disk(t, 'a'))
