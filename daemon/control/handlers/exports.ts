@@ -10,8 +10,9 @@ import type { EventSink, Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Export, Exports } from '../exports/exports.js'
 import type { ImagesService } from '../exports/images-service.js'
-import type { Ticket, Tickets } from '../exports/tickets.js'
+import type { Tickets } from '../exports/tickets.js'
 import type { Objects } from '../objects.js'
+import { imageExports } from './image-exports.js'
 
 const HANDSHAKE_SECONDS = 10
 const MOST_CONNECTIONS = 100
@@ -20,10 +21,6 @@ const LONGEST_TIMER = 2 ** 31 - 1
 
 type ExportOptions = Arguments<'block-export-add'>
 type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>
-type ImagesOptions = Extract<ExportOptions, { type: 'x-images' }>
-
-/** Characters of an export's id that is a ticket. */
-const LONGEST_TICKET = 255
 
 /** What serves nodes, by protocol. */
 export interface ExportKinds {
@@ -43,23 +40,7 @@ export function exportHandlers(
       throw new CommandError(`Block export id '${options.id}' is already in use`)
     return checkExport(options, directory, objects)
   }
-  const addImage = async (options: ImagesOptions) => {
-    const { id, writable = false, writethrough = false } = options
-    if (id === '' || id.length > LONGEST_TICKET) throw new CommandError('Invalid block export id')
-    if (writethrough) throw new CommandError("Parameter 'writethrough' is not for exports of type 'x-images'")
-    if (!images.running) throw new CommandError('Images server not running')
-    await tickets.addExport(id, check(options), writable)
-  }
-  const removeImage = async (ticket: Ticket, mode: 'safe' | 'hard') => {
-    if (ticket.canceled) throw new CommandError(`Export '${ticket.id}' is already shutting down`)
-    if (ticket.clients.size > 0 && mode === 'safe')
-      throw new CommandError(`export '${ticket.id}' still in use`)
-    const removed = tickets
-      .removeExport(ticket)
-      .then(() => events.emit('BLOCK_EXPORT_DELETED', { id: ticket.id }))
-    // What clients have under way may take as long as the disk does; the event tells when it is over.
-    if (ticket.clients.size === 0) await removed
-  }
+  const image = imageExports(images, tickets, events)
   const add = async (options: NbdOptions) => {
     if (!isIdentifier(options.id)) throw new CommandError('Invalid block export id')
     const node = check(options)
@@ -75,7 +56,7 @@ export function exportHandlers(
   }
   const remove = async (id: string, mode: 'safe' | 'hard' = 'safe') => {
     const ticket = tickets.exports().find((each) => each.id === id)
-    if (ticket !== undefined) return removeImage(ticket, mode)
+    if (ticket !== undefined) return image.remove(ticket, mode)
     const found = find(exports, id)
     if (found.state === 'closing') throw new CommandError(`Export '${id}' is already shutting down`)
     if (found.clients.size === 0) await exports.remove(found)
@@ -97,7 +78,7 @@ export function exportHandlers(
     'nbd-server-stop': () => exports.stopServer(),
 
     'block-export-add': async (options) => {
-      if (options.type === 'x-images') return addImage(options)
+      if (options.type === 'x-images') return image.add(options, check)
       if (options.type !== 'nbd')
         throw new CommandError(`Parameter 'type' does not accept value '${options.type}'`)
       await add(options)
@@ -111,6 +92,7 @@ export function exportHandlers(
     'nbd-server-remove': ({ name, mode }) => remove(name, mode),
 
     'query-block-exports': () => {
+      const shown = (node: Node) => filterAbove(directory, node)?.name ?? node.name
       const nbd = exports
         .all()
         .filter(({ state }) => state !== 'opening')
@@ -118,26 +100,13 @@ export function exportHandlers(
         .map(({ id, node, state, clients }) => ({
           id,
           type: 'nbd' as const,
-          'node-name': filterAbove(directory, node)?.name ?? node.name,
+          'node-name': shown(node),
           'shutting-down': state === 'closing',
           'x-clients': clients.size,
         }))
-      return [...imageInfos(tickets, directory), ...nbd]
+      return [...image.infos(shown), ...nbd]
     },
   } satisfies Handlers
-}
-
-/** Newest first. */
-function imageInfos(tickets: Tickets, directory: Directory) {
-  return tickets
-    .exports()
-    .reverse()
-    .flatMap(({ id, image, canceled, clients }) => {
-      if (image === undefined) return []
-      const name = filterAbove(directory, image.node)?.name ?? image.node.name
-      const more = { 'shutting-down': canceled, 'x-clients': clients.size }
-      return [{ id, type: 'x-images' as const, 'node-name': name, ...more }]
-    })
 }
 
 function find(exports: Exports, id: string): Export {
