@@ -3,6 +3,7 @@
 // common. What is done with bytes lies in the files beside.
 // Source: the images API of oVirt, as its image server has it.
 
+import { FormatError } from '../../../../protocol/format-error.js'
 import type { RequestHead } from '../../../../protocol/http/head.js'
 import { parsePatch } from '../../../../protocol/http/json-body.js'
 import { Refusal } from '../../../../protocol/http/refusal.js'
@@ -70,7 +71,8 @@ export class ImageAnswers implements Answerer {
   }
 
   failed(exchange: Exchange, error: unknown): Refusal {
-    if (!(error instanceof IoError || error instanceof CommandError)) throw error
+    const known = error instanceof IoError || error instanceof CommandError || error instanceof FormatError
+    if (!known) throw error
     const op = error instanceof IoError ? error.op : 'open'
     const { method } = exchange.head
     this.#env.log('warn', { op, method, err: error.message }, 'a request for an image failed')
