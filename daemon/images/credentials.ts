@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises'
 import type { TlsOptions } from 'node:tls'
 import { ENOENT, errnoNumber, errnoText } from '../common/errno.js'
 import { CommandError } from '../errors.js'
-import { Encryption } from '../tls/encryption.js'
+import { Encryption } from './encryption.js'
 import type { TlsFiles } from './messages.js'
 
 /** A client that has not agreed on TLS by then is cut off, milliseconds. */

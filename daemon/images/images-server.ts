@@ -8,7 +8,7 @@ import { duplicate } from '../../native/descriptors.js'
 import type { Service } from '../../protocol/http/routes.js'
 import { serveRequests } from '../http/serve.js'
 import { type Handover, HttpStream } from '../http/stream.js'
-import type { Encryption } from '../tls/encryption.js'
+import type { Encryption } from './encryption.js'
 import { type Asks, FrontAnswers } from './front-answers.js'
 
 /** Connections at once, those that were handed on among them. */
@@ -72,7 +72,7 @@ export class ImagesServer {
     socket.destroy()
     const connection = this.#next++
     const lost = (why: string) => this.#env.log('info', { connection }, `images client lost: ${why}`)
-    const plain = own < 0 || encryption === undefined ? own : encryption.wrap(own, new Uint8Array(), lost)
+    const plain = own < 0 || encryption === undefined ? own : encryption.wrap(own, lost)
     if (plain < 0) this.#env.log('warn', { service }, 'a client was cut off: no room is left')
     else this.#begin(connection, service, plain, new Uint8Array())
   }

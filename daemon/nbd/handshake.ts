@@ -6,7 +6,7 @@ import { Wire, type WireUser } from '../../native/wire.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import { type Exports, ServerNegotiation } from '../../protocol/nbd/server-negotiation.js'
 import type { NegotiationStep } from '../../protocol/nbd/steps.js'
-import type { Encryption } from '../tls/encryption.js'
+import type { TlsServer } from './tls.js'
 
 const EAGAIN = -11
 /** Bytes of one read. */
@@ -20,7 +20,7 @@ export interface HandshakeEnd {
 }
 
 export class Handshake implements WireUser {
-  readonly #tls: Encryption | undefined
+  readonly #tls: TlsServer | undefined
   #wire: Wire
   readonly #negotiation: ServerNegotiation
   readonly #end: HandshakeEnd
@@ -36,7 +36,7 @@ export class Handshake implements WireUser {
   constructor(
     fd: number,
     exports: Exports,
-    tls: Encryption | undefined,
+    tls: TlsServer | undefined,
     timeoutMs: number,
     end: HandshakeEnd,
   ) {

@@ -6,8 +6,8 @@ import type { Server, Socket } from 'node:net'
 import { duplicate } from '../../native/descriptors.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { Exports, OfferedExport } from '../../protocol/nbd/server-negotiation.js'
-import type { Encryption } from '../tls/encryption.js'
 import { Handshake } from './handshake.js'
+import type { TlsServer } from './tls.js'
 
 /** Clients that wait for room; more are cut off. */
 const MOST_WAITING = 1024
@@ -18,7 +18,7 @@ export interface ServerOptions {
   /** 0: no limit. */
   readonly maxConnections: number
   readonly firstConnection: number
-  readonly tls: Encryption | undefined
+  readonly tls: TlsServer | undefined
 }
 
 export interface ServerEvents {

@@ -6,9 +6,10 @@ import { toWire } from '../common/worker-messages.js'
 import { CommandError } from '../errors.js'
 import { type Bound, listenTcp, listenUnix } from '../sockets.js'
 import { StartError } from '../start-error.js'
+import { Authorizer } from './authz.js'
 import type { FromWorker, ListenAddress, Report, Requests, ServerSpec, ToWorker } from './messages.js'
 import { NbdServer } from './nbd-server.js'
-import { loadTls } from './tls.js'
+import { TlsServer } from './tls.js'
 
 type Handlers = {
   [N in keyof Requests]: (args: Requests[N]['args']) => Promise<Requests[N]['reply']> | Requests[N]['reply']
@@ -18,6 +19,7 @@ export class NbdThread {
   readonly #post: (message: FromWorker) => void
   #bound: Bound | undefined
   #server: NbdServer | undefined
+  #authorizer: Authorizer | undefined
 
   constructor(post: (message: FromWorker) => void) {
     this.#post = post
@@ -39,6 +41,10 @@ export class NbdThread {
       this.#server?.offer(exports)
       return null
     },
+    authorize: (spec) => {
+      this.#authorizer?.change(spec)
+      return null
+    },
     left: ({ connection }) => {
       this.#server?.left(connection)
       return null
@@ -51,7 +57,9 @@ export class NbdThread {
   }
 
   async #listen(spec: ServerSpec): Promise<{ port: number | undefined }> {
-    const tls = spec.tls === undefined ? undefined : await loadTls(spec.tls)
+    // Before anything is waited for: rules may change meanwhile.
+    this.#authorizer = spec.authz && new Authorizer(spec.authz)
+    const tls = spec.tls && (await TlsServer.load(spec.tls, this.#authorizer))
     const bound = await listenAt(spec.address)
     this.#bound = bound
     const { handshakeMs, maxConnections, firstConnection } = spec
