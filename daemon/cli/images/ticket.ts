@@ -24,7 +24,7 @@ export interface AddOptions extends TicketOptions {
 /** Prints the id: whoever knows it may do what the ticket allows. */
 export async function addTicket(image: string, options: AddOptions): Promise<void> {
   const { id = randomUUID(), ops, timeout, sparse, filename } = options
-  const isUrl = /^(file|nbds?(\+unix)?):/.test(image)
+  const isUrl = /^(file|nbd(\+unix)?):/.test(image)
   const size = options.size ?? (isUrl ? undefined : await sizeOf(image))
   if (size === undefined) throw failed(`the size of '${image}' is not known: give --size`)
   await send(options, 'PUT', id, {

@@ -33,6 +33,7 @@ const bad: readonly { name: string; more: object; says: RegExp }[] = [
   { name: 'url with a host', more: { url: 'file://host/disk' }, says: /"url"/ },
   { name: 'url with a NUL', more: { url: 'file:///a\0b' }, says: /"url"/ },
   { name: 'url of another server', more: { url: 'https://host/images/a' }, says: /"url"/ },
+  { name: 'url that asks for TLS', more: { url: 'nbds://host/e' }, says: /"url"/ },
   { name: 'url of NBD that is none', more: { url: 'nbd:unix:' }, says: /"url"/ },
   { name: 'sparse of a number', more: { sparse: 1 }, says: /"sparse"/ },
   { name: 'inactivity timeout of nothing', more: { inactivity_timeout: 0 }, says: /"inactivity_timeout"/ },
