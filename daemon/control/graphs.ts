@@ -5,8 +5,9 @@
 // time is closed first. Each method waits only for the storage of the nodes it was given.
 
 import type { Logger } from 'pino'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import { CommandError } from '../errors.js'
-import type { NodeReport, Report, ThrottleLimits } from '../iothread/messages.js'
+import type { NodeReport, Report } from '../iothread/messages.js'
 import type { Definition, Directory, Node, Owner } from './directory.js'
 import { type GraphView, planJoin } from './placement.js'
 import type { DiskWorker, DiskWorkers } from './workers.js'

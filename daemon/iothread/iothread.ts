@@ -96,7 +96,7 @@ export class Iothread {
       'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
       'target-create': (args) => this.#createTarget(args),
       'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
-      'job-start': ({ id, spec }) => this.#start(id, spec),
+      'job-start': ({ id, spec, share }) => this.#start(id, spec, share),
       ...this.#jobs.handlers,
       ...this.#exports.handlers,
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
@@ -118,7 +118,7 @@ export class Iothread {
     return null
   }
 
-  async #start(id: string, spec: JobSpec): Promise<null> {
+  async #start(id: string, spec: JobSpec, share?: number): Promise<null> {
     const policy: Policy =
       spec.kind === 'mirror'
         ? { read: spec.onSourceError, write: spec.onTargetError }
@@ -128,7 +128,7 @@ export class Iothread {
       control.signal.addEventListener('abort', () => this.#graph.hurry(nodesOf(spec)), { once: true })
       return this.#makeBody(spec, control)
     }
-    await this.#jobs.start(id, make, policy)
+    await this.#jobs.start(id, make, policy, share)
     this.#watch()
     return null
   }

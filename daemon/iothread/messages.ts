@@ -8,7 +8,9 @@
 import type { AioChoice } from '../../native/types.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
+import type { OnDiverge } from '../common/convergence.js'
 import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import type * as wire from '../common/worker-messages.js'
 import type { ImageReport, ImageRequests } from './messages-images.js'
 
@@ -141,6 +143,7 @@ export interface MirrorSpec {
   readonly onSourceError: OnError
   readonly onTargetError: OnError
   readonly copyMode: CopyMode
+  readonly onDiverge: OnDiverge
   /** Ranges that read as zero may become holes on the target. */
   readonly unmap: boolean
   /** The user vouches that the target reads as zero everywhere. */
@@ -307,7 +310,7 @@ export interface Requests extends JobRequests, ImageRequests {
    * Replied when the job runs: after the report `running`, and after `ready` when there was nothing to copy.
    * An error reply means there never was a job.
    */
-  'job-start': { args: { id: string; spec: JobSpec }; reply: null }
+  'job-start': { args: { id: string; spec: JobSpec; share?: number }; reply: null }
   /** Extents of a node from `offset` on, at most `limit` of them; merged where neighbours are alike. */
   'node-map': {
     args: { node: string; offset: number; length: number; limit: number }
@@ -334,16 +337,6 @@ export interface Requests extends JobRequests, ImageRequests {
   rest: { args: null; reply: { clean: boolean } }
   /** Cancels jobs, flushes and closes nodes, ends the engine. Stuck requests are abandoned after the deadline. */
   shutdown: { args: { deadlineMs: number }; reply: { left: number } }
-}
-
-/** Bytes and operations per second; 0 = no limit. */
-export interface ThrottleLimits {
-  readonly bpsTotal: number
-  readonly bpsRead: number
-  readonly bpsWrite: number
-  readonly iopsTotal: number
-  readonly iopsRead: number
-  readonly iopsWrite: number
 }
 
 /** A byte range with one status, as `map` shows it. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mirror job's two commands. Members stand in the order in which they are checked.
 
+import { onDiverge } from './convergence.js'
 import { bool, command, enumOf, int, type Members, optional, required, str, struct, uint32 } from './types.js'
 
 const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
@@ -43,6 +44,8 @@ const extensions = {
       default: false,
     },
   ),
+  'x-on-diverge': onDiverge,
+  'x-budget': optional(str, 'Id of the x-budget object whose bandwidth it shares with other jobs.'),
 } satisfies Members
 
 export const mirrorCommands = {

@@ -102,6 +102,7 @@ export function mirrorSpec(more: Partial<MirrorSpec> = {}): MirrorSpec {
     onSourceError: 'report',
     onTargetError: 'report',
     copyMode: 'background',
+    onDiverge: 'report',
     unmap: true,
     targetIsZero: false,
     autoComplete: false,

@@ -69,7 +69,7 @@ for (const mode of ['background', 'write-blocking'] as const)
         ...['-device', 'virtio-blk-pci,drive=disk,werror=report,rerror=report'],
       ],
     })
-    await guest.says(/^ROUND 3\r?$/m, BOOT_MS)
+    await guest.says(/^ROUND 3\r?\n/m, BOOT_MS)
 
     const job = { 'job-id': 'move', device: 'old', target: 'new', sync: 'full', 'auto-dismiss': false }
     await client.execute('blockdev-mirror', { ...job, 'copy-mode': mode })
@@ -83,10 +83,10 @@ for (const mode of ['background', 'write-blocking'] as const)
 
     // It goes on for a while on the copy.
     const before = Number(/ROUND (\d+)\r?\n(?!.*ROUND)/s.exec(guest.serial())?.[1] ?? 0)
-    await guest.says(new RegExp(`^ROUND ${before + 3}\\r?$`, 'm'))
+    await guest.says(new RegExp(`^ROUND ${before + 3}\\r?\\n`, 'm'))
     await guest.press('q\n')
     const [, rounds, errors, stall, hash] = await guest.says(
-      /^DONE rounds=(\d+) errors=(\d+) stall_ms=(\d+) hash=([0-9a-f]+)\r?$/m,
+      /^DONE rounds=(\d+) errors=(\d+) stall_ms=(\d+) hash=([0-9a-f]+)\r?\n/m,
     )
     t.comment(`${rounds} rounds, longest wait of the guest ${stall} ms`)
     t.equal(errors, '0', 'the guest saw no error')

@@ -10,6 +10,7 @@ import type { ListenSpec } from '../../images/messages.js'
 import type { StartWorker } from '../../iothread/handle.js'
 import type { StartMemoryWorker } from '../../memory/handle.js'
 import type { StartNbdWorker } from '../../nbd/handle.js'
+import { Budgets } from '../budgets.js'
 import type { EventSink, Handlers } from '../commands.js'
 import type { Descriptors } from '../descriptors.js'
 import { Directory } from '../directory.js'
@@ -73,7 +74,8 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   const { startWorker, startMemory, startNbd, startImages, events, descriptors, log, spares = SPARES } = deps
   const objects = new Objects()
   const directory = new Directory({ descriptors, credentials: (id) => objects.credentials(id, 'client') })
-  const jobs = new Jobs(events, log)
+  const budgets = new Budgets((id) => objects.bandwidth(id))
+  const jobs = new Jobs(events, log, budgets)
   const workers = new DiskWorkers(
     startWorker,
     log,
@@ -137,7 +139,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
     ...exportHandlers({ exports, images, tickets }, directory, objects, events),
-    ...objectHandlers(objects, directory, workers, () => nbd.rulesChanged()),
+    ...objectHandlers(objects, directory, workers, budgets, () => nbd.rulesChanged()),
   }
   const lasting = {
     ...jobHandlers(jobs),

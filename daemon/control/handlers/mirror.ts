@@ -124,7 +124,7 @@ class MirrorStarter {
     check: () => void = () => {},
   ): Claim {
     const { directory } = this.#graphs
-    const reservation = this.#jobs.reserve(id)
+    const reservation = this.#jobs.reserve(id, args['x-budget'])
     try {
       checkSpeed(args)
       this.#graphs.checkUnchanging(source)
@@ -219,6 +219,7 @@ function mirrorSpec(args: MirrorArguments, source: Node, target: Node, filter: N
     onSourceError: args['on-source-error'] ?? 'report',
     onTargetError: args['on-target-error'] ?? 'report',
     copyMode: args['copy-mode'] ?? 'background',
+    onDiverge: args['x-on-diverge'] ?? 'report',
     targetIsZero: args['target-is-zero'] ?? false,
     autoComplete: args['x-auto-complete'] ?? false,
   } as const

@@ -14,8 +14,10 @@ import type {
   JobResult,
 } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
+import type { Seat } from '../budgets.js'
 import type { EventSink } from '../commands.js'
 import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
+import { Verdicts } from './verdicts.js'
 
 export interface JobPlan {
   readonly id: string
@@ -49,6 +51,8 @@ export interface JobWorker {
 export interface JobSurroundings {
   readonly worker: JobWorker
   readonly events: EventSink
+  /** Its part in a budget. */
+  readonly seat: Seat | undefined
   readonly log: Logger
   /** The job is over: what it held is free. Called once, before the event says so. */
   readonly concluded: () => void
@@ -88,6 +92,7 @@ export class Job {
   #cancelled = false
   #receipt: JobReceipt | undefined
   #result: JobResult | undefined
+  readonly #verdicts: Verdicts
 
   constructor(plan: JobPlan, around: JobSurroundings) {
     this.plan = plan
@@ -95,6 +100,7 @@ export class Job {
     this.#speed = plan.speed
     this.#copyMode = plan.copyMode
     this.#autoDismiss = plan.autoDismiss
+    this.#verdicts = new Verdicts(plan.id, around.events)
   }
 
   get id(): string {
@@ -105,6 +111,9 @@ export class Job {
   }
   get state(): JobState {
     return this.#state
+  }
+  get seat(): Seat | undefined {
+    return this.#around.seat
   }
   get progress(): JobProgress {
     return this.#progress
@@ -143,14 +152,14 @@ export class Job {
         this.#to('running')
         return
       case 'job-progress':
-        this.#progress = report.progress
+        this.#advance(report.progress)
         return
       case 'job-ready':
-        this.#progress = report.progress
+        this.#advance(report.progress)
         this.#becomeReady()
         return
       case 'job-paused':
-        this.#progress = { ...report.progress, busy: false }
+        this.#advance({ ...report.progress, busy: false })
         this.#enterPause()
         return
       case 'job-error':
@@ -234,6 +243,11 @@ export class Job {
     this.#tell('job-set-speed', { id: this.id, speed })
   }
 
+  /** Its budget gives it another share. @param share  bytes per second, 0 = no limit */
+  setShare(share: number): void {
+    if (accepts(this.#state, 'set-speed')) this.#tell('job-set-share', { id: this.id, share })
+  }
+
   change(copyMode: CopyMode): void {
     this.#check('change')
     if (copyMode === this.#copyMode) return
@@ -265,6 +279,13 @@ export class Job {
   #check(verb: JobVerb): void {
     if (!accepts(this.#state, verb) || this.#finalizing)
       throw new CommandError(refusal(this.id, this.#state, verb))
+  }
+
+  #advance(progress: JobProgress): void {
+    this.#progress = progress
+    // There is no way back; what was asked for here may not have come to the worker when it told this.
+    if (progress.copyMode === 'write-blocking') this.#copyMode = progress.copyMode
+    this.#verdicts.take(progress)
   }
 
   #onIoError(report: Extract<JobReport, { kind: 'job-error' }>): void {
@@ -418,4 +439,5 @@ type Told =
   | ['job-cancel' | 'job-resume', { id: string }]
   | ['job-complete', { id: string; pivot: boolean }]
   | ['job-set-speed', { id: string; speed: number }]
+  | ['job-set-share', { id: string; share: number }]
   | ['job-change', { id: string; copyMode: CopyMode }]

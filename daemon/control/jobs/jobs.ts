@@ -7,6 +7,7 @@ import { isIdentifier } from '../../common/identifier.js'
 import type { HostRequests, JobReport } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
 import type { Report } from '../../iothread/messages.js'
+import { Budgets, type Seat } from '../budgets.js'
 import type { EventSink } from '../commands.js'
 import { Job, type JobPlan, type JobWorker } from './job.js'
 
@@ -15,10 +16,14 @@ export class Reservation {
   /** Set once the worker was asked. */
   job: Job | undefined
 
-  /** @param own  of the daemon itself: users neither see the job nor its events */
+  /**
+   * @param own   of the daemon itself: users neither see the job nor its events
+   * @param seat  its part in a budget
+   */
   constructor(
     readonly id: string,
     readonly own: boolean,
+    readonly seat: Seat | undefined,
   ) {}
 }
 
@@ -35,6 +40,7 @@ export interface JobHost<Spec> {
 
 export class Jobs {
   readonly #events: EventSink
+  readonly #budgets: Budgets
   readonly #log: Logger
   /** In the order they started. */
   readonly #jobs = new Map<string, Job>()
@@ -44,15 +50,19 @@ export class Jobs {
   /** Jobs are cancelled as soon as they run. */
   #ending = false
 
-  constructor(events: EventSink, log: Logger) {
+  constructor(events: EventSink, log: Logger, budgets = new Budgets(() => undefined)) {
     this.#events = events
+    this.#budgets = budgets
     this.#log = log
   }
 
-  /** Takes the id for a job; whoever has the reservation starts the job with it or gives it back. */
-  reserve(id: string): Reservation {
+  /**
+   * Takes the id for a job; whoever has the reservation starts the job with it or gives it back.
+   * @param budget  name of the budget that the job is to share
+   */
+  reserve(id: string, budget?: string): Reservation {
     if (!isIdentifier(id)) throw new CommandError(`Invalid job ID '${id}'`)
-    return this.#reserve(id, false)
+    return this.#reserve(id, false, budget)
   }
 
   /** As reserve(), for a job of the daemon itself: its id is not one that users can give, and only find() tells of it. */
@@ -60,9 +70,10 @@ export class Jobs {
     return this.#reserve(id, true)
   }
 
-  #reserve(id: string, own: boolean): Reservation {
+  #reserve(id: string, own: boolean, budget?: string): Reservation {
     if (this.#jobs.has(id) || this.#starting.has(id)) throw new CommandError(`Job ID '${id}' already in use`)
-    const reservation = new Reservation(id, own)
+    const seat = budget === undefined ? undefined : this.#budgets.join(budget)
+    const reservation = new Reservation(id, own, seat)
     this.#starting.set(id, reservation)
     return reservation
   }
@@ -71,6 +82,7 @@ export class Jobs {
   giveBack(reservation: Reservation): void {
     if (this.#starting.get(reservation.id) !== reservation) return
     this.#starting.delete(reservation.id)
+    reservation.seat?.leave()
     this.#tellIdle()
   }
 
@@ -85,12 +97,13 @@ export class Jobs {
     worker: JobHost<Spec>,
     concluded: () => void,
   ): Promise<void> {
-    const { id, own } = reservation
+    const { id, own, seat } = reservation
     const events = own ? NOBODY : this.#events
-    const job = this.#makeJob({ ...plan, id }, worker, events, concluded)
+    const job = this.#makeJob({ ...plan, id }, worker, events, seat, concluded)
     reservation.job = job
+    const share = seat?.start((share) => job.setShare(share))
     try {
-      await worker.request('job-start', { id, spec })
+      await worker.request('job-start', { id, spec, ...(share !== undefined && { share }) })
     } catch (error) {
       // Once it ran there was a job, and its end (of a lost worker) is told by its events.
       if (this.#starting.get(id) === reservation) throw error
@@ -107,6 +120,8 @@ export class Jobs {
     const job = this.#jobs.get(report.id)
     if (job?.worker !== worker) return
     job.report(report)
+    const charged = report.kind === 'job-error' ? undefined : report.progress.charged
+    if (charged !== undefined) job.seat?.used(charged)
     if (this.#ending && report.kind === 'job-running') void job.end()
   }
 
@@ -150,16 +165,24 @@ export class Jobs {
     await empty
   }
 
-  #makeJob(plan: JobPlan, worker: JobWorker, events: EventSink, concluded: () => void): Job {
+  #makeJob(
+    plan: JobPlan,
+    worker: JobWorker,
+    events: EventSink,
+    seat: Seat | undefined,
+    concluded: () => void,
+  ): Job {
     return new Job(plan, {
       worker,
       events,
+      seat,
       log: this.#log,
       concluded: () => {
         const job = this.#jobs.get(plan.id)
         // The lines of a check are for its user.
         const { check: _, ...receipt } = { check: undefined, ...job?.receipt }
         this.#log.info({ job: plan.id, error: job?.error, ...receipt }, 'job over')
+        seat?.leave()
         concluded()
       },
       dismissed: () => {

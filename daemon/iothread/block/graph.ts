@@ -4,15 +4,9 @@
 
 import type { FileId, IoEngine } from '../../../native/types.js'
 import type { OldestRequest } from '../../common/job-messages.js'
+import type { ThrottleLimits } from '../../common/throttle-limits.js'
 import { CommandError, IoError } from '../../errors.js'
-import type {
-  FileCreateSpec,
-  NodeDefinition,
-  NodeReport,
-  NodeSpec,
-  Report,
-  ThrottleLimits,
-} from '../messages.js'
+import type { FileCreateSpec, NodeDefinition, NodeReport, NodeSpec, Report } from '../messages.js'
 import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions, type Slice } from './driver.js'

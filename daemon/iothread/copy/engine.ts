@@ -78,8 +78,9 @@ export class CopyEngine {
   readonly #active = new ActiveRanges()
   /** What the loop over dirty bits learnt of the source last. */
   #asked: Question | undefined
-  /** Bytes whose bits are clear and which are not done. */
+  /** Bytes whose bits are clear and which are not done: taken by the loop over dirty bits, and by copyNow(). */
   #pending = 0
+  #passing = 0
   /** Length of the next breath after an ignored error, ms; 0 while all goes well. */
   #backoff = 0
   #breathe = false
@@ -93,7 +94,12 @@ export class CopyEngine {
 
   /** Bytes still to do: dirty, or under way. */
   get remaining(): number {
-    return this.#options.bitmap.bytes + this.#pending
+    return this.#options.bitmap.bytes + this.#pending + this.#passing
+  }
+
+  /** All is equal but for what copyNow() is about to copy. */
+  get synced(): boolean {
+    return this.#options.bitmap.clean && this.#pending === 0
   }
 
   get busy(): boolean {
@@ -314,7 +320,7 @@ export class CopyEngine {
   async copyNow(range: Area): Promise<boolean> {
     const { buffers } = this.#options
     this.#ranges.vouched = false
-    this.#pending += range.length
+    this.#passing += range.length
     const whole = this.#widened(range)
     if (this.#asked !== undefined && overlap(whole, this.#asked)) this.#asked.stale = true
     const slot = await buffers.acquire()
@@ -330,7 +336,7 @@ export class CopyEngine {
     } finally {
       this.#active.delete(whole)
       buffers.give(slot)
-      this.#pending -= range.length
+      this.#passing -= range.length
     }
   }
 

@@ -33,9 +33,18 @@ export class JobTable {
     return Math.max(this.#jobs.size, this.#running.size)
   }
 
-  /** Answers when the job runs. What its body refuses means there never was a job. */
-  async start(id: string, makeBody: (control: JobControl) => JobBody, policy: Policy): Promise<void> {
+  /**
+   * Answers when the job runs. What its body refuses means there never was a job.
+   * @param share  what a budget gives it
+   */
+  async start(
+    id: string,
+    makeBody: (control: JobControl) => JobBody,
+    policy: Policy,
+    share = 0,
+  ): Promise<void> {
     const job = new JobRunner(id, makeBody, policy, this.#report, this.#oldest)
+    job.body.setShare?.(share)
     await job.prepare()
     this.#jobs.set(id, job)
     const ended = this.#run(job).finally(() => this.#running.delete(ended))
@@ -57,6 +66,7 @@ export class JobTable {
       'job-cancel': ({ id }) => done(this.#job(id).cancel()),
       'job-complete': ({ id, pivot }) => done(this.#job(id).body.complete?.(pivot)),
       'job-set-speed': ({ id, speed }) => done(this.#job(id).body.setSpeed?.(speed)),
+      'job-set-share': ({ id, share }) => done(this.#job(id).body.setShare?.(share)),
       'job-change': ({ id, copyMode }) => done(this.#job(id).body.change?.(copyMode)),
       'job-finalize': ({ id, commit }) => this.#finalize(id, commit),
     }

@@ -13,6 +13,7 @@ import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
 import type { TopFilter } from '../block/top-filters.js'
 import type { Buffers } from '../copy/buffers.js'
+import { ConvergenceWatch } from '../copy/convergence-watch.js'
 import { DirtyBitmap } from '../copy/dirty-bitmap.js'
 import { type CopyControl, CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
@@ -29,6 +30,8 @@ const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchan
 const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
 /** Bytes that are copied while the source's users wait, at most: a moment at the speed of a disk. */
 const LAST_BYTES = 16 * 2 ** 20
+/** Flushes of the first pass: whoever writes all the time leaves something dirty at each, and was mirrored once all the same. */
+const FIRST_FLUSHES = 3
 /** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
 const MAX_CHUNKS = 2 ** 31
 
@@ -54,11 +57,16 @@ export class MirrorJob implements JobBody {
   readonly #control: JobControl
   readonly #engine: CopyEngine
   readonly #through: WriteThrough
+  readonly #watch: ConvergenceWatch
   readonly #claims: Claim[] = []
   #filter: TopFilter | undefined
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
   #hold: Disposable | undefined
+  /** The source's users are being stopped. */
+  #stopping = false
   #copyMode: CopyMode
+  /** What is to be copied at first is known. */
+  #marked = false
   /** It is to end with success, once it is ready. */
   #ending = false
   #pivot = false
@@ -79,6 +87,9 @@ export class MirrorJob implements JobBody {
     this.#limit = new RateLimit(spec.speed)
     const length = this.#source.length()
     this.#bitmap = new DirtyBitmap(length, granularityFor(length, spec.granularity))
+    this.#watch = new ConvergenceWatch(this.#bitmap.granularity, spec.onDiverge, () =>
+      this.change('write-blocking'),
+    )
     this.#engine = new CopyEngine({
       source: this.#source,
       target: this.#target,
@@ -112,11 +123,17 @@ export class MirrorJob implements JobBody {
         )
       const { granularity } = this.#bitmap
       const bitmap = () => ({ granularity, count: this.#bitmap.count })
-      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, this.#through)
+      const filter = this.#graph.insertFilter(
+        spec.filter,
+        this.#source,
+        bitmap,
+        this.#watch.guard(this.#through),
+      )
       this.#filter = filter
       this.#held.push(
         () => filter.remove(),
         () => this.#release(),
+        () => this.#watch.letGo(),
       )
       const listener = this.#source.addDirtyListener((offset, length) => {
         if (!this.#through.covers(offset, length)) this.#dirtied(offset, length)
@@ -138,7 +155,9 @@ export class MirrorJob implements JobBody {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
     this.#len += await this.#markDirty()
+    this.#marked = true
     await this.#synchronize('bulk')
+    this.#watch.letGo()
     this.#phase('ready')
     this.#control.ready()
     if (this.#spec.autoComplete) this.#ending = true
@@ -163,6 +182,8 @@ export class MirrorJob implements JobBody {
   async #quiesce(): Promise<void> {
     for (;;) {
       if (!this.#nearlyDone()) await this.#synchronize('converge')
+      this.#stopping = true
+      this.#watch.letGo()
       this.#hold = await this.#filter?.node.drain()
       if (this.#nearlyDone()) await this.#synchronize('converge')
       const quiet = await this.#source.drain()
@@ -170,6 +191,7 @@ export class MirrorJob implements JobBody {
         this.#held.push(() => quiet[Symbol.dispose]())
         return
       }
+      this.#stopping = false
       quiet[Symbol.dispose]()
       this.#release()
     }
@@ -192,6 +214,7 @@ export class MirrorJob implements JobBody {
     })
     const pausePoint = async () => {
       this.#release()
+      this.#watch.pause()
       const { pausing } = control
       await control.pausePoint()
       // What was lost meanwhile is looked for before it is asked for: else its first answer would be the loss.
@@ -229,15 +252,18 @@ export class MirrorJob implements JobBody {
   async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
     const last = phase === 'converge'
     const enough = () => last && this.#ending && this.#hold === undefined && this.#nearlyDone()
+    let left = last ? Number.POSITIVE_INFINITY : FIRST_FLUSHES
     do {
       if (!this.#bitmap.clean) {
         this.#flushed = 'not-reached'
         this.#phase(phase)
         await this.#engine.copyDirty(enough)
       }
+      if (last && this.#bitmap.clean) this.#watch.letGo()
       this.#phase('flush')
       await this.#flush()
-    } while (!this.#bitmap.clean && !enough())
+      left--
+    } while (!this.#bitmap.clean && !enough() && left > 0)
   }
 
   async #flush(): Promise<void> {
@@ -271,6 +297,7 @@ export class MirrorJob implements JobBody {
 
   #dirtied(offset: number, length: number): void {
     this.#len += this.#engine.dirtied(offset, length)
+    this.#watch.dirtied(offset, length)
     this.#control.wake()
   }
 
@@ -285,8 +312,20 @@ export class MirrorJob implements JobBody {
       len: this.#len,
       busy: this.#engine.busy,
       activelySynced:
-        this.#bitmap.clean && (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
+        this.#marked &&
+        this.#engine.synced &&
+        (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
+      copyMode: this.#copyMode,
+      charged: this.#limit.charged,
+      convergence: this.#watch.state,
     }
+  }
+
+  look(at: number): void {
+    const { pausing, signal } = this.#control
+    if (signal.aborted || this.#stopping || this.#over) this.#watch.letGo()
+    else if (pausing) this.#watch.pause()
+    else this.#watch.look(at, this.#len - this.#engine.remaining, this.#engine.remaining)
   }
 
   receipt(): JobReceipt {
@@ -304,6 +343,11 @@ export class MirrorJob implements JobBody {
 
   setSpeed(bytesPerSecond: number): void {
     this.#limit.set(bytesPerSecond)
+    this.#control.wake()
+  }
+
+  setShare(bytesPerSecond: number): void {
+    this.#limit.setShare(bytesPerSecond)
     this.#control.wake()
   }
 
