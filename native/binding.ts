@@ -26,6 +26,7 @@ export const ops = [
   'allocate',
   'compress',
   'decompress',
+  'digest',
   'adopt',
   'listen',
   'portOf',

@@ -10,6 +10,7 @@ import { Streams } from './streams.js'
 import type {
   Capability,
   Codec,
+  DigestStep,
   EngineKind,
   EngineOptions,
   EngineStats,
@@ -21,6 +22,7 @@ import type {
   PieceFailure,
   Range,
   ReadOptions,
+  SlotRange,
   SlotRanges,
   StuckRequest,
   ZeroOptions,
@@ -220,6 +222,11 @@ class Engine implements IoEngine {
 
   decompress(codec: Codec, from: SlotRanges, total: number, skip: number, into: SlotRanges): Promise<number> {
     return this.#submitCodec('decompress', codec, total, skip, from, into)
+  }
+
+  digest(from: SlotRange, state: SlotRange, step: DigestStep): Promise<number> {
+    const flags = (step.first ? 1 : 0) + (step.last ? 2 : 0)
+    return this.#submitCodec('digest', 'zlib', 1, flags, from, state)
   }
 
   adopt(fd: number): Promise<FileId> {

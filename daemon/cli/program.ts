@@ -11,6 +11,7 @@ import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
+import { addImages } from './program-images.js'
 import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
 import { aioOption, collect, embedded, logLevel, size } from './program-values.js'
@@ -57,6 +58,7 @@ function createProgram(): Command {
   addCreate(program)
   addCheck(program)
   addTools(program)
+  addImages(program)
   addMemory(program)
   addOthers(program)
   return program

@@ -14,6 +14,7 @@ import type { ThrottleLimits } from '../common/throttle-limits.js'
 import type * as wire from '../common/worker-messages.js'
 import type { BackupSpec } from './messages-backup.js'
 import type { BitmapMode, BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
+import type { ImageReport, ImageRequests } from './messages-images.js'
 import type { TransactionRequests } from './messages-transaction.js'
 
 /**
@@ -279,7 +280,7 @@ export interface ServedFacts {
 export type JobSpec = MirrorSpec | BackupSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests extends JobRequests, BitmapRequests, TransactionRequests {
+export interface Requests extends JobRequests, BitmapRequests, TransactionRequests, ImageRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */
@@ -358,6 +359,7 @@ export interface MapExtent {
 export type Report =
   | JobReport
   | LogReport
+  | ImageReport
   /** Nodes that are new or changed, in the order they came to be. */
   | { readonly kind: 'nodes'; readonly nodes: readonly NodeReport[]; readonly gone: readonly string[] }
   /** A client of an export has gone. `why`: it was not asked for. */

@@ -255,6 +255,7 @@ Napi::Value EngineObject::submitCodec(const Napi::CallbackInfo& info) {
   if (!isRange(skip, 0)) return refuse(EINVAL);
   request->length = static_cast<int64_t>(total);
   request->offset = static_cast<int64_t>(skip);
+  if (request->op == Op::digest) request->flags = static_cast<uint32_t>(skip);
   if (request->op == Op::decompress) {
     double wanted = 0;
     for (const Piece& piece : request->into) wanted += static_cast<double>(piece.length);

@@ -21,7 +21,7 @@ namespace blockferry {
 // Same order as `ops` in native/binding.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, adopt,
+  copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, digest, adopt,
   listen, portOf, accept, connect, receive, send,
 };
 
@@ -29,6 +29,8 @@ enum class Op : uint32_t {
 enum class Codec : uint32_t { zlib, zstd };
 
 // Bits of Request::flags.
+constexpr uint32_t kDigestFirst = 1;
+constexpr uint32_t kDigestLast = 2;
 constexpr uint32_t kReadScan = 1;
 constexpr uint32_t kFlushDataOnly = 1;
 constexpr uint32_t kTruncateAllocate = 1;
@@ -76,7 +78,7 @@ struct Request {
   std::shared_ptr<Batch> pieces;
   // one of them: the batch it belongs to, which outlives it
   Batch* batch = nullptr;
-  // compress (`length`: bytes of a unit), decompress; of what decompresses to `length` bytes those from `offset` on are wanted
+  // digest (`into`: what it has come to); compress (`length`: bytes of a unit), decompress; of what decompresses to `length` bytes those from `offset` on are wanted
   Codec codec = Codec::zlib;
   std::vector<Piece> from;
   std::vector<Piece> into;
@@ -130,7 +132,7 @@ struct Request {
   bool makesFile() const { return op == Op::open || op == Op::adopt || op == Op::listen || op == Op::connect; }
   bool namesFiles() const { return op == Op::unlink || op == Op::rename; }
   // Needs a processor and no file.
-  bool isComputation() const { return op == Op::compress || op == Op::decompress; }
+  bool isComputation() const { return op == Op::compress || op == Op::decompress || op == Op::digest; }
 };
 
 int64_t nowMs();

@@ -18,7 +18,7 @@ import {
   union,
 } from './types.js'
 
-const exportType = enumOf('BlockExportType', ['nbd', 'vhost-user-blk', 'fuse', 'vduse-blk'])
+const exportType = enumOf('BlockExportType', ['nbd', 'vhost-user-blk', 'fuse', 'vduse-blk', 'x-images'])
 const removeMode = enumOf('BlockExportRemoveMode', ['safe', 'hard'])
 
 const nbdMembers = {
@@ -34,7 +34,10 @@ const nbdMembers = {
 export const exportOptions = union(
   'BlockExportOptions',
   {
-    type: required(exportType, 'Only nbd.'),
+    type: required(
+      exportType,
+      'nbd, or x-images: over HTTP, where the id is the ticket: who knows it is served.',
+    ),
     id: required(str, 'Name of the new export.'),
     'fixed-iothread': optional(bool, 'Taken and ignored: a served disk keeps its thread.', {
       default: false,
@@ -45,7 +48,7 @@ export const exportOptions = union(
     writethrough: optional(bool, 'Every write is durable when it is answered.', { default: false }),
   },
   'type',
-  { nbd: nbdMembers },
+  { nbd: nbdMembers, 'x-images': {} },
 )
 
 const exportInfo = struct('BlockExportInfo', {

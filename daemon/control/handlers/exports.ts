@@ -7,11 +7,14 @@ import { isIdentifier } from '../../common/identifier.js'
 import { CommandError } from '../../errors.js'
 import type { ExportBitmap } from '../../iothread/messages-bitmaps.js'
 import type { ListenAddress } from '../../nbd/messages.js'
-import type { Handlers } from '../commands.js'
+import type { EventSink, Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Export, Exports } from '../exports/exports.js'
+import type { ImagesService } from '../exports/images-service.js'
+import type { Tickets } from '../exports/tickets.js'
 import type { Objects } from '../objects.js'
 import { bitmapNode } from './bitmaps.js'
+import { imageExports } from './image-exports.js'
 
 const HANDSHAKE_SECONDS = 10
 const MOST_CONNECTIONS = 100
@@ -21,9 +24,28 @@ const LONGEST_TIMER = 2 ** 31 - 1
 type ExportOptions = Arguments<'block-export-add'>
 type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>
 
-export function exportHandlers(exports: Exports, directory: Directory, objects: Objects) {
+/** What serves nodes, by protocol. */
+export interface ExportKinds {
+  readonly exports: Exports
+  readonly images: ImagesService
+  readonly tickets: Tickets
+}
+
+export function exportHandlers(
+  { exports, images, tickets }: ExportKinds,
+  directory: Directory,
+  objects: Objects,
+  events: EventSink,
+) {
+  const check = (options: ExportOptions) => {
+    if (exports.find(options.id) !== undefined || tickets.find(options.id) !== undefined)
+      throw new CommandError(`Block export id '${options.id}' is already in use`)
+    return checkExport(options, directory, objects)
+  }
+  const image = imageExports(images, tickets, events)
   const add = async (options: NbdOptions) => {
-    const node = checkExport(options, exports, directory, objects)
+    if (!isIdentifier(options.id)) throw new CommandError('Invalid block export id')
+    const node = check(options)
     await exports.add({
       id: options.id,
       name: checkText(options.name ?? node.name, 'export name'),
@@ -36,6 +58,8 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     })
   }
   const remove = async (id: string, mode: 'safe' | 'hard' = 'safe') => {
+    const ticket = tickets.exports().find((each) => each.id === id)
+    if (ticket !== undefined) return image.remove(ticket, mode)
     const found = find(exports, id)
     if (found.state === 'closing') throw new CommandError(`Export '${id}' is already shutting down`)
     if (found.clients.size === 0) await exports.remove(found)
@@ -63,6 +87,7 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     'nbd-server-stop': () => exports.stopServer(),
 
     'block-export-add': async (options) => {
+      if (options.type === 'x-images') return image.add(options, check)
       if (options.type !== 'nbd')
         throw new CommandError(`Parameter 'type' does not accept value '${options.type}'`)
       await add(options)
@@ -76,18 +101,21 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     'block-export-del': ({ id, mode }) => remove(id, mode),
     'nbd-server-remove': ({ name, mode }) => remove(name, mode),
 
-    'query-block-exports': () =>
-      exports
+    'query-block-exports': () => {
+      const shown = (node: Node) => filterAbove(directory, node)?.name ?? node.name
+      const nbd = exports
         .all()
         .filter(({ state }) => state !== 'opening')
         .reverse()
         .map(({ id, node, state, clients }) => ({
           id,
           type: 'nbd' as const,
-          'node-name': filterAbove(directory, node)?.name ?? node.name,
+          'node-name': shown(node),
           'shutting-down': state === 'closing',
           'x-clients': clients.size,
-        })),
+        }))
+      return [...image.infos(shown), ...nbd]
+    },
   } satisfies Handlers
 }
 
@@ -104,10 +132,8 @@ function filterAbove(directory: Directory, node: Node): Node | undefined {
   return parents.find(({ use }) => use?.role === 'filter')
 }
 
-function checkExport(options: NbdOptions, exports: Exports, directory: Directory, objects: Objects): Node {
-  const { id, iothread } = options
-  if (!isIdentifier(id)) throw new CommandError('Invalid block export id')
-  if (exports.find(id) !== undefined) throw new CommandError(`Block export id '${id}' is already in use`)
+function checkExport(options: ExportOptions, directory: Directory, objects: Objects): Node {
+  const { iothread } = options
   const name = options['node-name']
   const node = directory.find(name)
   if (node === undefined) throw new CommandError(`Cannot find device='' nor node-name='${name}'`)

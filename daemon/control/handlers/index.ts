@@ -5,6 +5,8 @@
 import type { Logger } from 'pino'
 import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
+import type { StartImagesWorker } from '../../images/handle.js'
+import type { ListenSpec } from '../../images/messages.js'
 import type { StartWorker } from '../../iothread/handle.js'
 import type { StartMemoryWorker } from '../../memory/handle.js'
 import type { StartNbdWorker } from '../../nbd/handle.js'
@@ -13,7 +15,10 @@ import type { EventSink, Handlers } from '../commands.js'
 import type { Descriptors } from '../descriptors.js'
 import { Directory } from '../directory.js'
 import { Exports } from '../exports/exports.js'
+import { ImageNodes } from '../exports/image-nodes.js'
+import { ImagesService } from '../exports/images-service.js'
 import { NbdService } from '../exports/nbd-service.js'
+import { Tickets } from '../exports/tickets.js'
 import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { MemoryWorkers } from '../memory-workers.js'
@@ -44,6 +49,7 @@ export interface HandlerDeps {
   readonly startWorker: StartWorker
   readonly startMemory: StartMemoryWorker
   readonly startNbd: StartNbdWorker
+  readonly startImages: StartImagesWorker
   /** How many threads are kept for the next disk, and how long. */
   readonly spares?: SpareOptions
   readonly events: EventSink
@@ -53,6 +59,10 @@ export interface HandlerDeps {
 
 export interface CommandSet {
   readonly handlers: Handlers
+  /** Serves images, or tickets, over HTTP. @throws CommandError */
+  listenImages(spec: ListenSpec): Promise<void>
+  /** Reads credentials again that may have been renewed. Never rejects. */
+  reload(): Promise<void>
   /**
    * Refuses new work, cancels the jobs (their events are sent), closes the nodes, ends the workers.
    * @param deadlineMs  by when it answers, whatever is stuck
@@ -65,7 +75,7 @@ const JOBS_SHARE = 0.5
 const WORKERS_SHARE = 0.8
 
 export function createHandlers(deps: HandlerDeps): CommandSet {
-  const { startWorker, startMemory, startNbd, events, descriptors, log, spares = SPARES } = deps
+  const { startWorker, startMemory, startNbd, startImages, events, descriptors, log, spares = SPARES } = deps
   const objects = new Objects()
   const directory = new Directory({ descriptors, credentials: (id) => objects.credentials(id, 'client') })
   const budgets = new Budgets((id) => objects.bandwidth(id))
@@ -81,6 +91,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
           exports.nodesChanged()
         } else if (report.kind === 'export-left') exports.report(report)
         else if (report.kind === 'export-moved') exports.moved(report)
+        else if (report.kind === 'image-left' || report.kind === 'image-moved') tickets.report(report)
         else {
           const { node, text, offset, size, fatal } = report
           log.error({ node, offset, size }, `image is corrupt: ${text}`)
@@ -93,6 +104,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
         jobs.workerEnded(worker.handle, reason)
         exports.lost(worker)
         graphs.lost(worker)
+        for (const { id } of tickets.lost(worker)) events.emit('BLOCK_EXPORT_DELETED', { id })
       },
     },
     spares,
@@ -116,6 +128,11 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   const exports: Exports = new Exports(directory, nbd, events, log)
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
   const copies = new CopyStarter(graphs, jobs, log)
+  const images: ImagesService = new ImagesService(startImages, log, {
+    question: (question) => tickets.answer(question),
+    handed: (...connection) => tickets.handed(...connection),
+  })
+  const tickets: Tickets = new Tickets(directory, new ImageNodes(graphs), images, log)
 
   const starting = {
     ...nodeHandlers(graphs),
@@ -129,7 +146,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...bitmapHandlers(graphs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
-    ...exportHandlers(exports, directory, objects),
+    ...exportHandlers({ exports, images, tickets }, directory, objects, events),
     ...objectHandlers(objects, directory, workers, budgets, () => nbd.rulesChanged()),
   }
   const lasting = {
@@ -145,6 +162,11 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   }
   return {
     handlers: { ...guarded(starting, refuseWhenEnding), ...lasting },
+    async listenImages(spec) {
+      await images.listen(spec)
+      if (spec.service === 'local' && spec.address.kind === 'unix') tickets.unixSocket = spec.address.path
+    },
+    reload: () => images.reload(),
     async shutdown(deadlineMs) {
       ending = true
       const started = performance.now()
@@ -152,6 +174,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
       const rest = Math.max(0, deadlineMs - (performance.now() - started))
       const ends = [
         exports.shutdown(),
+        images.end(),
         workers.endAll(rest * WORKERS_SHARE),
         memory.endAll(rest * WORKERS_SHARE),
       ]
