@@ -10,6 +10,7 @@ import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
+import { addBitmap } from './program-bitmap.js'
 import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
 import { aioOption, collect, embedded, logLevel, size } from './program-values.js'
@@ -54,6 +55,7 @@ function createProgram(): Command {
   addJobs(program)
   addCreate(program)
   addCheck(program)
+  addBitmap(program)
   addTools(program)
   addMemory(program)
   addOthers(program)
