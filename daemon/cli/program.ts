@@ -11,6 +11,7 @@ import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
+import { addBitmap } from './program-bitmap.js'
 import { addImages } from './program-images.js'
 import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
@@ -57,6 +58,7 @@ function createProgram(): Command {
   addJobs(program)
   addCreate(program)
   addCheck(program)
+  addBitmap(program)
   addTools(program)
   addImages(program)
   addMemory(program)

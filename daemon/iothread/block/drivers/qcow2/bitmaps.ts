@@ -139,11 +139,14 @@ export class Bitmaps {
       const gone = old.filter(({ name }) => this.#held.has(name))
       const taken: Taken = []
       try {
-        const kept = old.filter(({ name }) => !this.#held.has(name))
-        const fresh: StoredBitmap[] = []
+        const fresh = new Map<string, StoredBitmap>()
         for (const { name, persistent, inconsistent } of this.#parts.bitmaps.all())
-          if (persistent && !inconsistent && this.#held.has(name)) fresh.push(await this.#write(name, taken))
-        await this.#replace([...kept, ...fresh], gone, taken)
+          if (persistent && !inconsistent && this.#held.has(name))
+            fresh.set(name, await this.#write(name, taken))
+        // Each stays in its place; new ones come last.
+        const kept = old.flatMap((one) => (this.#held.has(one.name) ? (fresh.get(one.name) ?? []) : one))
+        const added = [...fresh.values()].filter(({ name }) => !old.some((one) => one.name === name))
+        await this.#replace([...kept, ...added], gone, taken)
       } catch (error) {
         for (const { offset, length } of taken)
           await this.#parts.refcounts.release(offset, length).catch(() => undefined)
