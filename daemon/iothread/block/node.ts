@@ -9,9 +9,10 @@
 import type { Range } from '../../../native/types.js'
 import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
 import { IoError, type IoOp } from '../../errors.js'
-import { TaskPool } from '../copy/task-pool.js'
 import type { NodeStats } from '../messages.js'
 import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
+import { eachPiece } from './each-piece.js'
+import { type Borrower, type Loan, Loans } from './loans.js'
 import type { NodeOptions } from './options.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
 
@@ -43,6 +44,7 @@ export class BlockNode {
     failedFlushes: 0,
     writeHighest: 0,
   }
+  readonly #loans = new Loans(this.#counters)
   readonly #ranges = new RangeLock()
   readonly #dirtyListeners: DirtyListener[] = []
   readonly #beforeWrite: BeforeWrite[] = []
@@ -75,6 +77,7 @@ export class BlockNode {
     return this.#options.readOnly
   }
   get stats(): NodeStats {
+    this.#loans.count()
     return this.#counters
   }
 
@@ -229,6 +232,8 @@ export class BlockNode {
   /** The first extent at `offset`, clipped to the range. `length` > 0. */
   async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
     while (this.#gate !== undefined) await this.#gate
+    // What was written meanwhile is not known before.
+    if (!this.#loans.none) await this.#loans.returned()
     this.#check('status', offset, length)
     this.#inFlight += 1
     try {
@@ -285,6 +290,7 @@ export class BlockNode {
         this.#gate = undefined
       },
     }
+    this.#loans.callBack()
     if (this.#inFlight > 0) await new Promise<void>((resolve) => this.#quiet.push(resolve))
     return section
   }
@@ -295,14 +301,36 @@ export class BlockNode {
    * the bit set again when a change crossed the read.
    */
   addDirtyListener(listener: DirtyListener): Disposable {
+    this.#loans.callBack()
     this.#dirtyListeners.push(listener)
     return { [Symbol.dispose]: () => remove(this.#dirtyListeners, listener) }
   }
 
   /** The hook is awaited before a change of the range is submitted; when it rejects, the change fails with its error. */
   addBeforeWrite(hook: BeforeWrite): Disposable {
+    this.#loans.callBack()
     this.#beforeWrite.push(hook)
     return { [Symbol.dispose]: () => remove(this.#beforeWrite, hook) }
+  }
+
+  /**
+   * Lends the file under the node, for plain reads and writes; in this node's eyes that is one request in flight. What ranges
+   * lock is not: the engine itself keeps unaligned writes of one file apart from others.
+   * @returns undefined where there is no such file, or somebody has to hear of each request
+   */
+  lend(borrower: Borrower): Loan | undefined {
+    const noticed = this.#dirtyListeners.length + this.#beforeWrite.length > 0
+    if (noticed || this.#gate !== undefined || this.#options.detectZeroes !== 'off') return undefined
+    const below = this.#driver.lend?.(borrower)
+    if (below === undefined) return undefined
+    this.#inFlight += 1
+    this.#loans.begin(borrower)
+    const back = () => {
+      below.back()
+      this.#loans.end(borrower)
+      this.#leave()
+    }
+    return { lent: below.lent, back }
   }
 
   /** For the graph, inside a drained section: a reopened driver takes the place of the old one. */
@@ -381,26 +409,6 @@ function clipped(extent: Extent, offset: number, end: number): Extent {
 }
 
 const PLAIN: WriteHow = {}
-
-async function eachPiece(
-  pieces: readonly Range[],
-  slice: Slice,
-  atOnce: number,
-  task: (offset: number, slice: Slice) => Promise<unknown>,
-): Promise<void> {
-  const pool = new TaskPool(atOnce)
-  try {
-    let done = 0
-    for (const { offset, length } of pieces) {
-      const piece = { slot: slice.slot, offset: slice.offset + done, length }
-      await pool.start(async () => void (await task(offset, piece)))
-      done += length
-    }
-  } finally {
-    await pool.settle()
-  }
-  await pool.idle()
-}
 
 function remove<T>(list: T[], item: T): void {
   const index = list.indexOf(item)
