@@ -7,6 +7,7 @@ import { CommandError } from '../../errors.js'
 import type { Graph } from '../block/graph.js'
 import type { Report, Requests, ServedFacts } from '../messages.js'
 import { NbdExport } from './nbd/export.js'
+import { Lanes } from './nbd/lane.js'
 import { PiecePool } from './piece-pool.js'
 
 /** Slots of the engine that clients of exports may fill. The rest is for jobs and formats. */
@@ -23,6 +24,7 @@ export interface ExportEvents {
 export class ExportTable {
   readonly #graph: Graph
   readonly #pool: PiecePool
+  readonly #lanes: Lanes
   readonly #events: ExportEvents
   readonly #exports = new Map<string, NbdExport>()
   #opening = 0
@@ -30,6 +32,7 @@ export class ExportTable {
   constructor(engine: IoEngine, graph: Graph, events: ExportEvents) {
     this.#graph = graph
     this.#pool = new PiecePool(engine, MOST_SLOTS)
+    this.#lanes = new Lanes(engine)
     this.#events = events
   }
 
@@ -56,7 +59,13 @@ export class ExportTable {
       if (!this.#pool.keep()) throw new CommandError('all memory for requests is in use by jobs')
       this.#opening++
       try {
-        const added = await NbdExport.open(spec, this.#graph, this.#pool, ended, moved)
+        const added = await NbdExport.open(
+          spec,
+          this.#graph,
+          { pool: this.#pool, lanes: this.#lanes },
+          ended,
+          moved,
+        )
         this.#exports.set(spec.id, added)
         return added.facts
       } finally {

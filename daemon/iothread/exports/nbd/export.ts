@@ -11,6 +11,7 @@ import type { BlockNode } from '../../block/node.js'
 import type { ExportSpec, ServedFacts } from '../../messages.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Connection } from './connection.js'
+import type { Lanes } from './lane.js'
 import type { ServedNode } from './serving.js'
 import { allocation, allocationDepth, type StatusSource } from './status.js'
 
@@ -19,6 +20,12 @@ export type ConnectionEnded = (connection: number, why: string | undefined) => v
 
 /** Told that a node took the place of the one that was served. */
 export type ExportMoved = (node: string, facts: ServedFacts) => void
+
+/** What the exports of a worker share. */
+export interface ExportMeans {
+  readonly pool: PiecePool
+  readonly lanes: Lanes
+}
 
 /** Smallest unit clients are told to prefer, bytes: what the page cache and most disks work in. */
 const PREFERRED = 4096
@@ -29,14 +36,16 @@ export class NbdExport implements ServedNode {
   readonly #claim: Claim
   readonly #contexts: readonly string[]
   readonly #pool: PiecePool
+  readonly #lanes: Lanes
   readonly #ended: ConnectionEnded
   readonly #connections = new Map<number, Connection>()
   #quiet: (() => void) | undefined
   #closing: Promise<void> | undefined
 
-  private constructor(spec: ExportSpec, claim: Claim, pool: PiecePool, ended: ConnectionEnded) {
+  private constructor(spec: ExportSpec, claim: Claim, { pool, lanes }: ExportMeans, ended: ConnectionEnded) {
     this.#claim = claim
     this.#pool = pool
+    this.#lanes = lanes
     this.#ended = ended
     this.writethrough = spec.writethrough
     const contexts = contextsOf(spec)
@@ -48,7 +57,7 @@ export class NbdExport implements ServedNode {
   static async open(
     spec: ExportSpec,
     graph: Graph,
-    pool: PiecePool,
+    means: ExportMeans,
     ended: ConnectionEnded,
     moved: ExportMoved,
   ): Promise<NbdExport> {
@@ -58,7 +67,7 @@ export class NbdExport implements ServedNode {
     const claim = await graph.claim(`export '${spec.id}'`, node, permissions(spec.writable), (to) =>
       moved(to.name, { blockSizes: blockSizesOf(to), contexts }),
     )
-    return new NbdExport(spec, claim, pool, ended)
+    return new NbdExport(spec, claim, means, ended)
   }
 
   get facts(): ServedFacts {
@@ -82,7 +91,7 @@ export class NbdExport implements ServedNode {
     }
     let made: Connection
     try {
-      made = new Connection({ node: this, pool: this.#pool, ended }, fd, agreed, rest)
+      made = new Connection({ node: this, pool: this.#pool, lanes: this.#lanes, ended }, fd, agreed, rest)
     } catch (error) {
       throw new CommandError(`a client could not be served: ${(error as Error).message}`, 'GenericError', {
         cause: error,
