@@ -50,13 +50,16 @@ export class IoError extends Error {
 /** The user's mistake: becomes an error reply. The text names the thing and what was expected. */
 export class CommandError extends Error {
   override readonly name = 'CommandError'
+  /** For people, where the text is one that managers know and it does not name the thing. */
+  readonly hint: string | undefined
 
   constructor(
     message: string,
     readonly errorClass: QmpErrorClass = 'GenericError',
-    options?: ErrorOptions,
+    options?: ErrorOptions & { readonly hint?: string },
   ) {
     super(message, options)
+    this.hint = options?.hint
   }
 }
 

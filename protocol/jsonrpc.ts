@@ -112,7 +112,11 @@ function errorResponse(id: JSONRPCID, error: unknown): ReturnType<typeof createJ
       : errorClass === 'CommandNotFound'
         ? JSONRPCErrorCode.MethodNotFound
         : commandFailed
-  return createJSONRPCErrorResponse(id, code, error.message, { class: errorClass })
+  return createJSONRPCErrorResponse(id, code, error.message, { class: errorClass, ...hintOf(error) })
+}
+
+function hintOf(error: Error): { 'x-hint'?: string } {
+  return 'hint' in error && typeof error.hint === 'string' ? { 'x-hint': error.hint } : {}
 }
 
 function errorClassOf(error: unknown): string | undefined {

@@ -77,9 +77,12 @@ export function success(value: unknown, id?: JsonValue): object {
   return { return: value === undefined ? {} : value, id }
 }
 
-/** @param id  undefined when the request had none, and for input that was no request */
-export function failure(errorClass: QmpErrorClass, desc: string, id?: JsonValue): object {
-  return { id, error: { class: errorClass, desc } }
+/**
+ * @param id    undefined when the request had none, and for input that was no request
+ * @param hint  what the text does not name, for people
+ */
+export function failure(errorClass: QmpErrorClass, desc: string, id?: JsonValue, hint?: string): object {
+  return { id, error: { class: errorClass, desc, ...(hint !== undefined && { 'x-hint': hint }) } }
 }
 
 /** The text for a command that is not in the schema; class CommandNotFound. */

@@ -22,11 +22,12 @@ const layers: readonly Layer[] = [
   { name: 'common', files: /^daemon\/(common\/|errors\.ts$)/, may: ['protocol'] },
   { name: 'native', files: /^native\//, may: [] },
   // Types only: what crosses threads.
-  { name: 'messages', files: /^daemon\/(iothread|memory|nbd)\/messages\.ts$/, may: leaves },
+  { name: 'messages', files: /^daemon\/(iothread|memory|nbd|tls)\/messages\.ts$/, may: leaves },
   { name: 'handle', files: /^daemon\/(iothread|memory|nbd)\/handle\.ts$/, may: [...leaves, 'messages'] },
+  { name: 'tls', files: /^daemon\/tls\//, may: [...leaves, 'messages'] },
   // Knows nothing of what it runs: formats use it as much as copies do.
   { name: 'tasks', files: /^daemon\/iothread\/copy\/task-pool\.ts$/, may: [] },
-  { name: 'block', files: /^daemon\/iothread\/block\//, may: [...leaves, 'messages', 'tasks'] },
+  { name: 'block', files: /^daemon\/iothread\/block\//, may: [...leaves, 'messages', 'tasks', 'tls'] },
   { name: 'copy', files: /^daemon\/iothread\/copy\//, may: [...leaves, 'messages', 'tasks', 'block'] },
   {
     name: 'work',
@@ -41,7 +42,7 @@ const layers: readonly Layer[] = [
   // Of disks it uses what is not about disks: pools of tasks, rates, the life of a job in its worker.
   { name: 'memory', files: /^daemon\/memory\//, may: [...leaves, 'messages', 'tasks', 'copy', 'work'] },
   { name: 'sockets', files: /^daemon\/(sockets|start-error)\.ts$/, may: leaves },
-  { name: 'nbd', files: /^daemon\/nbd\//, may: [...leaves, 'messages', 'sockets'] },
+  { name: 'nbd', files: /^daemon\/nbd\//, may: [...leaves, 'messages', 'sockets', 'tls'] },
   { name: 'control', files: /^daemon\/control\//, may: [...leaves, 'messages', 'handle'] },
   { name: 'cli', files: /^daemon\/cli\//, may: ['protocol', 'common'] },
   {

@@ -11,7 +11,7 @@ import { Interrupt } from './interrupt.js'
 import { JobFollower } from './job-follower.js'
 import { lookAtImage } from './mirror-request.js'
 import { CliError, failed } from './status.js'
-import { type End, storageDefinition } from './storage.js'
+import { addNode, type End, storageDefinition } from './storage.js'
 import { asList, numberOf } from './values.js'
 
 export interface CheckOptions {
@@ -60,8 +60,8 @@ export async function check(image: string, options: CheckOptions): Promise<void>
     )
     finish(image, await run.both(), options)
   } catch (error) {
-    if (error instanceof QmpError || error instanceof ConnectionLost)
-      throw failed(error.message, { cause: error })
+    if (error instanceof QmpError) throw failed(error.whole, { cause: error })
+    if (error instanceof ConnectionLost) throw failed(error.message, { cause: error })
     throw error
   } finally {
     await daemon.close()
@@ -106,12 +106,13 @@ class CheckRun {
   async #one(repair: CheckOptions['repair']): Promise<Counters> {
     const { client } = this.#daemon
     const name = `check-${randomBytes(4).toString('hex')}`
-    await client.execute('blockdev-add', {
+    const node = {
       ...storageDefinition(this.#image),
       'node-name': name,
       'read-only': repair === undefined,
       'force-share': this.#options.forceShare ? true : undefined,
-    })
+    }
+    await addNode(client, this.#image, node)
     const follower = new JobFollower(client, name, {
       event: () => undefined,
       progress: () => undefined,

@@ -17,8 +17,15 @@ export class QmpError extends Error {
     readonly command: string,
     readonly errorClass: string,
     message: string,
+    /** What the text does not name, for people. */
+    readonly hint?: string,
   ) {
     super(message)
+  }
+
+  /** The text with what it does not name. */
+  get whole(): string {
+    return this.hint === undefined ? this.message : `${this.message}. ${this.hint}`
   }
 }
 
@@ -173,6 +180,7 @@ export class Client {
           waiter.command,
           textOf(error, 'class') ?? 'GenericError',
           textOf(error, 'desc') ?? 'no reason given',
+          textOf(error, 'x-hint'),
         ),
       )
   }

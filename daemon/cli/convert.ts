@@ -4,7 +4,7 @@
 
 import { stat } from 'node:fs/promises'
 import { type CopyTools, runCopy } from './copy-run.js'
-import { type Format, findImage, type Image, imageDefinition } from './image.js'
+import { addImage, type Format, findImage, type Image } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
 import { backingOf, imageOptions } from './image-options.js'
 import { startMirror } from './mirror.js'
@@ -166,7 +166,7 @@ class Target {
     }
     const target = node('target')
     const how = { readOnly: false, direct, unmap: this.#unmap() }
-    await client.execute('blockdev-add', imageDefinition(image, target, how))
+    await addImage(client, image, target, how)
     if (!this.#options.compress) return target
     const filter = node('target-compressed')
     const discard = this.#unmap() ? 'unmap' : 'ignore'

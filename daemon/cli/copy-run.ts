@@ -7,7 +7,7 @@ import { formatDuration, formatRate, formatSize } from '../common/units.js'
 import { type Client, type CommandArguments, ConnectionLost, QmpError } from './client.js'
 import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
-import { type Image, imageDefinition } from './image.js'
+import { addImage, type Image } from './image.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
 import type { JsonResult } from './json-result.js'
@@ -154,12 +154,14 @@ class CopyRun {
     if (outcome.kind === 'cancelled') {
       throw new CliError(this.#cancelled ?? exitStatus.failed, `${verb} cancelled; ${state}`)
     }
-    throw failed(`${verb} of '${source.end.name}' failed: ${outcome.error}; ${state}`)
+    const { failedOperation: operation } = outcome
+    const where = operation === undefined ? '' : `${this.#whereText(operation)}: `
+    throw failed(`${verb} of '${source.end.name}' failed: ${where}${outcome.error}; ${state}`)
   }
 
   /** An error as the user is to read it. */
   describe(error: unknown): unknown {
-    if (error instanceof QmpError) return failed(this.#refusalText(error.message), { cause: error })
+    if (error instanceof QmpError) return failed(this.#refusalText(error), { cause: error })
     if (error instanceof ConnectionLost) {
       const words = this.#daemon.lastWords()
       const whose = this.#daemon.embedded ? 'the embedded daemon' : `the daemon at '${this.#daemon.socket}'`
@@ -168,11 +170,20 @@ class CopyRun {
     return error
   }
 
-  /** A lock's refusal does not say whose file it is about. */
-  #refusalText(message: string): string {
-    if (!/^Failed to get .* lock$/.test(message)) return message
+  /** A lock's refusal does not say whose file it is about; its hint does, where the daemon gives one. */
+  #refusalText({ message, hint = '', whole }: QmpError): string {
+    if (!/^Failed to get .* lock$/.test(message)) return whole
     const { source, target } = this.#copy
-    return `'${source.end.name}' or '${target.name}' is in use by another program: ${message}`
+    const path = /\[(.*)\]\?$/s.exec(hint)?.[1]
+    const end = [source.end, target].find((each) => each.path === path)
+    const name = end?.name ?? path ?? `${source.end.name}' or '${target.name}`
+    return `'${name}' is in use by another program: ${message}`
+  }
+
+  /** What was being done, to which end. */
+  #whereText(operation: string): string {
+    const { source, target } = this.#copy
+    return operation === 'read' ? `reading '${source.end.name}'` : `writing '${target.name}'`
   }
 
   #targetState(): string {
@@ -195,7 +206,7 @@ class CopyRun {
     this.#stopIfCancelled()
     const source = this.#node('source')
     const how = { readOnly: true, direct, forceShare: this.#options.forceShare }
-    await this.#client.execute('blockdev-add', imageDefinition(this.#copy.source, source, how))
+    await addImage(this.#client, this.#copy.source, source, how)
     this.#stopIfCancelled()
     await this.#copy.start({
       client: this.#client,
@@ -235,7 +246,8 @@ class CopyRun {
 
   #stopped(operation: string, progress: Progress | undefined): void {
     const why = progress?.ioStatus === 'nospace' ? 'no space left' : `${operation} error`
-    const where = operation === 'read' ? this.#copy.source.end.name : this.#copy.target.name
+    const { source, target } = this.#copy
+    const where = operation === 'read' ? source.end.name : target.name
     const how = `blockferry job resume ${this.#jobId} --socket ${this.#daemon.socket}`
     this.#report.note(`paused by ${why} on '${where}'; go on with: ${how}`)
   }

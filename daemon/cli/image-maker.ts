@@ -11,6 +11,7 @@ import { JobFollower } from './job-follower.js'
 import { lookAtPath } from './mirror-request.js'
 import { failed, usage } from './status.js'
 import { type End, storageDefinition } from './storage.js'
+import { withCredentials } from './tls.js'
 
 export interface NewImage {
   readonly format: Format
@@ -37,7 +38,7 @@ export async function makeImage(client: Client, end: End, image: NewImage, size:
   try {
     if (image.format === 'raw') return await make(end, size, image.more)
     for (const file of [end, dataFile]) if (file !== undefined) await make(file, 0, {})
-    await runCreate(client, end.name, {
+    const options = {
       driver: 'qcow2',
       file: storageDefinition(end),
       'data-file': dataFile && storageDefinition(dataFile),
@@ -45,7 +46,9 @@ export async function makeImage(client: Client, end: End, image: NewImage, size:
       'backing-file': image.backing?.file,
       'backing-fmt': image.backing?.format,
       ...image.more,
-    })
+    }
+    const ends = dataFile === undefined ? [end] : [end, dataFile]
+    await withCredentials(client, ends, () => runCreate(client, end.name, options))
   } catch (error) {
     for (const path of fresh) await rm(path, { force: true })
     throw error

@@ -10,10 +10,10 @@ import { parseKeyval } from '../../protocol/keyval.js'
 import { ArgumentError } from '../../protocol/schema/validate.js'
 import { EIO, errnoNumber, errnoText } from '../common/errno.js'
 import { requestOf } from './arguments.js'
-import type { CommandArguments } from './client.js'
+import type { Client, CommandArguments } from './client.js'
 import { lookAtImage } from './mirror-request.js'
 import { failed, usage } from './status.js'
-import { type End, storageDefinition } from './storage.js'
+import { addNode, type End, storageDefinition } from './storage.js'
 
 export const formats = ['raw', 'qcow2'] as const
 export type Format = (typeof formats)[number]
@@ -76,8 +76,17 @@ export async function guess(end: End): Promise<Format> {
   }
 }
 
-/** Definition of the node that shows what is in the image. */
-export function imageDefinition(image: Image, nodeName: string, how: HowToOpen): CommandArguments {
+/** Adds the node that shows what is in the image. @throws QmpError */
+export async function addImage(
+  client: Client,
+  image: Image,
+  nodeName: string,
+  how: HowToOpen,
+): Promise<void> {
+  await addNode(client, image.end, imageDefinition(image, nodeName, how))
+}
+
+function imageDefinition(image: Image, nodeName: string, how: HowToOpen): CommandArguments {
   const common = {
     'read-only': how.readOnly,
     'force-share': how.forceShare ? true : undefined,

@@ -35,6 +35,8 @@ export interface Outcome {
   /** What a job found out that finds something out; as the daemon sent it. */
   readonly result?: JsonObject
   readonly progress?: Progress
+  /** What failed when the job ended by an I/O error: read is about the source, write about the target. */
+  readonly failedOperation?: string
   /** I/O errors that the policy 'ignore' had retried. */
   readonly ignoredErrors: number
 }
@@ -63,6 +65,7 @@ export class JobFollower {
   #ending: { kind: Outcome['kind']; error?: string } | undefined
   #ignored = 0
   #stopOperation: string | undefined
+  #failedOperation: string | undefined
   /** Settled by the event that says the job is over, or by the loss of the connection. */
   readonly #concluded: Promise<void>
 
@@ -108,6 +111,7 @@ export class JobFollower {
         ...(receipt === undefined ? {} : { receipt }),
         ...(result === undefined ? {} : { result }),
         ...(this.#last === undefined ? {} : { progress: this.#last }),
+        ...(this.#failedOperation === undefined ? {} : { failedOperation: this.#failedOperation }),
         ignoredErrors: this.#ignored,
       }
     } finally {
@@ -137,6 +141,7 @@ export class JobFollower {
   #ioError(action: string | undefined, operation: string): void {
     if (action === 'ignore') this.#ignored++
     if (action === 'stop') this.#stopOperation = operation
+    if (action === 'report') this.#failedOperation = operation
   }
 
   #status(status: string | undefined, resolve: () => void): void {

@@ -66,7 +66,7 @@ async function steer(command: string, args: CommandArguments, id: string, socket
   try {
     await daemon.client.execute(command, args)
   } catch (error) {
-    if (error instanceof QmpError) throw failed(`job '${id}': ${error.message}`, { cause: error })
+    if (error instanceof QmpError) throw failed(`job '${id}': ${error.whole}`, { cause: error })
     throw error
   } finally {
     await daemon.close()

@@ -75,14 +75,17 @@ function storageOf(layer: JsonObject): string {
 function extentFrom(value: JsonObject, raw: boolean): MapExtent {
   const start = numberOf(value, 'offset') ?? 0
   const zero = flagOf(value, 'zero')
-  const place = numberOf(value, 'host') ?? (raw ? start : undefined)
+  const depth = numberOf(value, 'depth') ?? 0
+  // Stored nowhere and no zeroes: a bit of a bitmap that was asked for in place of what is allocated.
+  const set = !zero && depth === 0 && value.allocated === false
+  const place = numberOf(value, 'host') ?? (raw && !set ? start : undefined)
   return {
     start,
     length: numberOf(value, 'length') ?? 0,
-    depth: numberOf(value, 'depth') ?? 0,
-    present: !flagOf(value, 'absent'),
+    depth,
+    present: !set && !flagOf(value, 'absent'),
     zero,
-    data: !zero,
+    data: !zero && !set,
     compressed: flagOf(value, 'compressed'),
     ...(place === undefined ? {} : { offset: place }),
   }

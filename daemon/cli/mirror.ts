@@ -3,12 +3,12 @@
 // which is opened as a node (blockdev-mirror).
 
 import { type CopyTools, runCopy } from './copy-run.js'
-import { findImage, imageDefinition } from './image.js'
+import { addImage, findImage } from './image.js'
 import { JsonResult } from './json-result.js'
 import { checkNamed, type Ends, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { failed } from './status.js'
-import { type End, storageDefinition } from './storage.js'
+import { addNode, type End, storageDefinition } from './storage.js'
 
 /** @throws CliError for every end but success */
 export async function mirror(sourceName: string, targetName: string, options: MirrorOptions): Promise<void> {
@@ -40,7 +40,7 @@ export async function startMirror(ends: Ends, options: MirrorOptions, tools: Cop
     tools.touching()
     const image = { end: target, format: 'raw', guessed } as const
     const how = { readOnly: false, direct, unmap: options.unmap }
-    await client.execute('blockdev-add', imageDefinition(image, targetNode, how))
+    await addImage(client, image, targetNode, how)
   } else {
     tools.touching()
     await client.execute('drive-mirror', {
@@ -67,13 +67,13 @@ async function addDevice(
   const guessed = existing && targetFormat === undefined
   const image = { end, format: targetFormat ?? 'raw', guessed }
   const how = { readOnly: false, direct, unmap }
-  await client.execute('blockdev-add', imageDefinition(image, node, how))
+  await addImage(client, image, node, how)
   const [wanted, size] = [await sizeOfNode(client, source), await sizeOfNode(client, node)]
   if (size < wanted) throw tooSmall(end, size, from, wanted)
   if (size === wanted || image.format !== 'raw') return
   await client.execute('blockdev-del', { 'node-name': node })
   touching()
-  await client.execute('blockdev-add', imageDefinition(image, node, { ...how, size: wanted }))
+  await addImage(client, image, node, { ...how, size: wanted })
 }
 
 /** The same with one connection only: a server may serve one client and end with it. */
@@ -85,14 +85,14 @@ async function addExport(
 ): Promise<void> {
   const server = named('target-server')
   const discard = unmap ? 'unmap' : 'ignore'
-  await client.execute('blockdev-add', { ...storageDefinition(end), 'node-name': server, discard })
+  await addNode(client, end, { ...storageDefinition(end), 'node-name': server, discard })
   const [wanted, size] = [await sizeOfNode(client, source), await sizeOfNode(client, server)]
   if (size < wanted && targetFormat !== 'qcow2') throw tooSmall(end, size, from, wanted)
   touching()
   const image = { end, format: targetFormat ?? 'raw', guessed: existing && targetFormat === undefined }
   const part = size > wanted && image.format === 'raw' ? { size: wanted } : {}
   const how = { readOnly: false, direct, unmap, on: server, ...part }
-  await client.execute('blockdev-add', imageDefinition(image, node, how))
+  await addImage(client, image, node, how)
 }
 
 function tooSmall(end: End, size: number, from: End, wanted: number) {

@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { ConnectionLost, QmpError } from './client.js'
 import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
-import { type HowToOpen, type Image, imageDefinition } from './image.js'
+import { addImage, type HowToOpen, type Image } from './image.js'
 import { CliError, failed } from './status.js'
 
 export class OpenNodes {
@@ -26,10 +26,11 @@ export class OpenNodes {
   async open(image: Image, what: string, how: HowToOpen): Promise<string> {
     const name = this.name(what)
     try {
-      await this.#daemon.client.execute('blockdev-add', imageDefinition(image, name, how))
+      const { client } = this.#daemon
+      await addImage(client, image, name, how)
     } catch (error) {
       if (!(error instanceof QmpError)) throw error
-      throw failed(`cannot open '${image.end.name}': ${error.message}`, { cause: error })
+      throw failed(cannotOpen(image.end.name, error), { cause: error })
     }
     this.#names.push(name)
     return name
@@ -62,7 +63,7 @@ export async function withNodes<T>(
   try {
     return await work(daemon, nodes)
   } catch (error) {
-    if (error instanceof QmpError) throw failed(error.message, { cause: error })
+    if (error instanceof QmpError) throw failed(error.whole, { cause: error })
     if (error instanceof ConnectionLost) {
       const whose = daemon.embedded ? 'the embedded daemon' : `the daemon at '${daemon.socket}'`
       throw failed(`${whose} is gone: ${daemon.lastWords() ?? error.message}`, { cause: error })
@@ -72,6 +73,12 @@ export async function withNodes<T>(
     await nodes.close()
     await daemon.close()
   }
+}
+
+/** The name once, be it in the daemon's words or before them. */
+function cannotOpen(name: string, { whole }: QmpError): string {
+  const prefix = `'${name}': `
+  return `cannot open ${prefix}${whole.startsWith(prefix) ? whole.slice(prefix.length) : whole}`
 }
 
 /** File systems without O_DIRECT refuse the open with EINVAL. */

@@ -135,10 +135,23 @@ function addServe(program: Command): void {
       new Option('-t, --cache <cache>', 'page cache').choices(['none', 'writeback']).default('writeback'),
     )
     .option('-U, --force-share', 'although another program may be writing it', false)
+    .option(
+      '--tls <place>',
+      'only with TLS: folder of certificates as QEMU has them, or file of USER:KEY lines',
+    )
+    .option('--no-verify-peer', 'with certificates: clients need none')
+    .option(
+      '--tls-allow <name>',
+      'only clients with this name in their certificate, * and ? fit anything; may be repeated',
+      collect,
+      [],
+    )
     .option('-q, --quiet', 'do not print the URI', false)
     .addOption(aioOption())
     .addOption(logLevel())
-    .action((name: string, options: ServeOptions) => serve(name, options))
+    .action((name: string, { tlsAllow, ...options }: ServeOptions & { tlsAllow: readonly string[] }) =>
+      serve(name, { ...options, allow: tlsAllow }),
+    )
 }
 
 function addCommon(command: Command): Command {

@@ -2,13 +2,15 @@
 // `blockferry serve`: lets NBD clients use an image for as long as the command runs. It runs a daemon of its own; with one
 // that runs already, `nbd-server-start` and `block-export-add` do the same.
 
-import { resolve } from 'node:path'
+import { stat } from 'node:fs/promises'
+import { basename, dirname, resolve } from 'node:path'
 import { formatNbdUri, type NbdServer } from '../../protocol/nbd/uri.js'
-import type { Client } from './client.js'
+import { EIO, errnoNumber, errnoText } from '../common/errno.js'
+import type { Client, CommandArguments } from './client.js'
 import { type Format, findImage } from './image.js'
 import { Interrupt } from './interrupt.js'
 import { withNodes } from './open-nodes.js'
-import { usage } from './status.js'
+import { failed, usage } from './status.js'
 
 export interface ServeOptions {
   readonly format?: Format
@@ -24,6 +26,12 @@ export interface ServeOptions {
   /** Clients at once; 0: any number. */
   readonly shared: number
   readonly forceShare: boolean
+  /** Folder of certificates, or file of keys; absent: no TLS. */
+  readonly tls?: string
+  /** Clients need a certificate. */
+  readonly verifyPeer: boolean
+  /** Whose certificates are let in; empty: all that the CA signed. */
+  readonly allow: readonly string[]
   readonly aio?: string
   readonly logLevel?: string
   readonly quiet: boolean
@@ -31,6 +39,7 @@ export interface ServeOptions {
 
 export async function serve(name: string, options: ServeOptions): Promise<void> {
   const server = serverOf(options)
+  const secured = await securedBy(options)
   const image = await findImage(name, options.format, options.imageOpts)
   const { aio, logLevel, readOnly, forceShare } = options
   const own = { ...(aio !== undefined && { aio }), ...(logLevel !== undefined && { logLevel }) }
@@ -41,9 +50,11 @@ export async function serve(name: string, options: ServeOptions): Promise<void> 
       options.cache === 'none'
         ? await nodes.openDirect(image, 'disk', how)
         : await nodes.open(image, 'disk', { ...how, direct: false })
+    for (const object of secured.objects) await client.execute('object-add', object)
     await client.execute('nbd-server-start', {
       addr: addressOf(server),
       'max-connections': options.shared,
+      ...secured.server,
     })
     await client.execute('block-export-add', {
       ...{
@@ -55,11 +66,47 @@ export async function serve(name: string, options: ServeOptions): Promise<void> 
       },
       ...(options.description !== undefined && { description: options.description }),
     })
-    const uri = formatNbdUri({ server, exportName: options.name, tls: false, tlsQueries: {} })
+    const uri = formatNbdUri({
+      server,
+      exportName: options.name,
+      tls: options.tls !== undefined,
+      tlsQueries: {},
+    })
     if (!options.quiet) process.stdout.write(`${uri}\n`)
     await interrupted(client, () => daemon.kill())
     await client.execute('nbd-server-stop')
   })
+}
+
+/** Objects for TLS, and what the server is told of them. */
+interface Secured {
+  readonly objects: readonly CommandArguments[]
+  readonly server: CommandArguments
+}
+
+/** @throws CliError for options that do not go together, or a place of credentials that is none */
+async function securedBy({ tls, verifyPeer, allow }: ServeOptions): Promise<Secured> {
+  if (tls === undefined) {
+    if (allow.length > 0 || !verifyPeer) throw usage('--tls-allow and --no-verify-peer need --tls')
+    return { objects: [], server: {} }
+  }
+  const path = resolve(tls)
+  const found = await stat(path).catch((cause: NodeJS.ErrnoException) => {
+    throw failed(`cannot open '${tls}': ${errnoText(errnoNumber(cause.code ?? '') ?? EIO)}`, { cause })
+  })
+  const common = { id: 'tls', endpoint: 'server' }
+  if (!found.isDirectory()) {
+    if (allow.length > 0 || !verifyPeer)
+      throw usage(`--tls-allow and --no-verify-peer are about certificates, and '${tls}' is a file of keys`)
+    const keys = { 'qom-type': 'tls-creds-psk', dir: dirname(path), 'x-file': basename(path) }
+    return { objects: [{ ...common, ...keys }], server: { 'tls-creds': 'tls' } }
+  }
+  const certificates = { 'qom-type': 'tls-creds-x509', dir: path, 'verify-peer': verifyPeer, ...common }
+  if (allow.length === 0) return { objects: [certificates], server: { 'tls-creds': 'tls' } }
+  if (!verifyPeer) throw usage('--tls-allow and --no-verify-peer exclude each other')
+  const rules = allow.map((match) => ({ match, policy: 'allow', format: 'glob' }))
+  const authz = { 'qom-type': 'authz-list', id: 'authz', policy: 'deny', rules }
+  return { objects: [certificates, authz], server: { 'tls-creds': 'tls', 'tls-authz': 'authz' } }
 }
 
 function serverOf({ socket, port, bind }: ServeOptions): NbdServer {

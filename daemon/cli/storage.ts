@@ -3,8 +3,9 @@
 // to be opened for it; talks to nobody.
 
 import { formatNbdUri, type NbdAddress, parseNbdAddress } from '../../protocol/nbd/uri.js'
-import type { CommandArguments } from './client.js'
-import { failed, usage } from './status.js'
+import { type Client, type CommandArguments, QmpError } from './client.js'
+import { usage } from './status.js'
+import { type TlsAsked, tlsAskedBy, withCredentials } from './tls.js'
 
 /** One end of a copy, or an image that is looked at. */
 export interface End {
@@ -15,6 +16,8 @@ export interface End {
   readonly kind: 'file' | 'block' | 'missing' | 'nbd'
   /** Of an export. */
   readonly address?: NbdAddress
+  /** Of an export that is reached by TLS: who opens a node on it adds these first (withCredentials). */
+  readonly tls?: TlsAsked
 }
 
 /** Whether a name is meant to be an export's; it may be no sound one. */
@@ -24,18 +27,33 @@ export function isExportName(name: string): boolean {
 
 /**
  * The export that a name stands for; undefined: the name of a file. A file of such a name is `./nbd:…`.
- * @throws CliError for an address that is none, or that needs what is not there
+ * @throws CliError for an address that is none, or that asks for TLS that cannot be
  */
 export function exportNamed(name: string): End | undefined {
   if (!isExportName(name)) return undefined
   const address = parseNbdAddress(name)
   if (typeof address === 'string') throw usage(address)
-  if (address.tls) throw failed(`cannot open '${name}': connections are not encrypted in this version`)
-  return { name, path: formatNbdUri(address), kind: 'nbd', address }
+  const tls = tlsAskedBy(name, address)
+  return { name, path: formatNbdUri(address), kind: 'nbd', address, ...(tls !== undefined && { tls }) }
+}
+
+/**
+ * Adds a node on an image or export, with the credentials this needs.
+ * @throws QmpError that names it, whatever the daemon said
+ */
+export async function addNode(client: Client, end: End, definition: CommandArguments): Promise<void> {
+  try {
+    await withCredentials(client, [end], () => client.execute('blockdev-add', definition))
+  } catch (error) {
+    if (!(error instanceof QmpError)) throw error
+    const { command, errorClass, message, hint } = error
+    const named = [end.name, end.path].some((name) => message.includes(name))
+    throw named ? error : new QmpError(command, errorClass, `'${end.name}': ${message}`, hint)
+  }
 }
 
 /** Driver and place of the node below every format. */
-export function storageDefinition({ kind, path, address }: End): CommandArguments {
+export function storageDefinition({ kind, path, address, tls }: End): CommandArguments {
   if (address === undefined) return { driver: kind === 'block' ? 'host_device' : 'file', filename: path }
   const { server, exportName } = address
   return {
@@ -45,5 +63,7 @@ export function storageDefinition({ kind, path, address }: End): CommandArgument
         ? { type: 'unix', path: server.path }
         : { type: 'inet', host: server.host, port: String(server.port) },
     export: exportName,
+    'tls-creds': tls?.id,
+    'tls-hostname': tls?.hostname,
   }
 }

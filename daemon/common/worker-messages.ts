@@ -21,14 +21,17 @@ export type FromWorker<Report> =
 export interface WireError {
   readonly kind: 'command' | 'io' | 'cancelled' | 'bug'
   readonly message: string
+  readonly hint?: string
   readonly errno?: number
   readonly op?: IoOp
   readonly node?: string
 }
 
 export function toWire(error: unknown): WireError {
-  if (error instanceof CommandError || error instanceof FormatError)
-    return { kind: 'command', message: error.message }
+  if (error instanceof CommandError || error instanceof FormatError) {
+    const hint = error instanceof CommandError ? error.hint : undefined
+    return { kind: 'command', message: error.message, ...(hint !== undefined && { hint }) }
+  }
   if (error instanceof IoError)
     return { kind: 'io', message: error.message, errno: error.errno, op: error.op, node: error.node }
   if (error instanceof Cancelled) return { kind: 'cancelled', message: error.message }
@@ -38,7 +41,11 @@ export function toWire(error: unknown): WireError {
 export function fromWire(error: WireError): Error {
   switch (error.kind) {
     case 'command':
-      return new CommandError(error.message)
+      return new CommandError(
+        error.message,
+        'GenericError',
+        error.hint === undefined ? {} : { hint: error.hint },
+      )
     case 'io':
       return new IoError(error.errno ?? 0, error.op ?? 'stat', error.node ?? '')
     case 'cancelled':

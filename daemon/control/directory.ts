@@ -8,6 +8,7 @@ import assert from 'node:assert'
 import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
 import type { NodeDefinition, NodeReport, NodeSpec } from '../iothread/messages.js'
+import type { CredentialsPlace } from '../tls/messages.js'
 import { type Descriptors, type SetUse, setOf } from './descriptors.js'
 import type { DiskWorker } from './workers.js'
 
@@ -39,6 +40,8 @@ export interface Node {
   readonly owner: { readonly kind: 'user' } | { readonly kind: 'parent' | 'job'; readonly name: string }
   /** The set of descriptors its file name means, in use as long as the node is here. */
   readonly set: SetUse | undefined
+  /** TLS credentials of its connections, as they were when it was defined. */
+  readonly credentials: CredentialsPlace | undefined
   /** Changed between awaits only, by job starters. */
   use: NodeUse | undefined
   /** Ids of the exports that serve it. Changed between awaits only, by Exports. */
@@ -49,25 +52,32 @@ export interface Node {
 
 export type Owner = Node['owner']
 
+/** What nodes refer to that is no node. */
+export interface Referred {
+  readonly descriptors: Descriptors
+  /** TLS credentials of a client. @throws CommandError when there are none of that name */
+  credentials(id: string): CredentialsPlace
+}
+
 export class Directory {
-  readonly #descriptors: Descriptors
+  readonly #referred: Referred
   readonly #nodes = new Map<string, Node>()
   #order = 0
   #generated = 0
 
-  constructor(descriptors: Descriptors) {
-    this.#descriptors = descriptors
+  constructor(referred: Referred) {
+    this.#referred = referred
   }
 
   /**
    * Enters a definition with everything defined inside it; edges to named children are there at once.
    * @returns the root; nodes are in state 'opening' and have no worker
-   * @throws CommandError for names that are bad or taken, unknown children or sets; nothing is entered then
+   * @throws CommandError for names that are bad or taken, unknown children, sets or credentials; nothing is entered then
    */
   enter(definition: Definition, owner: Owner): Node {
     const names = new Set<string>()
     this.#checkDefinition(definition, names)
-    this.#checkSets(definition)
+    this.#checkReferred(definition)
     return this.#enter(definition, owner, names)
   }
 
@@ -197,12 +207,16 @@ export class Directory {
       const child = this.#nodes.get(name)
       if (child?.owner.kind === 'parent' && child.owner.name === node.name) inline[role] = this.nested(child)
     }
-    return this.withFiles(node, { ...node.spec, ...inline })
+    return this.complete(node, { ...node.spec, ...inline })
   }
 
-  /** Options of a node as workers take them: with what its set of descriptors has for it. */
-  withFiles(node: Node, spec: NodeSpec): NodeSpec {
-    return node.set === undefined ? spec : { ...spec, files: node.set.files() }
+  /** Options of a node as workers take them: with what it refers to, files of a set of descriptors or TLS credentials. */
+  complete({ set, credentials }: Node, spec: NodeSpec): NodeSpec {
+    return {
+      ...spec,
+      ...(set !== undefined && { files: set.files() }),
+      ...(credentials !== undefined && { credentials }),
+    }
   }
 
   /**
@@ -211,7 +225,7 @@ export class Directory {
    */
   useSet(filename: unknown): SetUse | undefined {
     const id = typeof filename === 'string' ? setOf(filename) : undefined
-    return id === undefined ? undefined : this.#descriptors.use(id)
+    return id === undefined ? undefined : this.#referred.descriptors.use(id)
   }
 
   /**
@@ -252,9 +266,10 @@ export class Directory {
     names.add(name)
   }
 
-  #checkSets(definition: Definition): void {
-    for (const [, child] of childrenOf(definition)) if (typeof child !== 'string') this.#checkSets(child)
+  #checkReferred(definition: Definition): void {
+    for (const [, child] of childrenOf(definition)) if (typeof child !== 'string') this.#checkReferred(child)
     this.#setFor(definition)?.release()
+    this.#credentialsFor(definition)
   }
 
   #checkChild(name: string): void {
@@ -277,9 +292,9 @@ export class Directory {
     enter(false)
     const spec: NodeSpec = { ...definition, 'node-name': name, ...Object.fromEntries(children) }
     const parents = new Set<string>()
-    const set = this.#setFor(definition)
+    const [set, credentials] = [this.#setFor(definition), this.#credentialsFor(definition)]
     const node: Node = {
-      ...{ name, spec, children, parents, owner, order, set },
+      ...{ name, spec, children, parents, owner, order, set, credentials },
       ...{ worker: undefined, state: 'opening', use: undefined, exports: new Set() },
     }
     this.#nodes.set(name, node)
@@ -290,6 +305,11 @@ export class Directory {
   #setFor({ driver, filename, implied }: Definition): SetUse | undefined {
     const onFile = driver === 'file' || driver === 'host_device'
     return onFile && implied !== true ? this.useSet(filename) : undefined
+  }
+
+  #credentialsFor(definition: Definition): CredentialsPlace | undefined {
+    const id = definition['tls-creds']
+    return typeof id === 'string' ? this.#referred.credentials(id) : undefined
   }
 
   #enterChild(

@@ -14,6 +14,7 @@ import type { CommandCall, Handlers } from './commands.js'
 export interface Failure {
   readonly errorClass: QmpErrorClass
   readonly desc: string
+  readonly hint?: string
 }
 
 type AnyHandler = (args: unknown, call: CommandCall) => unknown
@@ -67,7 +68,10 @@ export class Dispatcher {
 
 /** What a client is told of an error that is part of the contract; undefined for bugs. */
 export function knownFailure(error: unknown): Failure | undefined {
-  if (error instanceof CommandError) return { errorClass: error.errorClass, desc: error.message }
+  if (error instanceof CommandError) {
+    const { errorClass, message: desc, hint } = error
+    return { errorClass, desc, ...(hint !== undefined && { hint }) }
+  }
   const known = [ArgumentError, IoError, Cancelled]
   if (!known.some((kind) => error instanceof kind)) return undefined
   return { errorClass: 'GenericError', desc: (error as Error).message }

@@ -65,7 +65,9 @@ export class JsonRpcDialect implements Dialect {
       return await this.#host.dispatcher.run(command, args, call)
     } catch (error) {
       const known = error instanceof ArgumentError ? undefined : knownFailure(error)
-      throw known === undefined ? error : new CommandError(known.desc, known.errorClass)
+      throw known === undefined
+        ? error
+        : new CommandError(known.desc, known.errorClass, known.hint === undefined ? {} : { hint: known.hint })
     }
   }
 }

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that nodes and servers refer to by id. Throttle groups have limits that workers are told; TLS credentials are
-// read by who uses them; iothreads are accepted so that managers' set-ups work, but every disk has a worker of its own
+// Objects that nodes and servers refer to by id. Throttle groups have limits that workers are told; TLS credentials and
+// rules about clients are read by who uses them; iothreads are accepted so that managers' set-ups work, but every disk has a worker of its own
 // anyway.
 
+import { authzListFrom } from '../../protocol/authz.js'
 import type { Arguments } from '../../protocol/schema/index.js'
 import { isIdentifier } from '../common/identifier.js'
 import { CommandError } from '../errors.js'
 import type { ThrottleLimits } from '../iothread/messages.js'
-import type { TlsSpec } from '../nbd/messages.js'
+import type { AuthzSpec } from '../nbd/messages.js'
+import type { CredentialsPlace } from '../tls/messages.js'
 
 export type ObjectDefinition = Arguments<'object-add'>
 export type GroupOptions = NonNullable<Extract<ObjectDefinition, { 'qom-type': 'throttle-group' }>['limits']>
-type Property = string | number | boolean | Readonly<Record<string, number>>
+type Property = string | number | boolean | Readonly<Record<string, number>> | Record<string, string>[]
 
+/** Defaults of QEMU. */
+const PSK_FILE = 'keys.psk'
+const PSK_USER = 'qemu'
 const MOST = 1e15
 const KINDS = ['total', 'read', 'write'] as const
 const UNITS = ['bps', 'iops'] as const
@@ -33,6 +38,9 @@ export class Objects {
     const { id } = definition
     if (!isIdentifier(id)) throw new CommandError("Parameter 'id' expects an identifier")
     if (definition['qom-type'] === 'throttle-group') checkLimits(definition.limits ?? {})
+    if (definition['qom-type'] === 'tls-creds-psk' && definition.endpoint === 'server')
+      if (definition.username !== undefined)
+        throw new CommandError('username should not be set when endpoint=server')
     if (this.#objects.has(id))
       throw new CommandError(`attempt to add duplicate property '${id}' to object (type 'container')`)
     this.#objects.set(id, definition)
@@ -68,17 +76,37 @@ export class Objects {
   }
 
   /**
-   * TLS credentials of a server.
-   * @throws CommandError when there are none of that name for a server
+   * TLS credentials of one end.
+   * @throws CommandError when there are none of that name for it
    */
-  serverCredentials(id: string): TlsSpec {
+  credentials(id: string, end: 'client' | 'server'): CredentialsPlace {
     const found = this.#objects.get(id)
     if (found === undefined) throw new CommandError(`No TLS credentials with id '${id}'`)
     if (found['qom-type'] !== 'tls-creds-x509' && found['qom-type'] !== 'tls-creds-psk')
       throw new CommandError(`Object with id '${id}' is not TLS credentials`)
-    if (found.endpoint !== 'server') throw new CommandError('Expected TLS credentials for a server endpoint')
-    if (found['qom-type'] === 'tls-creds-psk') return { kind: 'psk', dir: found.dir, verifyPeer: false }
-    return { kind: 'x509', dir: found.dir, verifyPeer: found['verify-peer'] ?? true }
+    if ((found.endpoint ?? 'client') !== end)
+      throw new CommandError(`Expected TLS credentials for a ${end} endpoint`)
+    const { dir } = found
+    if (found['qom-type'] === 'tls-creds-x509')
+      return { kind: 'x509', dir, verifyPeer: found['verify-peer'] ?? true }
+    return { kind: 'psk', dir, file: found['x-file'] ?? PSK_FILE, username: found.username ?? PSK_USER }
+  }
+
+  /** Rules about clients, as they are now. */
+  authorization(id: string): AuthzSpec {
+    const found = this.#objects.get(id)
+    switch (found?.['qom-type']) {
+      case undefined:
+        return { kind: 'nobody', why: `Cannot find QAuthZ object ID ${id}` }
+      case 'authz-simple':
+        return { kind: 'simple', identity: found.identity }
+      case 'authz-list':
+        return { kind: 'list', ...authzListFrom(found) }
+      case 'authz-list-file':
+        return { kind: 'file', filename: found.filename, refresh: found.refresh ?? true }
+      default:
+        return { kind: 'nobody', why: `Object '${id}' is not a QAuthZ subclass` }
+    }
   }
 
   /** By name. */
@@ -89,16 +117,43 @@ export class Objects {
 
 /** Properties of an object as `qom-get` shows them, `type` first. */
 export function propertiesOf(object: ObjectDefinition): Map<string, Property> {
-  const properties = new Map<string, Property>([['type', object['qom-type']]])
-  if (object['qom-type'] === 'throttle-group') return properties.set('limits', allLimits(object.limits ?? {}))
-  if (object['qom-type'] === 'iothread') {
-    for (const [name, value] of Object.entries(DEFAULTS))
-      properties.set(name, object[name as keyof typeof DEFAULTS] ?? value)
-    return properties
+  return new Map<string, Property>([['type', object['qom-type']], ...Object.entries(ownProperties(object))])
+}
+
+function ownProperties(object: ObjectDefinition): Readonly<Record<string, Property>> {
+  switch (object['qom-type']) {
+    case 'throttle-group':
+      return { limits: allLimits(object.limits ?? {}) }
+    case 'iothread':
+      return Object.fromEntries(
+        Object.entries(DEFAULTS).map(([name, value]) => [
+          name,
+          object[name as keyof typeof DEFAULTS] ?? value,
+        ]),
+      )
+    case 'tls-creds-x509':
+      return { ...placeOf(object), 'verify-peer': object['verify-peer'] ?? true }
+    case 'tls-creds-psk':
+      return { ...placeOf(object), username: object.username ?? '', 'x-file': object['x-file'] ?? PSK_FILE }
+    case 'authz-simple':
+      return { identity: object.identity }
+    case 'authz-list':
+      return { policy: object.policy ?? 'deny', rules: (object.rules ?? []).map((rule) => ({ ...rule })) }
+    case 'authz-list-file':
+      return { filename: object.filename, refresh: object.refresh ?? true }
+    default:
+      return object satisfies never
   }
-  properties.set('dir', object.dir).set('endpoint', object.endpoint ?? 'client')
-  if (object['qom-type'] === 'tls-creds-psk') return properties.set('username', object.username ?? '')
-  return properties.set('verify-peer', object['verify-peer'] ?? true)
+}
+
+function placeOf({
+  dir,
+  endpoint = 'client',
+}: {
+  readonly dir: string
+  readonly endpoint?: 'client' | 'server' | undefined
+}) {
+  return { dir, endpoint }
 }
 
 function allLimits(options: GroupOptions): Record<string, number> {

@@ -136,12 +136,12 @@ export class QmpDialect implements Dialect {
   }
 
   #failed(error: unknown, request: QmpRequest): void {
-    const { errorClass, desc } = this.#host.dispatcher.failure(error, request.command)
-    this.#fail(errorClass, desc, request.id)
+    const { errorClass, desc, hint } = this.#host.dispatcher.failure(error, request.command)
+    this.#fail(errorClass, desc, request.id, hint)
   }
 
-  #fail(errorClass: QmpErrorClass, desc: string, id: JsonValue | undefined): void {
-    this.#host.reply(toText(failure(errorClass, desc, id)) + EOL)
+  #fail(errorClass: QmpErrorClass, desc: string, id: JsonValue | undefined, hint?: string): void {
+    this.#host.reply(toText(failure(errorClass, desc, id, hint)) + EOL)
   }
 }
 

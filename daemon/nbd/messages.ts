@@ -2,23 +2,25 @@
 // What crosses the line between the main thread and the NBD server's worker: where to listen, which exports there are, and
 // which client chose which. Both sides import this file, and it imports nothing that runs.
 
+import type { AuthzList } from '../../protocol/authz.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { OfferedExport } from '../../protocol/nbd/server-negotiation.js'
 import type { LogReport } from '../common/job-messages.js'
 import type * as wire from '../common/worker-messages.js'
+import type { CredentialsPlace } from '../tls/messages.js'
 
 export type ListenAddress =
   | { readonly kind: 'unix'; readonly path: string }
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
 
-/** Credentials of the server. */
-export interface TlsSpec {
-  readonly kind: 'x509' | 'psk'
-  /** Folder of the files. */
-  readonly dir: string
-  /** Clients need a certificate; x509 only. */
-  readonly verifyPeer: boolean
-}
+/** Who of those with a certificate may come. */
+export type AuthzSpec =
+  | ({ readonly kind: 'list' } & AuthzList)
+  /** @param refresh  the file is read for every client */
+  | { readonly kind: 'file'; readonly filename: string; readonly refresh: boolean }
+  | { readonly kind: 'simple'; readonly identity: string }
+  /** The rules are missing. */
+  | { readonly kind: 'nobody'; readonly why: string }
 
 export interface ServerSpec {
   readonly address: ListenAddress
@@ -29,7 +31,9 @@ export interface ServerSpec {
   /** Number of the first client; the next ones count on. */
   readonly firstConnection: number
   /** undefined: no TLS. Else nobody is served without. */
-  readonly tls: TlsSpec | undefined
+  readonly tls: CredentialsPlace | undefined
+  /** undefined: everybody with a certificate. */
+  readonly authz: AuthzSpec | undefined
 }
 
 export interface Requests {
@@ -37,6 +41,8 @@ export interface Requests {
   listen: { args: ServerSpec; reply: { port: number | undefined } }
   /** All exports there are, instead of those before. */
   offer: { args: { exports: readonly OfferedExport[] }; reply: null }
+  /** Other rules for clients that come from now on. */
+  authorize: { args: AuthzSpec; reply: null }
   /** A client that had chosen an export has gone. */
   left: { args: { connection: number }; reply: null }
   /** Listens no more, ends handshakes, and takes the socket's file away. */

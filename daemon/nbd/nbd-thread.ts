@@ -6,6 +6,7 @@ import { toWire } from '../common/worker-messages.js'
 import { CommandError } from '../errors.js'
 import { type Bound, listenTcp, listenUnix } from '../sockets.js'
 import { StartError } from '../start-error.js'
+import { Authorizer } from './authz.js'
 import type { FromWorker, ListenAddress, Report, Requests, ServerSpec, ToWorker } from './messages.js'
 import { NbdServer } from './nbd-server.js'
 import { TlsServer } from './tls.js'
@@ -18,6 +19,7 @@ export class NbdThread {
   readonly #post: (message: FromWorker) => void
   #bound: Bound | undefined
   #server: NbdServer | undefined
+  #authorizer: Authorizer | undefined
 
   constructor(post: (message: FromWorker) => void) {
     this.#post = post
@@ -39,6 +41,10 @@ export class NbdThread {
       this.#server?.offer(exports)
       return null
     },
+    authorize: (spec) => {
+      this.#authorizer?.change(spec)
+      return null
+    },
     left: ({ connection }) => {
       this.#server?.left(connection)
       return null
@@ -51,7 +57,9 @@ export class NbdThread {
   }
 
   async #listen(spec: ServerSpec): Promise<{ port: number | undefined }> {
-    const tls = spec.tls === undefined ? undefined : await TlsServer.load(spec.tls)
+    // Before anything is waited for: rules may change meanwhile.
+    this.#authorizer = spec.authz && new Authorizer(spec.authz)
+    const tls = spec.tls && (await TlsServer.load(spec.tls, this.#authorizer))
     const bound = await listenAt(spec.address)
     this.#bound = bound
     const { handshakeMs, maxConnections, firstConnection } = spec

@@ -2,41 +2,46 @@
 // TLS of the NBD server: credentials from their files, and connections that are encrypted outside and plain inside. Whoever
 // serves a client has one end of a pair of local sockets and need not know: encryption is this thread's work alone.
 
-import { readFile } from 'node:fs/promises'
-import { Socket } from 'node:net'
-import { join } from 'node:path'
+import type { Socket } from 'node:net'
 import { createServer, type Server, type TLSSocket, type TlsOptions } from 'node:tls'
-import { localPair } from '../../native/descriptors.js'
-import { ENOENT, errnoNumber, errnoText } from '../common/errno.js'
+import { closeDescriptor, localPair } from '../../native/descriptors.js'
+import { createEngine } from '../../native/engine.js'
+import type { IoEngine } from '../../native/types.js'
 import { CommandError } from '../errors.js'
-import type { TlsSpec } from './messages.js'
+import { Bridge, MIN_VERSION, PSK_CIPHERS, tlsReason } from '../tls/bridge.js'
+import { certificates, keys } from '../tls/credential-files.js'
+import type { CredentialsPlace } from '../tls/messages.js'
+import { type Authorizer, identityOf } from './authz.js'
 
-/** Time for what was sent last to arrive, milliseconds. */
-const LINGER_MS = 10_000
-/** Key exchanges with a key that both ends know; GnuTLS, which clients use, offers the same. */
-const PSK_CIPHERS =
-  'ECDHE-PSK-AES256-CBC-SHA384:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-AES128-GCM-SHA256'
+/** Longest file of credentials, bytes. */
+const LONGEST_FILE = 1 << 20
 
 export class TlsServer {
   readonly #server: Server
   /** Connections that do not agree on TLS yet. */
   readonly #begun = new Map<Socket, Beginning>()
 
-  private constructor(options: TlsOptions) {
+  readonly #authorizer: Authorizer | undefined
+
+  private constructor(options: TlsOptions, authorizer: Authorizer | undefined) {
+    this.#authorizer = authorizer
     // It never listens: connections are given to it.
-    this.#server = createServer({ ...options, minVersion: 'TLSv1.2' })
+    this.#server = createServer({ ...options, minVersion: MIN_VERSION })
     this.#server.on('secureConnection', (secure) => this.#beginning(secure)?.agreed(secure))
     this.#server.on('tlsClientError', (error, secure) => this.#beginning(secure)?.failed(error))
   }
 
-  /** @throws CommandError for files that cannot be read, or hold no credentials */
-  static async load(spec: TlsSpec): Promise<TlsServer> {
-    const options = spec.kind === 'psk' ? await pskOptions(spec) : await x509Options(spec)
+  /**
+   * @param authorizer  decides about those with a certificate; undefined: all are welcome
+   * @throws CommandError for files that cannot be read, or hold no credentials
+   */
+  static async load(place: CredentialsPlace, authorizer: Authorizer | undefined): Promise<TlsServer> {
+    const options = await optionsFrom(place)
     try {
-      return new TlsServer(options)
+      return new TlsServer(options, authorizer)
     } catch (error) {
       throw new CommandError(
-        `TLS credentials in '${spec.dir}' cannot be used: ${(error as Error).message}`,
+        `TLS credentials in '${place.dir}' cannot be used: ${(error as Error).message}`,
         'GenericError',
         { cause: error },
       )
@@ -51,37 +56,45 @@ export class TlsServer {
    * @returns the plain end, the caller's; or -errno
    */
   wrap(fd: number, rest: Uint8Array, lost: (why: string) => void): number {
-    const raw = new Socket({ fd, readable: true, writable: true })
     const pair = localPair()
     if (typeof pair === 'number') {
-      raw.destroy()
+      closeDescriptor(fd)
       return pair
     }
     const [inner, outer] = pair
-    const plain = new Socket({ fd: outer, readable: true, writable: true, allowHalfOpen: true })
-    const end = () => {
-      raw.destroy()
-      plain.destroy()
+    const bridge = new Bridge(fd, outer)
+    const { raw } = bridge
+    const refuse = (why: string) => {
+      lost(why)
+      bridge.end()
     }
-    for (const socket of [raw, plain]) socket.once('error', end).once('close', end)
     raw.once('close', () => this.#begun.delete(raw))
     if (rest.length > 0) raw.unshift(rest)
     this.#begun.set(raw, {
-      agreed: (secure) => {
-        secure.once('error', end).once('close', end)
-        // What was queued still goes out, to a client that takes it.
-        plain.once('end', () => setTimeout(end, LINGER_MS).unref())
-        secure.pipe(plain).pipe(secure)
-      },
-      failed: (error) => {
-        lost(`TLS: ${error.message}`)
-        end()
-      },
+      agreed: (secure) => void this.#admit(secure, bridge, refuse),
+      failed: (error) => refuse(`TLS: ${tlsReason(error)}`),
     })
-    // Before that nobody reads the plain end: it closes when the handshake is given up.
-    plain.once('end', () => this.#begun.has(raw) && end()).resume()
     this.#server.emit('connection', raw)
     return inner
+  }
+
+  /** Data flow when nobody objects. Never rejects but for a bug. */
+  async #admit(secure: TLSSocket, bridge: Bridge, refuse: (why: string) => void): Promise<void> {
+    const authorizer = this.#authorizer
+    if (authorizer !== undefined) {
+      secure.once('error', () => bridge.end())
+      // Undefined where there is none, whatever the type says.
+      const { raw } = secure.getPeerCertificate() as { raw?: Uint8Array }
+      const why =
+        raw === undefined
+          ? 'TLS x509 authz check without a certificate'
+          : await authorizer.refusal(identityOf(raw))
+      if (why !== undefined) {
+        refuse(why)
+        return
+      }
+    }
+    bridge.join(secure)
   }
 
   #beginning(secure: TLSSocket): Beginning | undefined {
@@ -97,45 +110,32 @@ interface Beginning {
   failed(error: Error): void
 }
 
-async function x509Options({ dir, verifyPeer }: TlsSpec): Promise<TlsOptions> {
-  const [cert, key] = await Promise.all([
-    credentials(dir, 'server-cert.pem'),
-    credentials(dir, 'server-key.pem'),
-  ])
-  // Without a CA, clients are not asked for a certificate, and this end shows its own alone.
-  const ca = verifyPeer ? { ca: await credentials(dir, 'ca-cert.pem') } : {}
-  return { cert, key, ...ca, requestCert: verifyPeer, rejectUnauthorized: verifyPeer }
+/** Read by an engine that is there for that alone. @throws CommandError */
+async function optionsFrom(place: CredentialsPlace): Promise<TlsOptions> {
+  const engine = createEngine({ aio: 'threads', slotSize: LONGEST_FILE, maxSlots: 1 })
+  try {
+    return await (place.kind === 'psk' ? pskOptions(engine, place) : x509Options(engine, place))
+  } finally {
+    await engine.shutdown(0)
+  }
 }
 
-async function pskOptions({ dir }: TlsSpec): Promise<TlsOptions> {
-  const keys = parseKeys(await credentials(dir, 'keys.psk'), dir)
+async function x509Options(
+  engine: IoEngine,
+  { dir, verifyPeer }: Extract<CredentialsPlace, { kind: 'x509' }>,
+): Promise<TlsOptions> {
+  const { ca, ...own } = await certificates(engine, dir, 'server')
+  // Without a CA, clients are not asked for a certificate, and this end shows its own alone.
+  return { ...own, ...(verifyPeer && { ca }), requestCert: verifyPeer, rejectUnauthorized: verifyPeer }
+}
+
+async function pskOptions(
+  engine: IoEngine,
+  place: Extract<CredentialsPlace, { kind: 'psk' }>,
+): Promise<TlsOptions> {
+  const known = await keys(engine, place)
   return {
     ciphers: PSK_CIPHERS,
-    pskCallback: (_socket: TLSSocket, user: string) => keys.get(user) ?? null,
-  }
-}
-
-/** Lines of USER:KEY. */
-function parseKeys(text: string, dir: string): Map<string, Buffer> {
-  const keys = new Map<string, Buffer>()
-  for (const line of text.split('\n')) {
-    if (line.trim() === '' || line.startsWith('#')) continue
-    const match = /^([^:]+):((?:[0-9a-fA-F]{2})+)\s*$/.exec(line)
-    if (match === null)
-      throw new CommandError(
-        `'${join(dir, 'keys.psk')}' has a line that is not USER:KEY in hexadecimal digits`,
-      )
-    keys.set(match[1] ?? '', Buffer.from(match[2] ?? '', 'hex'))
-  }
-  return keys
-}
-
-async function credentials(dir: string, name: string): Promise<string> {
-  const path = join(dir, name)
-  try {
-    return await readFile(path, 'utf8')
-  } catch (error) {
-    const why = errnoText(errnoNumber((error as NodeJS.ErrnoException).code ?? '') ?? ENOENT)
-    throw new CommandError(`Unable to access credentials ${path}: ${why}`, 'GenericError', { cause: error })
+    pskCallback: (_socket: TLSSocket, user: string) => known.get(user) ?? null,
   }
 }

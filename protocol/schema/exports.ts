@@ -62,6 +62,10 @@ const serverMembers = {
     { default: 10 },
   ),
   'tls-creds': optional(str, 'Id of TLS credentials for a server: nobody is served without TLS then.'),
+  'tls-authz': optional(
+    str,
+    'Id of rules about the names in clients’ certificates (authz-…), looked up when a client comes. Without such an object nobody is let in.',
+  ),
   'max-connections': optional(uint32, 'Clients at once, further ones wait; 0: any number.', {
     default: 100,
   }),

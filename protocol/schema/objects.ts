@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that nodes refer to by id: throttle groups and iothreads; and the object tree's three commands.
+// Objects that nodes and servers refer to by id: throttle groups, credentials, rules, iothreads; and the object tree's three commands.
 
+import { authzTypes } from './authz.js'
 import {
   any,
   arrayOf,
@@ -51,6 +52,7 @@ const endpoint = optional(
 const dir = required(str, 'Folder of their files.')
 
 const objectTypes = {
+  ...authzTypes,
   iothread: {
     'aio-max-batch': optional(int, 'Accepted and shown again.', { default: 0 }),
     'thread-pool-min': optional(int, 'Accepted and shown again.', { default: 0 }),
@@ -63,7 +65,10 @@ const objectTypes = {
     limits: optional(throttleLimits, 'Limits shared by all nodes of the group.'),
   },
   'tls-creds-x509': {
-    dir: { ...dir, doc: `${dir.doc} ca-cert.pem, server-cert.pem, server-key.pem (client-… for a client).` },
+    dir: {
+      ...dir,
+      doc: `${dir.doc} ca-cert.pem, server-cert.pem, server-key.pem (of a client client-…, which it need not have), ca-crl.pem where certificates are taken back.`,
+    },
     endpoint,
     'verify-peer': optional(bool, 'The other end needs a certificate that the CA signed.', { default: true }),
   },
@@ -71,6 +76,10 @@ const objectTypes = {
     dir: { ...dir, doc: `${dir.doc} keys.psk, lines of USER:KEY with the key in hexadecimal digits.` },
     endpoint,
     username: optional(str, 'Of a client: which of the keys. Default: qemu.'),
+    'x-file': optional(str, 'Name of the file with the keys, in that folder.', {
+      default: 'keys.psk',
+      extension: true,
+    }),
   },
 } satisfies Record<string, Members>
 
@@ -78,7 +87,15 @@ export const objectOptions = union(
   'ObjectOptions',
   {
     'qom-type': required(
-      enumOf('ObjectType', ['iothread', 'throttle-group', 'tls-creds-psk', 'tls-creds-x509']),
+      enumOf('ObjectType', [
+        'authz-list',
+        'authz-list-file',
+        'authz-simple',
+        'iothread',
+        'throttle-group',
+        'tls-creds-psk',
+        'tls-creds-x509',
+      ]),
       'Kind of object.',
     ),
     id: required(str, 'Name of the new object.'),

@@ -169,6 +169,35 @@ t.test(
 )
 
 t.test(
+  'a job that was paused by the loss of its source goes on when it is told to, once',
+  { skip: plain.absent },
+  async (t) => {
+    using scratch = new Scratch()
+    fill(scratch.file('served'), 64 * MiB)
+    empty(scratch.file('copy'), 64 * MiB)
+    const socket = scratch.file('nbd.sock')
+    await using server = await RunningServer.start(plain, socket, scratch.file('served'))
+    await using daemon = await Daemon.start({ directory: scratch.path })
+    const { client } = daemon
+    await client.execute('blockdev-add', { ...server.options, 'node-name': 'net' })
+    await client.execute('blockdev-add', rawNode('copy', scratch.file('copy')))
+    const job = { 'job-id': 'job', device: 'net', target: 'copy', sync: 'full', 'auto-dismiss': false }
+    const slow = { speed: 8 * MiB, 'buf-size': MiB, 'on-source-error': 'stop' }
+    await client.execute('blockdev-mirror', { ...job, ...slow })
+    await server[Symbol.asyncDispose]()
+    await client.event('BLOCK_JOB_ERROR', (data) => data.action === 'stop')
+    await client.status('job', 'paused')
+    await using _again = await RunningServer.start(plain, socket, scratch.file('served'))
+    await client.execute('block-job-set-speed', { device: 'job', speed: 0 })
+    await client.execute('job-resume', { id: 'job' })
+    await client.event('BLOCK_JOB_READY', () => true, 60_000)
+    await client.execute('job-complete', { id: 'job' })
+    await client.status('job', 'concluded')
+    t.equal(difference(scratch.file('served'), scratch.file('copy')), undefined)
+  },
+)
+
+t.test(
   'a server that stalls costs its own job only, which can be cancelled',
   { skip: plain.absent },
   async (t) => {

@@ -7,6 +7,8 @@ import { existsSync } from 'node:fs'
 import { connect } from 'node:net'
 import type { Test } from 'tap'
 import t from 'tap'
+import { commands } from '../../protocol/nbd/constants.js'
+import { nbdErrors } from '../../protocol/nbd/error-number.js'
 import { Daemon } from '../helpers/daemon.js'
 import { type NbdClient, negotiate } from '../helpers/nbd/client.js'
 import { pattern } from '../helpers/nbd/served.js'
@@ -138,6 +140,34 @@ for (const format of FORMATS) {
       run('qemu-img', 'compare', '-f', 'raw', '-F', format, scratch.file('in.img'), filename)
     })
   }
+}
+
+for (const format of FORMATS) {
+  t.test(`a ${format} export that grows: who comes later sees it`, { skip: libnbd('nbdinfo') }, async (t) => {
+    const { image, uri, scratch, control } = await serving(t)
+    await image('disk', format)
+    const early = await negotiate(connect(scratch.file('nbd.sock')), {
+      exportName: 'disk',
+      contexts: ['base:allocation'],
+    })
+    await control.execute('block_resize', { 'node-name': 'disk', size: 2 * SIZE })
+    t.equal(run('nbdinfo', '--size', uri('disk')).trim(), String(2 * SIZE))
+    run('qemu-io', '-f', 'raw', '-c', `write -P 4 ${2 * SIZE - MiB} 1M`, uri('disk'))
+    t.match(run('nbdinfo', '--map', '--totals', uri('disk')), /^ *46137344 .* 3 /m, 'what is new is a hole')
+    // Who was there before has agreed on the size it was, and everything inside goes on.
+    t.equal((await early.write(SIZE - 512, pattern(0, 512))).error, 0)
+    t.equal((await early.read(SIZE - 512, 512)).error, 0)
+    t.equal((await early.read(SIZE, 512)).error, nbdErrors.EINVAL)
+    t.equal((await early.write(SIZE - 256, pattern(0, 512))).error, nbdErrors.ENOSPC)
+    const status = { command: commands.BLOCK_STATUS, offset: 0, length: SIZE }
+    const told = (await early.request(status)).status.get(0) ?? []
+    t.equal(
+      told.reduce((sum, { length }) => sum + length, 0),
+      SIZE,
+      'not more is told than was asked for',
+    )
+    early.socket.destroy()
+  })
 }
 
 t.test('two hundred clients at once are all served', { skip: libnbd('qemu-img') }, async (t) => {

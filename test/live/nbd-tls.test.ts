@@ -1,40 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // NBD over TLS with real clients: certificates of both ends, keys that both know, and clients that have neither.
 
-import { execFileSync, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Daemon } from '../helpers/daemon.js'
+import { Authority } from '../helpers/nbd/certificates.js'
 import { installed } from '../helpers/program.js'
 import { shortFolder } from '../helpers/short-folder.js'
 
 const MiB = 1 << 20
 const skip = ['openssl', 'qemu-io'].every((name) => installed(name)) ? false : 'no openssl or no qemu-io'
 
-function openssl(...args: string[]): void {
-  execFileSync('openssl', args, { stdio: 'ignore' })
-}
-
-/** A CA, and certificates of both ends that it signed. */
-function certificates(dir: string): void {
-  mkdirSync(dir)
-  const at = (name: string) => join(dir, name)
-  const fresh = ['-newkey', 'rsa:2048', '-nodes', '-keyout']
-  const ca = [at('ca-key.pem'), '-out', at('ca-cert.pem'), '-subj', '/CN=ca', '-days', '2']
-  openssl('req', '-x509', ...fresh, ...ca)
-  writeFileSync(at('names'), 'subjectAltName=DNS:localhost,IP:127.0.0.1')
-  for (const end of ['server', 'client']) {
-    openssl('req', ...fresh, at(`${end}-key.pem`), '-out', at(`${end}.csr`), '-subj', '/CN=localhost')
-    const signed = ['-CA', at('ca-cert.pem'), '-CAkey', at('ca-key.pem'), '-CAcreateserial', '-days', '2']
-    const files = ['-in', at(`${end}.csr`), '-out', at(`${end}-cert.pem`), '-extfile', at('names')]
-    openssl('x509', '-req', ...files, ...signed)
-  }
-}
-
 /** A daemon with a disk of 8 MiB that is served over TLS. */
-async function serving(t: Test, folder: string, credentials: object) {
+async function serving(t: Test, folder: string, credentials: object, rules?: string) {
   const daemon = await Daemon.start({ directory: folder })
   t.teardown(() => daemon[Symbol.asyncDispose]())
   const disk = join(folder, 'disk')
@@ -45,7 +26,11 @@ async function serving(t: Test, folder: string, credentials: object) {
   const file = { driver: 'file', filename: disk }
   await client.execute('blockdev-add', { driver: 'raw', 'node-name': 'disk', file })
   await client.execute('object-add', { id: 'tls', endpoint: 'server', ...credentials })
-  await client.execute('nbd-server-start', { addr: { type: 'unix', data: { path } }, 'tls-creds': 'tls' })
+  await client.execute('nbd-server-start', {
+    addr: { type: 'unix', data: { path } },
+    'tls-creds': 'tls',
+    ...(rules !== undefined && { 'tls-authz': rules }),
+  })
   await client.execute('block-export-add', {
     type: 'nbd',
     id: 'e',
@@ -74,7 +59,7 @@ function qemuIo(path: string, credentials: string, commands: readonly string[], 
 t.test('certificates: data arrives, and nobody is served without one', { skip }, async (t) => {
   const folder = shortFolder(t)
   const dir = join(folder, 'x509')
-  certificates(dir)
+  new Authority(join(folder, 'ca')).issue(dir, ['server', 'client'])
   const { disk, path } = await serving(t, folder, { 'qom-type': 'tls-creds-x509', dir })
   const own = `tls-creds-x509,dir=${dir}`
   // Longer than any buffer on the way.
@@ -134,4 +119,69 @@ t.test('credentials that cannot be used', async (t) => {
   await t.rejects(start('psk'), { message: /not USER:KEY/ })
   writeFileSync(join(folder, 'keys.psk'), 'qemu:00ff\n')
   await start('psk')
+})
+
+const SUBJECT = 'O=blockferry,CN=client'
+
+t.test('rules about the names in certificates apply as they are when a client comes', { skip }, async (t) => {
+  const folder = shortFolder(t)
+  const dir = new Authority(join(folder, 'ca')).issue(join(folder, 'x509'), ['server', 'client'])
+  const rules = join(folder, 'rules.json')
+  const { daemon, path } = await serving(t, folder, { 'qom-type': 'tls-creds-x509', dir }, 'rules')
+  const { client } = daemon
+  const comesIn = () => qemuIo(path, `tls-creds-x509,dir=${dir}`, ['read 0 512']).status === 0
+  t.equal(comesIn(), false, 'no rules: nobody')
+  const allowing = (match: string, more: object = {}) => ({
+    'qom-type': 'authz-list',
+    rules: [{ match, policy: 'allow', ...more }],
+  })
+  const cases: [string, object, boolean][] = [
+    ['the name', { 'qom-type': 'authz-simple', identity: SUBJECT }, true],
+    ['another name', { 'qom-type': 'authz-simple', identity: 'O=blockferry,CN=server' }, false],
+    ['a list', allowing(SUBJECT), true],
+    ['a pattern', allowing('O=*,CN=client', { format: 'glob' }), true],
+    ['a pattern taken as a name', allowing('O=*,CN=client'), false],
+    ['whoever is not named', { 'qom-type': 'authz-list', policy: 'allow' }, true],
+    ['no rules', { 'qom-type': 'iothread' }, false],
+    ['a file that is missing', { 'qom-type': 'authz-list-file', filename: rules }, false],
+  ]
+  for (const [name, object, allowed] of cases) {
+    await client.execute('object-add', { id: 'rules', ...object })
+    t.equal(comesIn(), allowed, name)
+    await client.execute('object-del', { id: 'rules' })
+  }
+  await client.execute('object-add', { id: 'rules', 'qom-type': 'authz-list-file', filename: rules })
+  writeFileSync(rules, JSON.stringify({ rules: [{ match: SUBJECT, policy: 'allow' }] }))
+  t.equal(comesIn(), true, 'a file')
+  writeFileSync(rules, '{"rules": [')
+  t.equal(comesIn(), false, 'a file without sense')
+  await client.execute('object-del', { id: 'rules' })
+  writeFileSync(rules, JSON.stringify({ policy: 'allow' }))
+  const once = { id: 'rules', 'qom-type': 'authz-list-file', filename: rules, refresh: false }
+  await client.execute('object-add', once)
+  t.equal(comesIn(), true, 'a file that is read once')
+  writeFileSync(rules, JSON.stringify({ policy: 'deny' }))
+  t.equal(comesIn(), true, 'what was read stays')
+})
+
+t.test('rules without certificates are refused', async (t) => {
+  const folder = shortFolder(t)
+  const daemon = await Daemon.start({ directory: folder })
+  t.teardown(() => daemon[Symbol.asyncDispose]())
+  const { client } = daemon
+  const addr = { type: 'unix', data: { path: join(folder, 'nbd') } }
+  const psk = { 'qom-type': 'tls-creds-psk', id: 'psk', dir: folder, endpoint: 'server' }
+  await client.execute('object-add', psk)
+  const open = { 'qom-type': 'tls-creds-x509', id: 'open', dir: folder, endpoint: 'server' }
+  await client.execute('object-add', { ...open, 'verify-peer': false })
+  for (const more of [{}, { 'tls-creds': 'psk' }, { 'tls-creds': 'open' }])
+    await t.rejects(client.execute('nbd-server-start', { addr, 'tls-authz': 'rules', ...more }), {
+      message: /^Parameter 'tls-authz' needs 'tls-creds' that ask clients for a certificate/,
+    })
+  await t.rejects(client.execute('object-add', { ...psk, id: 'named', username: 'u' }), {
+    message: 'username should not be set when endpoint=server',
+  })
+  await t.rejects(client.execute('object-add', { 'qom-type': 'authz-pam', id: 'p', service: 's' }), {
+    message: "Parameter 'qom-type' does not accept value 'authz-pam'",
+  })
 })

@@ -73,8 +73,8 @@ export class Exports {
     return this.#exports.get(id)
   }
 
-  async startServer(spec: Parameters<NbdService['start']>[0]): Promise<void> {
-    await this.#service.start(spec)
+  async startServer(...server: Parameters<NbdService['start']>): Promise<void> {
+    await this.#service.start(...server)
     // Some may be left of a server that was lost.
     await this.#offer()
   }

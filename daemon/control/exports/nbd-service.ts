@@ -6,7 +6,7 @@ import { closeDescriptor } from '../../../native/descriptors.js'
 import type { OfferedExport } from '../../../protocol/nbd/server-negotiation.js'
 import { CommandError } from '../../errors.js'
 import type { NbdHandle, StartNbdWorker } from '../../nbd/handle.js'
-import type { Report, ServerSpec } from '../../nbd/messages.js'
+import type { AuthzSpec, Report, ServerSpec } from '../../nbd/messages.js'
 import { askToEnd, endThread, FAREWELL_MS } from '../farewell.js'
 
 /** A client that chose an export. */
@@ -24,6 +24,7 @@ export class NbdService {
   readonly #log: Logger
   readonly #events: NbdServiceEvents
   #worker: NbdHandle | undefined
+  #rules: (() => AuthzSpec) | undefined
   /** A command starts or stops it. */
   #changing = false
   /** Of the next client: numbers go on when another server is started, some clients of the last one may be there still. */
@@ -39,17 +40,21 @@ export class NbdService {
     return this.#worker !== undefined && !this.#changing
   }
 
-  /** @throws CommandError when it runs, or cannot listen */
-  async start(spec: Omit<ServerSpec, 'firstConnection'>): Promise<void> {
+  /**
+   * @param rules  about clients, asked again when objects change; undefined: there are none
+   * @throws CommandError when it runs, or cannot listen
+   */
+  async start(spec: Omit<ServerSpec, 'firstConnection' | 'authz'>, rules?: () => AuthzSpec): Promise<void> {
     if (this.#worker !== undefined) throw new CommandError('NBD server already running')
     const worker = this.#start('nbd')
     this.#worker = worker
+    this.#rules = rules
     this.#changing = true
     worker.onReport((report) => this.#report(worker, report))
     worker.onExit((error) => this.#exit(worker, error))
     try {
-      const first = this.#connections
-      const { port } = await worker.request('listen', { ...spec, firstConnection: first })
+      const more = { firstConnection: this.#connections, authz: rules?.() }
+      const { port } = await worker.request('listen', { ...spec, ...more })
       this.#log.info({ address: spec.address, port }, 'NBD server listens')
     } catch (error) {
       await this.#end(worker)
@@ -74,6 +79,14 @@ export class NbdService {
 
   async offer(exports: readonly OfferedExport[]): Promise<void> {
     await this.#worker?.request('offer', { exports })
+  }
+
+  /** Rules about clients may be others now. Resolves when they apply; a server that starts is not waited for. */
+  async rulesChanged(): Promise<void> {
+    const rules = this.#rules?.()
+    if (rules === undefined || this.#worker === undefined) return
+    const applied = this.#worker.request('authorize', rules).catch(() => undefined) // it has ended
+    if (!this.#changing) await applied
   }
 
   /** A client of an export has gone. */

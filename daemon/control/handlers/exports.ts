@@ -42,13 +42,19 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
   }
   return {
     'nbd-server-start': async (options) => {
-      const tls = options['tls-creds']
-      await exports.startServer({
+      const { 'tls-creds': id, 'tls-authz': authz } = options
+      const tls = id === undefined ? undefined : objects.credentials(id, 'server')
+      if (authz !== undefined && !(tls?.kind === 'x509' && tls.verifyPeer))
+        throw new CommandError(
+          "Parameter 'tls-authz' needs 'tls-creds' that ask clients for a certificate: tls-creds-x509 with verify-peer",
+        )
+      const server = {
         address: addressOf(options.addr),
         handshakeMs: Math.min((options['handshake-max-seconds'] ?? HANDSHAKE_SECONDS) * 1000, LONGEST_TIMER),
         maxConnections: options['max-connections'] ?? MOST_CONNECTIONS,
-        tls: tls === undefined ? undefined : objects.serverCredentials(tls),
-      })
+        tls,
+      }
+      await exports.startServer(server, authz === undefined ? undefined : () => objects.authorization(authz))
     },
 
     'nbd-server-stop': () => exports.stopServer(),

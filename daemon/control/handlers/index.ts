@@ -61,8 +61,8 @@ const WORKERS_SHARE = 0.8
 
 export function createHandlers(deps: HandlerDeps): CommandSet {
   const { startWorker, startMemory, startNbd, events, descriptors, log, spares = SPARES } = deps
-  const directory = new Directory(descriptors)
   const objects = new Objects()
+  const directory = new Directory({ descriptors, credentials: (id) => objects.credentials(id, 'client') })
   const jobs = new Jobs(events, log)
   const workers = new DiskWorkers(
     startWorker,
@@ -120,7 +120,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
     ...exportHandlers(exports, directory, objects),
-    ...objectHandlers(objects, directory, workers),
+    ...objectHandlers(objects, directory, workers, () => nbd.rulesChanged()),
   }
   const lasting = {
     ...jobHandlers(jobs),

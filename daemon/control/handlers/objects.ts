@@ -12,9 +12,18 @@ import type { DiskWorkers } from '../workers.js'
 
 const ROOT = '/objects'
 
-export function objectHandlers(objects: Objects, directory: Directory, workers: DiskWorkers) {
+/** @param changed  told of every object that comes or goes; awaited */
+export function objectHandlers(
+  objects: Objects,
+  directory: Directory,
+  workers: DiskWorkers,
+  changed: () => Promise<void>,
+) {
   return {
-    'object-add': (definition) => objects.add(definition),
+    'object-add': async (definition) => {
+      objects.add(definition)
+      await changed()
+    },
 
     'object-del': async ({ id }) => {
       if (objects.get(id) === undefined) throw new CommandError(`object '${id}' not found`)
@@ -23,13 +32,17 @@ export function objectHandlers(objects: Objects, directory: Directory, workers: 
           throw new CommandError(`object '${id}' is in use, can not be deleted`)
       objects.remove(id)
       await workers.changeGroup(id, null)
+      await changed()
     },
 
     'qom-list': ({ path }) => {
       if (path === '/') return [TYPE, { name: 'objects', type: 'child<container>' }]
       if (path === ROOT)
         return [TYPE, ...objects.list().map((object) => ({ name: object.id, type: childType(object) }))]
-      return [...propertiesOf(find(objects, path))].map(([name, value]) => ({ name, type: typeName(value) }))
+      return [...propertiesOf(find(objects, path))].map(([name, value]) => ({
+        name,
+        type: typeName(name, value),
+      }))
     },
 
     'qom-get': ({ path, property }) => {
@@ -73,7 +86,8 @@ function childType(object: ObjectDefinition): string {
   return `child<${object['qom-type']}>`
 }
 
-function typeName(value: unknown): string {
+function typeName(name: string, value: unknown): string {
+  if (name === 'policy') return 'QAuthZListPolicy'
   switch (typeof value) {
     case 'string':
       return 'string'
@@ -82,7 +96,7 @@ function typeName(value: unknown): string {
     case 'boolean':
       return 'bool'
     default:
-      return 'ThrottleLimits'
+      return Array.isArray(value) ? 'QAuthZListRule' : 'ThrottleLimits'
   }
 }
 

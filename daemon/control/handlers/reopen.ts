@@ -71,7 +71,7 @@ function plan(
     if (typeof child !== 'string') nested[role] = plan(directory, current, child, changes, false)
   }
   const spec = { ...definition, 'node-name': node.name, ...names }
-  const request = directory.withFiles(node, { ...spec, ...nested })
+  const request = directory.complete(node, { ...spec, ...nested })
   changes.set(node, { node, spec, request: outermost ? request : undefined })
   return request
 }
@@ -86,7 +86,7 @@ function dataFileOf(directory: Directory, node: Node): Record<string, string> {
 async function apply(directory: Directory, changes: readonly Change[], log: Logger): Promise<void> {
   const workers = new Set(changes.map(({ node }) => node.worker))
   const done: (readonly [DiskWorker, readonly Change[]])[] = []
-  const before = ({ node }: Change) => directory.withFiles(node, node.spec)
+  const before = ({ node }: Change) => directory.complete(node, node.spec)
   try {
     for (const worker of workers) {
       const mine = changes.filter(({ node }) => node.worker === worker)

@@ -12,7 +12,7 @@ import { CommandError } from '../../errors.js'
 import type { FileCreateSpec } from '../messages.js'
 import type { Permissions } from './driver.js'
 import { fileOf } from './drivers/open-file.js'
-import { ImageLock } from './image-lock.js'
+import { ImageLock, lockRefused } from './image-lock.js'
 
 const { O_CREAT, O_RDWR } = constants
 
@@ -63,10 +63,10 @@ async function fill(
   }
   // The text for a file in use: whoever reads or writes it does not share resizing.
   if (refuse.includes(`${facts.device}:${facts.inode}`)) {
-    throw new CommandError('Failed to get "resize" lock')
+    throw lockRefused('"resize"', spec.filename)
   }
   if (spec.preallocation === 'metadata') throw new CommandError('Unsupported preallocation mode: metadata')
-  await new ImageLock(engine, file).apply(creating, false)
+  await new ImageLock(engine, file, spec.filename).apply(creating, false)
   check(await engine.truncate(file, 0), 'Could not clear file')
   check(await engine.truncate(file, spec.size, spec.preallocation !== 'off'), 'Could not resize file')
   if (spec.preallocation === 'full') await writeZeroes(engine, file, spec.size)

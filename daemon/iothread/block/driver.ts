@@ -145,6 +145,8 @@ export interface BlockDriver {
    * end. Leaves only, where that is possible.
    */
   hurry?(): void
+  /** A job goes on after a pause: storage that was lost is looked for again. Leaves only, where that is possible. */
+  revive?(): Promise<void>
   /** Nobody used the storage for a while: what was learned of its size and content is learned anew. Children come first. */
   freshen?(): Promise<void>
   /** The last user has left: what is held back goes to the children, and is durable. Other programs may follow. */

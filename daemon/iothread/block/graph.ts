@@ -259,6 +259,15 @@ export class Graph {
     }
   }
 
+  /** A job on these nodes goes on after a pause; see BlockDriver.revive. */
+  async revive(names: readonly string[]): Promise<void> {
+    const records = names.flatMap((name) => this.#records.find(name) ?? [])
+    const nodes = new Set(
+      records.flatMap((record) => this.#records.tree(record.node).map(({ node }) => node)),
+    )
+    await Promise.all([...nodes].map(({ driver }) => driver.revive?.()))
+  }
+
   /** The request that waits longest, in the kernel or held back by a driver. */
   oldest(): OldestRequest | undefined {
     const held = this.#held.oldest()

@@ -32,17 +32,26 @@ export function lockBytes(permissions: Permissions | undefined): Set<number> {
   return bytes
 }
 
+/** The error of a lock that another program holds. @param path  of the file, which the text that managers know leaves out */
+export function lockRefused(lock: string, path: string): CommandError {
+  const hint = `Is another process using the image [${path}]?`
+  return new CommandError(`Failed to get ${lock} lock`, 'GenericError', { hint })
+}
+
 export class ImageLock {
   readonly #engine: IoEngine
   readonly #file: FileId
+  readonly #path: string
   /** Bytes held now. Changed by one apply() at a time: the graph orders claims on a leaf. */
   #held = new Set<number>()
   /** The file system has no locks. */
   #lost = false
 
-  constructor(engine: IoEngine, file: FileId) {
+  /** @param path  of the file, for errors */
+  constructor(engine: IoEngine, file: FileId, path: string) {
     this.#engine = engine
     this.#file = file
+    this.#path = path
   }
 
   /**
@@ -87,12 +96,11 @@ export class ImageLock {
   async #look(permissions: Permissions): Promise<void> {
     for (const [bit, permission] of PERMISSIONS.entries()) {
       if (!permissions.use.includes(permission)) continue
-      if (await this.#conflict(NOT_SHARED + bit)) throw new CommandError(`Failed to get "${permission}" lock`)
+      if (await this.#conflict(NOT_SHARED + bit)) throw lockRefused(`"${permission}"`, this.#path)
     }
     for (const [bit, permission] of PERMISSIONS.entries()) {
       if (permissions.share.includes(permission)) continue
-      if (await this.#conflict(USED + bit))
-        throw new CommandError(`Failed to get shared "${permission}" lock`)
+      if (await this.#conflict(USED + bit)) throw lockRefused(`shared "${permission}"`, this.#path)
     }
   }
 

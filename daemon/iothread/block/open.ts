@@ -83,7 +83,7 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
   host_device: file,
   nbd: {
     children: [],
-    fixed: ['export', 'reconnect-delay', 'open-timeout', 'tls-creds'],
+    fixed: ['export', 'reconnect-delay', 'open-timeout', 'tls-creds', 'tls-hostname', 'x-dirty-bitmap'],
     // Loaded with the first of a worker, as qcow2 below.
     open: async (spec, options, context) =>
       (await import('./drivers/nbd/open.js')).openNbd(spec, options, context),

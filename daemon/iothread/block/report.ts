@@ -25,6 +25,7 @@ const common = new Set([
   'drop-cache',
   'implied',
   'files',
+  'credentials',
   'x-guessed',
 ])
 

@@ -187,9 +187,15 @@ export class MirrorJob implements JobBody {
 
   /** Nobody waits for a job that is paused. */
   #letGoInPauses(control: JobControl): CopyControl {
-    const pausePoint = () => {
+    const aborted = new Promise<void>((resolve) => {
+      control.signal.addEventListener('abort', () => resolve(), { once: true })
+    })
+    const pausePoint = async () => {
       this.#release()
-      return control.pausePoint()
+      const { pausing } = control
+      await control.pausePoint()
+      // What was lost meanwhile is looked for before it is asked for: else its first answer would be the loss.
+      if (pausing) await Promise.race([this.#graph.revive([this.#spec.source, this.#spec.target]), aborted])
     }
     return {
       get signal() {

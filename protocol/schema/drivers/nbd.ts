@@ -19,7 +19,15 @@ const options = {
       default: 0,
     },
   ),
-  'tls-creds': optional(str, 'Refused: connections are not encrypted.'),
+  'tls-creds': optional(str, 'Id of TLS credentials for a client: connections are encrypted, or not made.'),
+  'tls-hostname': optional(
+    str,
+    'Who the server’s certificate has to name. Default: the host of an `inet` address.',
+  ),
+  'x-dirty-bitmap': optional(
+    str,
+    'Context that block status tells of in place of base:allocation, as `qemu:dirty-bitmap:NAME`: what is dirty is shown as neither data nor zero. What is copied is the same.',
+  ),
 } satisfies Members
 
 export const nbd = { options }

@@ -76,7 +76,7 @@ t.test(
     t.same(await run(['mirror', source, target]), {
       status: 1,
       stdout: '',
-      stderr: `blockferry: '${source}' or '${target}' is in use by another program: Failed to get shared "write" lock\n`,
+      stderr: `blockferry: '${source}' is in use by another program: Failed to get shared "write" lock\n`,
     })
   },
 )
@@ -290,7 +290,7 @@ t.test(
     t.equal(status, 1)
     t.match(
       stderr,
-      `blockferry: mirror of '${source}' failed: No space left on device; '${target}' is incomplete`,
+      `blockferry: mirror of '${source}' failed: writing '${target}': No space left on device; '${target}' is incomplete`,
     )
   },
 )

@@ -219,11 +219,11 @@ t.test('a file system without O_DIRECT is used through the page cache', async (t
 })
 
 t.test('--direct fails where there is no O_DIRECT', async (t) => {
-  const { mirror, commands } = await setUp(t, refusesDirect)
+  const { mirror, commands, source } = await setUp(t, refusesDirect)
   t.same(await mirror(['--direct']), {
     status: 1,
     stdout: '',
-    stderr: "blockferry: Could not open 'src.img': filesystem does not support O_DIRECT\n",
+    stderr: `blockferry: '${source}': Could not open 'src.img': filesystem does not support O_DIRECT\n`,
   })
   t.notOk(commands().includes('drive-mirror'))
 })

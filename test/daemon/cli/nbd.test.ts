@@ -63,7 +63,6 @@ t.test('what cannot be is refused with one line', { skip }, async (t) => {
     [['mirror', uri, uri], /is the same export/],
     [['info', uri.replace('/disk', '/other')], /Requested export not available/],
     [['info', 'nbd+unix:///disk'], /query "socket" with a path is missing/],
-    [['info', 'nbds://localhost'], /not encrypted/],
   ]
   for (const [args, text] of cases) {
     const { status, stderr } = await run(args)

@@ -43,7 +43,14 @@ class Server {
     const address = { kind: 'unix' as const, path }
     server.port = (
       await server.request('listen', {
-        ...{ address, handshakeMs: 0, maxConnections: 0, firstConnection: 0, tls: undefined },
+        ...{
+          address,
+          handshakeMs: 0,
+          maxConnections: 0,
+          firstConnection: 0,
+          tls: undefined,
+          authz: undefined,
+        },
         ...spec,
       })
     ).port

@@ -3,7 +3,7 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { installed } from '../program.js'
 import { pace } from '../waiting.js'
 
@@ -69,6 +69,8 @@ export class RunningServer implements AsyncDisposable {
   /** Started and listening. @param socket  its folder must be short */
   static async start(kind: ServerKind, socket: string, file: string): Promise<RunningServer> {
     const pid = `${socket}.pid`
+    // Of a server that was killed.
+    rmSync(pid, { force: true })
     const [program, ...args] = kind.command(socket, file, pid)
     const child = spawn(program, args, { stdio: 'ignore' })
     const orphaned = () => void child.kill('SIGKILL')

@@ -31,6 +31,8 @@ import { ImageLock } from '../image-lock.js'
 import type { Borrower, Loan } from '../loans.js'
 
 export interface FileOptions {
+  /** As it was given. */
+  readonly path: string
   readonly type: 'file' | 'host_device'
   /** Name of the node, for errors. */
   readonly name: string
@@ -69,7 +71,7 @@ export class FileDriver implements BlockDriver {
     this.#options = options
     this.#facts = facts
     this.#size = facts.size
-    this.#lock = new ImageLock(engine, file)
+    this.#lock = new ImageLock(engine, file, options.path)
     this.limits = {
       requestAlign: facts.requestAlign,
       maxTransfer: engine.slotSize,

@@ -45,6 +45,7 @@ export async function openFile(
     checkFacts(type, path, options, facts)
     return new FileDriver(engine, handle.file, facts, {
       type,
+      path,
       name: spec['node-name'],
       readOnly: handle.readOnly,
       noFlush: options.noFlush,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Damaged requests: whatever a client sends, the export goes on for others, its memory comes back and no descriptor stays.
-// SEED=n repeats a run.
+// FUZZ_SECONDS says how long for each style of replies (default 3, 20 where CI is set), SEED repeats a run.
 
 import t from 'tap'
 import type { ReplyStyle } from '../../../../protocol/nbd/agreed.js'
@@ -11,7 +11,8 @@ import { mutate } from '../../../helpers/mutate.js'
 import { pattern, Served, STYLES } from '../../../helpers/nbd/served.js'
 import { leftOver, openDescriptors, socketPair } from '../../../native/descriptors.js'
 
-const ROUNDS = 150
+const seconds = Number(process.env.FUZZ_SECONDS ?? (process.env.CI === undefined ? 3 : 20))
+t.setTimeout(STYLES.length * (seconds * 1000 + 30_000))
 const SIZE = 4 << 20
 
 type Random = (below: number) => number
@@ -45,7 +46,9 @@ for (const style of STYLES)
     await t.test('served', async (t) => {
       const served = await Served.open(t, { size: SIZE })
       const other = await served.client(style)
-      for (let round = 0; round < ROUNDS; round++) {
+      const end = performance.now() + seconds * 1000
+      let rounds = 0
+      for (; performance.now() < end; rounds++) {
         const bytes = stream(style, pick)
         mutate(bytes, Math.max(8, Math.min(bytes.length & ~7, pick(3) === 0 ? 32 : bytes.length)), pick)
         const client = await served.client(style)
@@ -55,10 +58,11 @@ for (const style of STYLES)
         client.socket.write(bytes.subarray(0, 1 + pick(bytes.length)))
         if (pick(3) > 0) client.socket.end()
         else client.socket.destroy()
-        if (round % 10 === 0 && (await other.read(0, 512)).error !== 0) t.fail(`round ${round}`)
+        if (rounds % 10 === 0 && (await other.read(0, 512)).error !== 0) t.fail(`round ${rounds}`)
         if (!client.socket.readableFlowing) client.socket.destroy()
       }
-      await served.left(ROUNDS)
+      await served.left(rounds)
+      t.comment(`${rounds} clients`)
       const payload = pattern(3, 3 << 20)
       t.equal((await other.write(3, payload)).error, 0)
       t.ok((await other.read(3, payload.length)).data.equals(payload), 'the other client is served')

@@ -4,18 +4,27 @@
 import type { NbdServer } from '../../../../../protocol/nbd/uri.js'
 import { CommandError } from '../../../../errors.js'
 import type { NodeSpec } from '../../../messages.js'
+import type { TlsClient } from './tls-client.js'
 
-export interface NbdTarget {
+export interface NbdPlace {
   readonly server: NbdServer
   /** Empty: the server's default export. */
   readonly exportName: string
+}
+
+/** What a node connects to, and how. */
+export interface NbdTarget extends NbdPlace {
+  /** Name of the context that block status is about. */
+  readonly context: string
+  /** undefined: connections are not encrypted. */
+  readonly tls: TlsClient | undefined
 }
 
 /** Bytes of a Unix socket's path at most, with its end. */
 const PATH_ROOM = 108
 
 /** @throws CommandError for what cannot be connected to */
-export function targetOf(spec: NodeSpec): NbdTarget {
+export function placeOf(spec: NodeSpec): NbdPlace {
   return {
     server: serverOf(spec.server as ServerOption),
     exportName: (spec.export as string | undefined) ?? '',
@@ -49,6 +58,12 @@ function serverOf(option: ServerOption): NbdServer {
   }
 }
 
+/** Who the server's certificate has to name; undefined where nobody said. */
+export function hostnameOf(spec: NodeSpec, { server }: NbdPlace): string | undefined {
+  const given = spec['tls-hostname'] as string | undefined
+  return given ?? (server.kind === 'inet' ? server.host : undefined)
+}
+
 /** As errors name it. */
 export function serverName(server: NbdServer): string {
   if (server.kind === 'unix') return server.path
@@ -57,7 +72,7 @@ export function serverName(server: NbdServer): string {
 
 /** As users see it in the place of a file's name: the reference daemon's form, which always tells the port. */
 export function nbdFilename(spec: NodeSpec): string {
-  const { server, exportName } = targetOf(spec)
+  const { server, exportName } = placeOf(spec)
   const name = encodeURIComponent(exportName).replaceAll('%2F', '/')
   const path = name === '' ? '' : `/${name}`
   if (server.kind === 'inet') return `nbd://${serverName(server)}${path}`

@@ -4,16 +4,16 @@
 // Rule: nothing stays open when it fails, and an abort ends it at any point.
 
 import { connect } from 'node:net'
-import { duplicate } from '../../../../../native/descriptors.js'
+import { closeDescriptor, duplicate } from '../../../../../native/descriptors.js'
 import { Wire, type WireUser } from '../../../../../native/wire.js'
 import type { Agreed } from '../../../../../protocol/nbd/agreed.js'
 import { ClientNegotiation } from '../../../../../protocol/nbd/client-negotiation.js'
-import { ALLOCATION } from '../../../../../protocol/nbd/contexts.js'
 import type { Closing } from '../../../../../protocol/nbd/steps.js'
 import type { NbdServer } from '../../../../../protocol/nbd/uri.js'
 import { errnoText } from '../../../../common/errno.js'
 import { CommandError } from '../../../../errors.js'
 import { type NbdTarget, serverName } from './address.js'
+import type { Secured, TlsClient } from './tls-client.js'
 
 const EAGAIN = -11
 /** Bytes of one read. */
@@ -113,19 +113,26 @@ class Handshake implements WireUser {
   readonly #outcome: Outcome
   readonly #signal: AbortSignal
   readonly #negotiation: ClientNegotiation
-  readonly #wire: Wire
+  readonly #tls: TlsClient | undefined
+  #wire: Wire
+  /** Set when TLS is on. */
+  #secured: Secured | undefined
   #came = 0
+  /** Something came after TLS was agreed on. */
+  #answered = false
   #ended = false
 
-  constructor(fd: number, { server, exportName }: NbdTarget, signal: AbortSignal, outcome: Outcome) {
+  constructor(fd: number, target: NbdTarget, signal: AbortSignal, outcome: Outcome) {
+    const { server, exportName, context, tls } = target
     this.#name = serverName(server)
+    this.#tls = tls
     this.#outcome = outcome
     this.#signal = signal
     this.#negotiation = new ClientNegotiation({
       exportName,
       replies: 'extended',
-      contexts: [ALLOCATION],
-      tls: 'none',
+      contexts: [context],
+      tls: tls === undefined ? 'none' : 'required',
     })
     this.#wire = new Wire(fd, this)
     signal.addEventListener('abort', this.#aborted)
@@ -138,10 +145,11 @@ class Handshake implements WireUser {
     const got = this.#wire.receive(bytes, 0, READ)
     if (got === EAGAIN) return
     if (got <= 0) {
-      this.#fail(new CommandError(this.#endText(got)))
+      void this.#over(got)
       return
     }
     this.#came += got
+    this.#answered = this.#secured !== undefined
     this.#negotiation.feed(bytes.subarray(0, got))
     this.#step()
   }
@@ -151,16 +159,32 @@ class Handshake implements WireUser {
   }
 
   failed(result: number): void {
-    this.#fail(new CommandError(`Failed to connect to '${this.#name}': ${errnoText(-result)}`))
+    void this.#over(result)
   }
 
   readonly #aborted = () => this.#fail(this.#signal.reason as Error)
+
+  /** The connection ended. With TLS its other end knows why, if the server's reason arrived before the end did. */
+  async #over(result: number): Promise<void> {
+    if (!this.#wire.closed) this.#wire.want(false)
+    const why = await this.#secured?.why()
+    if (this.#secured === undefined || this.#answered)
+      this.#fail(why === undefined ? new CommandError(this.#endText(result)) : this.#failure(`TLS: ${why}`))
+    else {
+      const end = why ?? (result === 0 ? 'the server closed the connection' : errnoText(-result))
+      this.#fail(this.#failure(`TLS: ${end}; the server may not accept the client's credentials`))
+    }
+  }
 
   #endText(result: number): string {
     if (this.#came < MAGIC && result === 0)
       return 'Failed to read initial magic: Unexpected end-of-file before all data were read'
     const why = result === 0 ? this.#negotiation.peerClosed().message : errnoText(-result)
-    return `Failed to connect to '${this.#name}': ${why}`
+    return this.#failure(why).message
+  }
+
+  #failure(why: string): CommandError {
+    return new CommandError(`Failed to connect to '${this.#name}': ${why}`)
   }
 
   #step(): void {
@@ -179,27 +203,50 @@ class Handshake implements WireUser {
           this.#handOn(step.agreed, step.rest)
           break
         case 'close':
-          this.#fail(new CommandError(this.#refusal(step)))
+          this.#fail(this.#refusal(step))
           break
         case 'start-tls':
-          throw new Error('TLS was not asked for')
+          void this.#startTls()
+          return
         default:
           step satisfies never
       }
     }
   }
 
-  #refusal({ why, reply }: Closing): string {
-    if (reply === 'ERR_UNKNOWN') return 'Requested export not available'
-    if (reply === 'ERR_TLS_REQD') return `Failed to connect to '${this.#name}': the server requires TLS`
-    return `Failed to connect to '${this.#name}': ${why?.message ?? 'the handshake ended'}`
+  /** From here on the wire is the plain end of what is encrypted elsewhere. Never rejects. */
+  async #startTls(): Promise<void> {
+    if (this.#tls === undefined) throw new Error('TLS was not asked for')
+    const fd = this.#wire.release()
+    try {
+      if (fd < 0) throw new CommandError(errnoText(-fd))
+      const secured = await this.#tls.secure(fd, this.#signal)
+      if (this.#ended) {
+        closeDescriptor(secured.fd)
+        return
+      }
+      this.#secured = secured
+      this.#wire = new Wire(secured.fd, this)
+    } catch (error) {
+      this.#fail(
+        this.#signal.aborted ? (this.#signal.reason as Error) : this.#failure((error as Error).message),
+      )
+      return
+    }
+    this.#negotiation.tlsStarted()
+    this.#step()
+  }
+
+  #refusal({ why, reply }: Closing): CommandError {
+    if (reply === 'ERR_UNKNOWN') return new CommandError('Requested export not available')
+    if (reply === 'ERR_TLS_REQD') return this.#failure('the server requires TLS')
+    return this.#failure(why?.message ?? 'the handshake ended')
   }
 
   #handOn(agreed: Agreed, rest: Uint8Array): void {
     if (!this.#leave()) return
     const fd = this.#wire.release()
-    if (fd < 0)
-      this.#outcome.reject(new CommandError(`Failed to connect to '${this.#name}': ${errnoText(-fd)}`))
+    if (fd < 0) this.#outcome.reject(this.#failure(errnoText(-fd)))
     else this.#outcome.resolve({ fd, agreed, rest })
   }
 

@@ -7,7 +7,7 @@
 
 import type { IoEngine } from '../../../../../native/types.js'
 import { hasFlag } from '../../../../../protocol/nbd/agreed.js'
-import { allocationState, commandFlags, commands } from '../../../../../protocol/nbd/constants.js'
+import { allocationState, commandFlags, commands, dirtyState } from '../../../../../protocol/nbd/constants.js'
 import { EIO, ENOTSUP } from '../../../../common/errno.js'
 import { IoError, type IoOp } from '../../../../errors.js'
 import type { BlockDriver, Can, Extent, Limits, ReadHow, Slice, WriteHow, ZeroHow } from '../../driver.js'
@@ -30,6 +30,8 @@ export interface NbdOptions {
   readonly name: string
   readonly readOnly: boolean
   readonly noFlush: boolean
+  /** Block status tells bits of a bitmap. */
+  readonly bits: boolean
 }
 
 /** A link and the drivers that use it: two while a node is being reopened. */
@@ -135,6 +137,8 @@ export class NbdDriver implements BlockDriver {
     if (offset >= this.#size) return { offset, length, kind: 'zero', allocated: false }
     if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true, host: offset }
     const extent = await this.#extents.at(offset, this.#size)
+    // A bit that is set stands where a hole would: it says nothing about zeroes.
+    if (this.#options.bits && extent.kind === 'zero') return { ...extent, kind: 'data', allocated: false }
     return { ...extent, host: extent.offset }
   }
 
@@ -167,13 +171,17 @@ export class NbdDriver implements BlockDriver {
     this.shared.link.hurry(CANCEL_SILENCE_MS, false)
   }
 
-  async freshen(): Promise<void> {
-    this.#extents?.forget(0, Number.MAX_SAFE_INTEGER)
+  async revive(): Promise<void> {
     await this.shared.link.revive()
   }
 
+  async freshen(): Promise<void> {
+    this.#extents?.forget(0, Number.MAX_SAFE_INTEGER)
+    await this.revive()
+  }
+
   async close(): Promise<void> {
-    if (--this.shared.users === 0) this.shared.link.close()
+    if (--this.shared.users === 0) await this.shared.link.close()
   }
 
   #bytesOf({ slot, offset, length }: Slice): Uint8Array {
@@ -201,7 +209,9 @@ export class NbdDriver implements BlockDriver {
     work: (start: number, end: number) => Promise<void>,
   ): Promise<void> {
     const note = () =>
-      op === 'write' ? this.#extents?.wrote(offset, length) : this.#extents?.forget(offset, length)
+      op === 'write' && !this.#options.bits
+        ? this.#extents?.wrote(offset, length)
+        : this.#extents?.forget(offset, length)
     note()
     try {
       await this.#do(op, offset, length, () => work(offset, offset + length))
@@ -270,7 +280,7 @@ export class NbdDriver implements BlockDriver {
     )
   }
 
-  /** `[offset, length, kind, …]` for the cache: kind 0 reads as zero. */
+  /** `[offset, length, kind, …]` for the cache: kind 0 reads as zero, or is a bit that is set. */
   async #askStatus(offset: number, length: number): Promise<Float64Array> {
     const [start, limit] = this.#whole(offset, Math.min(length, LONGEST))
     const extents = await this.#do('status', offset, length, () =>
@@ -281,13 +291,15 @@ export class NbdDriver implements BlockDriver {
         return (await connection.request(head)).extents
       }),
     )
+    const marked = ({ status }: { status: number }) =>
+      this.#options.bits ? status === dirtyState.DIRTY : (status & allocationState.ZERO) !== 0
     const list = new Float64Array(3 * extents.length)
     let at = start
     let count = 0
     for (const extent of extents) {
       const end = Math.min(at + extent.length, this.#size)
       if (end <= at) break
-      list.set([at, end - at, (extent.status & allocationState.ZERO) === 0 ? 1 : 0], 3 * count++)
+      list.set([at, end - at, marked(extent) ? 0 : 1], 3 * count++)
       at = end
     }
     return list.subarray(0, 3 * count)

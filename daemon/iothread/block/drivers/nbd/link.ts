@@ -7,6 +7,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Agreed, hasFlag } from '../../../../../protocol/nbd/agreed.js'
+import { ALLOCATION } from '../../../../../protocol/nbd/contexts.js'
 import { CommandError } from '../../../../errors.js'
 import type { NbdTarget } from './address.js'
 import { Connection, Lost } from './connection.js'
@@ -66,7 +67,10 @@ export class Link {
         return new Link(await dial(options.target, left, never), options)
       } catch (error) {
         const left = end - performance.now()
-        if (left <= 0 || !(error instanceof CommandError)) throw error
+        if (left <= 0 || !(error instanceof CommandError)) {
+          await options.target.tls?.close()
+          throw error
+        }
         await delay(Math.min(pause, left))
       }
     }
@@ -142,13 +146,14 @@ export class Link {
     return this.#impatient || this.#watch !== undefined
   }
 
-  /** Whatever is under way fails with Lost. */
-  close(): void {
+  /** Whatever is under way fails with Lost. Resolves when the server was told, or after a second. */
+  async close(): Promise<void> {
     this.#impatient = true
     this.#leaving.abort(new Lost('the node was closed'))
     clearInterval(this.#watch)
     for (const connection of this.#connections.splice(0)) connection.close()
     this.#wake()
+    await this.#options.target.tls?.close()
   }
 
   /** The connection with the least to do. */
@@ -245,9 +250,12 @@ export class Link {
   }
 
   /** The same disk as at first, at least as able. */
-  #fits({ size, flags, blockSizes }: Agreed): boolean {
+  #fits({ size, flags, blockSizes, contexts }: Agreed): boolean {
     const first = this.agreed
+    // Without base:allocation all is taken for data; bits of a bitmap cannot be guessed.
+    const { context } = this.#options.target
     return (
+      (context === ALLOCATION || contexts.length > 0) &&
       size === first.size &&
       hasFlag(flags, 'READ_ONLY') === hasFlag(first.flags, 'READ_ONLY') &&
       blockSizes.minimum <= first.blockSizes.minimum &&

@@ -3,14 +3,17 @@
 
 import type { IoEngine } from '../../../../../native/types.js'
 import { hasFlag } from '../../../../../protocol/nbd/agreed.js'
+import { ALLOCATION } from '../../../../../protocol/nbd/contexts.js'
 import { CommandError } from '../../../../errors.js'
+import type { CredentialsPlace } from '../../../../tls/messages.js'
 import type { NodeSpec } from '../../../messages.js'
 import type { BlockDriver } from '../../driver.js'
 import type { HeldRequests } from '../../held.js'
 import type { NodeOptions } from '../../options.js'
-import { nbdFilename, targetOf } from './address.js'
+import { hostnameOf, nbdFilename, placeOf } from './address.js'
 import { NbdDriver, type SharedLink } from './driver.js'
 import { Link } from './link.js'
+import { TlsClient } from './tls-client.js'
 
 export interface NbdContext {
   readonly engine: IoEngine
@@ -22,28 +25,28 @@ export interface NbdContext {
 
 /** @throws CommandError with the reference texts */
 export async function openNbd(spec: NodeSpec, options: NodeOptions, context: NbdContext): Promise<NbdDriver> {
-  if (spec['tls-creds'] !== undefined)
-    throw new CommandError(
-      "Parameter 'tls-creds' is not supported: connections to NBD servers are not encrypted",
-    )
   const { previous } = context
   if (previous instanceof NbdDriver && previous.shared.place !== nbdFilename(spec))
     throw new CommandError("Cannot change the option 'server'")
   const shared = previous instanceof NbdDriver ? previous.shared : await connect(spec, context)
   try {
     const readOnly = options.readOnly || onlyToRead(shared.link, options)
+    const bitmap = bitmapOf(spec)
+    if (bitmap !== undefined && shared.link.agreed.contexts.length === 0)
+      throw new CommandError(`requested x-dirty-bitmap ${bitmap} not found`)
     return new NbdDriver(context.engine, shared, context.held, {
       name: spec['node-name'],
+      bits: bitmap !== undefined,
       readOnly,
       noFlush: options.noFlush,
     })
   } catch (error) {
-    if (shared.users === 0) shared.link.close()
+    if (shared.users === 0) await shared.link.close()
     throw error
   }
 }
 
-async function connect(spec: NodeSpec, { held, log }: NbdContext): Promise<SharedLink> {
+async function connect(spec: NodeSpec, { engine, held, log }: NbdContext): Promise<SharedLink> {
   const reconnectMs = 1000 * ((spec['reconnect-delay'] as number | undefined) ?? 0)
   const openMs = 1000 * ((spec['open-timeout'] as number | undefined) ?? 0)
   const onLost = () => {
@@ -51,9 +54,19 @@ async function connect(spec: NodeSpec, { held, log }: NbdContext): Promise<Share
     if (shared.unflushed && reconnectMs === 0) shared.doubtful = true
   }
   using _held = held.hold('open', spec['node-name'])
-  const link = await Link.open({ target: targetOf(spec), reconnectMs, onLost, log }, openMs)
+  const place = placeOf(spec)
+  const context = bitmapOf(spec) ?? ALLOCATION
+  const credentials = spec.credentials as CredentialsPlace | undefined
+  const tls = credentials && (await TlsClient.open(engine, credentials, hostnameOf(spec, place)))
+  const link = await Link.open({ target: { ...place, context, tls }, reconnectMs, onLost, log }, openMs)
   const shared: SharedLink = { link, place: nbdFilename(spec), users: 0, unflushed: false, doubtful: false }
   return shared
+}
+
+/** The context that takes the place of base:allocation, which is an ordinary one. */
+function bitmapOf(spec: NodeSpec): string | undefined {
+  const name = spec['x-dirty-bitmap'] as string | undefined
+  return name === ALLOCATION ? undefined : name
 }
 
 /** @throws CommandError when it is not to be */

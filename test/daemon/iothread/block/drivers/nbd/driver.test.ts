@@ -400,10 +400,7 @@ t.test('what cannot be opened is said as the reference daemon says it', async (t
       { server: { type: 'inet', host: '127.0.0.1', port: '1' } },
       "Failed to connect to '127.0.0.1:1': Connection refused",
     ],
-    [
-      { 'tls-creds': 'tls0' },
-      "Parameter 'tls-creds' is not supported: connections to NBD servers are not encrypted",
-    ],
+    [{ 'x-dirty-bitmap': 'qemu:dirty-bitmap:b' }, 'requested x-dirty-bitmap qemu:dirty-bitmap:b not found'],
     [{ server: { type: 'unix', path: readOnly.path } }, 'request on write denied without write permission'],
   ]
   for (const [options, message] of cases) await t.rejects(g.graph.add(server.node(options)), { message })
