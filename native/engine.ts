@@ -3,6 +3,8 @@
 // What every verb promises stands in types.ts; this file only converts.
 
 import { addon, type NativeEngine, type OnFinished, type Op, ops } from './binding.js'
+import type { Lane, LaneTerms } from './lane-types.js'
+import { lend } from './lanes.js'
 import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
 import type { StreamAddress } from './stream-types.js'
@@ -276,6 +278,10 @@ class Engine implements IoEngine {
 
   shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void {
     this.#streams.shutdownStream(stream, direction)
+  }
+
+  lane(terms: LaneTerms): Lane {
+    return lend(this.#native, this.#requests, terms)
   }
 
   oldest(): StuckRequest | undefined {

@@ -7,6 +7,7 @@
 // - A result is >= 0, or -errno. Verbs never throw for what storage says and never reject.
 // - A stuck call blocks only itself and is visible in oldest() until it ends.
 
+import type { Lane, LaneTerms } from './lane-types.js'
 import type { StreamVerbs } from './stream-types.js'
 
 export type EngineKind = 'threads' | 'io_uring'
@@ -244,6 +245,9 @@ export interface IoEngine extends StreamVerbs {
    * @returns 0
    */
   digest(from: SlotRange, state: SlotRange, step: DigestStep): Promise<number>
+
+  /** Serves an NBD client from a file until one of them has to come back; see lane-types.ts. */
+  lane(terms: LaneTerms): Lane
 
   /** The request that has been in the kernel longest. Who waits for a peer is left out: nothing is stuck there. */
   oldest(): StuckRequest | undefined

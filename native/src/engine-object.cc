@@ -13,7 +13,6 @@ namespace blockferry {
 
 namespace {
 
-constexpr double kMaxOffset = 9007199254740991;  // Number.MAX_SAFE_INTEGER
 constexpr double kMaxSlot = 4294967295;          // slot numbers have 32 bits
 constexpr size_t kMinTasks = 64;
 // Of one compression: a cluster of 2 MiB in slots of 256 KiB, and its neighbours' sectors.
@@ -38,6 +37,9 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::submitPath>("submitPath"),
                          InstanceMethod<&EngineObject::submitPages>("submitPages"),
                          InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
+                         InstanceMethod<&EngineObject::submitLane>("submitLane"),
+                         InstanceMethod<&EngineObject::laneCounts>("laneCounts"),
+                         InstanceMethod<&EngineObject::callBack>("callBack"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),
                          InstanceMethod<&EngineObject::giveSlots>("giveSlots"),
                          InstanceMethod<&EngineObject::groupBytes>("groupBytes"),

@@ -22,7 +22,7 @@ namespace blockferry {
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
   copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, digest, adopt,
-  listen, portOf, accept, connect, receive, send,
+  listen, portOf, accept, connect, receive, send, lane,
 };
 
 // Same order as `codecs` in native/engine.ts.
@@ -57,6 +57,7 @@ struct Piece {
 };
 
 class Batch;
+class NbdLane;
 
 struct Request {
   double id = 0;
@@ -82,7 +83,9 @@ struct Request {
   Codec codec = Codec::zlib;
   std::vector<Piece> from;
   std::vector<Piece> into;
-  // copyRange, reflink
+  // lane (`file`: the disk's, `to`: the client's, `memory`: of one request's data)
+  std::shared_ptr<NbdLane> lane;
+  // copyRange, reflink, lane
   double toFileId = 0;
   std::shared_ptr<File> to;
   int64_t toOffset = 0;
@@ -128,8 +131,9 @@ struct Request {
   bool isStreamed() const { return op == Op::receive || op == Op::send || op == Op::accept; }
   Direction direction() const { return op == Op::send ? Direction::write : Direction::read; }
   // Waits for somebody else, who may never come. Not a matter of storage.
-  bool waitsForPeer() const { return isStreamed() || op == Op::connect; }
+  bool waitsForPeer() const { return isStreamed() || op == Op::connect || op == Op::lane; }
   bool makesFile() const { return op == Op::open || op == Op::adopt || op == Op::listen || op == Op::connect; }
+  bool usesTwoFiles() const { return op == Op::copyRange || op == Op::reflink || op == Op::lane; }
   bool namesFiles() const { return op == Op::unlink || op == Op::rename; }
   // Needs a processor and no file.
   bool isComputation() const { return op == Op::compress || op == Op::decompress || op == Op::digest; }

@@ -126,7 +126,8 @@ void perform(Request& request) {
       case Op::accept:
       case Op::connect:
       case Op::receive:
-      case Op::send: break;  // Streams does them
+      case Op::send:
+      case Op::lane: break;  // Streams does them
     }
     return -ENOSYS;
   };

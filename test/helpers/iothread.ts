@@ -13,21 +13,22 @@ import type {
 } from '../../daemon/iothread/messages.js'
 import type { BackupSpec } from '../../daemon/iothread/messages-backup.js'
 import { createEngine } from '../../native/engine.js'
-import type { EngineKind } from '../../native/types.js'
+import type { EngineKind, IoEngine } from '../../native/types.js'
 
 /** As a worker has. */
 const MOST_SLOTS = 160
 
 export class Bench {
   readonly reports: Report[] = []
+  readonly engine: IoEngine
   readonly #pending = new Map<number, { resolve: (v: never) => void; reject: (e: Error) => void }>()
   readonly #iothread: Iothread
   readonly #waiting = new Set<() => void>()
   #next = 0
 
   constructor(aio: EngineKind | 'auto' = 'threads') {
-    const engine = createEngine({ aio, maxSlots: MOST_SLOTS })
-    this.#iothread = new Iothread(engine, (message) => this.#receive(message))
+    this.engine = createEngine({ aio, maxSlots: MOST_SLOTS })
+    this.#iothread = new Iothread(this.engine, (message) => this.#receive(message))
   }
 
   request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']> {

@@ -5,6 +5,7 @@
 import type { FileFacts, Range } from '../../../native/types.js'
 import type { FormatFacts } from '../messages.js'
 import type { BitmapStore } from './bitmaps/bitmap-store.js'
+import type { Borrower, Loan } from './loans.js'
 import type { BlockNode } from './node.js'
 import type { Snapshot } from './snapshot.js'
 
@@ -138,6 +139,11 @@ export interface BlockDriver {
   status(offset: number, length: number, how?: StatusHow): Promise<Extent>
   flush(): Promise<void>
   resize?(length: number): Promise<void>
+  /**
+   * Lends the file that the storage is, or passes it on from below. Only where a request is nothing but one on the file, at the
+   * same place. `back` of the loan tells that it is over.
+   */
+  lend?(borrower: Borrower): Loan | undefined
   /** Locks the storage against other programs, or changes the lock; `undefined` releases it. Leaves only. */
   lock?(permissions: Permissions | undefined): Promise<void>
   /** On reopening, while the node is drained: takes over the locks of the driver that was in use until now. */

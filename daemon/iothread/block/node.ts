@@ -12,6 +12,7 @@ import { Cancelled, IoError, type IoOp } from '../../errors.js'
 import type { NodeStats } from '../messages.js'
 import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
+import { type Borrower, type Loan, Loans } from './loans.js'
 import type { NodeOptions } from './options.js'
 import { eachPiece } from './pieces.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
@@ -45,6 +46,7 @@ export class BlockNode {
     failedFlushes: 0,
     writeHighest: 0,
   }
+  readonly #loans = new Loans(this.#counters)
   readonly #ranges = new RangeLock()
   readonly #dirtyListeners: DirtyListener[] = []
   /** Replaced when it changes: whoever was told by an older list has not told everybody. */
@@ -72,8 +74,7 @@ export class BlockNode {
     this.#options = options
     this.#isZero = isZero
     this.bitmaps = bitmaps
-    bitmaps.belongTo(this)
-    this.#dirtyListeners.push((offset, length) => bitmaps.mark(offset, length))
+    bitmaps.belongTo(this, () => this.#loans.callBack())
   }
 
   get driver(): BlockDriver {
@@ -87,6 +88,7 @@ export class BlockNode {
     return this.#options.readOnly
   }
   get stats(): NodeStats {
+    this.#loans.count()
     return this.#counters
   }
 
@@ -194,8 +196,7 @@ export class BlockNode {
       throw error
     } finally {
       if (hold !== undefined) this.#ranges.release(hold)
-      for (const listener of this.#dirtyListeners)
-        for (const { offset, length } of pieces) listener(offset, length)
+      for (const { offset, length } of pieces) this.#tell(offset, length)
       this.#leave()
     }
   }
@@ -250,6 +251,8 @@ export class BlockNode {
   /** The first extent at `offset`, clipped to the range. `length` > 0. */
   async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
     while (this.#gate !== undefined) await this.#gate
+    // What was written meanwhile is not known before.
+    if (!this.#loans.none) await this.#loans.returned()
     this.#check('status', offset, length)
     this.#inFlight += 1
     try {
@@ -320,6 +323,7 @@ export class BlockNode {
         this.#gate = undefined
       },
     }
+    this.#loans.callBack()
     if (this.#inFlight > 0)
       await new Promise<void>((resolve) => {
         this.#quiet.push(resolve)
@@ -338,6 +342,7 @@ export class BlockNode {
    * the bit set again when a change crossed the read.
    */
   addDirtyListener(listener: DirtyListener): Disposable {
+    this.#loans.callBack()
     this.#dirtyListeners.push(listener)
     return { [Symbol.dispose]: () => remove(this.#dirtyListeners, listener) }
   }
@@ -348,6 +353,7 @@ export class BlockNode {
    * when the hook comes is announced to it too; one in flight is not: who needs that adds it in a drained section.
    */
   addBeforeWrite(hook: BeforeWrite): Disposable {
+    this.#loans.callBack()
     this.#beforeWrite = [...this.#beforeWrite, hook]
     return {
       [Symbol.dispose]: () => {
@@ -355,6 +361,26 @@ export class BlockNode {
         this.#beforeWrite = left.length === 0 ? NOBODY : left
       },
     }
+  }
+
+  /**
+   * Lends the file under the node, for plain reads and writes; in this node's eyes that is one request in flight. What ranges
+   * lock is not: the engine itself keeps unaligned writes of one file apart from others.
+   * @returns undefined where there is no such file, or somebody has to hear of each request
+   */
+  lend(borrower: Borrower): Loan | undefined {
+    const noticed = this.#dirtyListeners.length + this.#beforeWrite.length > 0 || !this.bitmaps.empty
+    if (noticed || this.#gate !== undefined || this.#options.detectZeroes !== 'off') return undefined
+    const below = this.#driver.lend?.(borrower)
+    if (below === undefined) return undefined
+    this.#inFlight += 1
+    this.#loans.begin(borrower)
+    const back = () => {
+      below.back()
+      this.#loans.end(borrower)
+      this.#leave()
+    }
+    return { lent: below.lent, back }
   }
 
   /** For the graph, inside a drained section: a reopened driver takes the place of the old one. */
@@ -433,8 +459,13 @@ export class BlockNode {
 
   #changed(offset: number, length: number, hold: RangeHold | undefined): void {
     if (hold !== undefined) this.#ranges.release(hold)
-    for (const listener of this.#dirtyListeners) listener(offset, length)
+    this.#tell(offset, length)
     this.#leave()
+  }
+
+  #tell(offset: number, length: number): void {
+    this.bitmaps.mark(offset, length)
+    for (const listener of this.#dirtyListeners) listener(offset, length)
   }
 
   #leave(): void {

@@ -8,6 +8,7 @@ import type { Graph } from '../block/graph.js'
 import type { Report, Requests, ServedFacts } from '../messages.js'
 import { ImageTable } from './images/image-table.js'
 import { NbdExport } from './nbd/export.js'
+import { Lanes } from './nbd/lane.js'
 import { PiecePool } from './piece-pool.js'
 
 /** Slots of the engine that clients of exports may fill. The rest is for jobs and formats. */
@@ -24,6 +25,7 @@ export interface ExportEvents {
 export class ExportTable {
   readonly #graph: Graph
   readonly #pool: PiecePool
+  readonly #lanes: Lanes
   readonly #events: ExportEvents
   readonly #exports = new Map<string, NbdExport>()
   readonly #memory = new Map<NbdExport, Disposable>()
@@ -34,6 +36,7 @@ export class ExportTable {
   constructor(engine: IoEngine, graph: Graph, events: ExportEvents) {
     this.#graph = graph
     this.#pool = new PiecePool(engine, MOST_SLOTS)
+    this.#lanes = new Lanes(engine)
     this.#events = events
     this.#images = new ImageTable({
       graph,
@@ -73,7 +76,13 @@ export class ExportTable {
         this.#events.report({ kind: 'export-moved', id: spec.id, node, facts })
       const memory = this.#keepMemory()
       try {
-        const added = await NbdExport.open(spec, this.#graph, this.#pool, ended, moved)
+        const added = await NbdExport.open(
+          spec,
+          this.#graph,
+          { pool: this.#pool, lanes: this.#lanes },
+          ended,
+          moved,
+        )
         this.#exports.set(spec.id, added)
         this.#memory.set(added, memory)
         return added.facts

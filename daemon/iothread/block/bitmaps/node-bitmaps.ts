@@ -31,11 +31,13 @@ export class NodeBitmaps {
   /** In the order they came to be. */
   #list: NamedBitmap[] = []
   #owner: BitmapOwner | undefined
+  #added: () => void = () => {}
   #order = 0
 
-  /** Called once, by the node. */
-  belongTo(owner: BitmapOwner): void {
+  /** Called once, by the node. @param added  called when there is another bitmap */
+  belongTo(owner: BitmapOwner, added: () => void): void {
     this.#owner = owner
+    this.#added = added
   }
 
   get empty(): boolean {
@@ -95,19 +97,19 @@ export class NodeBitmaps {
     this.checkNew(wanted)
     const bits = new DirtyBitmap(this.#size(), wanted.granularity)
     const bitmap = new NamedBitmap({ ...wanted, bits, inconsistent: false }, this.#order++)
-    this.#list.push(bitmap)
+    this.#enter(bitmap)
     return { undo: () => this.#take(bitmap), keep: () => {} }
   }
 
   remove(bitmap: NamedBitmap): BitmapChange {
     this.#take(bitmap)
-    return { undo: () => this.#list.push(bitmap), keep: () => {} }
+    return { undo: () => this.#enter(bitmap), keep: () => {} }
   }
 
   /** One as it was in another worker. */
   put(name: string, recording: boolean, bits: DirtyBitmap): void {
     const state = { name, bits, recording, persistent: false, inconsistent: false }
-    this.#list.push(new NamedBitmap(state, this.#order++))
+    this.#enter(new NamedBitmap(state, this.#order++))
   }
 
   /** Those that are stored in the image are these now; one that is in use stays as it is. */
@@ -116,7 +118,7 @@ export class NodeBitmaps {
     this.#list = this.#list.filter(({ persistent, busy }) => !persistent || busy)
     for (const state of stored)
       if (!this.#list.some(({ name }) => name === state.name))
-        this.#list.push(new NamedBitmap(state, orders.get(state.name) ?? this.#order++))
+        this.#enter(new NamedBitmap(state, orders.get(state.name) ?? this.#order++))
   }
 
   freeze(bitmap: NamedBitmap): void {
@@ -131,6 +133,11 @@ export class NodeBitmaps {
       .flatMap((bitmap) => bitmap.reports())
       .sort((a, b) => b.order - a.order)
       .map(({ order: _, ...report }) => report)
+  }
+
+  #enter(bitmap: NamedBitmap): void {
+    this.#list.push(bitmap)
+    this.#added()
   }
 
   #take(bitmap: NamedBitmap): void {

@@ -12,6 +12,7 @@ import type { BlockNode } from '../../block/node.js'
 import type { ExportSpec, ServedFacts } from '../../messages.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Connection } from './connection.js'
+import type { Lanes } from './lane.js'
 import type { ServedNode } from './serving.js'
 import { allocation, allocationDepth, dirtyIn, type StatusSource } from './status.js'
 
@@ -20,6 +21,12 @@ export type ConnectionEnded = (connection: number, why: string | undefined) => v
 
 /** Told that a node took the place of the one that was served. */
 export type ExportMoved = (node: string, facts: ServedFacts) => void
+
+/** What the exports of a worker share. */
+export interface ExportMeans {
+  readonly pool: PiecePool
+  readonly lanes: Lanes
+}
 
 /** Smallest unit clients are told to prefer, bytes: what the page cache and most disks work in. */
 const PREFERRED = 4096
@@ -31,6 +38,7 @@ export class NbdExport implements ServedNode {
   readonly #bitmaps: readonly BitmapUse[]
   readonly #contexts: readonly string[]
   readonly #pool: PiecePool
+  readonly #lanes: Lanes
   readonly #ended: ConnectionEnded
   readonly #connections = new Map<number, Connection>()
   #quiet: (() => void) | undefined
@@ -40,12 +48,13 @@ export class NbdExport implements ServedNode {
     spec: ExportSpec,
     claim: Claim,
     bitmaps: readonly BitmapUse[],
-    pool: PiecePool,
+    { pool, lanes }: ExportMeans,
     ended: ConnectionEnded,
   ) {
     this.#claim = claim
     this.#bitmaps = bitmaps
     this.#pool = pool
+    this.#lanes = lanes
     this.#ended = ended
     this.writethrough = spec.writethrough
     const contexts = contextsOf(spec, bitmaps)
@@ -57,7 +66,7 @@ export class NbdExport implements ServedNode {
   static async open(
     spec: ExportSpec,
     graph: Graph,
-    pool: PiecePool,
+    means: ExportMeans,
     ended: ConnectionEnded,
     moved: ExportMoved,
   ): Promise<NbdExport> {
@@ -77,7 +86,7 @@ export class NbdExport implements ServedNode {
       throw error
     }
     contexts = [...contextsOf(spec, bitmaps).keys()]
-    return new NbdExport(spec, claim, bitmaps, pool, ended)
+    return new NbdExport(spec, claim, bitmaps, means, ended)
   }
 
   get facts(): ServedFacts {
@@ -101,7 +110,7 @@ export class NbdExport implements ServedNode {
     }
     let made: Connection
     try {
-      made = new Connection({ node: this, pool: this.#pool, ended }, fd, agreed, rest)
+      made = new Connection({ node: this, pool: this.#pool, lanes: this.#lanes, ended }, fd, agreed, rest)
     } catch (error) {
       throw new CommandError(`a client could not be served: ${(error as Error).message}`, 'GenericError', {
         cause: error,
