@@ -9,6 +9,8 @@ import type { Handlers } from './control/commands.js'
 import { ControlPlane } from './control/control.js'
 import { sessionCommands } from './control/session-commands.js'
 import { Endpoints } from './endpoints.js'
+import type { ListenSpec, TlsFiles } from './images/messages.js'
+import { parseImagesOption, parseImagesTls } from './images-options.js'
 import type { LogWriter } from './log.js'
 import type { Options, Step, StepKind } from './options.js'
 import type { PidFile } from './pidfile.js'
@@ -44,6 +46,10 @@ export type DefinitionKind = Extract<StepKind, 'blockdev' | 'object' | 'nbd-serv
 export interface DiskCommands {
   readonly handlers: Handlers
   shutdown(deadlineMs: number): Promise<void>
+  /** `--images` and its like. */
+  listenImages(spec: ListenSpec): Promise<void>
+  /** Reads credentials again that may have been renewed. Never rejects. */
+  reload(): Promise<void>
   /** `--blockdev` and its like of the command line. */
   define(kind: DefinitionKind, text: string): Promise<void>
 }
@@ -55,6 +61,8 @@ export class Daemon {
   readonly #disks: DiskCommands
   readonly #endpoints: Endpoints
   #pidFile: PidFile | undefined
+  /** For https; given before what needs it. */
+  #imagesTls: TlsFiles | undefined
   #ending: Promise<void> | undefined
 
   constructor(options: Options, deps: DaemonDeps, makeDisks: (control: ControlPlane) => DiskCommands) {
@@ -94,6 +102,11 @@ export class Daemon {
   /** Ends in order: refuses work, ends jobs, closes clients, removes files, exits. */
   stop(why: string): void {
     void this.#stopWork(why)
+  }
+
+  /** SIGHUP: what may have been renewed is read again. */
+  reload(): void {
+    void this.#disks.reload()
   }
 
   /** The start failed: what was made is taken away, and the process ends. */
@@ -166,6 +179,15 @@ export class Daemon {
         case 'monitor': {
           const spec = parseMonitor(step.value)
           return () => endpoints.addMonitor(spec)
+        }
+        case 'images-tls':
+          this.#imagesTls = parseImagesTls(step.value)
+          return () => undefined
+        case 'images':
+        case 'images-local':
+        case 'images-control': {
+          const spec = parseImagesOption(step.kind, step.value, this.#imagesTls)
+          return () => this.#disks.listenImages(spec)
         }
         case 'blockdev':
         case 'object':

@@ -12,6 +12,7 @@ import type { CommandCall } from './control/commands.js'
 import type { ControlPlane } from './control/control.js'
 import { createHandlers } from './control/handlers/index.js'
 import type { DefinitionKind, DiskCommands } from './daemon.js'
+import { startImagesWorker } from './images/handle.js'
 import { workerStarter } from './iothread/handle.js'
 import { memoryWorkerStarter } from './memory/handle.js'
 import { startNbdWorker } from './nbd/handle.js'
@@ -35,10 +36,11 @@ const calls: Readonly<Record<DefinitionKind, (text: string) => { name: CommandNa
 }
 
 export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): DiskCommands {
-  const { handlers, shutdown } = createHandlers({
+  const { handlers, shutdown, listenImages, reload } = createHandlers({
     startWorker: workerStarter({ aio }),
     startMemory: memoryWorkerStarter({ aio }),
     startNbd: startNbdWorker,
+    startImages: startImagesWorker,
     events: control.events,
     descriptors: control.descriptors,
     log,
@@ -46,6 +48,8 @@ export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): D
   return {
     handlers,
     shutdown,
+    listenImages,
+    reload,
     async define(kind, text) {
       const { name, args } = calls[kind](text)
       await handlers[name]?.(args as never, COMMAND_LINE)

@@ -62,7 +62,10 @@ async function run(options: Options, line: Given): Promise<void> {
   installSignals({
     stop: (signal) => daemon.stop(signal),
     stopNow: () => daemon.stopNow(),
-    reload: () => void reload(options.settings.config, line, log),
+    reload: () => {
+      daemon.reload()
+      void reload(options.settings.config, line, log)
+    },
   })
   process.on('uncaughtException', (error) => {
     log.error({ err: error }, 'ended by a bug')

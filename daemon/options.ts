@@ -5,10 +5,19 @@
 // given: what a step names must have been defined before it.
 
 import type { AioChoice } from '../native/types.js'
+import type { ImagesOption } from './images-options.js'
 import { isLogLevel, LOG_LEVELS, type LogLevel } from './log.js'
 import { StartError, Status } from './start-error.js'
 
-export type StepKind = 'socket' | 'chardev' | 'monitor' | 'blockdev' | 'object' | 'nbd-server' | 'export'
+export type StepKind =
+  | 'socket'
+  | 'chardev'
+  | 'monitor'
+  | 'blockdev'
+  | 'object'
+  | 'nbd-server'
+  | 'export'
+  | ImagesOption
 
 /** One thing to make at start-up. */
 export interface Step {
@@ -49,6 +58,7 @@ export interface Given {
 
 const STEPS: readonly StepKind[] = [
   ...(['socket', 'chardev', 'monitor', 'blockdev', 'object', 'nbd-server', 'export'] as const),
+  ...(['images-tls', 'images', 'images-local', 'images-control'] as const),
 ]
 /** Whose values may be JSON objects. */
 const OBJECTS: readonly string[] = ['blockdev', 'object', 'nbd-server', 'export']
@@ -170,7 +180,7 @@ class Collector implements Given {
   }
 
   #step(kind: StepKind, value: string): Step {
-    const ours = kind === 'socket' || this.#status === Status.config
+    const ours = kind === 'socket' || kind.startsWith('images') || this.#status === Status.config
     const malformed = ours ? this.#status : Status.failed
     return { kind, value, malformed, origin: `${this.#context}${this.#prefix}${kind} ${value}` }
   }
@@ -188,6 +198,10 @@ export const HELP = `Usage: blockferryd [OPTION]...
 Mirrors VM disks, steered over a socket that speaks QMP and JSON-RPC 2.0.
 
   --socket PATH[,mode=0600][,group=NAME]   listen on a Unix socket; may be repeated
+  --images http[s]://HOST:PORT             serve images over HTTP
+  --images-tls cert=F,key=F[,client-ca=F]  credentials for https, before it; read again on SIGHUP
+  --images-local PATH                      the same on a Unix socket
+  --images-control PATH                    Unix socket for tickets, which say who may do what with which image
   --config FILE                            JSON object with the same keys as these options
   --log-level LEVEL                        ${LOG_LEVELS.join(', ')} (default ${DEFAULTS.logLevel})
   --aio KIND                               ${AIO.join(', ')} (default ${DEFAULTS.aio})

@@ -26,6 +26,7 @@ export const ops = [
   'allocate',
   'compress',
   'decompress',
+  'digest',
   'adopt',
   'listen',
   'portOf',
@@ -33,6 +34,7 @@ export const ops = [
   'connect',
   'receive',
   'send',
+  'lane',
 ] as const
 export type Op = (typeof ops)[number]
 
@@ -98,6 +100,24 @@ export interface NativeEngine {
     from: readonly number[],
     into: readonly number[],
   ): number
+  /** The value is `[received, unsent, …counts]`, counts as of laneCounts(). */
+  submitLane(
+    op: number,
+    id: number,
+    file: number,
+    stream: number,
+    slot: number,
+    slotOffset: number,
+    room: number,
+    length: number,
+    style: number,
+    writable: boolean,
+    align: number,
+    idleMs: number,
+  ): number
+  /** `[reads, readBytes, writes, writeBytes, from, to]`; nothing but 0 when there is no such lane any more. */
+  laneCounts(id: number): number[]
+  callBack(id: number): void
   takeSlots(count: number): number[]
   giveSlots(slots: readonly number[]): void
   groupBytes(group: number): ArrayBuffer | undefined

@@ -3,6 +3,8 @@
 // What every verb promises stands in types.ts; this file only converts.
 
 import { addon, type NativeEngine, type OnFinished, type Op, ops } from './binding.js'
+import type { Lane, LaneTerms } from './lane-types.js'
+import { lend } from './lanes.js'
 import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
 import type { StreamAddress } from './stream-types.js'
@@ -10,6 +12,7 @@ import { Streams } from './streams.js'
 import type {
   Capability,
   Codec,
+  DigestStep,
   EngineKind,
   EngineOptions,
   EngineStats,
@@ -21,6 +24,7 @@ import type {
   PieceFailure,
   Range,
   ReadOptions,
+  SlotRange,
   SlotRanges,
   StuckRequest,
   ZeroOptions,
@@ -222,6 +226,11 @@ class Engine implements IoEngine {
     return this.#submitCodec('decompress', codec, total, skip, from, into)
   }
 
+  digest(from: SlotRange, state: SlotRange, step: DigestStep): Promise<number> {
+    const flags = (step.first ? 1 : 0) + (step.last ? 2 : 0)
+    return this.#submitCodec('digest', 'zlib', 1, flags, from, state)
+  }
+
   adopt(fd: number): Promise<FileId> {
     return this.#streams.adopt(fd)
   }
@@ -269,6 +278,10 @@ class Engine implements IoEngine {
 
   shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void {
     this.#streams.shutdownStream(stream, direction)
+  }
+
+  lane(terms: LaneTerms): Lane {
+    return lend(this.#native, this.#requests, terms)
   }
 
   oldest(): StuckRequest | undefined {

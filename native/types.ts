@@ -7,6 +7,7 @@
 // - A result is >= 0, or -errno. Verbs never throw for what storage says and never reject.
 // - A stuck call blocks only itself and is visible in oldest() until it ends.
 
+import type { Lane, LaneTerms } from './lane-types.js'
 import type { StreamVerbs } from './stream-types.js'
 
 export type EngineKind = 'threads' | 'io_uring'
@@ -109,6 +110,16 @@ export interface SlotRange {
 }
 /** One after the other; at most 10. One range is worked on in place, several cost a copy. */
 export type SlotRanges = SlotRange | readonly SlotRange[]
+
+/** Bytes that a digest needs between two steps. */
+export const DIGEST_STATE = 256
+
+export interface DigestStep {
+  /** Nothing came before. */
+  readonly first: boolean
+  /** Nothing comes behind. */
+  readonly last: boolean
+}
 
 /** Bytes of a file or node. */
 export interface Range {
@@ -227,6 +238,16 @@ export interface IoEngine extends StreamVerbs {
    *          -ELIBACC as above
    */
   decompress(codec: Codec, from: SlotRanges, total: number, skip: number, into: SlotRanges): Promise<number>
+
+  /**
+   * A digest of BLAKE2b with 32 bytes, step by step; see compress() for where it runs.
+   * @param state  at least DIGEST_STATE bytes, kept from step to step; after the last the digest is in its first 32
+   * @returns 0
+   */
+  digest(from: SlotRange, state: SlotRange, step: DigestStep): Promise<number>
+
+  /** Serves an NBD client from a file until one of them has to come back; see lane-types.ts. */
+  lane(terms: LaneTerms): Lane
 
   /** The request that has been in the kernel longest. Who waits for a peer is left out: nothing is stuck there. */
   oldest(): StuckRequest | undefined

@@ -22,8 +22,16 @@ const layers: readonly Layer[] = [
   { name: 'common', files: /^daemon\/(common\/|errors\.ts$)/, may: ['protocol'] },
   { name: 'native', files: /^native\//, may: [] },
   // Types only: what crosses threads.
-  { name: 'messages', files: /^daemon\/(iothread|memory|nbd|tls)\/messages(-\w+)?\.ts$/, may: leaves },
-  { name: 'handle', files: /^daemon\/(iothread|memory|nbd)\/handle\.ts$/, may: [...leaves, 'messages'] },
+  {
+    name: 'messages',
+    files: /^daemon\/(iothread|memory|nbd|images|tls)\/messages(-\w+)?\.ts$/,
+    may: leaves,
+  },
+  {
+    name: 'handle',
+    files: /^daemon\/(iothread|memory|nbd|images)\/handle\.ts$/,
+    may: [...leaves, 'messages'],
+  },
   { name: 'tls', files: /^daemon\/tls\//, may: [...leaves, 'messages'] },
   // Knows nothing of what it runs: formats use it as much as copies do.
   { name: 'tasks', files: /^daemon\/iothread\/copy\/task-pool\.ts$/, may: [] },
@@ -32,7 +40,7 @@ const layers: readonly Layer[] = [
   {
     name: 'work',
     files: /^daemon\/iothread\/(jobs|exports)\//,
-    may: [...leaves, 'messages', 'tasks', 'block', 'copy'],
+    may: [...leaves, 'messages', 'tasks', 'block', 'copy', 'http'],
   },
   {
     name: 'iothread',
@@ -41,8 +49,11 @@ const layers: readonly Layer[] = [
   },
   // Of disks it uses what is not about disks: pools of tasks, rates, the life of a job in its worker.
   { name: 'memory', files: /^daemon\/memory\//, may: [...leaves, 'messages', 'tasks', 'copy', 'work'] },
+  // Connections of clients, whichever thread has them.
+  { name: 'http', files: /^daemon\/http\//, may: leaves },
   { name: 'sockets', files: /^daemon\/(sockets|start-error)\.ts$/, may: leaves },
   { name: 'nbd', files: /^daemon\/nbd\//, may: [...leaves, 'messages', 'sockets', 'tls'] },
+  { name: 'images', files: /^daemon\/images\//, may: [...leaves, 'messages', 'sockets', 'http', 'tls'] },
   { name: 'control', files: /^daemon\/control\//, may: [...leaves, 'messages', 'handle'] },
   { name: 'cli', files: /^daemon\/cli\//, may: ['protocol', 'common'] },
   {

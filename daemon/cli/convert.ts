@@ -7,7 +7,7 @@ import { type CopyTools, runCopy } from './copy-run.js'
 import { addImage, type Format, findImage, type Image } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
 import { backingOf, imageOptions } from './image-options.js'
-import { startMirror } from './mirror.js'
+import { startTarget } from './mirror.js'
 import { checkNamed, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { usage } from './status.js'
@@ -60,7 +60,9 @@ export async function convert(
   const plain =
     targetFormat === 'raw' && !options.compress && options.sparse !== 0 && options.options.length === 0
   const start = (tools: CopyTools) =>
-    plain ? startMirror(ends, mirror, tools) : new Target(ends.target, options, image, tools).start()
+    plain
+      ? startTarget(ends, mirror, tools, 'mirror')
+      : new Target(ends.target, options, image, tools).start()
   const words = { verb: 'convert', done: 'converted', quiet: options.quiet }
   await runCopy({ ...words, source, target: ends.target, options: mirror, start }, undefined)
 }

@@ -30,6 +30,12 @@ export interface Copy {
   readonly options: MirrorOptions
   /** Nothing is printed but errors. */
   readonly quiet: boolean
+  /** A node of the daemon that is the source; undefined: the source is opened. */
+  readonly node?: string
+  /** The source is opened to be changed too. */
+  readonly writable?: boolean
+  /** Arguments of the job, without its target; default: a mirror's. */
+  job?(id: string, source: string): CommandArguments
   /** Opens the target and starts the job. */
   start(tools: CopyTools): Promise<void>
 }
@@ -204,21 +210,28 @@ class CopyRun {
   /** Both ends as nodes, and the job. @param direct  O_DIRECT on both */
   async #openWith(direct: boolean): Promise<void> {
     this.#stopIfCancelled()
-    const source = this.#node('source')
-    const how = { readOnly: true, direct, forceShare: this.#options.forceShare }
-    await addImage(this.#client, this.#copy.source, source, how)
+    const source = await this.#openSource(direct)
     this.#stopIfCancelled()
     await this.#copy.start({
       client: this.#client,
       direct,
       source,
-      job: jobArguments(this.#options, this.#jobId, source),
+      job: this.#copy.job?.(this.#jobId, source) ?? jobArguments(this.#options, this.#jobId, source),
       node: (what) => this.#node(what),
       touching: () => {
         this.#stopIfCancelled()
         this.#touched = true
       },
     })
+  }
+
+  async #openSource(direct: boolean): Promise<string> {
+    const { node, writable, source } = this.#copy
+    if (node !== undefined) return node
+    const name = this.#node('source')
+    const how = { readOnly: writable !== true, direct, forceShare: this.#options.forceShare }
+    await addImage(this.#client, source, name, how)
+    return name
   }
 
   #node(what: string): string {

@@ -50,7 +50,7 @@ export async function map(name: string, options: MapOptions): Promise<void> {
   })
 }
 
-async function extentsOf(client: Client, node: string, image: Image): Promise<MapExtent[]> {
+export async function extentsOf(client: Client, node: string, image: Image): Promise<MapExtent[]> {
   const size = await sizeOfNode(client, node)
   const extents: MapExtent[] = []
   for (let offset = 0; offset < size; ) {

@@ -19,7 +19,7 @@ export async function mirror(sourceName: string, targetName: string, options: Mi
     const { existing, targetFormat = 'raw' } = options
     const sameSize = existing && source.format === 'raw' && targetFormat === 'raw'
     const ends = await lookAt(sourceName, targetName, { existing, sameSize })
-    const start = (tools: CopyTools) => startMirror(ends, options, tools)
+    const start = (tools: CopyTools) => startTarget(ends, options, tools, 'mirror')
     const words = { verb: 'mirror', done: 'mirrored', quiet: false }
     await runCopy({ ...words, source, target: ends.target, options, start }, result)
   } catch (error) {
@@ -29,7 +29,12 @@ export async function mirror(sourceName: string, targetName: string, options: Mi
 }
 
 /** Opens the target in the way its kind asks for, and starts the job. */
-export async function startMirror(ends: Ends, options: MirrorOptions, tools: CopyTools): Promise<void> {
+export async function startTarget(
+  ends: Ends,
+  options: MirrorOptions,
+  tools: CopyTools,
+  kind: 'mirror' | 'backup',
+): Promise<void> {
   const { client, job, direct } = tools
   const { target } = ends
   const targetNode = tools.node('target')
@@ -43,18 +48,17 @@ export async function startMirror(ends: Ends, options: MirrorOptions, tools: Cop
     await addImage(client, image, targetNode, how)
   } else {
     tools.touching()
-    await client.execute('drive-mirror', {
+    await client.execute(`drive-${kind}`, {
       ...job,
       target: target.path,
-      'node-name': targetNode,
       format: options.targetFormat ?? 'raw',
       mode: options.existing ? 'existing' : 'absolute-paths',
-      unmap: options.unmap,
+      ...(kind === 'mirror' && { 'node-name': targetNode, unmap: options.unmap }),
     })
     return
   }
   tools.touching()
-  await client.execute('blockdev-mirror', { ...job, target: targetNode })
+  await client.execute(`blockdev-${kind}`, { ...job, target: targetNode })
 }
 
 /** A device may be larger than the source: then only its beginning is the target of a raw copy. */

@@ -3,6 +3,7 @@
 
 import { Command, CommanderError, Option } from 'commander'
 import { PRODUCT_VERSION } from '../common/version.js'
+import { type BackupOptions, backup } from './backup.js'
 import { type CheckOptions, check } from './check.js'
 import { defaultSocket } from './connection.js'
 import { create } from './create.js'
@@ -10,7 +11,9 @@ import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
+import { addBitmap } from './program-bitmap.js'
 import { addChain } from './program-chain.js'
+import { addImages } from './program-images.js'
 import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
 import { aioOption, collect, embedded, logLevel, size } from './program-values.js'
@@ -52,11 +55,14 @@ function createProgram(): Command {
     .argument('[words...]')
     .usage('COMMAND [options]')
   addMirror(program)
+  addBackup(program)
   addJobs(program)
   addCreate(program)
   addCheck(program)
+  addBitmap(program)
   addTools(program)
   addChain(program)
+  addImages(program)
   addMemory(program)
   addOthers(program)
   return program
@@ -100,11 +106,60 @@ function addMirror(program: Command): void {
     .option('--no-progress', 'no progress, only the result')
     .addOption(logLevel())
     .action((source: string, target: string, options: MirrorOptions, command: Command) => {
-      if (options.aio !== undefined && options.socket !== undefined && options.socket !== 'embedded') {
-        command.error(`--aio is for the command's own daemon, not for the one at '${options.socket}'`)
-      }
+      checkEngine(options, command)
       return mirror(source, target, options)
     })
+}
+
+function addBackup(program: Command): void {
+  program
+    .command('backup')
+    .description('copy a disk as it is at one moment, also while it is written')
+    .argument('<source>', 'file, block device or NBD URI; with --node a node of the daemon')
+    .argument('<target>', 'file (made, or overwritten), block device or NBD URI')
+    .addOption(formatOption('-f, --source-format', 'format of the source (default: guessed)'))
+    .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
+    .addOption(
+      new Option('--sync <mode>', 'what to copy')
+        .choices(['full', 'top', 'incremental', 'bitmap'])
+        .default('full'),
+    )
+    .option('--bitmap <name>', 'dirty bitmap of the source: what to copy, or what was copied')
+    .addOption(
+      new Option(
+        '--bitmap-mode <mode>',
+        'when the bitmap forgets what was copied (default: on-success)',
+      ).choices(['on-success', 'never', 'always']),
+    )
+    .option('--compress', 'store compressed; needs -O qcow2', false)
+    .option('--speed <size>', 'bytes per second at most', size)
+    .option('--direct', 'O_DIRECT at both ends, or fail (default: O_DIRECT where both ends allow it)')
+    .option('--no-direct', 'through the page cache')
+    .option('--socket <socket>', embedded)
+    .option('--node', 'SOURCE is a node of the daemon at --socket', false)
+    .option('--job-id <id>', 'name of the job')
+    .option('--existing', 'the target is there and has the right size; do not make or empty it', false)
+    .option('-U, --force-share', 'read the source although another program may be writing it', false)
+    .addOption(
+      new Option('--on-source-error <policy>', 'after a read error').choices(policies).default('report'),
+    )
+    .addOption(
+      new Option('--on-target-error <policy>', 'after a write error').choices(policies).default('report'),
+    )
+    .addOption(aioOption())
+    .option('--json', 'events as JSON lines on stdout, the result last', false)
+    .option('--no-progress', 'no progress, only the result')
+    .addOption(logLevel())
+    .action((source: string, target: string, options: BackupOptions, command: Command) => {
+      checkEngine(options, command)
+      return backup(source, target, { ...options, unmap: true, targetIsZero: false })
+    })
+}
+
+/** An engine is chosen when a daemon starts. */
+function checkEngine({ aio, socket }: Pick<MirrorOptions, 'aio' | 'socket'>, command: Command): void {
+  if (aio !== undefined && socket !== undefined && socket !== 'embedded')
+    command.error(`--aio is for the command's own daemon, not for the one at '${socket}'`)
 }
 
 function addJobs(program: Command): void {

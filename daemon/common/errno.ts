@@ -170,4 +170,5 @@ export const ENOSYS = 38
 export const ENOTSUP = 95
 export const EADDRINUSE = 98
 export const ECONNRESET = 104
+export const ETIMEDOUT = 110
 export const ECANCELED = 125

@@ -3,6 +3,7 @@
 // worker reports of a job. Part of the messages of disk workers and of memory workers.
 
 import type { JsonObject } from '../../protocol/json-value.js'
+import type { Convergence } from './convergence.js'
 
 /** The request that waits longest in the kernel. */
 export interface OldestRequest {
@@ -28,6 +29,12 @@ export interface JobProgress {
   /** Bytes per second over the last seconds, 0 while nothing moves. */
   readonly rate: number
   readonly activelySynced: boolean
+  /** Of jobs that can change it themselves. */
+  readonly copyMode?: CopyMode
+  /** Bytes that its speed limit counted, of jobs that have one. */
+  readonly charged?: number
+  /** Of jobs that follow a disk in use. */
+  readonly convergence?: Convergence
   readonly oldest?: OldestRequest
 }
 
@@ -59,6 +66,8 @@ export interface JobRequests {
   /** A ready job: bring the target up to date, flush, end with success. `pivot`: users of the source move on finalize. */
   'job-complete': { args: { id: string; pivot: boolean }; reply: null }
   'job-set-speed': { args: { id: string; speed: number }; reply: null }
+  /** What its budget gives it, bytes per second, 0 = no limit; the lesser of it and the speed holds. */
+  'job-set-share': { args: { id: string; share: number }; reply: null }
   'job-change': { args: { id: string; copyMode: CopyMode }; reply: null }
   /** After `ended` with success: apply (`commit`) or undo what the job held in the graph; locks are released. */
   'job-finalize': { args: { id: string; commit: boolean }; reply: null }
@@ -66,7 +75,7 @@ export interface JobRequests {
 
 /** The same with the start of a job. An error reply means there never was a job; the reply comes when it runs. */
 export interface HostRequests<Spec> extends JobRequests {
-  'job-start': { args: { id: string; spec: Spec }; reply: null }
+  'job-start': { args: { id: string; spec: Spec; share?: number }; reply: null }
 }
 
 export type JobReport =

@@ -10,21 +10,22 @@ import { CommandError } from '../errors.js'
 import type { NodeDefinition, NodeReport, NodeSpec } from '../iothread/messages.js'
 import type { CredentialsPlace } from '../tls/messages.js'
 import { type Descriptors, type SetUse, setOf } from './descriptors.js'
+import type { JobType } from './jobs/plan.js'
 import type { DiskWorker } from './workers.js'
 
 /** A node as users define it: children are names of nodes or definitions. */
 export type Definition = NodeDefinition
 
 /** Children of all drivers, in the order they are entered. */
-const ROLES = ['file', 'image', 'data-file', 'backing'] as const
+const ROLES = ['file', 'image', 'target', 'data-file', 'backing'] as const
 /** Children that come to be before their parent; others after it, as the order of listings shows. */
 const FIRST: ReadonlySet<string> = new Set(['file', 'image'])
 
 export interface NodeUse {
   readonly job: string
+  /** Its kind, as users are told. */
+  readonly type: JobType
   readonly role: 'source' | 'target' | 'filter' | 'chain'
-  /** What kind of job it is; a mirror where it does not say. */
-  readonly type?: 'mirror' | 'commit' | 'stream'
 }
 
 export interface Node {

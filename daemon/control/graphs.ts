@@ -5,8 +5,10 @@
 // time is closed first. Each method waits only for the storage of the nodes it was given.
 
 import type { Logger } from 'pino'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import { CommandError } from '../errors.js'
-import type { NodeReport, Report, ThrottleLimits } from '../iothread/messages.js'
+import type { NodeReport, Report } from '../iothread/messages.js'
+import type { CarriedBitmap } from '../iothread/messages-bitmaps.js'
 import type { Definition, Directory, Node, Owner } from './directory.js'
 import { type GraphView, planJoin } from './placement.js'
 import type { DiskWorker, DiskWorkers } from './workers.js'
@@ -213,9 +215,19 @@ export class Graphs {
     const crowded = [...this.directory.all()].some(
       (other) => other.worker === node.worker && busy(other) && !joined.has(other),
     )
-    const fixed = [...graph].some((each) => busy(each) || each.spec.driver === 'x-memory')
+    const fixed = [...graph].some((each) => busy(each) || keepsState(each))
     const reluctant = [...graph].some(isServed)
     return { name: node.name, worker: node.worker?.name ?? '', fixed, reluctant, crowded }
+  }
+
+  /** Bitmaps of some nodes that are in the memory of their worker only. @throws CommandError when one is in use */
+  async #carried(from: DiskWorker, nodes: readonly Node[]): Promise<readonly CarriedBitmap[]> {
+    const carrying = nodes.filter((node) => {
+      const bitmaps = this.directory.report(node)?.dirtyBitmaps ?? []
+      return bitmaps.some(({ name, persistent, busy }) => name !== undefined && (busy || !persistent))
+    })
+    if (carrying.length === 0) return []
+    return await from.request('bitmaps-carried', { nodes: carrying.map(({ name }) => name) })
   }
 
   /** All of them are held against other commands from the start: who is to move must still be who was planned. */
@@ -239,6 +251,8 @@ export class Graphs {
         await this.#openIn(to, root)
         opened.unshift(root)
       }
+      const bitmaps = await this.#carried(from, nodes)
+      if (bitmaps.length > 0) await to.request('bitmaps-put', { bitmaps })
       if (!nodes.every((node) => this.directory.has(node)))
         throw new CommandError(`Node '${nodes[0]?.name}' was lost while it was moved`)
     } catch (error) {
@@ -263,9 +277,10 @@ export class Graphs {
   ): Promise<void> {
     from.hold()
     try {
+      const bitmaps = await this.#carried(from, nodes)
       for (const root of [...roots].reverse()) await this.#closeIn(from, root)
-      await this.#openAll(to, roots).catch(async (error: unknown) => {
-        await this.#openAll(from, roots).catch((late) => this.#lostWhileMoved(nodes, late))
+      await this.#openAll(to, roots, bitmaps).catch(async (error: unknown) => {
+        await this.#openAll(from, roots, bitmaps).catch((late) => this.#lostWhileMoved(nodes, late))
         throw error
       })
       this.directory.place(nodes, to)
@@ -274,14 +289,19 @@ export class Graphs {
     }
   }
 
-  /** All or none. */
-  async #openAll(worker: DiskWorker, roots: readonly Node[]): Promise<void> {
+  /** All or none, with their bitmaps. */
+  async #openAll(
+    worker: DiskWorker,
+    roots: readonly Node[],
+    bitmaps: readonly CarriedBitmap[],
+  ): Promise<void> {
     const opened: Node[] = []
     try {
       for (const root of roots) {
         await this.#openIn(worker, root)
         opened.unshift(root)
       }
+      if (bitmaps.length > 0) await worker.request('bitmaps-put', { bitmaps })
     } catch (error) {
       for (const root of opened) await this.#closeIn(worker, root).catch((late) => this.#unclosed(root, late))
       throw error
@@ -324,4 +344,9 @@ export class Graphs {
 /** A server may have room for one client. */
 function isServed({ spec }: Node): boolean {
   return spec.driver === 'nbd'
+}
+
+/** Closed and opened elsewhere it would have lost what it holds. */
+function keepsState({ spec }: Node): boolean {
+  return spec.driver === 'x-memory' || spec.driver === 'copy-before-write'
 }

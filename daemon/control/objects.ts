@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that nodes and servers refer to by id. Throttle groups have limits that workers are told; TLS credentials and
-// rules about clients are read by who uses them; iothreads are accepted so that managers' set-ups work, but every disk has a worker of its own
-// anyway.
+// Objects that nodes, jobs and servers refer to by id. Throttle groups have limits that workers are told; budgets have a
+// bandwidth that jobs share; TLS credentials and rules about clients are read by who uses them; iothreads are accepted
+// so that managers' set-ups work, but every disk has a worker of its own anyway.
 
 import { authzListFrom } from '../../protocol/authz.js'
 import type { Arguments } from '../../protocol/schema/index.js'
 import { isIdentifier } from '../common/identifier.js'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import { CommandError } from '../errors.js'
-import type { ThrottleLimits } from '../iothread/messages.js'
 import type { AuthzSpec } from '../nbd/messages.js'
 import type { CredentialsPlace } from '../tls/messages.js'
+import {
+  changedLimits,
+  definedLimits,
+  type GroupLimits,
+  type GroupOptions,
+  LIMIT_DEFAULTS,
+  workerLimits,
+} from './throttle-limits.js'
 
 export type ObjectDefinition = Arguments<'object-add'>
-export type GroupOptions = NonNullable<Extract<ObjectDefinition, { 'qom-type': 'throttle-group' }>['limits']>
 type Property = string | number | boolean | Readonly<Record<string, number>> | Record<string, string>[]
 
 /** Defaults of QEMU. */
 const PSK_FILE = 'keys.psk'
 const PSK_USER = 'qemu'
-const MOST = 1e15
-const KINDS = ['total', 'read', 'write'] as const
-const UNITS = ['bps', 'iops'] as const
 const DEFAULTS = {
   'poll-max-ns': 32768,
   'poll-grow': 0,
@@ -37,13 +41,13 @@ export class Objects {
   add(definition: ObjectDefinition): void {
     const { id } = definition
     if (!isIdentifier(id)) throw new CommandError("Parameter 'id' expects an identifier")
-    if (definition['qom-type'] === 'throttle-group') checkLimits(definition.limits ?? {})
+    const whole = completed(definition)
     if (definition['qom-type'] === 'tls-creds-psk' && definition.endpoint === 'server')
       if (definition.username !== undefined)
         throw new CommandError('username should not be set when endpoint=server')
     if (this.#objects.has(id))
       throw new CommandError(`attempt to add duplicate property '${id}' to object (type 'container')`)
-    this.#objects.set(id, definition)
+    this.#objects.set(id, whole)
   }
 
   get(id: string): ObjectDefinition | undefined {
@@ -54,25 +58,32 @@ export class Objects {
     this.#objects.delete(id)
   }
 
-  /** New limits of a throttle group that exists; what is left out is lifted. */
-  setLimits(id: string, limits: GroupOptions): void {
-    checkLimits(limits)
+  /** New limits of a throttle group that exists; what is left out stays. */
+  setLimits(id: string, change: GroupOptions): void {
+    const limits = changedLimits(this.#limits(id) ?? LIMIT_DEFAULTS, change)
     this.#objects.set(id, { 'qom-type': 'throttle-group', id, limits })
   }
 
   /** Limits as workers take them; undefined when there is no such group. */
   limits(id: string): ThrottleLimits | undefined {
+    const limits = this.#limits(id)
+    return limits && workerLimits(limits)
+  }
+
+  /** Bytes per second of a budget, 0 = no limit; undefined when there is none of that name. */
+  bandwidth(id: string): number | undefined {
+    const budget = this.#objects.get(id)
+    return budget?.['qom-type'] === 'x-budget' ? budget.bandwidth : undefined
+  }
+
+  setBandwidth(id: string, bandwidth: number): void {
+    checkBandwidth(bandwidth)
+    this.#objects.set(id, { 'qom-type': 'x-budget', id, bandwidth })
+  }
+
+  #limits(id: string): GroupLimits | undefined {
     const group = this.#objects.get(id)
-    if (group?.['qom-type'] !== 'throttle-group') return undefined
-    const options = group.limits ?? {}
-    return {
-      bpsTotal: options['bps-total'] ?? 0,
-      bpsRead: options['bps-read'] ?? 0,
-      bpsWrite: options['bps-write'] ?? 0,
-      iopsTotal: options['iops-total'] ?? 0,
-      iopsRead: options['iops-read'] ?? 0,
-      iopsWrite: options['iops-write'] ?? 0,
-    }
+    return group?.['qom-type'] === 'throttle-group' ? { ...LIMIT_DEFAULTS, ...group.limits } : undefined
   }
 
   /**
@@ -123,7 +134,9 @@ export function propertiesOf(object: ObjectDefinition): Map<string, Property> {
 function ownProperties(object: ObjectDefinition): Readonly<Record<string, Property>> {
   switch (object['qom-type']) {
     case 'throttle-group':
-      return { limits: allLimits(object.limits ?? {}) }
+      return groupProperties({ ...LIMIT_DEFAULTS, ...object.limits })
+    case 'x-budget':
+      return { bandwidth: object.bandwidth }
     case 'iothread':
       return Object.fromEntries(
         Object.entries(DEFAULTS).map(([name, value]) => [
@@ -146,6 +159,11 @@ function ownProperties(object: ObjectDefinition): Readonly<Record<string, Proper
   }
 }
 
+function groupProperties(limits: GroupLimits): Readonly<Record<string, Property>> {
+  const own = Object.entries(limits).map(([name, value]) => [`x-${name}`, value] as const)
+  return { limits, ...Object.fromEntries(own) }
+}
+
 function placeOf({
   dir,
   endpoint = 'client',
@@ -156,28 +174,13 @@ function placeOf({
   return { dir, endpoint }
 }
 
-function allLimits(options: GroupOptions): Record<string, number> {
-  const limits: Record<string, number> = { 'iops-size': 0 }
-  for (const unit of UNITS)
-    for (const kind of KINDS) {
-      limits[`${unit}-${kind}`] = options[`${unit}-${kind}`] ?? 0
-      limits[`${unit}-${kind}-max`] = 0
-      limits[`${unit}-${kind}-max-length`] = 1
-    }
-  return limits
+/** Checked, and with all limits of a throttle group in one place. */
+function completed(definition: ObjectDefinition): ObjectDefinition {
+  if (definition['qom-type'] === 'x-budget') checkBandwidth(definition.bandwidth)
+  if (definition['qom-type'] !== 'throttle-group') return definition
+  return { 'qom-type': 'throttle-group', id: definition.id, limits: definedLimits(definition) }
 }
 
-function checkLimits(options: GroupOptions): void {
-  for (const [name, value] of Object.entries(options)) {
-    if (value !== undefined && (value < 0 || value > MOST))
-      throw new CommandError('bps/iops/max values must be within [0, 1000000000000000]')
-    const neutral = name.endsWith('-length') ? 1 : 0
-    if (/-(max|max-length|size)$/.test(name) && value !== neutral)
-      throw new CommandError(`Parameter '${name}' is not supported: there are no bursts`)
-  }
-  for (const unit of UNITS)
-    if (options[`${unit}-total`] && (options[`${unit}-read`] || options[`${unit}-write`]))
-      throw new CommandError(
-        'bps/iops/max total values and read/write values cannot be used at the same time',
-      )
+function checkBandwidth(bandwidth: number): void {
+  if (bandwidth < 0) throw new CommandError("Parameter 'bandwidth' expects a non-negative value")
 }

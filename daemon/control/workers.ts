@@ -5,8 +5,9 @@
 // release it ends. Its thread is kept as a spare when it is clean.
 
 import type { Logger } from 'pino'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import type { StartWorker, WorkerHandle } from '../iothread/handle.js'
-import type { NodeReport, Report, RequestName, Requests, ThrottleLimits } from '../iothread/messages.js'
+import type { NodeReport, Report, RequestName, Requests } from '../iothread/messages.js'
 import { askToEnd, endThread, FAREWELL_MS } from './farewell.js'
 import { type SpareOptions, SpareWorkers } from './spare-workers.js'
 

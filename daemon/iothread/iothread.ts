@@ -12,18 +12,21 @@ import { SECTOR } from './block/node.js'
 import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
 import { ExportTable } from './exports/export-table.js'
+import { BACKUP_USER, BackupJob, backupSourcePermissions } from './jobs/backup.js'
 import { BenchJob } from './jobs/bench.js'
 import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
 import { CommitJob } from './jobs/commit.js'
 import { CompareJob } from './jobs/compare.js'
 import { CreateJob, createImage } from './jobs/create.js'
-import { JobTable } from './jobs/job-table.js'
-import { MIRROR_USER, MirrorJob, sourcePermissions } from './jobs/mirror.js'
+import { JobTable, type PreparedJob } from './jobs/job-table.js'
+import { MirrorJob } from './jobs/mirror.js'
+import { MIRROR_USER, sourcePermissions } from './jobs/mirror-ends.js'
 import { appendOverlay, emptyImage, nameBacking } from './jobs/overlay.js'
 import type { Policy } from './jobs/runner.js'
 import { StreamJob } from './jobs/stream.js'
 import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
+import { Transactions } from './transactions.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs or an export has clients. */
 const REFRESH_MS = 1000
@@ -39,6 +42,7 @@ export class Iothread {
   readonly #buffers: Buffers
   readonly #jobs: JobTable
   readonly #exports: ExportTable
+  readonly #transactions: Transactions
   readonly #handlers: Handlers
   /** Requests of the main thread not answered yet. */
   #unanswered = 0
@@ -58,13 +62,21 @@ export class Iothread {
     })
     this.#buffers = new Buffers(engine)
     this.#jobs = new JobTable(
-      (report) => this.#report(report),
+      (report) => {
+        this.#report(report)
+        // What the job made of its images is known soon after its end.
+        if (report.kind === 'job-ended') this.#look()
+      },
       () => this.#graph.oldest(),
     )
     this.#exports = new ExportTable(engine, this.#graph, {
       report: (report) => this.#report(report),
       came: () => this.#watch(),
       left: () => this.#look(),
+    })
+    this.#transactions = new Transactions(this.#graph, async (id, spec) => {
+      const { start, undo } = await this.#prepare(id, spec)
+      return { start: () => start().then(() => this.#watch()), undo }
     })
     this.#handlers = this.#makeHandlers()
   }
@@ -97,6 +109,15 @@ export class Iothread {
       'node-del': async ({ node }) => done(await graph.remove(node)),
       'node-reopen': async ({ specs }) => done(await graph.reopen(specs)),
       'node-resize': async ({ node, size }) => done(await graph.resize(node, size)),
+      'bitmaps-carried': ({ nodes }) => graph.bitmaps.carried(nodes),
+      'bitmaps-put': ({ bitmaps }) => done(graph.bitmaps.put(bitmaps)),
+      'bitmaps-change': async ({ actions }) => {
+        await graph.bitmaps.change(actions)
+        this.#look()
+        return null
+      },
+      'bitmap-content': ({ node, name }) => graph.bitmaps.content(node, name),
+      'bitmap-sha256': ({ node, name }) => graph.bitmaps.sha256(node, name),
       'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
       'node-append': async ({ node, overlay, filter }) =>
         done(await appendOverlay(graph, graph.node(node), graph.node(overlay), filter)),
@@ -105,8 +126,14 @@ export class Iothread {
       'node-empty': async ({ node }) => done(await emptyImage(graph, graph.node(node))),
       'target-create': (args) => this.#createTarget(args),
       'target-probe': ({ filename }) => probeFormat(this.#engine, this.#buffers, filename),
-      'job-start': ({ id, spec }) => this.#start(id, spec),
+      'job-start': ({ id, spec, share }) => this.#start(id, spec, share),
       ...this.#jobs.handlers,
+      'job-finalize': async (args) => {
+        await this.#jobs.handlers['job-finalize'](args)
+        this.#look()
+        return null
+      },
+      ...this.#transactions.handlers,
       ...this.#exports.handlers,
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
       rest: () => ({ clean: this.#rest() }),
@@ -116,7 +143,9 @@ export class Iothread {
 
   async #createTarget(args: Requests['target-create']['args']): Promise<null> {
     const source = this.#graph.node(args.source)
-    const claim = await this.#graph.claim(MIRROR_USER, source, sourcePermissions(args.oneShot))
+    const claim = await (args.job === 'backup'
+      ? this.#graph.claim(BACKUP_USER, source, backupSourcePermissions(false))
+      : this.#graph.claim(MIRROR_USER, source, sourcePermissions(args.job === 'one-shot')))
     try {
       await this.#graph.createFile(args.spec, args.refuse)
       if (args.image !== undefined)
@@ -127,22 +156,28 @@ export class Iothread {
     return null
   }
 
-  async #start(id: string, spec: JobSpec): Promise<null> {
-    const policy = policyOf(spec)
+  async #start(id: string, spec: JobSpec, share?: number): Promise<null> {
+    await (await this.#prepare(id, spec, share)).start()
+    this.#watch()
+    return null
+  }
+
+  async #prepare(id: string, spec: JobSpec, share?: number): Promise<PreparedJob> {
     for (const node of nodesOf(spec)) await this.#graph.freshen(node)
+    const policy = policyOf(spec)
     const make = (control: JobControl) => {
       control.signal.addEventListener('abort', () => this.#graph.hurry(nodesOf(spec)), { once: true })
       return this.#makeBody(spec, control)
     }
-    await this.#jobs.start(id, make, policy)
-    this.#watch()
-    return null
+    return await this.#jobs.prepare(id, make, policy, share)
   }
 
   #makeBody(spec: JobSpec, control: JobControl): JobBody {
     switch (spec.kind) {
       case 'mirror':
         return new MirrorJob(spec, this.#graph, this.#buffers, control)
+      case 'backup':
+        return new BackupJob(spec, this.#graph, this.#buffers, control)
       case 'create':
         return new CreateJob(spec, this.#graph, this.#buffers, control.signal)
       case 'check':
@@ -250,7 +285,8 @@ function continues(last: MapExtent, next: MapExtent): boolean {
 }
 
 function policyOf(spec: JobSpec): Policy {
-  if (spec.kind === 'mirror') return { read: spec.onSourceError, write: spec.onTargetError }
+  if (spec.kind === 'mirror' || spec.kind === 'backup')
+    return { read: spec.onSourceError, write: spec.onTargetError }
   if (spec.kind === 'commit' || spec.kind === 'stream') return { read: spec.onError, write: spec.onError }
   return { read: 'report', write: 'report' }
 }
@@ -259,6 +295,7 @@ function policyOf(spec: JobSpec): Policy {
 function nodesOf(spec: JobSpec): readonly string[] {
   switch (spec.kind) {
     case 'mirror':
+    case 'backup':
       return [spec.source, spec.target]
     case 'create':
       return []

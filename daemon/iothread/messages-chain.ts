@@ -36,6 +36,8 @@ export interface StreamSpec {
   readonly onError: OnError
 }
 
+export type ChainSpec = CommitSpec | StreamSpec
+
 /** An edge as it is now. */
 export interface EdgeChange {
   readonly node: string

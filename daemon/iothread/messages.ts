@@ -8,11 +8,17 @@
 import type { AioChoice } from '../../native/types.js'
 import type { Agreed } from '../../protocol/nbd/agreed.js'
 import type { BlockSizes } from '../../protocol/nbd/block-sizes.js'
-import type { CopyMode, JobReport, JobRequests, LogReport, OnError } from '../common/job-messages.js'
+import type { JobReport, JobRequests, LogReport } from '../common/job-messages.js'
+import type { ThrottleLimits } from '../common/throttle-limits.js'
 import type * as wire from '../common/worker-messages.js'
-import type { ChainRequests, CommitSpec, GraphReport, StreamSpec } from './messages-chain.js'
+import type { BackupSpec } from './messages-backup.js'
+import type { BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
+import type { ChainRequests, ChainSpec, GraphReport } from './messages-chain.js'
+import type { ImageReport, ImageRequests } from './messages-images.js'
+import type { MirrorSpec } from './messages-mirror.js'
+import type { TransactionRequests } from './messages-transaction.js'
 
-export type { CommitSpec, StreamSpec } from './messages-chain.js'
+export type { MirrorSpec } from './messages-mirror.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
@@ -61,12 +67,7 @@ export interface NodeReport {
   readonly format?: FormatFacts
   /** The backing file as it is found from here, where the image names one. */
   readonly fullBacking?: string
-  readonly dirtyBitmaps: readonly {
-    readonly granularity: number
-    readonly count: number
-    readonly recording: boolean
-    readonly busy: boolean
-  }[]
+  readonly dirtyBitmaps: readonly DirtyBitmapReport[]
 }
 
 /** What a format driver tells of its image; for `info` and `query-named-block-nodes`. */
@@ -125,36 +126,6 @@ export interface NodeStats {
   readonly failedFlushes: number
   /** One past the highest byte written. */
   readonly writeHighest: number
-}
-
-export interface MirrorSpec {
-  readonly kind: 'mirror'
-  readonly source: string
-  readonly target: string
-  readonly sync: 'full' | 'top' | 'none'
-  /** Name of the filter node put above the source while the job runs. */
-  readonly filter: string
-  /** Bytes per dirty bit, power of two; 0 = default. */
-  readonly granularity: number
-  /** Bytes in flight at most; 0 = 16 MiB. */
-  readonly bufSize: number
-  /** Bytes per second, 0 = no limit. */
-  readonly speed: number
-  readonly onSourceError: OnError
-  readonly onTargetError: OnError
-  readonly copyMode: CopyMode
-  /** Ranges that read as zero may become holes on the target. */
-  readonly unmap: boolean
-  /** The user vouches that the target reads as zero everywhere. */
-  readonly targetIsZero: boolean
-  /** Finish by itself when ready (one-shot copies). */
-  readonly autoComplete: boolean
-  /** The target node was made for this job: it is closed when the job is over. */
-  readonly ownsTarget: boolean
-  /** Whose place the target takes; default: the source's. */
-  readonly replaces?: string | undefined
-  /** The target is below the source, and what images between them hold is copied: the commit of an active image. */
-  readonly commit?: boolean
 }
 
 export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full'
@@ -269,6 +240,8 @@ export interface ExportSpec {
   readonly writethrough: boolean
   /** Offer the context `qemu:allocation-depth`. */
   readonly allocationDepth: boolean
+  /** Each becomes a context `qemu:dirty-bitmap:NAME`. */
+  readonly bitmaps?: readonly ExportBitmap[]
 }
 
 /** What clients are told of an export, beside its size. */
@@ -278,10 +251,15 @@ export interface ServedFacts {
   readonly contexts: readonly string[]
 }
 
-export type JobSpec = MirrorSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec | CommitSpec | StreamSpec
+export type JobSpec = MirrorSpec | BackupSpec | ChainSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
 
 /** Requests of the main thread: argument and reply by name. */
-export interface Requests extends JobRequests, ChainRequests {
+export interface Requests
+  extends JobRequests,
+    BitmapRequests,
+    TransactionRequests,
+    ImageRequests,
+    ChainRequests {
   /** Opens no node: the definition with the backing and data files that its images name filled in. */
   'node-resolve': { args: { spec: NodeSpec }; reply: NodeDefinition }
   /** Opens the node and its inline children. On failure nothing stays open. */
@@ -292,8 +270,8 @@ export interface Requests extends JobRequests, ChainRequests {
   'node-reopen': { args: { specs: readonly NodeSpec[] }; reply: null }
   'node-resize': { args: { node: string; size: number }; reply: null }
   /**
-   * Makes or empties the file a mirror is to write. Locks are asked before anything is changed, those of the source
-   * too: a mirror that could not read must not have emptied its target. A file whose identity is in `refuse` is left
+   * Makes or empties the file a job is to write. Locks are asked before anything is changed, those of the source
+   * too: a job that could not read must not have emptied its target. A file whose identity is in `refuse` is left
    * alone.
    * @param image  the image to make in the file then, in a node that is open only while it is made
    */
@@ -303,7 +281,7 @@ export interface Requests extends JobRequests, ChainRequests {
       image: Qcow2CreateSpec | undefined
       refuse: readonly string[]
       source: string
-      oneShot: boolean
+      job: 'mirror' | 'one-shot' | 'backup'
     }
     reply: null
   }
@@ -313,7 +291,7 @@ export interface Requests extends JobRequests, ChainRequests {
    * Replied when the job runs: after the report `running`, and after `ready` when there was nothing to copy.
    * An error reply means there never was a job.
    */
-  'job-start': { args: { id: string; spec: JobSpec }; reply: null }
+  'job-start': { args: { id: string; spec: JobSpec; share?: number }; reply: null }
   /** Extents of a node from `offset` on, at most `limit` of them; merged where neighbours are alike. */
   'node-map': {
     args: { node: string; offset: number; length: number; limit: number }
@@ -342,16 +320,6 @@ export interface Requests extends JobRequests, ChainRequests {
   shutdown: { args: { deadlineMs: number }; reply: { left: number } }
 }
 
-/** Bytes and operations per second; 0 = no limit. */
-export interface ThrottleLimits {
-  readonly bpsTotal: number
-  readonly bpsRead: number
-  readonly bpsWrite: number
-  readonly iopsTotal: number
-  readonly iopsRead: number
-  readonly iopsWrite: number
-}
-
 /** A byte range with one status, as `map` shows it. */
 export interface MapExtent {
   readonly offset: number
@@ -371,6 +339,7 @@ export type Report =
   | JobReport
   | LogReport
   | GraphReport
+  | ImageReport
   /** Nodes that are new or changed, in the order they came to be. */
   | { readonly kind: 'nodes'; readonly nodes: readonly NodeReport[]; readonly gone: readonly string[] }
   /** A client of an export has gone. `why`: it was not asked for. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// compress and decompress of one engine: brings the pieces of memory together and lends each request a coder.
+// compress, decompress and digest of one engine: brings the pieces of memory together and lends each request a coder.
 // Used by ThreadEngine. There are as many coders as ever worked at once; idle tasks let them go.
 #pragma once
 

@@ -13,7 +13,6 @@ namespace blockferry {
 
 namespace {
 
-constexpr double kMaxOffset = 9007199254740991;  // Number.MAX_SAFE_INTEGER
 constexpr double kMaxSlot = 4294967295;          // slot numbers have 32 bits
 constexpr size_t kMinTasks = 64;
 // Of one compression: a cluster of 2 MiB in slots of 256 KiB, and its neighbours' sectors.
@@ -38,6 +37,9 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::submitPath>("submitPath"),
                          InstanceMethod<&EngineObject::submitPages>("submitPages"),
                          InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
+                         InstanceMethod<&EngineObject::submitLane>("submitLane"),
+                         InstanceMethod<&EngineObject::laneCounts>("laneCounts"),
+                         InstanceMethod<&EngineObject::callBack>("callBack"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),
                          InstanceMethod<&EngineObject::giveSlots>("giveSlots"),
                          InstanceMethod<&EngineObject::groupBytes>("groupBytes"),
@@ -255,6 +257,7 @@ Napi::Value EngineObject::submitCodec(const Napi::CallbackInfo& info) {
   if (!isRange(skip, 0)) return refuse(EINVAL);
   request->length = static_cast<int64_t>(total);
   request->offset = static_cast<int64_t>(skip);
+  if (request->op == Op::digest) request->flags = static_cast<uint32_t>(skip);
   if (request->op == Op::decompress) {
     double wanted = 0;
     for (const Piece& piece : request->into) wanted += static_cast<double>(piece.length);

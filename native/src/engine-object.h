@@ -6,6 +6,7 @@
 #include <napi.h>
 
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "io-front.h"
@@ -16,6 +17,7 @@ namespace blockferry {
 
 // Results per call into JavaScript at most.
 constexpr size_t kDeliverAtOnce = 256;
+constexpr double kMaxOffset = 9007199254740991;  // Number.MAX_SAFE_INTEGER
 
 class EngineObject : public Napi::ObjectWrap<EngineObject> {
  public:
@@ -41,6 +43,12 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value submitPages(const Napi::CallbackInfo& info);
   // (op, id, codec, total, skip, from, into) → 0 or -errno; places are [slot, offset, length, …]
   Napi::Value submitCodec(const Napi::CallbackInfo& info);
+  // (op, id, file, stream, slot, slotOffset, room, length, style, writable, align, idleMs) → 0 or -errno
+  Napi::Value submitLane(const Napi::CallbackInfo& info);
+  // (id) → [reads, readBytes, writes, writeBytes, from, to]
+  Napi::Value laneCounts(const Napi::CallbackInfo& info);
+  // (id)
+  void callBack(const Napi::CallbackInfo& info);
   Napi::Value takeSlots(const Napi::CallbackInfo& info);
   void giveSlots(const Napi::CallbackInfo& info);
   // (group) → ArrayBuffer of the whole group, detached when the group is unmapped
@@ -61,6 +69,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   bool addPieces(const Napi::Array& places, std::vector<Piece>& pieces);
   void deliver();
   void deliverSome(const std::vector<std::unique_ptr<Request>>& done, size_t from, size_t count);
+  Napi::Value endLane(const Request& request);
+  Napi::Value extraOf(const Request& request);
   void end();
 
   std::unique_ptr<SlotPool> slots_;
@@ -70,6 +80,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::FunctionReference onFinished_;
   Napi::Reference<Napi::Float64Array> pairs_;
   std::vector<Napi::Reference<Napi::ArrayBuffer>> groupBytes_;
+  std::unordered_map<double, std::shared_ptr<NbdLane>> lanes_;  // by the ids of their requests
 };
 
 }  // namespace blockferry

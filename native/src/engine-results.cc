@@ -41,17 +41,18 @@ Napi::Value extentsOf(Napi::Env env, const std::vector<double>& extents) {
   return list;
 }
 
-Napi::Value extraOf(Napi::Env env, const Request& request) {
-  if (request.pieces) return Napi::Number::New(env, static_cast<double>(request.pieces->failedPiece()));
-  return request.op == Op::stat ? factsOf(env, request.facts) : extentsOf(env, request.extents);
-}
-
 bool hasExtra(const Request& request) {
   if (request.pieces) return request.result < 0;
-  return request.result >= 0 && (request.op == Op::stat || request.op == Op::extents);
+  return request.result >= 0 && (request.op == Op::stat || request.op == Op::extents || request.op == Op::lane);
 }
 
 }  // namespace
+
+Napi::Value EngineObject::extraOf(const Request& request) {
+  if (request.pieces) return Napi::Number::New(Env(), static_cast<double>(request.pieces->failedPiece()));
+  if (request.op == Op::lane) return endLane(request);
+  return request.op == Op::stat ? factsOf(Env(), request.facts) : extentsOf(Env(), request.extents);
+}
 
 void EngineObject::deliver() {
   if (poll_ == nullptr) return;
@@ -78,9 +79,10 @@ void EngineObject::deliverSome(const std::vector<std::unique_ptr<Request>>& done
     const Request& request = *done[from + index];
     into[index * 2] = request.id;
     into[index * 2 + 1] = static_cast<double>(request.result);
+    if (request.op == Op::lane) lanes_.erase(request.id);
     if (!hasExtra(request)) continue;
     extras.Set(extraCount++, request.id);
-    extras.Set(extraCount++, extraOf(env, request));
+    extras.Set(extraCount++, extraOf(request));
   }
   callFromLoop(env, *context_, onFinished_, {pairs, Napi::Number::New(env, static_cast<double>(count)), extras});
 }

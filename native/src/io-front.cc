@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "batch.h"
+#include "nbd-lane.h"
 
 namespace blockferry {
 
@@ -56,7 +57,7 @@ bool IoFront::resolveFiles(Request& request) {
   const auto found = files_.find(request.fileId);
   if (found == files_.end()) return false;
   request.file = found->second;
-  if (request.op != Op::copyRange && request.op != Op::reflink) return true;
+  if (!request.usesTwoFiles()) return true;
   const auto to = files_.find(request.toFileId);
   if (to == files_.end()) return false;
   request.to = to->second;
@@ -169,7 +170,7 @@ std::optional<Oldest> IoFront::oldest() const {
     since = started;
   }
   if (oldest == nullptr) return std::nullopt;
-  return Oldest{oldest->op, oldest->fileId, nowMs() - since};
+  return Oldest{oldest->lane ? oldest->lane->doing() : oldest->op, oldest->fileId, nowMs() - since};
 }
 
 void IoFront::shutStream(double fileId, uint32_t directions) {
@@ -183,6 +184,12 @@ void IoFront::shutStream(double fileId, uint32_t directions) {
   if (!file) return;
   file->stream.shut(directions);
   engine_->shut(file);
+}
+
+void IoFront::callBack(const std::shared_ptr<NbdLane>& lane) {
+  if (stopped_) return;
+  lane->callBack();
+  engine_->rouse(lane);
 }
 
 void IoFront::stop() {

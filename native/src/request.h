@@ -21,14 +21,16 @@ namespace blockferry {
 // Same order as `ops` in native/binding.ts.
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
-  copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, adopt,
-  listen, portOf, accept, connect, receive, send,
+  copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, digest, adopt,
+  listen, portOf, accept, connect, receive, send, lane,
 };
 
 // Same order as `codecs` in native/engine.ts.
 enum class Codec : uint32_t { zlib, zstd };
 
 // Bits of Request::flags.
+constexpr uint32_t kDigestFirst = 1;
+constexpr uint32_t kDigestLast = 2;
 constexpr uint32_t kReadScan = 1;
 constexpr uint32_t kFlushDataOnly = 1;
 constexpr uint32_t kTruncateAllocate = 1;
@@ -55,6 +57,7 @@ struct Piece {
 };
 
 class Batch;
+class NbdLane;
 
 struct Request {
   double id = 0;
@@ -76,11 +79,13 @@ struct Request {
   std::shared_ptr<Batch> pieces;
   // one of them: the batch it belongs to, which outlives it
   Batch* batch = nullptr;
-  // compress (`length`: bytes of a unit), decompress; of what decompresses to `length` bytes those from `offset` on are wanted
+  // digest (`into`: what it has come to); compress (`length`: bytes of a unit), decompress; of what decompresses to `length` bytes those from `offset` on are wanted
   Codec codec = Codec::zlib;
   std::vector<Piece> from;
   std::vector<Piece> into;
-  // copyRange, reflink
+  // lane (`file`: the disk's, `to`: the client's, `memory`: of one request's data)
+  std::shared_ptr<NbdLane> lane;
+  // copyRange, reflink, lane
   double toFileId = 0;
   std::shared_ptr<File> to;
   int64_t toOffset = 0;
@@ -126,11 +131,12 @@ struct Request {
   bool isStreamed() const { return op == Op::receive || op == Op::send || op == Op::accept; }
   Direction direction() const { return op == Op::send ? Direction::write : Direction::read; }
   // Waits for somebody else, who may never come. Not a matter of storage.
-  bool waitsForPeer() const { return isStreamed() || op == Op::connect; }
+  bool waitsForPeer() const { return isStreamed() || op == Op::connect || op == Op::lane; }
   bool makesFile() const { return op == Op::open || op == Op::adopt || op == Op::listen || op == Op::connect; }
+  bool usesTwoFiles() const { return op == Op::copyRange || op == Op::reflink || op == Op::lane; }
   bool namesFiles() const { return op == Op::unlink || op == Op::rename; }
   // Needs a processor and no file.
-  bool isComputation() const { return op == Op::compress || op == Op::decompress; }
+  bool isComputation() const { return op == Op::compress || op == Op::decompress || op == Op::digest; }
 };
 
 int64_t nowMs();

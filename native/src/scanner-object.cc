@@ -11,7 +11,6 @@ namespace blockferry {
 
 namespace {
 
-constexpr double kMaxOffset = 9007199254740991;  // Number.MAX_SAFE_INTEGER
 constexpr uint32_t kBlockFields = 5;
 constexpr size_t kMostName = 255;
 constexpr double kStops = 8;

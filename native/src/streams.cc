@@ -4,6 +4,7 @@
 
 #include <cerrno>
 
+#include "nbd-lane.h"
 #include "stream-verbs.h"
 #include "verbs.h"
 
@@ -41,15 +42,17 @@ void Streams::close() {
   noMoreWaiting_.close();
 }
 
-// Who waits for a peer is not stuck, and is not counted as being in the kernel.
+// Who waits for a peer is not stuck, and is not counted as being in the kernel. A lane says itself when it is.
 void Streams::perform(Request& request) {
-  if (!request.waitsForPeer() || (request.file && request.file->isStorage())) request.markStarted();
+  if (request.op != Op::lane && (!request.waitsForPeer() || (request.file && request.file->isStorage())))
+    request.markStarted();
   switch (request.op) {
     case Op::adopt: request.result = adopt(request); break;
     case Op::accept: request.result = acceptFrom(request, noMoreComing_); break;
     case Op::connect: request.result = connectTo(request, noMoreComing_); break;
     case Op::receive: request.result = receiveFrom(request, noMoreComing_); break;
     case Op::send: request.result = sendTo(request, noMoreWaiting_); break;
+    case Op::lane: request.result = request.lane->serve(request, noMoreComing_); break;
     default: request.result = -ENOSYS;
   }
 }

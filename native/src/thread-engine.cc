@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "batch.h"
+#include "nbd-lane.h"
 #include "verbs.h"
 
 namespace blockferry {
@@ -89,6 +90,10 @@ Request* ThreadEngine::finish(Request* request) {
 // JS thread. The leader does it, in whose table the descriptors are; it waits for nothing else.
 void ThreadEngine::shut(const std::shared_ptr<File>& file) {
   tasks_->tell([file] { file->stream.wake(file->fd); });
+}
+
+void ThreadEngine::rouse(const std::shared_ptr<NbdLane>& lane) {
+  tasks_->tell([lane] { lane->wake(); });
 }
 
 void ThreadEngine::endReading() {

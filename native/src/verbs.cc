@@ -118,6 +118,7 @@ void perform(Request& request) {
       case Op::rename: return retry([&] { return ::rename(request.path.c_str(), request.toPath.c_str()); });
       case Op::allocate: return allocateRange(*file, request.offset, request.length);
       case Op::compress:
+      case Op::digest:
       case Op::decompress: break;  // Codecs does them
       case Op::listen: return listenAt(request);
       case Op::portOf: return portOf(*file);
@@ -125,7 +126,8 @@ void perform(Request& request) {
       case Op::accept:
       case Op::connect:
       case Op::receive:
-      case Op::send: break;  // Streams does them
+      case Op::send:
+      case Op::lane: break;  // Streams does them
     }
     return -ENOSYS;
   };

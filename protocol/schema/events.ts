@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Events: QMP events, or JSON-RPC notifications of the same name.
 
+import { convergenceEvents } from './convergence.js'
 import { exportEvents } from './exports.js'
 import { jobStatus, jobType } from './jobs.js'
 import { migrateEvents } from './migrate.js'
@@ -71,6 +72,7 @@ export const events = {
   }),
   ...exportEvents,
   ...migrateEvents,
+  ...convergenceEvents,
   'x-events-lost': event({
     doc: 'This client did not read for so long that events for it had to be dropped; queries tell the present state.',
     data: struct('x-events-lost-arg', {

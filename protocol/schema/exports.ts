@@ -2,6 +2,7 @@
 // The NBD server and exports: nodes that are served to others.
 
 import { legacyAddress, socketAddress } from './addresses.js'
+import { bitmapSource } from './bitmaps.js'
 import {
   arrayOf,
   bool,
@@ -17,19 +18,26 @@ import {
   union,
 } from './types.js'
 
-const exportType = enumOf('BlockExportType', ['nbd', 'vhost-user-blk', 'fuse', 'vduse-blk'])
+const exportType = enumOf('BlockExportType', ['nbd', 'vhost-user-blk', 'fuse', 'vduse-blk', 'x-images'])
 const removeMode = enumOf('BlockExportRemoveMode', ['safe', 'hard'])
 
 const nbdMembers = {
   name: optional(str, 'As clients ask for it. Default: the name of the node.'),
   description: optional(str, 'For people, at most 4096 bytes.'),
+  bitmaps: optional(
+    arrayOf(bitmapSource),
+    'Dirty bitmaps to offer as contexts `qemu:dirty-bitmap:NAME`; a name is looked for in the backing chain too.',
+  ),
   'allocation-depth': optional(bool, 'Offers the context `qemu:allocation-depth`.', { default: false }),
 } satisfies Members
 
 export const exportOptions = union(
   'BlockExportOptions',
   {
-    type: required(exportType, 'Only nbd.'),
+    type: required(
+      exportType,
+      'nbd, or x-images: over HTTP, where the id is the ticket: who knows it is served.',
+    ),
     id: required(str, 'Name of the new export.'),
     'fixed-iothread': optional(bool, 'Taken and ignored: a served disk keeps its thread.', {
       default: false,
@@ -40,7 +48,7 @@ export const exportOptions = union(
     writethrough: optional(bool, 'Every write is durable when it is answered.', { default: false }),
   },
   'type',
-  { nbd: nbdMembers },
+  { nbd: nbdMembers, 'x-images': {} },
 )
 
 const exportInfo = struct('BlockExportInfo', {
@@ -95,6 +103,7 @@ export const exportCommands = {
       description: optional(str, 'For people, at most 4096 bytes.'),
       device: required(str, 'The node to serve.'),
       writable: optional(bool, 'Clients may write.', { default: false }),
+      bitmap: optional(str, 'Dirty bitmap to offer as context `qemu:dirty-bitmap:NAME`.'),
     }),
   }),
   'nbd-server-remove': command({

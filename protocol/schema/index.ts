@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The schema: every command and event there is. Announces what exists and nothing else.
 
+import { backupCommands } from './backup.js'
+import { bitmapCommands } from './bitmaps.js'
 import { chainCommands } from './chain.js'
 import { checkCommands } from './check.js'
 import { createCommands } from './create.js'
@@ -15,6 +17,7 @@ import { mirrorCommands } from './mirror.js'
 import { nodeCommands } from './nodes.js'
 import { objectCommands } from './objects.js'
 import { sessionCommands } from './session.js'
+import { transactionCommands } from './transaction.js'
 import type { Infer } from './types.js'
 
 export const commands = {
@@ -24,13 +27,16 @@ export const commands = {
   ...createCommands,
   ...checkCommands,
   ...mirrorCommands,
+  ...backupCommands,
   ...chainCommands,
   ...memoryCommands,
   ...migrateCommands,
   ...inspectCommands,
+  ...bitmapCommands,
   ...exportCommands,
   ...objectCommands,
   ...descriptorCommands,
+  ...transactionCommands,
 }
 
 export { events }

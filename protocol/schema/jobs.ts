@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Jobs: their states, the two families of verbs and the two lists.
 
+import { convergence } from './convergence.js'
 import { copyMode } from './mirror.js'
 import {
   any,
@@ -86,6 +87,9 @@ const progressExtensions = {
   'x-phase': optional(jobPhase, 'What the job is doing.'),
   'x-rate': optional(int, 'Bytes per second over the last seconds.'),
   'x-eta': optional(int, 'Seconds until offset reaches len at this rate; absent when nothing moves.'),
+  'x-budget': optional(str, 'The budget that it shares with other jobs.'),
+  'x-share': optional(int, 'Its present part of the budget, bytes per second, 0 = no limit.'),
+  'x-convergence': optional(convergence, 'Of a mirror: whether it gets done while its source is in use.'),
   'x-oldest-request': optional(oldestRequest, 'The request that waits longest, when one does.'),
   'x-receipt': optional(receipt, 'What the job did, once it has ended.'),
   'x-result': optional(

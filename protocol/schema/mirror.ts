@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mirror job's two commands. Members stand in the order in which they are checked.
 
+import { onDiverge } from './convergence.js'
 import { bool, command, enumOf, int, type Members, optional, required, str, struct, uint32 } from './types.js'
 
 const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
 export const copyMode = enumOf('MirrorCopyMode', ['background', 'write-blocking'])
-const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
-const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
+export const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
+export const bitmapSyncMode = enumOf('BitmapSyncMode', ['on-success', 'never', 'always'])
+export const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
 
-const sync = required(mirrorSyncMode, 'What to copy: full, top, or none (only what is written from now on).')
+const sync = required(
+  mirrorSyncMode,
+  'What to copy: full, top, none (only what is written from now on), or bitmap, incremental (what `bitmap` has marked).',
+)
 
 const tuning = {
   speed: optional(int, 'Bytes per second, 0 = no limit.', { default: 0 }),
@@ -36,6 +41,14 @@ const extensions = {
     default: false,
     extension: true,
   }),
+  bitmap: optional(str, 'For sync bitmap and incremental: dirty bitmap of the source with what to copy.', {
+    extension: true,
+  }),
+  'bitmap-mode': optional(
+    bitmapSyncMode,
+    'What the bitmap shows in the end. on-success: nothing after success, else what it did and what has changed; never: always that; always: after a failure what was not copied. Must be given with sync bitmap; is on-success with incremental.',
+    { extension: true },
+  ),
   'x-auto-complete': optional(
     bool,
     'Complete as soon as the job is ready: a one-shot copy. No other program may write the source then, unless the source has force-share.',
@@ -43,6 +56,8 @@ const extensions = {
       default: false,
     },
   ),
+  'x-on-diverge': onDiverge,
+  'x-budget': optional(str, 'Id of the x-budget object whose bandwidth it shares with other jobs.'),
 } satisfies Members
 
 export const mirrorCommands = {

@@ -70,6 +70,7 @@ const dirtyBitmap = struct('BlockDirtyInfo', {
   recording: required(bool, 'Writes are recorded.'),
   busy: required(bool, 'In use by an operation.'),
   persistent: required(bool, 'Stored in the image.'),
+  inconsistent: optional(bool, 'It was not stored when its image was closed: it can only be removed.'),
 })
 
 const imageInfoFile = struct('ImageInfoSpecificFile', {})

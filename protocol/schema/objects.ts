@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that nodes and servers refer to by id: throttle groups, credentials, rules, iothreads; and the object tree's three commands.
+// Objects that others refer to by id: throttle groups, credentials, rules, iothreads, budgets; and the object tree's three
+// commands.
 
 import { authzTypes } from './authz.js'
 import {
@@ -23,24 +24,29 @@ const throttleKinds = ['total', 'read', 'write'] as const
 type ThrottleName =
   | `${(typeof throttleUnits)[number]}-${(typeof throttleKinds)[number]}${'' | '-max' | '-max-length'}`
   | 'iops-size'
+type OptionalInt = ReturnType<typeof optional<typeof int>>
 
-function throttleMembers(): Record<ThrottleName, ReturnType<typeof optional<typeof int>>> {
-  const members = {} as Record<ThrottleName, ReturnType<typeof optional<typeof int>>>
+function throttleMembers<P extends '' | 'x-'>(prefix: P): Record<`${P}${ThrottleName}`, OptionalInt> {
+  const members = {} as Record<string, OptionalInt>
+  const add = (name: ThrottleName, doc: string, byDefault: number) => {
+    members[prefix + name] = optional(int, doc, { default: byDefault })
+  }
   for (const unit of throttleUnits) {
     const what = unit === 'iops' ? 'operations' : 'bytes'
     for (const kind of throttleKinds) {
+      const name = `${unit}-${kind}` as const
       const of = kind === 'total' ? what : `${what} of ${kind}s`
-      members[`${unit}-${kind}`] = optional(int, `Most ${of} per second, 0 = no limit.`, { default: 0 })
-      members[`${unit}-${kind}-max`] = optional(int, 'Only 0: there are no bursts.', { default: 0 })
-      members[`${unit}-${kind}-max-length`] = optional(int, 'Only 1: there are no bursts.', { default: 1 })
+      add(name, `Most ${of} per second, 0 = no limit.`, 0)
+      add(`${name}-max`, `Most ${of} per second in a burst, 0 = no bursts.`, 0)
+      add(`${name}-max-length`, 'Seconds that a burst lasts at that rate.', 1)
     }
   }
-  members['iops-size'] = optional(int, 'Only 0: a request counts as one operation.', { default: 0 })
-  return members
+  add('iops-size', 'Bytes that count as one operation; 0 = each request is one.', 0)
+  return members as Record<`${P}${ThrottleName}`, OptionalInt>
 }
 
 /** Limits of a throttle group; total excludes read and write. */
-export const throttleLimits = struct('ThrottleLimits', throttleMembers())
+export const throttleLimits = struct('ThrottleLimits', throttleMembers(''))
 
 const endpoint = optional(
   enumOf('QCryptoTLSCredsEndpoint', ['client', 'server']),
@@ -63,6 +69,7 @@ const objectTypes = {
   },
   'throttle-group': {
     limits: optional(throttleLimits, 'Limits shared by all nodes of the group.'),
+    ...throttleMembers('x-'),
   },
   'tls-creds-x509': {
     dir: {
@@ -81,6 +88,9 @@ const objectTypes = {
       extension: true,
     }),
   },
+  'x-budget': {
+    bandwidth: required(int, 'Bytes per second that the jobs which name it share, 0 = no limit.'),
+  },
 } satisfies Record<string, Members>
 
 export const objectOptions = union(
@@ -95,6 +105,7 @@ export const objectOptions = union(
         'throttle-group',
         'tls-creds-psk',
         'tls-creds-x509',
+        'x-budget',
       ]),
       'Kind of object.',
     ),

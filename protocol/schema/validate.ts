@@ -68,8 +68,8 @@ const jsonLeaves: Leaves = {
  * daemon takes them. Negative values of unsigned 64-bit types are let through, as the reference daemon wraps them: the command
  * refuses them.
  */
-export function validate<T extends AnyType>(type: T, value: JsonValue): Infer<T> {
-  return visit(type, value, { path: '', name: undefined }, jsonLeaves) as Infer<T>
+export function validate<T extends AnyType>(type: T, value: JsonValue, path = ''): Infer<T> {
+  return visit(type, value, { path, name: undefined }, jsonLeaves) as Infer<T>
 }
 
 /** Arguments of a command; absent means none. @throws ArgumentError */

@@ -40,15 +40,28 @@ export interface Contender {
 }
 
 /** Node options as in the comparison users make: O_DIRECT and io_uring on both ends. */
-function node(name: string, filename: string, driver: ImageFormat = 'raw'): object {
+export function fileNode(name: string, filename: string, driver: ImageFormat = 'raw'): object {
   const file = { driver: 'file', filename, aio: 'io_uring', cache: { direct: true } }
   return { driver, 'node-name': name, discard: 'unmap', file: { ...file, discard: 'unmap' } }
 }
 
-/** Both nodes added, the source mirrored, the nodes removed. @returns seconds of the mirror itself */
-export async function mirror(client: QmpClient, copy: Copy): Promise<number> {
-  await client.execute('blockdev-add', node('source', copy.source, copy.sourceFormat))
-  await client.execute('blockdev-add', node('target', copy.target, copy.targetFormat))
+/** @returns seconds of the mirror itself */
+export function mirror(client: QmpClient, copy: Copy): Promise<number> {
+  return mirrorNodes(
+    client,
+    fileNode('source', copy.source, copy.sourceFormat),
+    fileNode('target', copy.target, copy.targetFormat),
+  )
+}
+
+/**
+ * Both nodes added, the source mirrored, the nodes removed.
+ * @param source  definition of a node `source`; the other of `target`
+ * @returns seconds of the mirror itself
+ */
+export async function mirrorNodes(client: QmpClient, source: object, target: object): Promise<number> {
+  await client.execute('blockdev-add', source)
+  await client.execute('blockdev-add', target)
   const start = performance.now()
   const job = { 'job-id': 'copy', device: 'source', target: 'target', sync: 'full' }
   await client.execute('blockdev-mirror', job)

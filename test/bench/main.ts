@@ -6,6 +6,7 @@ import { rmSync } from 'node:fs'
 import { cpus, release } from 'node:os'
 import { commands } from './commands.js'
 import { fragmented, random, scattered } from './copies.js'
+import { live, liveLatency, livePivot, liveSynced } from './live.js'
 import { memory } from './memory.js'
 import { arrivals } from './memory-arrivals.js'
 import { dirtying } from './memory-dirtying.js'
@@ -13,6 +14,7 @@ import { restores } from './memory-restores.js'
 import { saves } from './memory-saves.js'
 import { shared } from './memory-shared.js'
 import { nbd } from './nbd.js'
+import { nbdCopies } from './nbd-copies.js'
 import { type BenchOptions, readOptions } from './options.js'
 import { qcow2 } from './qcow2.js'
 import { print, table, type Verdict } from './report.js'
@@ -29,6 +31,11 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   memory,
   qcow2,
   nbd,
+  live,
+  'live-latency': liveLatency,
+  'live-pivot': livePivot,
+  'live-synced': liveSynced,
+  'live-copies': nbdCopies,
   scan,
   saves,
   restores,
@@ -38,7 +45,20 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   soak,
 }
 /** They take long, and run only when they are asked for. */
-const ASKED_FOR = new Set(['nbd', 'saves', 'restores', 'shared', 'arrivals', 'dirtying', 'soak'])
+const ASKED_FOR = new Set([
+  ...[
+    'nbd',
+    'live',
+    'live-latency',
+    'live-pivot',
+    'live-synced',
+    'live-copies',
+    'saves',
+    'restores',
+    'shared',
+  ],
+  ...['arrivals', 'dirtying', 'soak'],
+])
 
 async function main(): Promise<void> {
   const options = readOptions(process.argv.slice(2))

@@ -158,8 +158,11 @@ async function exported(name: string, program: Program, disk: Disk, locking: obj
   return { name, uri: uriOf(path), [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose]() }
 }
 
-async function qemuNbd(disk: Disk): Promise<Server> {
+/** The image as export `x`, on the socket `qemu-nbd.sock` of the folder. */
+export async function qemuNbd(disk: Pick<Disk, 'folder' | 'image' | 'direct'>): Promise<Server> {
   const path = join(disk.folder, 'qemu-nbd.sock')
+  // Only the socket of this server shows that it is there.
+  rmSync(path, { force: true })
   const image = `driver=raw,file.driver=file,file.locking=off,file.filename=${disk.image}`
   const running = start([
     ...(['qemu-nbd', '-k', path, '-x', EXPORT, '-e', '16', '-t', '--aio=io_uring'] as const),

@@ -11,22 +11,24 @@ import type {
   Requests,
   ToWorker,
 } from '../../daemon/iothread/messages.js'
+import type { BackupSpec } from '../../daemon/iothread/messages-backup.js'
 import { createEngine } from '../../native/engine.js'
-import type { EngineKind } from '../../native/types.js'
+import type { EngineKind, IoEngine } from '../../native/types.js'
 
 /** As a worker has. */
 const MOST_SLOTS = 160
 
 export class Bench {
   readonly reports: Report[] = []
+  readonly engine: IoEngine
   readonly #pending = new Map<number, { resolve: (v: never) => void; reject: (e: Error) => void }>()
   readonly #iothread: Iothread
   readonly #waiting = new Set<() => void>()
   #next = 0
 
   constructor(aio: EngineKind | 'auto' = 'threads') {
-    const engine = createEngine({ aio, maxSlots: MOST_SLOTS })
-    this.#iothread = new Iothread(engine, (message) => this.#receive(message))
+    this.engine = createEngine({ aio, maxSlots: MOST_SLOTS })
+    this.#iothread = new Iothread(this.engine, (message) => this.#receive(message))
   }
 
   request<N extends RequestName>(name: N, args: Requests[N]['args']): Promise<Requests[N]['reply']> {
@@ -84,6 +86,10 @@ export class Bench {
     await this.request('job-start', { id, spec: mirrorSpec(more) })
   }
 
+  async backup(id: string, more: Partial<BackupSpec> = {}): Promise<void> {
+    await this.request('job-start', { id, spec: backupSpec(more) })
+  }
+
   async end(): Promise<number> {
     return (await this.request('shutdown', { deadlineMs: 10_000 })).left
   }
@@ -102,9 +108,33 @@ export function mirrorSpec(more: Partial<MirrorSpec> = {}): MirrorSpec {
     onSourceError: 'report',
     onTargetError: 'report',
     copyMode: 'background',
+    onDiverge: 'report',
     unmap: true,
     targetIsZero: false,
     autoComplete: false,
+    ownsTarget: false,
+    ...more,
+  }
+}
+
+export function backupSpec(more: Partial<BackupSpec> = {}): BackupSpec {
+  return {
+    kind: 'backup',
+    source: 'src',
+    target: 'dst',
+    sync: 'full',
+    bitmap: undefined,
+    filter: '#filter',
+    speed: 0,
+    compress: false,
+    onSourceError: 'report',
+    onTargetError: 'report',
+    onCbwError: 'break-guest-write',
+    cbwTimeoutMs: 0,
+    discardSource: false,
+    workers: 16,
+    maxChunk: 0,
+    minClusterSize: 0,
     ownsTarget: false,
     ...more,
   }

@@ -17,6 +17,7 @@ import {
   canonical,
   type Heard,
   isJobError,
+  isOurs,
   isReply,
   type Json,
   Names,
@@ -258,7 +259,8 @@ class Player {
 
   #take(stream: Stream, step: number): void {
     for (const line of stream.socket.lines.slice(stream.taken)) {
-      stream.got.push({ step, value: readLine(line, this.#gotNames, this.#directory) })
+      const value = readLine(line, this.#gotNames, this.#directory)
+      if (!isOurs(value)) stream.got.push({ step, value })
     }
     stream.taken = stream.socket.lines.length
   }

@@ -25,20 +25,29 @@ interface Block {
 export class StampedDisk {
   readonly #disk: GuestDisk
   readonly #below: (below: number) => number
+  readonly #refused: (error: unknown) => boolean
   readonly #blocks: Block[]
   readonly #busy = new Set<number>()
   #stopped = false
   /** Requests that were answered. */
   requests = 0
 
-  constructor(disk: GuestDisk, blocks: number, below: (below: number) => number) {
+  /** @param refused  whether a write may fail so: its content may be there or not, then */
+  constructor(
+    disk: GuestDisk,
+    blocks: number,
+    below: (below: number) => number,
+    refused: (error: unknown) => boolean = () => false,
+  ) {
     this.#disk = disk
     this.#below = below
+    this.#refused = refused
     this.#blocks = Array.from({ length: blocks }, () => ({ settled: 0, asked: 0, zeroes: new Set([0]) }))
   }
 
   /** Writers and readers until stop() is called. Rejects with the first lie. @param breathe  between requests */
   async run(writers: number, readers: number, breathe: () => Promise<unknown>): Promise<void> {
+    this.#stopped = false
     const loop = async (step: () => Promise<void>) => {
       while (!this.#stopped) {
         await step()
@@ -65,10 +74,24 @@ export class StampedDisk {
     this.#stopped = true
   }
 
-  /** Everything that was answered is there. Call it when nobody writes. */
-  async verify(): Promise<void> {
+  /** Everything that was answered is there. Call it when nobody writes. @param disk  where to look */
+  async verify(disk: Pick<GuestDisk, 'read'> = this.#disk): Promise<void> {
     for (let first = 0; first < this.#blocks.length; first += 64)
-      await this.#read(first, Math.min(64, this.#blocks.length - first))
+      await this.#read(first, Math.min(64, this.#blocks.length - first), disk)
+  }
+
+  /** The disk as it is at some moment between this call and the call of what it returns, which makes a check for copies. */
+  moment(): () => (copy: Pick<GuestDisk, 'read'>) => Promise<void> {
+    const least = this.#blocks.map(({ settled }) => settled)
+    return () => {
+      const most = this.#blocks.map(({ asked }) => asked)
+      return async (copy) => {
+        for (const [number, from] of least.entries()) {
+          const bytes = Buffer.from(await copy.read(number * BLOCK, BLOCK))
+          this.#check(number, from, most[number] ?? from, bytes)
+        }
+      }
+    }
   }
 
   async #writeSome(): Promise<void> {
@@ -90,6 +113,8 @@ export class StampedDisk {
           Buffer.concat(blocks.map(({ asked }, index) => stamped(first + index, asked))),
         )
       for (const block of blocks) block.settled = block.asked
+    } catch (error) {
+      if (!this.#refused(error)) throw error
     } finally {
       for (let block = first; block < first + count; block++) this.#busy.delete(block)
     }
@@ -109,25 +134,25 @@ export class StampedDisk {
     await this.#read(first, Math.min(1 + this.#below(16), this.#blocks.length - first))
   }
 
-  async #read(first: number, count: number): Promise<void> {
+  async #read(first: number, count: number, disk: Pick<GuestDisk, 'read'> = this.#disk): Promise<void> {
     const oldest = this.#blocks.slice(first, first + count).map(({ settled }) => settled)
-    const bytes = await this.#disk.read(first * BLOCK, count * BLOCK)
+    const bytes = await disk.read(first * BLOCK, count * BLOCK)
     for (const [index, least] of oldest.entries()) {
       const view = Buffer.from(bytes.subarray(index * BLOCK, (index + 1) * BLOCK))
-      this.#check(first + index, least, view)
+      this.#check(first + index, least, this.#blocks[first + index]?.asked ?? least, view)
     }
   }
 
   /** A write under way may be there in part. */
-  #check(number: number, least: number, bytes: Buffer): void {
+  #check(number: number, least: number, most: number, bytes: Buffer): void {
     const block = this.#blocks[number]
     if (block === undefined) return
     let zero = false
-    for (let each = least; each <= block.asked; each++) if (block.zeroes.has(each)) zero = true
+    for (let each = least; each <= most; each++) if (block.zeroes.has(each)) zero = true
     for (let at = 0; at < BLOCK; at += 8) {
       const [stamp, version] = [bytes.readUInt32LE(at), bytes.readUInt32LE(at + 4)]
-      if (version === 0 ? zero : stamp === number && version >= least && version <= block.asked) continue
-      const range = `versions ${least} to ${block.asked}${zero ? ', or zero,' : ''}`
+      if (version === 0 ? zero : stamp === number && version >= least && version <= most) continue
+      const range = `versions ${least} to ${most}${zero ? ', or zero,' : ''}`
       throw new Error(`block ${number} reads as block ${stamp}, version ${version}; ${range} are possible`)
     }
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decides whether two control sessions say the same. Used by replay.ts; pure.
-// Ignored: member order, times and rates, generated names, package and version numbers, members starting with `x-`,
+// Ignored: member order, times and rates, generated names, package and version numbers, members and events starting with `x-`,
 // progress of jobs that had not ended well, pairs of pause and resume that a drain makes, and how far a reply moved
 // among the events of a job where no order is promised. Everything else is a finding.
 
@@ -87,6 +87,11 @@ function isObject(value: Json | undefined): value is JsonObject {
 
 export function isReply(value: Json): boolean {
   return !isObject(value) || 'return' in value || 'error' in value
+}
+
+/** An event that the reference does not have. */
+export function isOurs(value: Json): boolean {
+  return isObject(value) && String(value.event).startsWith('x-')
 }
 
 export function isJobError(value: Json): boolean {

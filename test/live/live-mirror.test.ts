@@ -214,14 +214,23 @@ const programs: {
     absent: installed('nbdcopy') ? false : 'no nbdcopy',
     command: (uri, scratch) => ['nbdcopy', '--requests=16', scratch.file('content'), uri],
   },
-  {
-    name: 'fio',
-    absent: installed('fio') ? false : 'no fio',
-    command: (uri) => [
-      ...['fio', '--name=w', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=8'],
+  // One at a time it is on a lane between the moves.
+  ...[8, 1].map((depth) => ({
+    name: `fio, ${depth} at once,`,
+    absent: installed('fio') ? (false as const) : 'no fio',
+    command: (uri: string) => [
+      ...[
+        'fio',
+        '--name=w',
+        '--ioengine=nbd',
+        `--uri=${uri}`,
+        '--rw=randwrite',
+        '--bs=4k',
+        `--iodepth=${depth}`,
+      ],
       ...['--verify=crc32c', '--do_verify=1', '--verify_state_save=0', `--size=${SIZE}`, '--rate_iops=4000'],
     ],
-  },
+  })),
 ]
 
 for (const { name, absent, command } of programs)

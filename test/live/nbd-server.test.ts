@@ -87,16 +87,20 @@ for (const format of FORMATS) {
     t.strictSame(holes(map.map(({ type, ...range }) => ({ ...range, zero: type === 3 }))), holes(known))
   })
 
-  t.test(`nbdcopy copies a ${format} export both ways`, { skip: libnbd('nbdcopy') }, async (t) => {
-    const { image, uri, scratch } = await serving(t)
-    const filename = await image('disk', format)
-    run('nbdcopy', uri('disk'), scratch.file('out.img'))
-    run('qemu-img', 'compare', '-U', '-f', 'raw', '-F', format, scratch.file('out.img'), filename)
-    fill(scratch.file('in.img'), SIZE, 7)
-    run('nbdcopy', '--flush', scratch.file('in.img'), uri('disk'))
-    run('nbdcopy', uri('disk'), scratch.file('again.img'))
-    t.equal(difference(scratch.file('in.img'), scratch.file('again.img')), undefined)
-  })
+  for (const { name, how } of [
+    { name: 'many at once', how: [] },
+    { name: 'one at a time', how: ['--synchronous', '--request-size=32768'] },
+  ])
+    t.test(`nbdcopy copies a ${format} export both ways, ${name}`, { skip: libnbd('nbdcopy') }, async (t) => {
+      const { image, uri, scratch } = await serving(t)
+      const filename = await image('disk', format)
+      run('nbdcopy', ...how, uri('disk'), scratch.file('out.img'))
+      run('qemu-img', 'compare', '-U', '-f', 'raw', '-F', format, scratch.file('out.img'), filename)
+      fill(scratch.file('in.img'), SIZE, 7)
+      run('nbdcopy', '--flush', ...how, scratch.file('in.img'), uri('disk'))
+      run('nbdcopy', ...how, uri('disk'), scratch.file('again.img'))
+      t.equal(difference(scratch.file('in.img'), scratch.file('again.img')), undefined)
+    })
 
   for (const tools of qemuTools) {
     const skip = tools.absent || libnbd('qemu-img')

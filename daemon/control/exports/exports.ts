@@ -10,6 +10,7 @@ import { transmissionFlags } from '../../../protocol/nbd/constants.js'
 import type { OfferedExport } from '../../../protocol/nbd/server-negotiation.js'
 import { CommandError } from '../../errors.js'
 import type { ExportSpec, Report, ServedFacts } from '../../iothread/messages.js'
+import type { ExportBitmap } from '../../iothread/messages-bitmaps.js'
 import type { EventSink } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { DiskWorker } from '../workers.js'
@@ -24,6 +25,7 @@ export interface ExportRequest {
   readonly writable: boolean
   readonly writethrough: boolean
   readonly allocationDepth: boolean
+  readonly bitmaps: readonly ExportBitmap[]
 }
 
 export interface Export extends Omit<ExportRequest, 'node'> {
@@ -241,6 +243,6 @@ export class Exports {
   }
 }
 
-function specOf({ id, node, writable, writethrough, allocationDepth }: ExportRequest): ExportSpec {
-  return { id, node: node.name, writable, writethrough, allocationDepth }
+function specOf({ id, node, writable, writethrough, allocationDepth, bitmaps }: ExportRequest): ExportSpec {
+  return { id, node: node.name, writable, writethrough, allocationDepth, bitmaps }
 }

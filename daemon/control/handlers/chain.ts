@@ -8,8 +8,8 @@ import type { JobSpec } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
 import type { Directory, Node, NodeUse } from '../directory.js'
 import type { Graphs } from '../graphs.js'
-import type { JobPlan } from '../jobs/job.js'
 import type { Jobs } from '../jobs/jobs.js'
+import type { JobPlan } from '../jobs/plan.js'
 import { backingSpec, chainOf, imageNamed, imagesOf } from './chain-names.js'
 import { findNode } from './mirror-checks.js'
 import { busyText, userAbove } from './nodes.js'
@@ -177,7 +177,14 @@ class ChainJob {
     await this.#start(members, filter, (top, { speed, onError }) => ({
       ...{ kind: 'mirror', source: source.name, target: target.name, sync: 'full', filter: top?.name ?? '' },
       ...{ granularity: 0, bufSize: 0, speed, onSourceError: onError, onTargetError: onError },
-      ...{ copyMode: 'background', unmap: true, targetIsZero: false, autoComplete: false, ownsTarget: false },
+      ...{
+        copyMode: 'background',
+        onDiverge: 'report',
+        unmap: true,
+        targetIsZero: false,
+        autoComplete: false,
+        ownsTarget: false,
+      },
       commit: true,
     }))
   }

@@ -16,7 +16,7 @@ export function checkHandlers(graphs: Graphs, jobs: Jobs) {
       const { worker } = node
       if (worker === undefined) throw new CommandError(`Node '${name}' is not open`)
       const reservation = jobs.reserve(id)
-      node.use = { job: id, role: 'source' }
+      node.use = { job: id, type: 'x-check', role: 'source' }
       worker.hold()
       const end = () => {
         node.use = undefined

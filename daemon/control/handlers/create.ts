@@ -10,8 +10,8 @@ import type { Handlers } from '../commands.js'
 import type { SetUse } from '../descriptors.js'
 import type { Definition, Directory, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
-import type { JobPlan } from '../jobs/job.js'
 import type { Jobs } from '../jobs/jobs.js'
+import type { JobPlan } from '../jobs/plan.js'
 import type { DiskWorker } from '../workers.js'
 import { busyText, userAbove } from './nodes.js'
 
@@ -120,7 +120,7 @@ class Places {
     if (userAbove(this.#directory, node) !== undefined)
       throw new CommandError(busyText(this.#directory, node))
     this.#graphs.checkUnchanging(node)
-    node.use = { job: this.#job, role: 'target' }
+    node.use = { job: this.#job, type: 'create', role: 'target' }
     this.#used.push(node)
     return wanted
   }

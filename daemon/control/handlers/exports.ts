@@ -5,11 +5,16 @@ import { limits } from '../../../protocol/nbd/constants.js'
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { isIdentifier } from '../../common/identifier.js'
 import { CommandError } from '../../errors.js'
+import type { ExportBitmap } from '../../iothread/messages-bitmaps.js'
 import type { ListenAddress } from '../../nbd/messages.js'
-import type { Handlers } from '../commands.js'
+import type { EventSink, Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Export, Exports } from '../exports/exports.js'
+import type { ImagesService } from '../exports/images-service.js'
+import type { Tickets } from '../exports/tickets.js'
 import type { Objects } from '../objects.js'
+import { bitmapNode } from './bitmaps.js'
+import { imageExports } from './image-exports.js'
 
 const HANDSHAKE_SECONDS = 10
 const MOST_CONNECTIONS = 100
@@ -19,9 +24,28 @@ const LONGEST_TIMER = 2 ** 31 - 1
 type ExportOptions = Arguments<'block-export-add'>
 type NbdOptions = Extract<ExportOptions, { type: 'nbd' }>
 
-export function exportHandlers(exports: Exports, directory: Directory, objects: Objects) {
+/** What serves nodes, by protocol. */
+export interface ExportKinds {
+  readonly exports: Exports
+  readonly images: ImagesService
+  readonly tickets: Tickets
+}
+
+export function exportHandlers(
+  { exports, images, tickets }: ExportKinds,
+  directory: Directory,
+  objects: Objects,
+  events: EventSink,
+) {
+  const check = (options: ExportOptions) => {
+    if (exports.find(options.id) !== undefined || tickets.find(options.id) !== undefined)
+      throw new CommandError(`Block export id '${options.id}' is already in use`)
+    return checkExport(options, directory, objects)
+  }
+  const image = imageExports(images, tickets, events)
   const add = async (options: NbdOptions) => {
-    const node = checkExport(options, exports, directory, objects)
+    if (!isIdentifier(options.id)) throw new CommandError('Invalid block export id')
+    const node = check(options)
     await exports.add({
       id: options.id,
       name: checkText(options.name ?? node.name, 'export name'),
@@ -30,9 +54,12 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
       writable: options.writable ?? false,
       writethrough: options.writethrough ?? false,
       allocationDepth: options['allocation-depth'] ?? false,
+      bitmaps: checkBitmaps(directory, node, options.bitmaps ?? []),
     })
   }
   const remove = async (id: string, mode: 'safe' | 'hard' = 'safe') => {
+    const ticket = tickets.exports().find((each) => each.id === id)
+    if (ticket !== undefined) return image.remove(ticket, mode)
     const found = find(exports, id)
     if (found.state === 'closing') throw new CommandError(`Export '${id}' is already shutting down`)
     if (found.clients.size === 0) await exports.remove(found)
@@ -60,30 +87,35 @@ export function exportHandlers(exports: Exports, directory: Directory, objects: 
     'nbd-server-stop': () => exports.stopServer(),
 
     'block-export-add': async (options) => {
+      if (options.type === 'x-images') return image.add(options, check)
       if (options.type !== 'nbd')
         throw new CommandError(`Parameter 'type' does not accept value '${options.type}'`)
       await add(options)
     },
 
-    'nbd-server-add': async ({ device, name = device, ...more }) => {
-      await add({ type: 'nbd', id: name, 'node-name': device, name, ...more })
+    'nbd-server-add': async ({ device, name = device, bitmap, ...more }) => {
+      const bitmaps = bitmap === undefined ? [] : [bitmap]
+      await add({ type: 'nbd', id: name, 'node-name': device, name, bitmaps, ...more })
     },
 
     'block-export-del': ({ id, mode }) => remove(id, mode),
     'nbd-server-remove': ({ name, mode }) => remove(name, mode),
 
-    'query-block-exports': () =>
-      exports
+    'query-block-exports': () => {
+      const shown = (node: Node) => filterAbove(directory, node)?.name ?? node.name
+      const nbd = exports
         .all()
         .filter(({ state }) => state !== 'opening')
         .reverse()
         .map(({ id, node, state, clients }) => ({
           id,
           type: 'nbd' as const,
-          'node-name': filterAbove(directory, node)?.name ?? node.name,
+          'node-name': shown(node),
           'shutting-down': state === 'closing',
           'x-clients': clients.size,
-        })),
+        }))
+      return [...image.infos(shown), ...nbd]
+    },
   } satisfies Handlers
 }
 
@@ -100,10 +132,8 @@ function filterAbove(directory: Directory, node: Node): Node | undefined {
   return parents.find(({ use }) => use?.role === 'filter')
 }
 
-function checkExport(options: NbdOptions, exports: Exports, directory: Directory, objects: Objects): Node {
-  const { id, iothread } = options
-  if (!isIdentifier(id)) throw new CommandError('Invalid block export id')
-  if (exports.find(id) !== undefined) throw new CommandError(`Block export id '${id}' is already in use`)
+function checkExport(options: ExportOptions, directory: Directory, objects: Objects): Node {
+  const { iothread } = options
   const name = options['node-name']
   const node = directory.find(name)
   if (node === undefined) throw new CommandError(`Cannot find device='' nor node-name='${name}'`)
@@ -115,6 +145,23 @@ function checkExport(options: NbdOptions, exports: Exports, directory: Directory
   if (node.owner.kind === 'job')
     throw new CommandError(`Node '${name}' is busy: it belongs to job '${node.owner.name}'`)
   return node
+}
+
+/** @throws CommandError for bitmaps of nodes that are not connected with the one that is served */
+function checkBitmaps(
+  directory: Directory,
+  node: Node,
+  bitmaps: readonly ExportBitmap[],
+): readonly ExportBitmap[] {
+  for (const bitmap of bitmaps) {
+    if (typeof bitmap === 'string') continue
+    const of = bitmapNode(directory, bitmap.node)
+    if (of.worker !== node.worker)
+      throw new CommandError(
+        `Bitmap '${bitmap.name}' of node '${of.name}' cannot be shown by an export of '${node.name}': they are in different iothreads`,
+      )
+  }
+  return bitmaps
 }
 
 function checkText(text: string, what: string): string {

@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Drivers of nodes that show what is below them, and are no format of their own.
 
-const filters: ReadonlySet<string> = new Set(['throttle', 'x-inject', 'blkdebug', 'mirror_top', 'compress'])
+const filters: ReadonlySet<string> = new Set([
+  'throttle',
+  'x-inject',
+  'blkdebug',
+  'mirror_top',
+  'copy-before-write',
+  'compress',
+])
 
 export function isFilter(driver: string): boolean {
   return filters.has(driver)

@@ -5,14 +5,20 @@
 import type { Logger } from 'pino'
 import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
+import type { StartImagesWorker } from '../../images/handle.js'
+import type { ListenSpec } from '../../images/messages.js'
 import type { StartWorker } from '../../iothread/handle.js'
 import type { StartMemoryWorker } from '../../memory/handle.js'
 import type { StartNbdWorker } from '../../nbd/handle.js'
+import { Budgets } from '../budgets.js'
 import type { EventSink, Handlers } from '../commands.js'
 import type { Descriptors } from '../descriptors.js'
 import { Directory } from '../directory.js'
 import { Exports } from '../exports/exports.js'
+import { ImageNodes } from '../exports/image-nodes.js'
+import { ImagesService } from '../exports/images-service.js'
 import { NbdService } from '../exports/nbd-service.js'
+import { Tickets } from '../exports/tickets.js'
 import { Graphs } from '../graphs.js'
 import { isJobReport, Jobs } from '../jobs/jobs.js'
 import { MemoryWorkers } from '../memory-workers.js'
@@ -21,8 +27,11 @@ import { MigrationSettings } from '../migration/settings.js'
 import { Objects } from '../objects.js'
 import { SPARES, type SpareOptions } from '../spare-workers.js'
 import { DiskWorkers } from '../workers.js'
+import { backupHandlers } from './backup.js'
+import { bitmapHandlers } from './bitmaps.js'
 import { chainHandlers } from './chain.js'
 import { checkHandlers } from './check.js'
+import { CopyStarter } from './copy-starter.js'
 import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
 import { exportHandlers } from './exports.js'
@@ -36,11 +45,13 @@ import { objectHandlers } from './objects.js'
 import { overlayHandlers } from './overlays.js'
 import { queryHandlers } from './queries.js'
 import { reopenHandlers } from './reopen.js'
+import { transactionHandlers } from './transaction.js'
 
 export interface HandlerDeps {
   readonly startWorker: StartWorker
   readonly startMemory: StartMemoryWorker
   readonly startNbd: StartNbdWorker
+  readonly startImages: StartImagesWorker
   /** How many threads are kept for the next disk, and how long. */
   readonly spares?: SpareOptions
   readonly events: EventSink
@@ -50,6 +61,10 @@ export interface HandlerDeps {
 
 export interface CommandSet {
   readonly handlers: Handlers
+  /** Serves images, or tickets, over HTTP. @throws CommandError */
+  listenImages(spec: ListenSpec): Promise<void>
+  /** Reads credentials again that may have been renewed. Never rejects. */
+  reload(): Promise<void>
   /**
    * Refuses new work, cancels the jobs (their events are sent), closes the nodes, ends the workers.
    * @param deadlineMs  by when it answers, whatever is stuck
@@ -62,10 +77,11 @@ const JOBS_SHARE = 0.5
 const WORKERS_SHARE = 0.8
 
 export function createHandlers(deps: HandlerDeps): CommandSet {
-  const { startWorker, startMemory, startNbd, events, descriptors, log, spares = SPARES } = deps
+  const { startWorker, startMemory, startNbd, startImages, events, descriptors, log, spares = SPARES } = deps
   const objects = new Objects()
   const directory = new Directory({ descriptors, credentials: (id) => objects.credentials(id, 'client') })
-  const jobs = new Jobs(events, log)
+  const budgets = new Budgets((id) => objects.bandwidth(id))
+  const jobs = new Jobs(events, log, budgets)
   const workers = new DiskWorkers(
     startWorker,
     log,
@@ -78,6 +94,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
         } else if (report.kind === 'graph') graphs.rearranged(report)
         else if (report.kind === 'export-left') exports.report(report)
         else if (report.kind === 'export-moved') exports.moved(report)
+        else if (report.kind === 'image-left' || report.kind === 'image-moved') tickets.report(report)
         else {
           const { node, text, offset, size, fatal } = report
           log.error({ node, offset, size }, `image is corrupt: ${text}`)
@@ -90,6 +107,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
         jobs.workerEnded(worker.handle, reason)
         exports.lost(worker)
         graphs.lost(worker)
+        for (const { id } of tickets.lost(worker)) events.emit('BLOCK_EXPORT_DELETED', { id })
       },
     },
     spares,
@@ -112,20 +130,29 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   })
   const exports: Exports = new Exports(directory, nbd, events, log)
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
+  const copies = new CopyStarter(graphs, jobs, log)
+  const images: ImagesService = new ImagesService(startImages, log, {
+    question: (question) => tickets.answer(question),
+    handed: (...connection) => tickets.handed(...connection),
+  })
+  const tickets: Tickets = new Tickets(directory, new ImageNodes(graphs), images, log)
 
   const starting = {
     ...nodeHandlers(graphs),
     ...reopenHandlers(graphs, log),
     ...imageHandlers(graphs, jobs),
     ...checkHandlers(graphs, jobs),
-    ...mirrorHandlers(graphs, jobs, log),
+    ...mirrorHandlers(copies),
+    ...backupHandlers(copies),
     ...chainHandlers(graphs, jobs),
     ...overlayHandlers(graphs),
+    ...transactionHandlers(copies, jobs),
     ...inspectHandlers(graphs, jobs),
+    ...bitmapHandlers(graphs),
     ...memoryHandlers(jobs, memory, descriptors),
     ...migrateHandlers({ migration, settings, descriptors, jobs, workers: memory }),
-    ...exportHandlers(exports, directory, objects),
-    ...objectHandlers(objects, directory, workers, () => nbd.rulesChanged()),
+    ...exportHandlers({ exports, images, tickets }, directory, objects, events),
+    ...objectHandlers(objects, directory, workers, budgets, () => nbd.rulesChanged()),
   }
   const lasting = {
     ...jobHandlers(jobs),
@@ -140,6 +167,11 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
   }
   return {
     handlers: { ...guarded(starting, refuseWhenEnding), ...lasting },
+    async listenImages(spec) {
+      await images.listen(spec)
+      if (spec.service === 'local' && spec.address.kind === 'unix') tickets.unixSocket = spec.address.path
+    },
+    reload: () => images.reload(),
     async shutdown(deadlineMs) {
       ending = true
       const started = performance.now()
@@ -147,6 +179,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
       const rest = Math.max(0, deadlineMs - (performance.now() - started))
       const ends = [
         exports.shutdown(),
+        images.end(),
         workers.endAll(rest * WORKERS_SHARE),
         memory.endAll(rest * WORKERS_SHARE),
       ]

@@ -7,8 +7,8 @@ import type { JobSpec } from '../../iothread/messages.js'
 import type { Handlers } from '../commands.js'
 import type { Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
-import type { JobPlan } from '../jobs/job.js'
 import type { Jobs } from '../jobs/jobs.js'
+import type { JobPlan } from '../jobs/plan.js'
 import { findNode } from './mirror-checks.js'
 import { userAbove } from './nodes.js'
 
@@ -25,7 +25,7 @@ export function inspectHandlers(graphs: Graphs, jobs: Jobs) {
   ): Promise<void> => {
     for (const node of nodes) checkFree(graphs, node)
     const reservation = jobs.reserve(id)
-    for (const node of nodes) node.use = { job: id, role: 'source' }
+    for (const node of nodes) node.use = { job: id, type, role: 'source' }
     const end = () => {
       for (const node of nodes) node.use = undefined
     }

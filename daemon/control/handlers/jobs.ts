@@ -3,8 +3,8 @@
 // at once; what follows is told by events.
 
 import type { Handlers } from '../commands.js'
-import { isBlockJob } from '../jobs/block-jobs.js'
 import type { Jobs } from '../jobs/jobs.js'
+import { isBlockJob } from '../jobs/plan.js'
 import { blockJobInfo, jobInfo } from '../jobs/show.js'
 
 export function jobHandlers(jobs: Jobs) {
@@ -24,7 +24,7 @@ export function blockJobHandlers(jobs: Jobs) {
     'query-block-jobs': () =>
       jobs
         .list()
-        .filter((job) => isBlockJob(job.plan.type))
+        .filter(({ plan }) => isBlockJob(plan.type))
         .map(blockJobInfo),
     'block-job-set-speed': ({ device, speed }) => jobs.findPaced(device).setSpeed(speed),
     'block-job-cancel': ({ device, force }) => jobs.findBlock(device).cancel(force ?? false),

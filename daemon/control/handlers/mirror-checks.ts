@@ -46,7 +46,12 @@ export function checkValues(directory: Directory, args: MirrorArguments, source:
           'that doing so would not lead to an abrupt change of visible data',
       )
   }
-  if (sync === 'incremental' || sync === 'bitmap') throw new CommandError(`Sync mode '${sync}' not supported`)
+  const bitmap = args.bitmap
+  const fromBitmap = sync === 'incremental' || sync === 'bitmap'
+  if (fromBitmap && bitmap === undefined) throw new CommandError(`Sync mode '${sync}' not supported`)
+  if (!fromBitmap && bitmap !== undefined)
+    throw new CommandError("Parameter 'bitmap' needs 'sync' to be bitmap or incremental")
+  checkBitmapMode(args)
   if ((args['buf-size'] ?? 0) < 0) throw new CommandError("Invalid parameter 'buf-size'")
 }
 
@@ -58,8 +63,17 @@ function throughFilters(directory: Directory, node: Node): Node[] {
   return below === undefined ? [node] : [node, ...throughFilters(directory, below)]
 }
 
-export function checkSpeed(args: MirrorArguments): void {
-  if ((args.speed ?? 0) < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
+function checkBitmapMode({ sync, bitmap, 'bitmap-mode': mode }: MirrorArguments): void {
+  if (sync === 'incremental' && mode !== undefined && mode !== 'on-success')
+    throw new CommandError("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'")
+  if (sync === 'bitmap' && mode === undefined)
+    throw new CommandError('Bitmap sync mode must be given when providing a bitmap')
+  if (bitmap === undefined && mode !== undefined)
+    throw new CommandError('Cannot specify bitmap sync mode without a bitmap')
+}
+
+export function checkSpeed(speed = 0): void {
+  if (speed < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
 }
 
 /** Source and target must be different storage, but for backing files, which both only read. Names may hide that they are not. */

@@ -3,8 +3,10 @@
 
 import type { JsonValue } from '../../../protocol/json-value.js'
 import { throttleLimits } from '../../../protocol/schema/objects.js'
+import { type AnyType, type Infer, int } from '../../../protocol/schema/types.js'
 import { ArgumentError, validate } from '../../../protocol/schema/validate.js'
 import { CommandError } from '../../errors.js'
+import type { Budgets } from '../budgets.js'
 import type { Handlers } from '../commands.js'
 import type { Directory } from '../directory.js'
 import { type ObjectDefinition, type Objects, propertiesOf } from '../objects.js'
@@ -17,8 +19,11 @@ export function objectHandlers(
   objects: Objects,
   directory: Directory,
   workers: DiskWorkers,
+  budgets: Budgets,
   changed: () => Promise<void>,
 ) {
+  const used = (id: string) =>
+    budgets.inUse(id) || [...directory.all()].some((node) => node.spec['throttle-group'] === id)
   return {
     'object-add': async (definition) => {
       objects.add(definition)
@@ -27,9 +32,7 @@ export function objectHandlers(
 
     'object-del': async ({ id }) => {
       if (objects.get(id) === undefined) throw new CommandError(`object '${id}' not found`)
-      for (const node of directory.all())
-        if (node.spec['throttle-group'] === id)
-          throw new CommandError(`object '${id}' is in use, can not be deleted`)
+      if (used(id)) throw new CommandError(`object '${id}' is in use, can not be deleted`)
       objects.remove(id)
       await workers.changeGroup(id, null)
       await changed()
@@ -56,8 +59,14 @@ export function objectHandlers(
     'qom-set': async ({ path, property, value }) => {
       const object = find(objects, path)
       if (!propertiesOf(object).has(property)) throw noProperty(object, property)
+      if (property.startsWith('x-')) throw new CommandError('Property cannot be set after initialization')
+      if (property === 'bandwidth') {
+        objects.setBandwidth(object.id, taken(int, value, property))
+        budgets.divide(object.id)
+        return
+      }
       if (property !== 'limits') throw new CommandError('Insufficient permission to perform this operation')
-      objects.setLimits(object.id, limitsOf(value))
+      objects.setLimits(object.id, taken(throttleLimits, value, property))
       await workers.changeGroup(object.id, objects.limits(object.id) ?? null)
     },
   } satisfies Handlers
@@ -72,9 +81,9 @@ function find(objects: Objects, path: string): ObjectDefinition {
   return object
 }
 
-function limitsOf(value: JsonValue) {
+function taken<T extends AnyType>(type: T, value: JsonValue, property: string): Infer<T> {
   try {
-    return validate(throttleLimits, value)
+    return validate(type, value, property)
   } catch (error) {
     if (error instanceof ArgumentError)
       throw new CommandError(error.message, 'GenericError', { cause: error })

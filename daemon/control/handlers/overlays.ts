@@ -137,6 +137,6 @@ async function makeOverlay(
     image,
     refuse: [...graphs.identities(directory.tree(node)), ...graphs.held()],
     source: node.name,
-    oneShot: false,
+    job: 'mirror',
   })
 }

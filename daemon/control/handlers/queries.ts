@@ -80,9 +80,7 @@ function nodeInfo(directory: Directory, node: Node, report: NodeReport, flat: bo
     bps_wr: 0,
     write_threshold: 0,
     ...(backing && { backing_file: backing.report.filename }),
-    ...(dirtyBitmaps.length > 0 && {
-      'dirty-bitmaps': dirtyBitmaps.map((bitmap) => ({ ...bitmap, persistent: false })),
-    }),
+    ...(dirtyBitmaps.length > 0 && { 'dirty-bitmaps': [...dirtyBitmaps] }),
     encrypted: false,
     bps: 0,
     bps_rd: 0,

@@ -4,64 +4,20 @@
 // Invariant: the state only moves along life.ts, every move emits one JOB_STATUS_CHANGE, and a job has one end.
 
 import { strict as assert } from 'node:assert'
-import type { Logger } from 'pino'
-import type {
-  CopyMode,
-  JobProgress,
-  JobReceipt,
-  JobReport,
-  JobRequests,
-  JobResult,
-} from '../../common/job-messages.js'
+import { atMost } from '../../common/deadline.js'
+import type { CopyMode, JobProgress, JobReceipt, JobReport, JobResult } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
-import type { EventSink } from '../commands.js'
-import { isBlockJob } from './block-jobs.js'
-import { accepts, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
-
-export interface JobPlan {
-  readonly id: string
-  readonly type:
-    | 'mirror'
-    | 'commit'
-    | 'stream'
-    | 'create'
-    | 'x-check'
-    | 'x-bench'
-    | 'x-compare'
-    | 'x-memory-save'
-    | 'x-memory-restore'
-    | 'x-memory-convert'
-    | 'x-memory-inspect'
-    | 'x-migrate'
-  /** Bytes per second, 0 = no limit. */
-  readonly speed: number
-  readonly copyMode: CopyMode
-  readonly autoFinalize: boolean
-  readonly autoDismiss: boolean
-}
-
-/** A worker that has a job, whatever kind of worker it is. */
-export interface JobWorker {
-  readonly name: string
-  request<N extends keyof JobRequests>(
-    name: N,
-    args: JobRequests[N]['args'],
-  ): Promise<JobRequests[N]['reply']>
-}
-
-export interface JobSurroundings {
-  readonly worker: JobWorker
-  readonly events: EventSink
-  readonly log: Logger
-  /** The job is over: what it held is free. Called once, before the event says so. */
-  readonly concluded: () => void
-  /** The job is forgotten. */
-  readonly dismissed: () => void
-}
+import type { Seat } from '../budgets.js'
+import { accepts, isDone, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
+import { isBlockJob, type JobPlan } from './plan.js'
+import type { JobSurroundings, JobWorker } from './surroundings.js'
+import { Verdicts } from './verdicts.js'
 
 export type IoStatus = 'ok' | 'failed' | 'nospace'
 
 const CANCELLED = 'Operation canceled'
+/** Who cancels a backup is answered when it has ended, as the reference does, but never waits longer for a stuck target. */
+const CANCEL_MS = 2000
 const NOTHING: JobProgress = {
   offset: 0,
   len: 0,
@@ -85,12 +41,17 @@ export class Job {
   /** A completion was accepted while paused and is told to the worker on resume. */
   #completeLater = false
   #finalizing = false
+  #sealed = false
   #ioStatus: IoStatus = 'ok'
   #autoDismiss: boolean
   #error: string | undefined
   #cancelled = false
+  /** Resolves when it is concluded. */
+  readonly ended: Promise<void>
+  #tellEnded: () => void = () => {}
   #receipt: JobReceipt | undefined
   #result: JobResult | undefined
+  readonly #verdicts: Verdicts
 
   constructor(plan: JobPlan, around: JobSurroundings) {
     this.plan = plan
@@ -98,16 +59,26 @@ export class Job {
     this.#speed = plan.speed
     this.#copyMode = plan.copyMode
     this.#autoDismiss = plan.autoDismiss
+    this.#verdicts = new Verdicts(plan.id, around.events)
+    this.ended = new Promise((resolve) => {
+      this.#tellEnded = resolve
+    })
   }
 
   get id(): string {
     return this.plan.id
+  }
+  get order(): number {
+    return this.#around.order
   }
   get worker(): JobWorker {
     return this.#around.worker
   }
   get state(): JobState {
     return this.#state
+  }
+  get seat(): Seat | undefined {
+    return this.#around.seat
   }
   get progress(): JobProgress {
     return this.#progress
@@ -138,7 +109,7 @@ export class Job {
 
   /** Takes a report of the worker; what comes after the end is ignored. */
   report(report: JobReport): void {
-    if (isOver(this.#state) || this.#state === 'pending') return
+    if (isOver(this.#state) || isDone(this.#state)) return
     switch (report.kind) {
       case 'job-running':
         this.#progress = report.progress
@@ -146,14 +117,14 @@ export class Job {
         this.#to('running')
         return
       case 'job-progress':
-        this.#progress = report.progress
+        this.#advance(report.progress)
         return
       case 'job-ready':
-        this.#progress = report.progress
+        this.#advance(report.progress)
         this.#becomeReady()
         return
       case 'job-paused':
-        this.#progress = { ...report.progress, busy: false }
+        this.#advance({ ...report.progress, busy: false })
         this.#enterPause()
         return
       case 'job-error':
@@ -185,7 +156,7 @@ export class Job {
     this.#check('cancel')
     if (!force && this.#userPaused)
       throw new CommandError(`The block job for device '${this.id}' is currently paused`)
-    if (this.#state === 'pending') return this.#cancelPending()
+    if (isDone(this.#state)) return this.#cancelDone()
     if (!force && this.#state === 'ready') {
       if (this.#wish !== 'none') return
       this.#wish = 'soft'
@@ -194,8 +165,10 @@ export class Job {
     }
     if (this.#wish === 'forced') return
     this.#wish = 'forced'
+    this.#around.group?.failed()
     if (this.#userPaused) this.#forgetPause()
     this.#tell('job-cancel', { id: this.id })
+    if (this.plan.type === 'backup') await atMost(this.#around.group?.ended ?? this.ended, CANCEL_MS)
   }
 
   /** Answers when the worker took notice; the pause has its effect when requests in flight have ended. */
@@ -237,6 +210,11 @@ export class Job {
     this.#tell('job-set-speed', { id: this.id, speed })
   }
 
+  /** Its budget gives it another share. @param share  bytes per second, 0 = no limit */
+  setShare(share: number): void {
+    if (accepts(this.#state, 'set-speed')) this.#tell('job-set-share', { id: this.id, share })
+  }
+
   change(copyMode: CopyMode): void {
     this.#check('change')
     if (this.plan.type !== 'mirror') throw new CommandError('Job type does not support change')
@@ -250,7 +228,8 @@ export class Job {
   /** Answers when the job is concluded. */
   async finalize(): Promise<void> {
     this.#check('finalize')
-    await this.#commit()
+    const { group } = this.#around
+    await (group === undefined ? this.commit() : group.finalize())
   }
 
   dismiss(): void {
@@ -263,12 +242,19 @@ export class Job {
   async end(): Promise<void> {
     this.#autoDismiss = true
     if (this.#state === 'concluded') this.dismiss()
-    else if (accepts(this.#state, 'cancel') && !this.#finalizing) await this.cancel(true)
+    else if (accepts(this.#state, 'cancel') && !this.#finalizing && !this.#sealed) await this.cancel(true)
   }
 
   #check(verb: JobVerb): void {
-    if (!accepts(this.#state, verb) || this.#finalizing)
+    if (!accepts(this.#state, verb) || this.#finalizing || this.#sealed)
       throw new CommandError(refusal(this.id, this.#state, verb))
+  }
+
+  #advance(progress: JobProgress): void {
+    this.#progress = progress
+    // There is no way back; what was asked for here may not have come to the worker when it told this.
+    if (progress.copyMode === 'write-blocking') this.#copyMode = progress.copyMode
+    this.#verdicts.take(progress)
   }
 
   #onIoError(report: Extract<JobReport, { kind: 'job-error' }>): void {
@@ -304,15 +290,38 @@ export class Job {
   }
 
   #succeed(): void {
+    const { group } = this.#around
     this.#to('waiting')
+    if (group !== undefined) {
+      group.done()
+      return
+    }
+    this.pend()
+    if (this.plan.autoFinalize) void this.commit()
+  }
+
+  /** Nobody else is waited for. For the group; others do it by themselves. */
+  pend(): void {
     this.#to('pending')
-    if (this.plan.autoFinalize) void this.#commit()
-    else if (isBlockJob(this.plan.type))
+    if (!this.plan.autoFinalize && isBlockJob(this.plan.type))
       this.#around.events.emit('BLOCK_JOB_PENDING', { type: this.plan.type, id: this.id })
   }
 
-  /** Applies a pending job's result; never rejects: a failure is the job's. */
-  async #commit(): Promise<void> {
+  /** Another one of its group failed. */
+  giveUp(): void {
+    if (this.#finalizing || this.#wish === 'forced' || !accepts(this.#state, 'cancel')) return
+    this.#sealed = false
+    void this.cancel(true)
+  }
+
+  /** Its group is being finalized: no verb comes in between. */
+  seal(): void {
+    this.#sealed = true
+  }
+
+  /** Applies a pending job's result; never rejects: a failure is the job's. For the group. */
+  async commit(): Promise<void> {
+    if (this.#state !== 'pending' || this.#finalizing) return
     this.#finalizing = true
     const failure = await this.#ask(true)
     this.#finalizing = false
@@ -321,7 +330,7 @@ export class Job {
     else this.#conclude('BLOCK_JOB_COMPLETED')
   }
 
-  async #cancelPending(): Promise<void> {
+  async #cancelDone(): Promise<void> {
     this.#wish = 'forced'
     await this.#undo()
   }
@@ -330,6 +339,7 @@ export class Job {
     this.#error = CANCELLED
     this.#cancelled = true
     this.#to('aborting')
+    this.#around.group?.failed()
     await this.#ask(false)
     if (this.#state === 'aborting') this.#conclude('BLOCK_JOB_CANCELLED')
   }
@@ -349,6 +359,7 @@ export class Job {
     this.#error = error
     this.#cancelled = cancelled
     this.#to('aborting')
+    this.#around.group?.failed()
     this.#conclude(cancelled ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED')
   }
 
@@ -361,9 +372,11 @@ export class Job {
     }
     this.#around.concluded()
     this.#to('concluded')
-    if (!this.#autoDismiss) return
-    this.#to('null')
-    this.#around.dismissed()
+    if (this.#autoDismiss) {
+      this.#to('null')
+      this.#around.dismissed()
+    }
+    this.#tellEnded()
   }
 
   #becomeReady(): void {
@@ -422,4 +435,5 @@ type Told =
   | ['job-cancel' | 'job-resume', { id: string }]
   | ['job-complete', { id: string; pivot: boolean }]
   | ['job-set-speed', { id: string; speed: number }]
+  | ['job-set-share', { id: string; share: number }]
   | ['job-change', { id: string; copyMode: CopyMode }]

@@ -7,19 +7,26 @@ import { isIdentifier } from '../../common/identifier.js'
 import type { HostRequests, JobReport } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
 import type { Report } from '../../iothread/messages.js'
+import { Budgets, type Seat } from '../budgets.js'
 import type { EventSink } from '../commands.js'
-import { isBlockJob } from './block-jobs.js'
-import { Job, type JobPlan, type JobWorker } from './job.js'
+import type { JobGroup } from './group.js'
+import { Job } from './job.js'
+import { isBlockJob, type JobPlan } from './plan.js'
+import type { JobWorker } from './surroundings.js'
 
 /** An id that is taken for a job about to start. */
 export class Reservation {
   /** Set once the worker was asked. */
   job: Job | undefined
 
-  /** @param own  of the daemon itself: users neither see the job nor its events */
+  /**
+   * @param own   of the daemon itself: users neither see the job nor its events
+   * @param seat  its part in a budget
+   */
   constructor(
     readonly id: string,
     readonly own: boolean,
+    readonly seat: Seat | undefined,
   ) {}
 }
 
@@ -36,8 +43,10 @@ export interface JobHost<Spec> {
 
 export class Jobs {
   readonly #events: EventSink
+  readonly #budgets: Budgets
   readonly #log: Logger
-  /** In the order they started. */
+  #made = 0
+  /** In the order they began to run. */
   readonly #jobs = new Map<string, Job>()
   /** Nobody sees these. */
   readonly #starting = new Map<string, Reservation>()
@@ -45,15 +54,19 @@ export class Jobs {
   /** Jobs are cancelled as soon as they run. */
   #ending = false
 
-  constructor(events: EventSink, log: Logger) {
+  constructor(events: EventSink, log: Logger, budgets = new Budgets(() => undefined)) {
     this.#events = events
+    this.#budgets = budgets
     this.#log = log
   }
 
-  /** Takes the id for a job; whoever has the reservation starts the job with it or gives it back. */
-  reserve(id: string): Reservation {
+  /**
+   * Takes the id for a job; whoever has the reservation starts the job with it or gives it back.
+   * @param budget  name of the budget that the job is to share
+   */
+  reserve(id: string, budget?: string): Reservation {
     if (!isIdentifier(id)) throw new CommandError(`Invalid job ID '${id}'`)
-    return this.#reserve(id, false)
+    return this.#reserve(id, false, budget)
   }
 
   /** As reserve(), for a job of the daemon itself: its id is not one that users can give, and only find() tells of it. */
@@ -61,9 +74,10 @@ export class Jobs {
     return this.#reserve(id, true)
   }
 
-  #reserve(id: string, own: boolean): Reservation {
+  #reserve(id: string, own: boolean, budget?: string): Reservation {
     if (this.#jobs.has(id) || this.#starting.has(id)) throw new CommandError(`Job ID '${id}' already in use`)
-    const reservation = new Reservation(id, own)
+    const seat = budget === undefined ? undefined : this.#budgets.join(budget)
+    const reservation = new Reservation(id, own, seat)
     this.#starting.set(id, reservation)
     return reservation
   }
@@ -72,6 +86,7 @@ export class Jobs {
   giveBack(reservation: Reservation): void {
     if (this.#starting.get(reservation.id) !== reservation) return
     this.#starting.delete(reservation.id)
+    reservation.seat?.leave()
     this.#tellIdle()
   }
 
@@ -86,16 +101,40 @@ export class Jobs {
     worker: JobHost<Spec>,
     concluded: () => void,
   ): Promise<void> {
-    const { id, own } = reservation
-    const events = own ? NOBODY : this.#events
-    const job = this.#makeJob({ ...plan, id }, worker, events, concluded)
-    reservation.job = job
+    const { id } = reservation
+    const share = this.expect(reservation, plan, worker, concluded)
     try {
-      await worker.request('job-start', { id, spec })
+      await worker.request('job-start', { id, spec, ...(share !== undefined && { share }) })
     } catch (error) {
       // Once it ran there was a job, and its end (of a lost worker) is told by its events.
       if (this.#starting.get(id) === reservation) throw error
     }
+  }
+
+  /**
+   * Says what job the reservation is for; it is one when its worker says that it runs. Until then the reservation is the caller's.
+   * @param concluded  as for start()
+   * @param group      it ends with these
+   * @returns what a budget gives it to start with
+   */
+  expect(
+    reservation: Reservation,
+    plan: Omit<JobPlan, 'id'>,
+    worker: JobWorker,
+    concluded: () => void,
+    group?: JobGroup,
+  ): number | undefined {
+    const { id, own, seat } = reservation
+    const events = own ? NOBODY : this.#events
+    const job = this.#makeJob({ ...plan, id }, worker, events, seat, concluded, group)
+    group?.add(job)
+    reservation.job = job
+    return seat?.start((share) => job.setShare(share))
+  }
+
+  /** Whether the job has not run yet. */
+  isExpected(reservation: Reservation): boolean {
+    return this.#starting.get(reservation.id) === reservation
   }
 
   report(worker: JobWorker, report: JobReport): void {
@@ -108,6 +147,10 @@ export class Jobs {
     const job = this.#jobs.get(report.id)
     if (job?.worker !== worker) return
     job.report(report)
+    // One of a transaction did not learn it with its start.
+    if (report.kind === 'job-running' && job.seat !== undefined) job.setShare(job.seat.share)
+    const charged = report.kind === 'job-error' ? undefined : report.progress.charged
+    if (charged !== undefined) job.seat?.used(charged)
     if (this.#ending && report.kind === 'job-running') void job.end()
   }
 
@@ -123,7 +166,7 @@ export class Jobs {
     return job
   }
 
-  /** For the `block-job-*` verbs, which see jobs between nodes only. */
+  /** For the `block-job-*` verbs, which see what moves data between nodes only. */
   findBlock(id: string): Job {
     const job = this.#jobs.get(id)
     if (job === undefined || !isBlockJob(job.plan.type))
@@ -139,7 +182,8 @@ export class Jobs {
 
   /** Those of users, newest first. */
   list(): Job[] {
-    return [...this.#jobs.values()].filter(({ id }) => isIdentifier(id)).reverse()
+    const shown = [...this.#jobs.values()].filter(({ id }) => isIdentifier(id))
+    return shown.sort((a, b) => b.order - a.order)
   }
 
   /** Cancels and forgets all jobs, also those about to start. Answers when there is none any more. */
@@ -151,16 +195,27 @@ export class Jobs {
     await empty
   }
 
-  #makeJob(plan: JobPlan, worker: JobWorker, events: EventSink, concluded: () => void): Job {
+  #makeJob(
+    plan: JobPlan,
+    worker: JobWorker,
+    events: EventSink,
+    seat: Seat | undefined,
+    concluded: () => void,
+    group: JobGroup | undefined,
+  ): Job {
     return new Job(plan, {
       worker,
+      group,
+      order: this.#made++,
       events,
+      seat,
       log: this.#log,
       concluded: () => {
         const job = this.#jobs.get(plan.id)
         // The lines of a check are for its user.
         const { check: _, ...receipt } = { check: undefined, ...job?.receipt }
         this.#log.info({ job: plan.id, error: job?.error, ...receipt }, 'job over')
+        seat?.leave()
         concluded()
       },
       dismissed: () => {

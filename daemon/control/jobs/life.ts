@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The life of a job as two tables: which state may follow which, and which verbs each state accepts.
 // Used by Job, which never changes its state but through these. Pure.
-// The states and their meaning are those of QEMU's job layer; 'waiting' is passed through, for there are no groups.
+// The states and their meaning are those of QEMU's job layer; jobs outside of groups pass through 'waiting'.
 
 export type JobState =
   | 'created'
@@ -66,6 +66,11 @@ export function accepts(state: JobState, verb: JobVerb): boolean {
 /** What a user is told whose verb the state does not accept. */
 export function refusal(id: string, state: JobState, verb: JobVerb): string {
   return `Job '${id}' in state '${state}' cannot accept command verb '${verb}'`
+}
+
+/** The work is done, and not applied yet. */
+export function isDone(state: JobState): boolean {
+  return state === 'waiting' || state === 'pending'
 }
 
 /** The work is over: nothing the worker says can change the job any more. */

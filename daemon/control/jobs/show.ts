@@ -7,6 +7,7 @@ import type {
   jobInfo as jobInfoType,
 } from '../../../protocol/schema/jobs.js'
 import type { Infer } from '../../../protocol/schema/types.js'
+import type { Convergence } from '../../common/convergence.js'
 import type { OldestRequest } from '../../common/job-messages.js'
 import type { Job } from './job.js'
 import { isOver } from './life.js'
@@ -14,7 +15,18 @@ import { isOver } from './life.js'
 export type JobInfo = Infer<typeof jobInfoType>
 export type BlockJobInfo = Infer<typeof blockJobInfoType>
 
-type Details = Pick<JobInfo, 'x-phase' | 'x-rate' | 'x-eta' | 'x-oldest-request' | 'x-receipt' | 'x-result'>
+type Details = Pick<
+  JobInfo,
+  | 'x-phase'
+  | 'x-rate'
+  | 'x-eta'
+  | 'x-budget'
+  | 'x-share'
+  | 'x-convergence'
+  | 'x-oldest-request'
+  | 'x-receipt'
+  | 'x-result'
+>
 
 export function jobInfo(job: Job): JobInfo {
   const { offset, len } = job.progress
@@ -34,7 +46,8 @@ export function jobInfo(job: Job): JobInfo {
 
 export function blockJobInfo(job: Job): BlockJobInfo {
   const { offset, len, busy, activelySynced } = job.progress
-  const info = {
+  const { type } = job.plan
+  const common = {
     device: job.id,
     len,
     offset,
@@ -49,10 +62,7 @@ export function blockJobInfo(job: Job): BlockJobInfo {
     ...(job.error !== undefined && { error: job.error }),
     ...details(job),
   }
-  const { type } = job.plan
-  return type === 'mirror'
-    ? { type, 'actively-synced': activelySynced, ...info }
-    : { type: type === 'commit' ? 'commit' : 'stream', ...info }
+  return type === 'mirror' ? { type, ...common, 'actively-synced': activelySynced } : { type, ...common }
 }
 
 function details(job: Job): Details {
@@ -78,13 +88,22 @@ export function oldestRequestInfo({ op, node, ageMs }: OldestRequest) {
 }
 
 function working(job: Job): Details {
-  const { phase, rate, offset, len, oldest } = job.progress
+  const { phase, rate, offset, len, convergence, oldest } = job.progress
   return {
     'x-phase': phase,
     'x-rate': Math.round(rate),
     ...(rate > 0 && len > offset && { 'x-eta': Math.ceil((len - offset) / rate) }),
+    ...(job.seat !== undefined && { 'x-budget': job.seat.budget, 'x-share': job.seat.share }),
+    ...(convergence !== undefined && { 'x-convergence': convergenceInfo(convergence) }),
     ...(oldest !== undefined && {
       'x-oldest-request': oldestRequestInfo(oldest),
     }),
+  }
+}
+
+function convergenceInfo({ verdict, dirtyRate, copyRate, writeLimit }: Convergence) {
+  return {
+    ...{ verdict, 'dirty-rate': dirtyRate, 'copy-rate': copyRate },
+    ...(writeLimit !== undefined && { 'write-limit': writeLimit }),
   }
 }

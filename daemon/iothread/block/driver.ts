@@ -4,7 +4,10 @@
 
 import type { FileFacts, Range } from '../../../native/types.js'
 import type { FormatFacts } from '../messages.js'
+import type { BitmapStore } from './bitmaps/bitmap-store.js'
+import type { Borrower, Loan } from './loans.js'
 import type { BlockNode } from './node.js'
+import type { Snapshot } from './snapshot.js'
 
 /** Bytes inside one slot of the engine's buffer pool. The caller owns the slot until the promise settles. */
 export interface Slice {
@@ -20,6 +23,8 @@ export type DriverName =
   | 'raw'
   | 'qcow2'
   | 'compress'
+  | 'copy-before-write'
+  | 'snapshot-access'
   | 'nbd'
   | 'null-co'
   | 'null-aio'
@@ -75,6 +80,8 @@ export interface ZeroHow {
   readonly fast: boolean
   /** Only where nothing is stored in this layer yet, and then stored, whatever shows through. Formats with backing files only. */
   readonly below?: boolean
+  /** Also what reads as zero because this layer stores nothing is stored, as zero: the image may lie above others one day. */
+  readonly stored?: boolean
 }
 
 /** A byte range with one status. */
@@ -117,8 +124,12 @@ export interface BlockDriver {
   readonly type: DriverName
   /** What shows through where nothing is allocated. Formats only. */
   readonly backing?: BlockNode | undefined
+  /** What the node was when it was opened; kept by copy-before-write only. */
+  readonly snapshot?: Snapshot
   /** Default: the child is used as the node is. */
   readonly childPermissions?: ChildPermissions
+  /** Where persistent bitmaps are kept. Formats that can. */
+  readonly bitmapStore?: BitmapStore | undefined
   readonly limits: Limits
   readonly can: Can
   /** Exact bytes; a file's last sector may be partial. */
@@ -138,6 +149,11 @@ export interface BlockDriver {
   status(offset: number, length: number, how?: StatusHow): Promise<Extent>
   flush(): Promise<void>
   resize?(length: number): Promise<void>
+  /**
+   * Lends the file that the storage is, or passes it on from below. Only where a request is nothing but one on the file, at the
+   * same place. `back` of the loan tells that it is over.
+   */
+  lend?(borrower: Borrower): Loan | undefined
   /** Locks the storage against other programs, or changes the lock; `undefined` releases it. Leaves only. */
   lock?(permissions: Permissions | undefined): Promise<void>
   /** On reopening, while the node is drained: takes over the locks of the driver that was in use until now. */

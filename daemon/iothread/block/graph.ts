@@ -4,20 +4,14 @@
 
 import type { IoEngine } from '../../../native/types.js'
 import type { OldestRequest } from '../../common/job-messages.js'
+import type { ThrottleLimits } from '../../common/throttle-limits.js'
 import { CommandError, IoError } from '../../errors.js'
-import type {
-  FileCreateSpec,
-  NodeDefinition,
-  NodeReport,
-  NodeSpec,
-  Report,
-  ThrottleLimits,
-} from '../messages.js'
+import type { FileCreateSpec, NodeDefinition, NodeReport, NodeSpec, Report } from '../messages.js'
 import type { GraphReport } from '../messages-chain.js'
+import { BitmapTable } from './bitmaps/bitmap-table.js'
 import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions } from './driver.js'
-import type { ChangeGuard } from './drivers/mirror-top.js'
 import { ImageSource, type NamedImage } from './image-source.js'
 import { resolveImplied } from './implied.js'
 import type { BlockNode } from './node.js'
@@ -25,8 +19,9 @@ import { NodeFacts } from './node-facts.js'
 import { duplicate, Opener } from './opener.js'
 import { type NodeRecord, Records } from './records.js'
 import { commitReopen, planReopen, type Reopened, type ReopenStep } from './reopen.js'
+import { Snapshot, type SnapshotOptions } from './snapshot.js'
 import { Surgery } from './surgery.js'
-import { type BitmapFacts, type TopFilter, TopFilters } from './top-filters.js'
+import { type BitmapFacts, type TopFilter, type TopFilterKind, TopFilters } from './top-filters.js'
 import { makeWritable, type WriteAccess } from './write-access.js'
 import { zeroScan } from './zero-scan.js'
 
@@ -48,6 +43,7 @@ export interface GraphEnv {
 type Corrupted = Extract<Report, { kind: 'image-corrupted' }>
 
 export class Graph {
+  readonly bitmaps: BitmapTable
   readonly #env: GraphEnv
   readonly #records = new Records()
   readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))
@@ -63,9 +59,13 @@ export class Graph {
       (reports) => env.changed(reports, []),
       (node, op, error) => this.#failed(node, op, error),
     )
+    this.bitmaps = new BitmapTable(this.#records, this.#claims, (records) => this.#facts.report(records))
     const isZero = zeroScan(env.engine)
     const failed = (node: string, op: string, error: unknown) => this.#failed(node, op, error)
-    this.#opener = new Opener(env, this.#records, isZero, failed)
+    this.#opener = new Opener({
+      ...{ env, isZero, failed, records: this.#records },
+      bitmap: (node, name) => this.bitmaps.usable(node, name, true).bits,
+    })
     this.#filters = new TopFilters(
       this.#records,
       isZero,
@@ -156,7 +156,8 @@ export class Graph {
     try {
       for (const step of steps) {
         const { node, children } = step.record
-        const driver = await this.#opener.openDriver(step.full, step.options, children, node.driver)
+        const { bitmaps, driver: previous } = node
+        const driver = await this.#opener.openDriver(step.full, step.options, children, bitmaps, previous)
         reopened.push({ step, driver })
       }
       old = await commitReopen(reopened, this.#records, this.#claims)
@@ -200,6 +201,16 @@ export class Graph {
   /** The driver of the image that a node shows, below filters; undefined where there is no format. */
   format(node: BlockNode): BlockDriver | undefined {
     return this.#records.format(node)?.node.driver
+  }
+
+  /** Whether a node is part of what another one is made of. */
+  isBelow(node: BlockNode, above: BlockNode): boolean {
+    return this.#records.tree(above).some((record) => record.node === node)
+  }
+
+  /** @throws CommandError when there are no buffers for it */
+  snapshot(options: SnapshotOptions): Snapshot {
+    return new Snapshot(this.#env.engine, options)
   }
 
   nodes(): BlockNode[] {
@@ -249,13 +260,10 @@ export class Graph {
     }
   }
 
-  /**
-   * Puts a mirror_top filter above a node. Claims on the node see the filter until it is removed.
-   * @param guard  is given the changes that come through the filter
-   */
-  insertFilter(name: string, below: BlockNode, bitmap: BitmapFacts, guard?: ChangeGuard): TopFilter {
+  /** Puts a job's filter above a node. Claims on the node see the filter until it is removed. */
+  insertFilter(name: string, below: BlockNode, bitmap: BitmapFacts, kind: TopFilterKind): TopFilter {
     if (this.#records.find(name) !== undefined) throw duplicate(name)
-    return this.#filters.insert(name, below, bitmap, guard)
+    return this.#filters.insert(name, below, bitmap, kind)
   }
 
   /** See Surgery. @param held  nodes above the replaced one whose requests are held back */
@@ -310,6 +318,11 @@ export class Graph {
   /** Asks leaves for their facts anew and reports nodes that changed. A leaf that does not answer is not asked again. */
   refresh(): Promise<void> {
     return this.#facts.refresh()
+  }
+
+  /** Reports nodes that have bitmaps, as they are now. */
+  reportBitmaps(): void {
+    this.#facts.report(this.#records.all().filter(({ node }) => !node.bitmaps.empty))
   }
 
   /** Makes or empties an image file; see create.ts. */

@@ -32,7 +32,7 @@ export class MappedWriter {
 
   async write(offset: number, from: Slice, how: WriteHow): Promise<void> {
     const { length } = from
-    await this.#map.beforeChange(offset, length)
+    await this.#map.beforeChange()
     if (how.below === true) await this.#alone(offset, length, () => this.#writeBelow(offset, from))
     else if (how.compressed === true && this.#wholeClusters(offset, length)) {
       await this.#alone(offset, length, () => this.#writePacked(offset, from))
@@ -43,19 +43,19 @@ export class MappedWriter {
   }
 
   async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
-    await this.#map.beforeChange(offset, length)
+    await this.#map.beforeChange()
     if (how.below === true) return this.#alone(offset, length, () => this.#zeroBelow(offset, length))
     await this.#alone(offset, length, async () => {
       const end = offset + length
       for (let at = offset; at < end; ) {
-        const done = await this.#map.mapZero(at, end - at, how.unmap)
+        const done = await this.#map.mapZero(at, end - at, how.unmap, how.stored)
         at += done > 0 ? done : await this.#writeZeroes(at, end - at, how.fast)
       }
     })
   }
 
   async discard(offset: number, length: number): Promise<void> {
-    await this.#map.beforeChange(offset, length)
+    await this.#map.beforeChange()
     await this.#alone(offset, length, () => this.#map.unmap(offset, length))
   }
 

@@ -7,6 +7,7 @@ import { EIO } from '../../common/errno.js'
 import { IoError } from '../../errors.js'
 import { TaskPool } from '../copy/task-pool.js'
 import type { FormatFacts } from '../messages.js'
+import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type {
   BackingFile,
   BlockDriver,
@@ -36,7 +37,8 @@ export interface MappedOptions {
   readonly buffers: DriverBuffers
   /** Pieces of one request under way at most. */
   readonly tasks: number
-  readonly readOnly: boolean
+  /** Asked each time: the file may be reopened. */
+  readonly readOnly: () => boolean
 }
 
 /** Mappings told as one extent at most: an answer must not take long. */
@@ -48,7 +50,6 @@ type Compressed = Extract<Mapping, { kind: 'compressed' }>
 export class MappedDriver implements BlockDriver {
   readonly type: DriverName
   readonly limits: Limits
-  readonly can: Can
   readonly #options: MappedOptions
   /** Changed by replaceChild() only. */
   #backing: BlockNode | undefined
@@ -68,13 +69,17 @@ export class MappedDriver implements BlockDriver {
       zeroAlign: map.clusterSize,
       writeAlign: map.clusterSize,
     }
-    this.can = { write: !options.readOnly, resize: !options.readOnly, fastZero: true, unmap: true }
     this.#writer = new MappedWriter(options, this)
   }
 
   /** What shows through where nothing is stored. */
   get backing(): BlockNode | undefined {
     return this.#backing
+  }
+
+  get can(): Can {
+    const write = !this.#options.readOnly()
+    return { write, resize: write, fastZero: true, unmap: true }
   }
 
   length(): number {
@@ -173,7 +178,11 @@ export class MappedDriver implements BlockDriver {
     return this.#map.format()
   }
 
-  /** The files of the image are its own: whoever writes the disk writes and resizes them, and nobody else does. */
+  get bitmapStore(): BitmapStore | undefined {
+    return this.#map.bitmapStore
+  }
+
+  /** The files of the image are its own: whoever changes anything writes and resizes them, and nobody else does. */
   childPermissions(role: string, own: Permissions): Permissions | undefined {
     if (role === 'backing') return undefined
     const changes = this.can.write && own.use.some((permission) => permission !== 'consistent read')

@@ -6,6 +6,7 @@
 //        └────────── failed ────────────────── abandon()                the place is free again
 
 import type { FormatFacts } from '../messages.js'
+import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type { BackingFile } from './driver.js'
 import type { BlockNode } from './node.js'
 
@@ -65,6 +66,7 @@ export interface PackedPlaces {
 }
 
 export interface MapDriver {
+  readonly bitmapStore?: BitmapStore
   /** Bytes; the unit of changes. */
   readonly clusterSize: number
   readonly compression: 'zlib' | 'zstd'
@@ -83,8 +85,8 @@ export interface MapDriver {
   /** Places that this request may still be using are not given to others until leave(). */
   enter(): Epoch
   leave(epoch: Epoch): void
-  /** Awaited before every change, with its range; the first one prepares the image for changes. */
-  beforeChange(offset: number, length: number): Promise<void> | undefined
+  /** Awaited before every change; the first one prepares the image for changes. */
+  beforeChange(): Promise<void> | undefined
   /** A place for the beginning of a range that is not writable where it is. */
   allocate(offset: number, length: number): Promise<Allocation>
   /**
@@ -95,7 +97,7 @@ export interface MapDriver {
   /**
    * Makes the beginning of a range read as zero.
    * @param unmap   places may be given back
-   * @param stored  what reads as zero because nothing shows through is to be stored as zero too
+   * @param stored  see ZeroHow
    * @returns how many bytes from `offset` on; 0 where only writing zeroes helps, for a cluster at most
    */
   mapZero(offset: number, length: number, unmap: boolean, stored?: boolean): Promise<number>

@@ -8,11 +8,13 @@
 
 import type { Range } from '../../../native/types.js'
 import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
-import { IoError, type IoOp } from '../../errors.js'
-import { TaskPool } from '../copy/task-pool.js'
+import { Cancelled, IoError, type IoOp } from '../../errors.js'
 import type { NodeStats } from '../messages.js'
+import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
+import { type Borrower, type Loan, Loans } from './loans.js'
 import type { NodeOptions } from './options.js'
+import { eachPiece } from './pieces.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
 
 /** Sizes are told to users in sectors of this many bytes; the last one may be partial in storage. */
@@ -27,6 +29,7 @@ type Counters = { -readonly [K in keyof NodeStats]: NodeStats[K] }
 
 export class BlockNode {
   readonly name: string
+  readonly bitmaps: NodeBitmaps
   readonly #isZero: ZeroScan
   readonly #counters: Counters = {
     reads: 0,
@@ -43,9 +46,11 @@ export class BlockNode {
     failedFlushes: 0,
     writeHighest: 0,
   }
+  readonly #loans = new Loans(this.#counters)
   readonly #ranges = new RangeLock()
   readonly #dirtyListeners: DirtyListener[] = []
-  readonly #beforeWrite: BeforeWrite[] = []
+  /** Replaced when it changes: whoever was told by an older list has not told everybody. */
+  #beforeWrite: readonly BeforeWrite[] = NOBODY
   #driver: BlockDriver
   #options: NodeOptions
   #inFlight = 0
@@ -57,11 +62,19 @@ export class BlockNode {
   #quiet: (() => void)[] = []
 
   /** Only the graph makes nodes. */
-  constructor(name: string, driver: BlockDriver, options: NodeOptions, isZero: ZeroScan) {
+  constructor(
+    name: string,
+    driver: BlockDriver,
+    options: NodeOptions,
+    isZero: ZeroScan,
+    bitmaps: NodeBitmaps = new NodeBitmaps(),
+  ) {
     this.name = name
     this.#driver = driver
     this.#options = options
     this.#isZero = isZero
+    this.bitmaps = bitmaps
+    bitmaps.belongTo(this, () => this.#loans.callBack())
   }
 
   get driver(): BlockDriver {
@@ -75,12 +88,18 @@ export class BlockNode {
     return this.#options.readOnly
   }
   get stats(): NodeStats {
+    this.#loans.count()
     return this.#counters
   }
 
   /** Exact bytes; a file's last sector may be partial. Requests may reach to the end of that sector. */
   length(): number {
     return this.#driver.length()
+  }
+
+  /** Bytes in whole sectors, as users know it. */
+  size(): number {
+    return Math.ceil(this.#driver.length() / SECTOR) * SECTOR
   }
 
   /**
@@ -104,8 +123,10 @@ export class BlockNode {
   }
 
   async write(offset: number, from: Slice, how?: WriteHow): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
     const length = from.length
+    let told = NOBODY
+    while (this.#gate !== undefined || told !== this.#beforeWrite)
+      told = await this.#announce('write', offset, length, told)
     this.#checkChange('write', offset, length)
     const plain = how?.fua !== true && how?.below !== true
     if (this.#options.detectZeroes !== 'off' && plain && this.#isZero(from)) {
@@ -116,7 +137,6 @@ export class BlockNode {
     let hold: RangeHold | undefined
     this.#inFlight += 1
     try {
-      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.write(offset, from, how ?? PLAIN)
       this.#reached(offset + length)
@@ -159,7 +179,7 @@ export class BlockNode {
   async writePieces(pieces: readonly Range[], from: Slice, atOnce: number): Promise<void> {
     while (this.#gate !== undefined) await this.#gate
     const driver = this.#driver
-    const plain = this.#options.detectZeroes === 'off' && this.#beforeWrite.length === 0
+    const plain = this.#options.detectZeroes === 'off' && this.#beforeWrite === NOBODY
     if (driver.writePieces === undefined || !plain || !this.#whole(pieces))
       return eachPiece(pieces, from, atOnce, (offset, slice) => this.write(offset, slice))
     this.#checkChange('write', 0, 0)
@@ -177,15 +197,16 @@ export class BlockNode {
       throw error
     } finally {
       if (hold !== undefined) this.#ranges.release(hold)
-      for (const listener of this.#dirtyListeners)
-        for (const { offset, length } of pieces) listener(offset, length)
+      for (const { offset, length } of pieces) this.#tell(offset, length)
       this.#leave()
     }
   }
 
   /** Makes the range read as zeroes. `how.unmap` counts only on a node opened with discard=unmap. */
   async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
+    let told = NOBODY
+    while (this.#gate !== undefined || told !== this.#beforeWrite)
+      told = await this.#announce('zero', offset, length, told)
     this.#checkChange('zero', offset, length)
     if (length === 0) return
     this.#counters.zeroes += 1
@@ -194,7 +215,6 @@ export class BlockNode {
     let hold: RangeHold | undefined
     this.#inFlight += 1
     try {
-      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.zero(offset, length, unmap === how.unmap ? how : { ...how, unmap })
       this.#reached(offset + length)
@@ -209,15 +229,17 @@ export class BlockNode {
 
   /** The contents become undefined. Does nothing on a node opened with discard=ignore or on storage without discard. */
   async discard(offset: number, length: number): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
+    let told = NOBODY
+    const ignored = () => this.#options.discard === 'ignore'
+    while (this.#gate !== undefined || (told !== this.#beforeWrite && !ignored()))
+      told = await this.#announce('discard', offset, length, told)
     this.#checkChange('discard', offset, length)
-    if (length === 0 || this.#options.discard === 'ignore') return
+    if (length === 0 || ignored()) return
     this.#counters.discards += 1
     this.#counters.discardBytes += length
     let hold: RangeHold | undefined
     this.#inFlight += 1
     try {
-      if (this.#beforeWrite.length > 0) await this.#announce(offset, length)
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.discard(offset, length)
     } catch (error) {
@@ -230,6 +252,8 @@ export class BlockNode {
   /** The first extent at `offset`, clipped to the range. `length` > 0. */
   async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
     while (this.#gate !== undefined) await this.#gate
+    // What was written meanwhile is not known before.
+    if (!this.#loans.none) await this.#loans.returned()
     this.#check('status', offset, length)
     this.#inFlight += 1
     try {
@@ -257,6 +281,17 @@ export class BlockNode {
     }
   }
 
+  /** Something done with the driver itself, as a request is: it waits in drained sections, and they wait for it. */
+  async withDriver<T>(work: (driver: BlockDriver) => Promise<T>): Promise<T> {
+    while (this.#gate !== undefined) await this.#gate
+    this.#inFlight += 1
+    try {
+      return await work(this.#driver)
+    } finally {
+      this.#leave()
+    }
+  }
+
   /**
    * Changes the length, bytes. New space reads as zeroes. Waits for requests in flight.
    * @throws IoError ENOTSUP where the driver cannot
@@ -269,8 +304,11 @@ export class BlockNode {
     await this.#driver.resize(length)
   }
 
-  /** New requests wait; resolves when none is in flight. Ends with the returned object's dispose; nests. */
-  async drain(): Promise<Disposable> {
+  /**
+   * New requests wait; resolves when none is in flight. Ends with the returned object's dispose; nests.
+   * @param signal  gives up waiting: requests go on, and Cancelled is thrown
+   */
+  async drain(signal?: AbortSignal): Promise<Disposable> {
     this.#drains += 1
     this.#gate ??= new Promise((resolve) => {
       this.#openGate = resolve
@@ -286,7 +324,16 @@ export class BlockNode {
         this.#gate = undefined
       },
     }
-    if (this.#inFlight > 0) await new Promise<void>((resolve) => this.#quiet.push(resolve))
+    this.#loans.callBack()
+    if (this.#inFlight > 0)
+      await new Promise<void>((resolve) => {
+        this.#quiet.push(resolve)
+        signal?.addEventListener('abort', () => resolve(), { once: true })
+      })
+    if (signal?.aborted) {
+      section[Symbol.dispose]()
+      throw new Cancelled()
+    }
     return section
   }
 
@@ -296,14 +343,45 @@ export class BlockNode {
    * the bit set again when a change crossed the read.
    */
   addDirtyListener(listener: DirtyListener): Disposable {
+    this.#loans.callBack()
     this.#dirtyListeners.push(listener)
     return { [Symbol.dispose]: () => remove(this.#dirtyListeners, listener) }
   }
 
-  /** The hook is awaited before a change of the range is submitted; when it rejects, the change fails with its error. */
+  /**
+   * The hook is awaited before a change of the range is submitted; when it rejects, the change fails with its error. A change
+   * it is told of is not in flight yet, so the hook may use this node, also while somebody drains it. One that waits already
+   * when the hook comes is announced to it too; one in flight is not: who needs that adds it in a drained section.
+   */
   addBeforeWrite(hook: BeforeWrite): Disposable {
-    this.#beforeWrite.push(hook)
-    return { [Symbol.dispose]: () => remove(this.#beforeWrite, hook) }
+    this.#loans.callBack()
+    this.#beforeWrite = [...this.#beforeWrite, hook]
+    return {
+      [Symbol.dispose]: () => {
+        const left = this.#beforeWrite.filter((other) => other !== hook)
+        this.#beforeWrite = left.length === 0 ? NOBODY : left
+      },
+    }
+  }
+
+  /**
+   * Lends the file under the node, for plain reads and writes; in this node's eyes that is one request in flight. What ranges
+   * lock is not: the engine itself keeps unaligned writes of one file apart from others.
+   * @returns undefined where there is no such file, or somebody has to hear of each request
+   */
+  lend(borrower: Borrower): Loan | undefined {
+    const noticed = this.#dirtyListeners.length + this.#beforeWrite.length > 0 || !this.bitmaps.empty
+    if (noticed || this.#gate !== undefined || this.#options.detectZeroes !== 'off') return undefined
+    const below = this.#driver.lend?.(borrower)
+    if (below === undefined) return undefined
+    this.#inFlight += 1
+    this.#loans.begin(borrower)
+    const back = () => {
+      below.back()
+      this.#loans.end(borrower)
+      this.#leave()
+    }
+    return { lent: below.lent, back }
   }
 
   /** For the graph, inside a drained section: a reopened driver takes the place of the old one. */
@@ -313,7 +391,7 @@ export class BlockNode {
   }
 
   #check(op: IoOp, offset: number, length: number): void {
-    const limit = Math.ceil(this.#driver.length() / SECTOR) * SECTOR
+    const limit = this.size()
     if (offset >= 0 && length >= 0 && offset + length <= limit && Number.isSafeInteger(offset)) return
     throw new IoError(EINVAL, op, this.name, offset, length)
   }
@@ -343,8 +421,29 @@ export class BlockNode {
     this.#check(op, offset, length)
   }
 
-  async #announce(offset: number, length: number): Promise<void> {
-    for (const hook of [...this.#beforeWrite]) await hook(offset, length)
+  /**
+   * One step of a change on its way in: it waits until nobody drains the node, then tells whoever wants to know before it.
+   * @returns who has been told
+   */
+  async #announce(
+    op: IoOp,
+    offset: number,
+    length: number,
+    told: readonly BeforeWrite[],
+  ): Promise<readonly BeforeWrite[]> {
+    if (this.#gate !== undefined) {
+      await this.#gate
+      return told
+    }
+    this.#checkChange(op, offset, length)
+    const hooks = this.#beforeWrite
+    try {
+      if (length > 0) for (const hook of hooks) await hook(offset, length)
+    } catch (error) {
+      this.#counters.failedWrites += 1
+      throw error
+    }
+    return hooks
   }
 
   /** Shared for aligned ranges; exclusive, widened to whole units, for those that need a read-modify-write below. */
@@ -361,8 +460,13 @@ export class BlockNode {
 
   #changed(offset: number, length: number, hold: RangeHold | undefined): void {
     if (hold !== undefined) this.#ranges.release(hold)
-    for (const listener of this.#dirtyListeners) listener(offset, length)
+    this.#tell(offset, length)
     this.#leave()
+  }
+
+  #tell(offset: number, length: number): void {
+    this.bitmaps.mark(offset, length)
+    for (const listener of this.#dirtyListeners) listener(offset, length)
   }
 
   #leave(): void {
@@ -382,26 +486,7 @@ function clipped(extent: Extent, offset: number, end: number): Extent {
 }
 
 const PLAIN: WriteHow = {}
-
-async function eachPiece(
-  pieces: readonly Range[],
-  slice: Slice,
-  atOnce: number,
-  task: (offset: number, slice: Slice) => Promise<unknown>,
-): Promise<void> {
-  const pool = new TaskPool(atOnce)
-  try {
-    let done = 0
-    for (const { offset, length } of pieces) {
-      const piece = { slot: slice.slot, offset: slice.offset + done, length }
-      await pool.start(async () => void (await task(offset, piece)))
-      done += length
-    }
-  } finally {
-    await pool.settle()
-  }
-  await pool.idle()
-}
+const NOBODY: readonly BeforeWrite[] = []
 
 function remove<T>(list: T[], item: T): void {
   const index = list.indexOf(item)

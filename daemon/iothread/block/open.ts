@@ -5,9 +5,12 @@
 import type { FileId, IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
+import type { NodeBitmaps } from './bitmaps/node-bitmaps.js'
+import type { DirtyBitmap } from './dirty-bitmap.js'
 import type { BlockDriver } from './driver.js'
 import type { DriverBuffers } from './driver-buffers.js'
 import { CompressDriver } from './drivers/compress.js'
+import { openCopyBeforeWrite } from './drivers/copy-before-write.js'
 import { openGuessedRaw } from './drivers/guessed-raw.js'
 import { InjectDriver } from './drivers/inject.js'
 import { blkdebugRules, ownRules } from './drivers/inject-rules.js'
@@ -15,6 +18,7 @@ import { MemoryDriver, openMemory } from './drivers/memory.js'
 import { openNull } from './drivers/null.js'
 import { openFile } from './drivers/open-file.js'
 import { openRaw } from './drivers/raw.js'
+import { SnapshotAccess } from './drivers/snapshot-access.js'
 import { ThrottleDriver } from './drivers/throttle.js'
 import type { HeldRequests } from './held.js'
 import type { BlockNode } from './node.js'
@@ -30,8 +34,14 @@ export interface OpenContext {
   opened(file: FileId): void
   /** The driver in use until now, when the node is being reopened. */
   readonly previous: BlockDriver | undefined
+  /** Named bitmaps of the node. */
+  readonly bitmaps: NodeBitmaps
   /** Shared by all formats of the graph. @throws CommandError when there is no memory for them */
   formatBuffers(): DriverBuffers
+  /** The driver of the image that a node shows, below filters; undefined where there is no format. */
+  format(node: BlockNode): BlockDriver | undefined
+  /** What is dirty in a bitmap; not to be changed. @throws CommandError when there is no such bitmap, or it is in use */
+  bitmap(node: string, name: string): DirtyBitmap
   /** What a driver coped with. */
   log(level: 'info' | 'warn', text: string): void
   /** The image contradicts its format. */
@@ -102,6 +112,12 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
     open: async (...args) => (await import('./drivers/qcow2/open.js')).openQcow2(...args),
   },
   compress: filter('file', (_spec, child) => new CompressDriver(child)),
+  'copy-before-write': {
+    children: ['file', 'target'],
+    fixed: ['min-cluster-size'],
+    open: async (spec, _options, context, children) => openCopyBeforeWrite(spec, context, children),
+  },
+  'snapshot-access': filter('file', (_spec, child) => new SnapshotAccess(child)),
   throttle: filter('file', (spec, child, context) => {
     const group = context.throttleGroups.get(spec['throttle-group'] as string)
     return new ThrottleDriver(child, group, spec['node-name'], context.held)

@@ -4,8 +4,10 @@
 
 import type { FileId } from '../../../native/types.js'
 import type { OldestRequest } from '../../common/job-messages.js'
+import type { ThrottleLimits } from '../../common/throttle-limits.js'
 import { CommandError } from '../../errors.js'
-import type { NodeSpec, ThrottleLimits } from '../messages.js'
+import type { NodeSpec } from '../messages.js'
+import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { BlockDriver } from './driver.js'
 import { DriverBuffers } from './driver-buffers.js'
 import type { GraphEnv } from './graph.js'
@@ -24,12 +26,24 @@ const verbs: Readonly<Record<string, string>> = {
   lockedByOthers: 'lock',
 }
 
+export interface OpenerParts {
+  readonly env: GraphEnv
+  readonly records: Records
+  readonly isZero: ZeroScan
+  /** Told of a driver that could not be closed in order. */
+  readonly failed: Failed
+  /** See OpenContext. */
+  readonly bitmap: OpenContext['bitmap']
+}
+
+type Failed = (node: string, op: string, error: unknown) => void
+
 export class Opener {
   readonly #env: GraphEnv
   readonly #records: Records
   readonly #isZero: ZeroScan
-  /** Told of a driver that could not be closed in order. */
-  readonly #failed: (node: string, op: string, error: unknown) => void
+  readonly #failed: Failed
+  readonly #bitmap: OpenContext['bitmap']
   readonly #throttleGroups = new ThrottleGroups()
   readonly #held = new HeldRequests()
   /** Node names by engine handle. */
@@ -39,16 +53,12 @@ export class Opener {
   /** Names of nodes being opened, oldest first. */
   readonly #opening = new Set<string>()
 
-  constructor(
-    env: GraphEnv,
-    records: Records,
-    isZero: ZeroScan,
-    failed: (node: string, op: string, error: unknown) => void,
-  ) {
+  constructor({ env, records, isZero, failed, bitmap }: OpenerParts) {
     this.#env = env
     this.#records = records
     this.#isZero = isZero
     this.#failed = failed
+    this.#bitmap = bitmap
   }
 
   /** The request that waits longest, in the kernel or held back by a driver. */
@@ -91,8 +101,10 @@ export class Opener {
         const child = await this.#openChild(role, own, options, opened)
         if (child !== undefined) children.push(child)
       }
-      const driver = await this.openDriver(full, options, children, undefined)
-      const node = new BlockNode(name, driver, effectiveOptions(options, driver, { children }), this.#isZero)
+      const bitmaps = new NodeBitmaps()
+      const driver = await this.openDriver(full, options, children, bitmaps, undefined)
+      const effective = effectiveOptions(options, driver, { children })
+      const node = new BlockNode(name, driver, effective, this.#isZero, bitmaps)
       const record: NodeRecord = {
         node,
         children,
@@ -131,6 +143,7 @@ export class Opener {
     spec: NodeSpec,
     options: NodeOptions,
     children: readonly Child[],
+    bitmaps: NodeBitmaps,
     previous: BlockDriver | undefined,
   ): Promise<BlockDriver> {
     const context: OpenContext = {
@@ -138,6 +151,7 @@ export class Opener {
       throttleGroups: this.#throttleGroups,
       held: this.#held,
       opened: (file) => this.#files.set(file, spec['node-name']),
+      bitmaps,
       previous,
       formatBuffers: () => {
         const below = this.#records.formatsBelow(children)
@@ -145,6 +159,8 @@ export class Opener {
         this.#buffers.set(below, buffers)
         return buffers
       },
+      format: (node) => this.#records.format(node)?.node.driver,
+      bitmap: this.#bitmap,
       log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }

@@ -8,7 +8,7 @@ import type { NodeReport, NodeSpec } from '../messages.js'
 import type { BlockNode } from './node.js'
 
 /** Options that name or define a child, in the order children are opened. */
-export const ROLES = ['file', 'image', 'data-file', 'backing'] as const
+export const ROLES = ['file', 'image', 'target', 'data-file', 'backing'] as const
 export type Role = (typeof ROLES)[number]
 
 export interface Child {
@@ -26,8 +26,8 @@ export interface NodeRecord {
   spec: NodeSpec
   /** Facts of the file behind a leaf, as last asked. */
   facts: FileFacts | undefined
-  /** What the job behind a filter node knows of its dirty bitmap. */
-  readonly bitmap: (() => { granularity: number; count: number } | undefined) | undefined
+  /** What the job behind a filter node knows of its dirty bitmaps. */
+  readonly bitmap: (() => readonly { granularity: number; count: number }[]) | undefined
   /** The report as it was last sent. */
   sent: NodeReport | undefined
   /** Being removed: its name is taken still, but nobody new may use it. */

@@ -29,10 +29,13 @@ const common = new Set([
   'x-guessed',
 ])
 
+/** Nodes that are called as what is below them. */
+const transparent: ReadonlySet<string> = new Set(['mirror_top', 'copy-before-write', 'snapshot-access'])
+
 export function nodeReport(record: NodeRecord, records: Records): NodeReport {
   const { node } = record
   const allocated = storage(record, records)
-  const bitmap = record.bitmap?.()
+  const bitmaps = record.bitmap?.() ?? []
   const own = record.children.length === 0 ? record.facts : undefined
   const format = node.driver.format?.()
   const fullBacking = format === undefined ? undefined : backingName(format, record, records)
@@ -50,7 +53,10 @@ export function nodeReport(record: NodeRecord, records: Records): NodeReport {
     stats: { ...node.stats },
     ...(format === undefined ? {} : { format }),
     ...(fullBacking === undefined ? {} : { fullBacking }),
-    dirtyBitmaps: bitmap === undefined ? [] : [{ ...bitmap, recording: false, busy: false }],
+    dirtyBitmaps: [
+      ...bitmaps.map((bitmap) => ({ recording: false, persistent: false, busy: false, ...bitmap })),
+      ...node.bitmaps.reports(),
+    ],
   }
 }
 
@@ -62,7 +68,7 @@ function storage(record: NodeRecord, records: Records): number | undefined {
   if (children.length === 0) return record.facts?.allocated
   let sum = 0
   for (const { role, node: child } of children) {
-    if (role === 'backing') continue
+    if (role === 'backing' || role === 'target') continue
     const below = records.find(child.name)
     const part = below && storage(below, records)
     if (part === undefined) return undefined
@@ -96,7 +102,7 @@ function filename(record: NodeRecord, records: Records): string {
 /** The name of what is below gives the same image: the node adds nothing, or what a name of a file implies. */
 function saysAll(record: NodeRecord, below: NodeRecord, records: Records): boolean {
   const { spec } = record
-  if (spec.driver === 'mirror_top') return true
+  if (transparent.has(spec.driver)) return true
   if (Object.keys(pick(spec)).length > 1 || told(record, records).length > 1 || spec.backing === null)
     return false
   return spec.driver === 'raw' || (spec.driver === 'qcow2' && below.children.length === 0)

@@ -167,7 +167,9 @@ export class Surgery {
   }
 
   #checkHeld({ node }: NodeRecord, from: BlockNode, to: BlockNode, held: ReadonlySet<BlockNode>): void {
-    if (held.has(node) && node.driver.replaceChild !== undefined) return
+    const { driver } = node
+    // A snapshot is of the node that it was made of.
+    if (held.has(node) && driver.replaceChild !== undefined && driver.snapshot === undefined) return
     throw new CommandError(
       `Node '${node.name}' was put above '${from.name}' meanwhile and cannot be moved to '${to.name}'`,
     )

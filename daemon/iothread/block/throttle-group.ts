@@ -1,97 +1,82 @@
 // SPDX-License-Identifier: Apache-2.0
 // Throttle groups: several nodes share limits of bytes and requests per second. Used by the throttle driver; limits
 // are set by the graph and may change while requests wait.
-//
-// Token bucket: each limit has a debt that drains at its rate; a request may go when no debt is above the burst, then
-// adds its cost. The burst is a tenth of a second's worth, so the flow is even at the scale a user sees.
+// Invariant: requests of one node and direction go in their order; the nodes of a group take turns, so one that asks
+// for much does not keep the others waiting.
 
+import { NO_LIMITS, type ThrottleLimits } from '../../common/throttle-limits.js'
 import { CommandError } from '../../errors.js'
-import type { ThrottleLimits } from '../messages.js'
-
-const BURST_SECONDS = 0.1
-
-class Bucket {
-  /** Per second; 0 = no limit. */
-  rate = 0
-  #debt = 0
-  #updatedMs = 0
-
-  /** Milliseconds until a request may go, 0 when now. */
-  waitMs(nowMs: number): number {
-    if (this.rate === 0) return 0
-    this.#debt = Math.max(0, this.#debt - (this.rate * (nowMs - this.#updatedMs)) / 1000)
-    this.#updatedMs = nowMs
-    const excess = this.#debt - this.rate * BURST_SECONDS
-    return excess <= 0 ? 0 : (excess / this.rate) * 1000
-  }
-
-  spend(cost: number): void {
-    if (this.rate > 0) this.#debt += cost
-  }
-}
+import { type Direction, ThrottleState } from './throttle-state.js'
 
 interface Waiter {
   readonly bytes: number
   readonly go: () => void
 }
 
-/** Requests of one direction, in order. */
+/** Requests of one direction that wait. */
 class Lane {
-  readonly waiting: Waiter[] = []
+  /** By node; whose turn it is comes first. None is empty. */
+  readonly #waiting = new Map<string, Waiter[]>()
   timer: NodeJS.Timeout | undefined
-  constructor(
-    readonly bytes: readonly Bucket[],
-    readonly requests: readonly Bucket[],
-  ) {}
+
+  get empty(): boolean {
+    return this.#waiting.size === 0
+  }
+
+  add(node: string, waiter: Waiter): void {
+    const own = this.#waiting.get(node)
+    if (own === undefined) this.#waiting.set(node, [waiter])
+    else own.push(waiter)
+  }
+
+  /** Takes the next request out; then it is the next node's turn. */
+  next(): Waiter | undefined {
+    for (const [node, [first, ...rest]] of this.#waiting) {
+      this.#waiting.delete(node)
+      if (rest.length > 0) this.#waiting.set(node, rest)
+      return first
+    }
+    return undefined
+  }
 }
 
 export class ThrottleGroup {
-  readonly #total = new Bucket()
-  readonly #totalRequests = new Bucket()
-  readonly #own = { read: new Bucket(), write: new Bucket() }
-  readonly #ownRequests = { read: new Bucket(), write: new Bucket() }
-  readonly #lanes = {
-    read: new Lane([this.#total, this.#own.read], [this.#totalRequests, this.#ownRequests.read]),
-    write: new Lane([this.#total, this.#own.write], [this.#totalRequests, this.#ownRequests.write]),
-  }
+  readonly #lanes: Readonly<Record<Direction, Lane>> = { read: new Lane(), write: new Lane() }
+  #state: ThrottleState
 
   constructor(limits: ThrottleLimits) {
-    this.setLimits(limits)
+    this.#state = new ThrottleState(limits, performance.now())
   }
 
+  /** What went before does not count any more. */
   setLimits(limits: ThrottleLimits): void {
-    this.#total.rate = limits.bpsTotal
-    this.#own.read.rate = limits.bpsRead
-    this.#own.write.rate = limits.bpsWrite
-    this.#totalRequests.rate = limits.iopsTotal
-    this.#ownRequests.read.rate = limits.iopsRead
-    this.#ownRequests.write.rate = limits.iopsWrite
-    this.#pump(this.#lanes.read)
-    this.#pump(this.#lanes.write)
+    this.#state = new ThrottleState(limits, performance.now())
+    this.#pump('read')
+    this.#pump('write')
   }
 
-  /** Resolves when a request of so many bytes may go. First come, first served within a direction. */
-  admit(direction: 'read' | 'write', bytes: number): Promise<void> {
+  /** Resolves when a request of so many bytes may go. */
+  admit(node: string, direction: Direction, bytes: number): Promise<void> {
     return new Promise((go) => {
       const lane = this.#lanes[direction]
-      lane.waiting.push({ bytes, go })
-      if (lane.waiting.length === 1) this.#pump(lane)
+      const idle = lane.empty
+      lane.add(node, { bytes, go })
+      if (idle) this.#pump(direction)
     })
   }
 
-  #pump(lane: Lane): void {
+  #pump(direction: Direction): void {
+    const lane = this.#lanes[direction]
     clearTimeout(lane.timer)
-    for (let head = lane.waiting[0]; head !== undefined; head = lane.waiting[0]) {
-      const now = performance.now()
-      const waitMs = Math.max(...[...lane.bytes, ...lane.requests].map((bucket) => bucket.waitMs(now)))
+    while (!lane.empty) {
+      const waitMs = this.#state.waitMs(direction, performance.now())
       if (waitMs > 0) {
-        lane.timer = setTimeout(() => this.#pump(lane), Math.ceil(waitMs))
+        lane.timer = setTimeout(() => this.#pump(direction), Math.ceil(waitMs))
         return
       }
-      lane.waiting.shift()
-      for (const bucket of lane.bytes) bucket.spend(head.bytes)
-      for (const bucket of lane.requests) bucket.spend(1)
-      head.go()
+      const next = lane.next()
+      this.#state.account(direction, next?.bytes ?? 0)
+      next?.go()
     }
   }
 }
@@ -121,13 +106,4 @@ export class ThrottleGroups {
     if (group === undefined) throw new CommandError(`Throttle group '${id}' does not exist`)
     return group
   }
-}
-
-const NO_LIMITS: ThrottleLimits = {
-  bpsTotal: 0,
-  bpsRead: 0,
-  bpsWrite: 0,
-  iopsTotal: 0,
-  iopsRead: 0,
-  iopsWrite: 0,
 }

@@ -4,14 +4,21 @@
 // A filter is where users are made to wait: who drains it stops them, and can still use the node below himself.
 
 import type { NodeSpec } from '../messages.js'
+import type { BlockDriver } from './driver.js'
+import { BackupTop } from './drivers/backup-top.js'
 import { type ChangeGuard, MirrorTop } from './drivers/mirror-top.js'
 import type { ZeroScan } from './node.js'
 import { BlockNode } from './node.js'
 import type { NodeOptions } from './options.js'
 import type { NodeRecord, Records } from './records.js'
 
-/** What the job behind a filter knows of its dirty bitmap. */
-export type BitmapFacts = () => { granularity: number; count: number } | undefined
+/** What the job behind a filter knows of its dirty bitmaps. */
+export type BitmapFacts = () => readonly { granularity: number; count: number }[]
+
+/** What a job puts above a node. */
+export type TopFilterKind =
+  /** guard: is given the changes that come through the filter. */
+  { readonly driver: 'mirror_top'; readonly guard?: ChangeGuard } | { readonly driver: 'copy-before-write' }
 
 export interface TopFilter {
   readonly node: BlockNode
@@ -47,11 +54,11 @@ export class TopFilters {
     return this.#above.get(node) ?? node
   }
 
-  insert(name: string, below: BlockNode, bitmap: BitmapFacts, guard: ChangeGuard | undefined): TopFilter {
-    const spec: NodeSpec = { driver: 'mirror_top', 'node-name': name, file: below.name }
+  insert(name: string, below: BlockNode, bitmap: BitmapFacts, kind: TopFilterKind): TopFilter {
+    const spec: NodeSpec = { driver: kind.driver, 'node-name': name, file: below.name }
     // What users ask of the filter is the node's to grant or ignore.
     const options: NodeOptions = { ...below.options, discard: 'unmap', detectZeroes: 'off' }
-    const node = new BlockNode(name, new MirrorTop(below, guard), options, this.#isZero)
+    const node = new BlockNode(name, driverOf(kind, below), options, this.#isZero)
     const record: NodeRecord = {
       node,
       children: [{ role: 'file', node: below, inline: false }],
@@ -76,4 +83,8 @@ export class TopFilters {
       },
     }
   }
+}
+
+function driverOf(kind: TopFilterKind, below: BlockNode): BlockDriver {
+  return kind.driver === 'mirror_top' ? new MirrorTop(below, kind.guard) : new BackupTop(below)
 }

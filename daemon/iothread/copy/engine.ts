@@ -5,43 +5,28 @@
 // Invariants: a bit is cleared before its range is copied and set again when that fails, so "clean and idle" is "done".
 // What overlaps is copied one after the other, so the content that was read last is written last.
 // Zeroes: what the source proves to be zero is never read; what the target proves to be zero is never written.
+//
+// Of a snapshot the bits say what is still only in the source, and changes wait for their turn there: a bit is cleared when
+// its chunk is taken, by this engine or by whoever copies before a write, and what is dirty never changes meanwhile.
 
-import type { ErrorAction } from '../../common/job-messages.js'
-import { Cancelled, IoError } from '../../errors.js'
-import type { Extent } from '../block/driver.js'
+import { IoError } from '../../errors.js'
+import { ActiveRanges, overlap } from '../block/active-ranges.js'
+import type { Area, DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { BlockNode } from '../block/node.js'
-import { ActiveRanges, overlap } from './active-ranges.js'
+import { type CopyCounters, RangeCopy, type Step } from '../block/range-copy.js'
+import type { Snapshot } from '../block/snapshot.js'
+import { type Layers, markAllocated, unmarkUnallocated } from './allocated.js'
 import type { Buffers } from './buffers.js'
-import type { Area, DirtyBitmap } from './dirty-bitmap.js'
-import { type CopyCounters, RangeCopy, type Step } from './range-copy.js'
+import { type CopyControl, Pace } from './pace.js'
 import type { RateLimit } from './rate-limit.js'
 import { TaskPool } from './task-pool.js'
 
 /** Longest dirty area taken at once, bytes. Its bits are clear while it is being worked on. */
 const AREA = 2 ** 30
+/** Longest part of a snapshot under way at once, bytes: changes of it wait for all of it. */
+const PART = 16 * 2 ** 20
 /** Longest time without looking whether messages came, milliseconds: what is known to be zero needs no I/O. */
 const TURN = 10
-/** Pauses between rounds of a job that ignores errors, milliseconds: from 1, doubling. */
-const LONGEST_BACKOFF_MS = 1000
-
-/** What the engine is told and asks while it copies; a job's control is one. */
-export interface CopyControl {
-  /** Aborted by a forced cancel; requests in flight still end. */
-  readonly signal: AbortSignal
-  /** A pause was asked for: let the requests in flight run dry, then call pausePoint(). */
-  readonly pausing: boolean
-  /** With nothing in flight: tells that the job is paused and waits for its end. Throws Cancelled. */
-  pausePoint(): Promise<void>
-  /** Sleeps until it is woken or the time is over; what woke it must be looked up. Throws Cancelled. */
-  wait(timeoutMs?: number): Promise<void>
-  wake(): void
-  /**
-   * What the policy makes of an I/O error; tells the main thread.
-   * 'report': it is to be thrown. 'ignore': try again. 'stop': a pause was asked for, then try again.
-   * @param fatal  no policy can help (a failed flush): always 'report'
-   */
-  ioError(operation: 'read' | 'write', error: unknown, fatal?: boolean): ErrorAction
-}
 
 export interface CopyOptions {
   readonly source: BlockNode
@@ -58,17 +43,13 @@ export interface CopyOptions {
   readonly unmap: boolean
   /** The user vouches that the target reads as zero where nothing was written yet. */
   readonly targetIsZero: boolean
-  /** Source and target are one image, which gets what shows through it; see HowToCopy. */
+  /** The source as it was, with the bitmap of what is to do; undefined: the source as it is. */
+  readonly snapshot?: Snapshot
+  /** Told of what of a snapshot was copied by the engine. */
+  readonly copied?: (part: Area) => Promise<void>
+  /** Source and target are one image, which gets what shows through it; see CopyHow. */
   readonly below?: 'kept' | 'cut'
 }
-
-/**
- * Which layers of an image are to be copied.
- * top: the uppermost alone, as the target lies above the same layers below; all: the whole chain, and what no layer holds
- * where the target is not proved to read as zero; above: so many from the uppermost on; below: the same without the
- * uppermost, which is the target.
- */
-export type Layers = 'top' | 'all' | { readonly above: number } | { readonly below: number }
 
 /** What the source has up to an offset. */
 interface Run {
@@ -86,29 +67,35 @@ export class CopyEngine {
   readonly counters: CopyCounters
   readonly #options: CopyOptions
   readonly #ranges: RangeCopy
+  readonly #pace: Pace
   readonly #active = new ActiveRanges()
   /** What the loop over dirty bits learnt of the source last. */
   #asked: Question | undefined
-  /** Bytes whose bits are clear and which are not done. */
+  /** Bytes whose bits are clear and which are not done: taken by the loop over dirty bits, and by copyNow(). */
   #pending = 0
-  /** Length of the next breath after an ignored error, ms; 0 while all goes well. */
-  #backoff = 0
-  #breathe = false
+  #passing = 0
 
   constructor(options: CopyOptions) {
     this.#options = options
-    const { source, target, unmap, targetIsZero } = options
-    this.#ranges = new RangeCopy(source, target, { unmap, vouched: targetIsZero, below: options.below })
+    const { source, target, unmap, targetIsZero, snapshot, control, limit, buffers, below } = options
+    this.#ranges = snapshot?.copies ?? new RangeCopy(source, target, { unmap, vouched: targetIsZero, below })
+    this.#pace = new Pace(control, limit, buffers)
     this.counters = this.#ranges.counters
   }
 
   /** Bytes still to do: dirty, or under way. */
   get remaining(): number {
-    return this.#options.bitmap.bytes + this.#pending
+    const { bitmap, snapshot } = this.#options
+    return snapshot === undefined ? bitmap.bytes + this.#pending + this.#passing : snapshot.remaining
+  }
+
+  /** All is equal but for what copyNow() is about to copy. */
+  get synced(): boolean {
+    return this.#options.bitmap.clean && this.#pending === 0
   }
 
   get busy(): boolean {
-    return this.#active.size > 0
+    return this.#active.size > 0 || this.#options.snapshot?.busy === true
   }
 
   /** Everything is to be copied. @returns bytes */
@@ -119,58 +106,32 @@ export class CopyEngine {
     return bitmap.length
   }
 
+  /** What a bitmap of the source has marked is to be copied. @returns bytes that were clean before */
+  dirtyFrom(marked: DirtyBitmap): number {
+    const { bitmap } = this.#options
+    const before = bitmap.bytes
+    bitmap.merge(marked)
+    this.counters.skipped += bitmap.length - bitmap.bytes
+    if (!marked.clean) this.touched()
+    return bitmap.bytes - before
+  }
+
   /**
    * Of a source that is an image, only what somebody stored is to be copied.
    * @returns bytes that were clean before
    */
   async dirtyAllocated(layers: Layers): Promise<number> {
-    const { bitmap } = this.#options
-    const pool = new TaskPool(1)
-    let marked = 0
-    for (let at = 0; at < bitmap.length; ) {
-      await this.#checkpoint(pool)
-      await new Promise((resolve) => setImmediate(resolve))
-      for (const end = Math.min(at + AREA, bitmap.length); at < end; ) {
-        const { skip, length } = await this.#needless(at, end - at, layers)
-        const before = bitmap.bytes
-        if (!skip) bitmap.set(at, length)
-        marked += bitmap.bytes - before
-        at += length
-      }
-    }
+    const { bitmap, source, target, below } = this.#options
+    const { vouched } = this.#ranges
+    const marked = await markAllocated({ bitmap, source, target, layers, vouched, below }, this.#pace)
     if (layers === 'all') this.counters.skipped += bitmap.length - bitmap.bytes
     if (bitmap.length > 0) this.touched()
     return marked
   }
 
-  /** Whether the beginning of a range need not be copied. What storage does not tell is copied. */
-  async #needless(
-    offset: number,
-    length: number,
-    layers: Layers,
-  ): Promise<{ skip: boolean; length: number }> {
-    const { source, target } = this.#options
-    let operation: 'read' | 'write' = 'read'
-    try {
-      const extent = await source.status(offset, length)
-      if (layers !== 'all') return { skip: this.#isApart(extent, layers), length: extent.length }
-      if (extent.absent !== true) return { skip: false, length: extent.length }
-      if (this.#ranges.vouched) return { skip: true, length: extent.length }
-      operation = 'write'
-      const there = await target.status(offset, extent.length)
-      return { skip: there.kind === 'zero', length: there.length }
-    } catch (error) {
-      if (this.#judge(operation, error) === 'report') throw error
-      return { skip: false, length }
-    }
-  }
-
-  /** A range of the source is none of those to be copied. */
-  #isApart({ allocated, depth = 0, kind }: Extent, layers: Exclude<Layers, 'all'>): boolean {
-    if (layers === 'top') return !allocated
-    // Beyond the end of a shorter layer the source reads as zero, whatever is deeper: that is this layer's.
-    if ('above' in layers) return depth >= layers.above
-    return allocated || depth >= layers.below || (this.#options.below === 'cut' && kind === 'zero')
+  /** Of a snapshot, what the uppermost layer of the source does not hold is not to be copied. @param dropped  told of bytes */
+  dropUnallocated(dropped: (bytes: number) => void): Promise<void> {
+    return unmarkUnallocated(this.#options, this.#pace, dropped)
   }
 
   /** The target was changed for this job without this engine. */
@@ -191,7 +152,7 @@ export class CopyEngine {
    * @param enough  asked after every pass over the dirty bits, with nothing under way: whether to leave it at that
    */
   async copyDirty(enough: () => boolean = () => false): Promise<void> {
-    const { bitmap, tasks } = this.#options
+    const { bitmap, tasks, snapshot } = this.#options
     const pool = new TaskPool(tasks)
     let heard = performance.now()
     try {
@@ -200,10 +161,10 @@ export class CopyEngine {
           await new Promise((resolve) => setImmediate(resolve))
           heard = performance.now()
         }
-        await this.#checkpoint(pool)
+        await this.#pace.checkpoint(pool)
         const area = bitmap.nextDirty(from, AREA)
         if (area !== undefined) {
-          await this.#copyArea(area, pool)
+          await (snapshot === undefined ? this.#copyArea(area, pool) : this.#copyStill(area, snapshot, pool))
           from = area.offset + area.length
         } else if (from > 0 || pool.running > 0) {
           await pool.idle()
@@ -221,21 +182,6 @@ export class CopyEngine {
     return this.#ranges.flush()
   }
 
-  /** Stops for a pause (with nothing in flight), a cancel, and the breath between rounds of ignored errors. */
-  async #checkpoint(pool: TaskPool): Promise<void> {
-    const { control } = this.#options
-    for (;;) {
-      if (control.signal.aborted) throw new Cancelled()
-      if (control.pausing) {
-        await pool.idle()
-        await control.pausePoint()
-      } else if (this.#breathe && pool.running === 0) {
-        this.#breathe = false
-        await control.wait(this.#backoff)
-      } else return
-    }
-  }
-
   /** Walks an area extent by extent. What was not reached, for whatever reason, is dirty again. */
   async #copyArea(area: Area, pool: TaskPool): Promise<void> {
     const { bitmap, source } = this.#options
@@ -248,7 +194,7 @@ export class CopyEngine {
       // is copied by copyNow(), and must not be zeroed then.
       let asked: Question = { offset: at, length: 0, stale: true }
       for (let known: Run | undefined; at < end; ) {
-        await this.#turn(pool)
+        await this.#pace.turn(pool)
         const stale = asked.stale && known?.kind === 'zero'
         if (known === undefined || known.end <= at || stale) {
           asked = { offset: at, length: end - at, stale: false }
@@ -257,7 +203,7 @@ export class CopyEngine {
             const extent = await source.status(at, end - at)
             known = this.#wholeUnits(extent.kind, at, at + extent.length, end)
           } catch (error) {
-            if (this.#judge('read', error) === 'report') throw error
+            if (this.#pace.judge('read', error) === 'report') throw error
             return
           }
         }
@@ -273,8 +219,9 @@ export class CopyEngine {
 
   /** A run of the source in units that the target writes whole: what is only partly zero counts as data. */
   #wholeUnits(kind: 'data' | 'zero', start: number, end: number, limit: number): Run {
-    const { target, piece } = this.#options
-    const unit = Math.min(target.driver.limits.writeAlign ?? 1, piece)
+    const { target, piece, snapshot, bitmap } = this.#options
+    const unit =
+      snapshot === undefined ? Math.min(target.driver.limits.writeAlign ?? 1, piece) : bitmap.granularity
     if (end >= limit || end % unit === 0) return { kind, end: Math.min(end, limit) }
     const down = Math.floor(end / unit) * unit
     if (kind === 'zero' && down > start) return { kind, end: down }
@@ -286,22 +233,73 @@ export class CopyEngine {
     return limit.piece(Math.min(bitmap.granularity, piece), piece)
   }
 
-  /** Waits until the next piece may start: room in the pool, no pause, no debt to the speed limit. */
-  async #turn(pool: TaskPool): Promise<void> {
-    const { control, limit } = this.#options
-    for (;;) {
-      await this.#checkpoint(pool)
-      await pool.room()
-      const debt = limit.wait()
-      if (debt > 0) await control.wait(debt)
-      else if (!control.pausing) return
+  /** As #copyArea for a snapshot: what is dirty stays as it is until it is copied, here or before a write. */
+  async #copyStill(area: Area, snapshot: Snapshot, pool: TaskPool): Promise<void> {
+    const { bitmap, source } = this.#options
+    const end = area.offset + area.length
+    let known: Run | undefined
+    for (let at = area.offset; at < end; ) {
+      await this.#pace.turn(pool)
+      const next = bitmap.nextDirty(at, bitmap.granularity)
+      if (next === undefined || next.offset >= end) return
+      at = next.offset
+      if (known === undefined || known.end <= at) {
+        try {
+          const extent = await source.status(at, end - at)
+          known = this.#wholeUnits(extent.kind, at, at + extent.length, end)
+        } catch (error) {
+          if (this.#pace.judge('read', error) === 'report') throw error
+          return
+        }
+      }
+      const left = known.end - at
+      const piece = Math.max(bitmap.granularity, this.#pieceLength())
+      const length = known.kind === 'zero' ? left : Math.min(left, piece)
+      await this.#startStill({ offset: at, length }, snapshot, known.kind, pool)
+      at += length
     }
+  }
+
+  /** What of a range is still to do when its turn has come. */
+  async #startStill(range: Area, snapshot: Snapshot, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
+    const { buffers, limit } = this.#options
+    const slot = kind === 'data' ? await this.#pace.slot(pool) : undefined
+    try {
+      await pool.room()
+    } catch (error) {
+      if (slot !== undefined) buffers.give(slot)
+      throw error
+    }
+    if (slot !== undefined) limit.charge(range.length)
+    await pool.start(async () => {
+      try {
+        for (const part of snapshot.take(range, PART)) await this.#copyPart(part, snapshot, slot)
+      } finally {
+        if (slot !== undefined) buffers.give(slot)
+      }
+    })
+  }
+
+  /** @param slot  undefined: the part reads as zero */
+  async #copyPart(part: Area, snapshot: Snapshot, slot: number | undefined): Promise<void> {
+    const step: Step = { operation: 'write' }
+    try {
+      if (slot === undefined) await this.#ranges.zero(part)
+      else await snapshot.copy(part, { slot, offset: 0 }, this.#options.piece, step)
+    } catch (error) {
+      snapshot.failed(part)
+      if (this.#pace.judge(step.operation, error) === 'report') throw error
+      return
+    }
+    snapshot.done(part)
+    this.#pace.wentWell()
+    await this.#options.copied?.(part)
   }
 
   /** @param asked  what the kind of the range was learnt from */
   async #start(range: Area, asked: Question, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
     while (this.#active.overlaps(range)) await this.#active.free(range)
-    const slot = kind === 'data' ? await this.#takeSlot(pool) : undefined
+    const slot = kind === 'data' ? await this.#pace.slot(pool) : undefined
     try {
       await pool.room()
       while (this.#active.overlaps(range)) await this.#active.free(range)
@@ -331,7 +329,7 @@ export class CopyEngine {
   async copyNow(range: Area): Promise<boolean> {
     const { buffers } = this.#options
     this.#ranges.vouched = false
-    this.#pending += range.length
+    this.#passing += range.length
     const whole = this.#widened(range)
     if (this.#asked !== undefined && overlap(whole, this.#asked)) this.#asked.stale = true
     const slot = await buffers.acquire()
@@ -347,7 +345,7 @@ export class CopyEngine {
     } finally {
       this.#active.delete(whole)
       buffers.give(slot)
-      this.#pending -= range.length
+      this.#passing -= range.length
     }
   }
 
@@ -374,26 +372,14 @@ export class CopyEngine {
       }
     }
     const first = Math.min(length, piece)
-    await this.#ranges.copy({ offset, length: first }, slot, { operation: 'read' })
+    await this.#ranges.copy({ offset, length: first }, { slot, offset: 0 }, { operation: 'read' })
     return first
-  }
-
-  /** Other jobs may have all slots, for as long as their storage is stuck: verbs are obeyed meanwhile. */
-  async #takeSlot(pool: TaskPool): Promise<number> {
-    const { buffers, control } = this.#options
-    for (;;) {
-      const slot = buffers.take()
-      if (slot !== undefined) return slot
-      buffers.whenGiven(() => control.wake())
-      await control.wait()
-      await this.#checkpoint(pool)
-    }
   }
 
   async #copy(range: Area, slot: number): Promise<void> {
     const step: Step = { operation: 'read' }
     try {
-      await this.#ranges.copy(range, slot, step)
+      await this.#ranges.copy(range, { slot, offset: 0 }, step)
       this.#done(range)
     } catch (error) {
       this.#failed(range, step.operation, error)
@@ -413,27 +399,17 @@ export class CopyEngine {
 
   #done(range: Area): void {
     this.#pending -= range.length
-    if (!this.#breathe) this.#backoff = 0
+    this.#pace.wentWell()
   }
 
   #failed(range: Area, operation: 'read' | 'write', error: unknown): void {
     this.#giveBack(range.offset, range.length)
     this.#ranges.vouched = false
-    if (this.#judge(operation, error) === 'report') throw error
+    if (this.#pace.judge(operation, error) === 'report') throw error
   }
 
   #giveBack(offset: number, length: number): void {
     this.#pending -= length
     this.#options.bitmap.set(offset, length)
-  }
-
-  #judge(operation: 'read' | 'write', error: unknown): ErrorAction {
-    if (!(error instanceof IoError)) throw error
-    const action = this.#options.control.ioError(operation, error)
-    if (action === 'ignore' && !this.#breathe) {
-      this.#breathe = true
-      this.#backoff = Math.min(LONGEST_BACKOFF_MS, Math.max(1, this.#backoff * 2))
-    }
-    return action
   }
 }

@@ -9,7 +9,13 @@ const CREDIT_MS = 100
 
 export class RateLimit {
   readonly #now: () => number
+  #asked: number
+  /** What a budget gives, 0 = no limit. */
+  #share = 0
+  /** The lesser of both. */
   #speed: number
+  /** Bytes that were charged. */
+  charged = 0
   /** When the debt is paid, milliseconds of the clock. Undefined until the first piece. */
   #paidAt: number | undefined
 
@@ -18,6 +24,7 @@ export class RateLimit {
    * @param now    monotonic clock, milliseconds
    */
   constructor(speed: number, now = () => performance.now()) {
+    this.#asked = speed
     this.#speed = speed
     this.#now = now
   }
@@ -28,6 +35,20 @@ export class RateLimit {
 
   /** A new speed; what is owed is owed in bytes, so it is paid at the new speed. */
   set(speed: number): void {
+    this.#asked = speed
+    this.#apply()
+  }
+
+  /** What a budget gives: the lesser of it and the speed holds. @param share  bytes per second, 0 = no limit */
+  setShare(share: number): void {
+    this.#share = share
+    this.#apply()
+  }
+
+  #apply(): void {
+    const limits = [this.#asked, this.#share].filter((limit) => limit > 0)
+    const speed = limits.length === 0 ? 0 : Math.min(...limits)
+    if (speed === this.#speed) return
     const now = this.#now()
     const owed = Math.max(0, (this.#paidAt ?? now) - now) * this.#speed
     this.#speed = speed
@@ -41,6 +62,7 @@ export class RateLimit {
 
   /** A piece of so many bytes starts. */
   charge(bytes: number): void {
+    this.charged += bytes
     if (this.#speed === 0) return
     const now = this.#now()
     this.#paidAt = Math.max(this.#paidAt ?? now, now - CREDIT_MS) + (bytes / this.#speed) * 1000

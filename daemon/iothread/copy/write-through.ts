@@ -6,8 +6,8 @@
 //
 // The data is read back from the source: of changes of one range at once nobody else knows which was the last.
 
+import type { Area } from '../block/dirty-bitmap.js'
 import type { ChangeGuard } from '../block/drivers/mirror-top.js'
-import type { Area } from './dirty-bitmap.js'
 import type { CopyEngine } from './engine.js'
 
 export class WriteThrough implements ChangeGuard {

@@ -6,7 +6,9 @@ import type { IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
 import type { Graph } from '../block/graph.js'
 import type { Report, Requests, ServedFacts } from '../messages.js'
+import { ImageTable } from './images/image-table.js'
 import { NbdExport } from './nbd/export.js'
+import { Lanes } from './nbd/lane.js'
 import { PiecePool } from './piece-pool.js'
 
 /** Slots of the engine that clients of exports may fill. The rest is for jobs and formats. */
@@ -23,24 +25,43 @@ export interface ExportEvents {
 export class ExportTable {
   readonly #graph: Graph
   readonly #pool: PiecePool
+  readonly #lanes: Lanes
   readonly #events: ExportEvents
   readonly #exports = new Map<string, NbdExport>()
-  #opening = 0
+  readonly #memory = new Map<NbdExport, Disposable>()
+  readonly #images: ImageTable
+  /** Who needs memory of the pool. */
+  #users = 0
 
   constructor(engine: IoEngine, graph: Graph, events: ExportEvents) {
     this.#graph = graph
     this.#pool = new PiecePool(engine, MOST_SLOTS)
+    this.#lanes = new Lanes(engine)
     this.#events = events
+    this.#images = new ImageTable({
+      graph,
+      engine,
+      pool: this.#pool,
+      report: (report) => events.report(report),
+      log: (level, fields, text) => events.report({ kind: 'log', level, fields, text }),
+      came: () => events.came(),
+      left: () => events.left(),
+      keepMemory: () => this.#keepMemory(),
+    })
   }
 
   get size(): number {
-    return this.#exports.size
+    return this.#exports.size + this.#images.size
   }
   get clients(): number {
-    return [...this.#exports.values()].reduce((sum, { clients }) => sum + clients, 0)
+    return [...this.#exports.values()].reduce((sum, { clients }) => sum + clients, this.#images.clients)
   }
 
-  readonly handlers = {
+  get handlers() {
+    return { ...this.#own, ...this.#images.handlers }
+  }
+
+  readonly #own = {
     'export-add': async (spec: Requests['export-add']['args']) => {
       const ended = (connection: number, why: string | undefined) => {
         this.#events.report({
@@ -53,22 +74,29 @@ export class ExportTable {
       }
       const moved = (node: string, facts: ServedFacts) =>
         this.#events.report({ kind: 'export-moved', id: spec.id, node, facts })
-      if (!this.#pool.keep()) throw new CommandError('all memory for requests is in use by jobs')
-      this.#opening++
+      const memory = this.#keepMemory()
       try {
-        const added = await NbdExport.open(spec, this.#graph, this.#pool, ended, moved)
+        const added = await NbdExport.open(
+          spec,
+          this.#graph,
+          { pool: this.#pool, lanes: this.#lanes },
+          ended,
+          moved,
+        )
         this.#exports.set(spec.id, added)
+        this.#memory.set(added, memory)
         return added.facts
-      } finally {
-        this.#opening--
-        this.#releasePool()
+      } catch (error) {
+        memory[Symbol.dispose]()
+        throw error
       }
     },
     'export-del': async ({ id }: Requests['export-del']['args']) => {
       const found = this.#find(id)
       await found.close()
+      this.#graph.reportBitmaps()
       this.#exports.delete(id)
-      this.#releasePool()
+      this.#forget(found)
       return null
     },
     'export-connect': ({ id, connection, fd, agreed, rest }: Requests['export-connect']['args']) => {
@@ -83,13 +111,28 @@ export class ExportTable {
   /** Ends every client and gives the nodes back. */
   async close(): Promise<void> {
     const exports = [...this.#exports.values()]
-    await Promise.all(exports.map((each) => each.close()))
+    await Promise.all([...exports.map((each) => each.close()), this.#images.close()])
     this.#exports.clear()
-    this.#releasePool()
+    for (const each of exports) this.#forget(each)
   }
 
-  #releasePool(): void {
-    if (this.#exports.size === 0 && this.#opening === 0) this.#pool.release()
+  #forget(found: NbdExport): void {
+    this.#memory.get(found)?.[Symbol.dispose]()
+    this.#memory.delete(found)
+  }
+
+  /** Until it is disposed some memory is kept for clients. @throws CommandError when there is none */
+  #keepMemory(): Disposable {
+    if (!this.#pool.keep()) throw new CommandError('all memory for requests is in use by jobs')
+    this.#users++
+    let kept = true
+    return {
+      [Symbol.dispose]: () => {
+        if (!kept) return
+        kept = false
+        if (--this.#users === 0) this.#pool.release()
+      },
+    }
   }
 
   #find(id: string): NbdExport {

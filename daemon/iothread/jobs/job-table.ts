@@ -13,6 +13,14 @@ export type JobHandlers = {
   ) => Promise<JobRequests[N]['reply']> | JobRequests[N]['reply']
 }
 
+/** A job that may run. One of the two is called, once. */
+export interface PreparedJob {
+  /** Answers when it runs. */
+  start(): Promise<void>
+  /** There never was a job. */
+  undo(): Promise<void>
+}
+
 export class JobTable {
   readonly #report: (report: JobReport | LogReport) => void
   readonly #oldest: () => OldestRequest | undefined
@@ -33,11 +41,34 @@ export class JobTable {
     return Math.max(this.#jobs.size, this.#running.size)
   }
 
-  /** Answers when the job runs. What its body refuses means there never was a job. */
-  async start(id: string, makeBody: (control: JobControl) => JobBody, policy: Policy): Promise<void> {
+  /**
+   * Answers when the job runs. What its body refuses means there never was a job.
+   * @param share  what a budget gives it
+   */
+  async start(
+    id: string,
+    makeBody: (control: JobControl) => JobBody,
+    policy: Policy,
+    share = 0,
+  ): Promise<void> {
+    await (await this.prepare(id, makeBody, policy, share)).start()
+  }
+
+  /** The same in two steps. */
+  async prepare(
+    id: string,
+    makeBody: (control: JobControl) => JobBody,
+    policy: Policy,
+    share = 0,
+  ): Promise<PreparedJob> {
     const job = new JobRunner(id, makeBody, policy, this.#report, this.#oldest)
+    job.body.setShare?.(share)
     await job.prepare()
-    this.#jobs.set(id, job)
+    return { start: () => this.#begin(job), undo: () => job.body.finalize(false) }
+  }
+
+  async #begin(job: JobRunner): Promise<void> {
+    this.#jobs.set(job.id, job)
     const ended = this.#run(job).finally(() => this.#running.delete(ended))
     this.#running.add(ended)
     // A job with nothing to copy is ready, and has said so, before its start is answered; others know their length.
@@ -57,6 +88,7 @@ export class JobTable {
       'job-cancel': ({ id }) => done(this.#job(id).cancel()),
       'job-complete': ({ id, pivot }) => done(this.#job(id).body.complete?.(pivot)),
       'job-set-speed': ({ id, speed }) => done(this.#job(id).body.setSpeed?.(speed)),
+      'job-set-share': ({ id, share }) => done(this.#job(id).body.setShare?.(share)),
       'job-change': ({ id, copyMode }) => done(this.#job(id).body.change?.(copyMode)),
       'job-finalize': ({ id, commit }) => this.#finalize(id, commit),
     }

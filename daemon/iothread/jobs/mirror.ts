@@ -7,44 +7,33 @@
 
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
+import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
-import type { Permission, Permissions } from '../block/driver.js'
+import { DirtyBitmap } from '../block/dirty-bitmap.js'
+import { granularityFor } from '../block/granularity.js'
 import type { Graph } from '../block/graph.js'
-import { type BlockNode, SECTOR } from '../block/node.js'
+import type { BlockNode } from '../block/node.js'
 import type { Held } from '../block/surgery.js'
 import type { TopFilter } from '../block/top-filters.js'
 import type { WriteAccess } from '../block/write-access.js'
 import type { Buffers } from '../copy/buffers.js'
-import { DirtyBitmap } from '../copy/dirty-bitmap.js'
-import { type CopyControl, CopyEngine } from '../copy/engine.js'
+import { ConvergenceWatch } from '../copy/convergence-watch.js'
+import { CopyEngine } from '../copy/engine.js'
+import type { CopyControl } from '../copy/pace.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
-import { COMMIT_USER } from './commit.js'
-import { Holdings, layersTo } from './holdings.js'
+import { layersTo } from './holdings.js'
+import { claimEnds, mirrorHoldings } from './mirror-ends.js'
+import { equalizeLength } from './same-length.js'
 import { Stopwatch } from './stopwatch.js'
 
-const DEFAULT_GRANULARITY = 65536
 const DEFAULT_BUFFER = 16 * 2 ** 20
-/** What the source's other users may do: as QEMU has it, write too. */
-const SHARED: readonly Permission[] = ['consistent read', 'write', 'write unchanged']
-/** Writes of other programs are not seen here, so a one-shot copy, which is to be equal in the end, excludes them. */
-const SHARED_ONE_SHOT: readonly Permission[] = ['consistent read', 'write unchanged']
 /** Bytes that are copied while the source's users wait, at most: a moment at the speed of a disk. */
 const LAST_BYTES = 16 * 2 ** 20
-/** Longest bitmap, bits: a quarter of a GiB of memory. With the default granularity that covers 128 TiB. */
-const MAX_CHUNKS = 2 ** 31
-
-/** Who holds the claims of a mirror, as errors name it. */
-export const MIRROR_USER = 'block job: mirror'
-
-/** What a mirror needs of its source. @param oneShot  it ends by itself when it is ready */
-export function sourcePermissions(oneShot: boolean): Permissions {
-  return { use: ['consistent read'], share: oneShot ? SHARED_ONE_SHOT : SHARED }
-}
-
-const TARGET_PERMISSIONS: Permissions = { use: ['write'], share: ['write unchanged'] }
+/** Flushes of the first pass: whoever writes all the time leaves something dirty at each, and was mirrored once all the same. */
+const FIRST_FLUSHES = 3
 
 export class MirrorJob implements JobBody {
   readonly #spec: MirrorSpec
@@ -58,6 +47,7 @@ export class MirrorJob implements JobBody {
   readonly #control: JobControl
   readonly #engine: CopyEngine
   readonly #through: WriteThrough
+  readonly #watch: ConvergenceWatch
   readonly #claims: Claim[] = []
   #filter: TopFilter | undefined
   /** Whose place the target takes. */
@@ -66,9 +56,16 @@ export class MirrorJob implements JobBody {
   #access: WriteAccess | undefined
   /** Nodes above what is replaced whose requests are held up with the source's users. */
   #above: Held[] = []
+  /** The source's bitmap that says what is to be copied, and what it said. */
+  #use: BitmapUse | undefined
+  #marked: DirtyBitmap | undefined
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
   #hold: Disposable | undefined
+  /** The source's users are being stopped. */
+  #stopping = false
   #copyMode: CopyMode
+  /** What is to be copied at first is known. */
+  #begun = false
   /** It is to end with success, once it is ready. */
   #ending = false
   #pivot = false
@@ -90,6 +87,9 @@ export class MirrorJob implements JobBody {
     this.#limit = new RateLimit(spec.speed)
     const length = this.#source.length()
     this.#bitmap = new DirtyBitmap(length, granularityFor(length, spec.granularity))
+    this.#watch = new ConvergenceWatch(this.#bitmap.granularity, spec.onDiverge, () =>
+      this.change('write-blocking'),
+    )
     this.#engine = new CopyEngine({
       source: this.#source,
       target: this.#target,
@@ -120,18 +120,23 @@ export class MirrorJob implements JobBody {
         throw new CommandError(
           `Node '${this.#source.name}' was resized by another program just now; try again`,
         )
+      await this.#takeBitmap()
       const { granularity } = this.#bitmap
-      const bitmap = () => ({ granularity, count: this.#bitmap.count })
-      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, this.#through)
+      const bitmap = () => [{ granularity, count: this.#bitmap.count }]
+      const kind = { driver: 'mirror_top', guard: this.#watch.guard(this.#through) } as const
+      const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, kind)
       this.#filter = filter
       this.#held.push(
         () => filter.remove(),
         () => this.#release(),
+        () => this.#watch.letGo(),
       )
       const listener = this.#source.addDirtyListener((offset, length) => {
         if (!this.#through.covers(offset, length)) this.#dirtied(offset, length)
       })
       this.#held.push(() => listener[Symbol.dispose]())
+      // What is under way now is heard of by the job and by what follows the bitmap, when it ends.
+      this.#marked = this.#use?.freeze()
     } catch (error) {
       await this.#letGo()
       throw error
@@ -139,18 +144,30 @@ export class MirrorJob implements JobBody {
   }
 
   async #claimEnds(): Promise<void> {
-    const { commit, autoComplete } = this.#spec
-    const holdings = new Holdings(this.#graph, commit === true ? COMMIT_USER : MIRROR_USER)
+    const holdings = mirrorHoldings(this.#graph, this.#spec)
     this.#held.push(() => holdings.letGo())
-    const permissions = sourcePermissions(autoComplete)
-    if (commit === true) {
-      this.#access = await holdings.makeWritable(this.#target)
-      await holdings.claimChain(layersTo(this.#graph, this.#source, this.#target).way, permissions)
-    } else {
-      await holdings.claim(this.#source, permissions)
-      await holdings.claim(this.#target, TARGET_PERMISSIONS)
-    }
+    this.#access = await claimEnds(holdings, this.#graph, this.#spec)
     this.#claims.push(...holdings.claims)
+  }
+
+  /** @throws CommandError when there is no such bitmap, or it cannot be used */
+  async #takeBitmap(): Promise<void> {
+    const { bitmap } = this.#spec
+    if (bitmap === undefined) return
+    const found = this.#source.bitmaps.find(bitmap.name)
+    if (found === undefined) throw new CommandError(`Bitmap '${bitmap.name}' could not be found`)
+    const use = await this.#graph.bitmaps.take(this.#source, found, bitmap.mode === 'never')
+    this.#use = use
+    this.#held.push(() => use.release())
+  }
+
+  /** After success the target has everything, so nothing is left for the bitmap to show. */
+  #finishBitmap(success: boolean): void {
+    const { bitmap } = this.#spec
+    if (this.#use === undefined || this.#marked === undefined || bitmap === undefined) return
+    if (success && bitmap.mode !== 'never') this.#use.freeze()
+    this.#use.finish(bitmap.mode, success, this.#bitmap)
+    this.#marked = undefined
   }
 
   /** Bytes in flight at most: what was asked for, rounded up to the granularity. */
@@ -163,7 +180,9 @@ export class MirrorJob implements JobBody {
     this.#stopwatch.enter('probe')
     await this.#equalizeLength()
     this.#len += await this.#markDirty()
+    this.#begun = true
     await this.#synchronize('bulk')
+    this.#watch.letGo()
     this.#phase('ready')
     this.#control.ready()
     if (this.#spec.autoComplete) this.#ending = true
@@ -179,6 +198,7 @@ export class MirrorJob implements JobBody {
       const { layers } = layersTo(this.#graph, this.#source, this.#target)
       return await this.#engine.dirtyAllocated({ above: layers })
     }
+    if (this.#marked !== undefined) return this.#engine.dirtyFrom(this.#marked)
     const format = this.#graph.format(this.#source)
     if (format === undefined) return this.#engine.dirtyAll()
     const shallow = sync === 'top' && format.backing !== undefined
@@ -192,6 +212,8 @@ export class MirrorJob implements JobBody {
   async #quiesce(): Promise<void> {
     for (;;) {
       if (!this.#nearlyDone()) await this.#synchronize('converge')
+      this.#stopping = true
+      this.#watch.letGo()
       this.#hold = await this.#filter?.node.drain()
       await this.#holdAbove(this.#source)
       if (this.#nearlyDone()) await this.#synchronize('converge')
@@ -201,6 +223,7 @@ export class MirrorJob implements JobBody {
         this.#held.push(() => quiet[Symbol.dispose]())
         return
       }
+      this.#stopping = false
       quiet[Symbol.dispose]()
       this.#release()
     }
@@ -229,6 +252,7 @@ export class MirrorJob implements JobBody {
     })
     const pausePoint = async () => {
       this.#release()
+      this.#watch.pause()
       const { pausing } = control
       await control.pausePoint()
       // What was lost meanwhile is looked for before it is asked for: else its first answer would be the loss.
@@ -248,15 +272,14 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  /** Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero. */
+  /** A base that is longer than what is committed to it stays so. */
   async #equalizeLength(): Promise<void> {
-    const [source, target] = [this.#source.length(), this.#target.length()]
-    if (this.#spec.commit !== true && Math.ceil(source / SECTOR) !== Math.ceil(target / SECTOR))
-      throw new Error('Source and target image have different sizes')
-    if (target === source || (this.#spec.commit === true && target > source)) return
-    this.#engine.touched()
-    if (target < source) await this.#target.resize(source)
-    else await this.#target.zero(source, target - source, { unmap: false, fast: false })
+    const [source, target] = [this.#source, this.#target]
+    const touched = () => this.#engine.touched()
+    if (this.#spec.commit !== true) return equalizeLength(source, target, touched)
+    if (target.length() >= source.length()) return
+    touched()
+    await target.resize(source.length())
   }
 
   /**
@@ -266,15 +289,18 @@ export class MirrorJob implements JobBody {
   async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
     const last = phase === 'converge'
     const enough = () => last && this.#ending && this.#hold === undefined && this.#nearlyDone()
+    let left = last ? Number.POSITIVE_INFINITY : FIRST_FLUSHES
     do {
       if (!this.#bitmap.clean) {
         this.#flushed = 'not-reached'
         this.#phase(phase)
         await this.#engine.copyDirty(enough)
       }
+      if (last && this.#bitmap.clean) this.#watch.letGo()
       this.#phase('flush')
       await this.#flush()
-    } while (!this.#bitmap.clean && !enough())
+      left--
+    } while (!this.#bitmap.clean && !enough() && left > 0)
   }
 
   async #flush(): Promise<void> {
@@ -308,6 +334,7 @@ export class MirrorJob implements JobBody {
 
   #dirtied(offset: number, length: number): void {
     this.#len += this.#engine.dirtied(offset, length)
+    this.#watch.dirtied(offset, length)
     this.#control.wake()
   }
 
@@ -322,8 +349,20 @@ export class MirrorJob implements JobBody {
       len: this.#len,
       busy: this.#engine.busy,
       activelySynced:
-        this.#bitmap.clean && (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
+        this.#begun &&
+        this.#engine.synced &&
+        (this.#copyMode === 'write-blocking' || this.#source.length() === 0),
+      copyMode: this.#copyMode,
+      charged: this.#limit.charged,
+      convergence: this.#watch.state,
     }
+  }
+
+  look(at: number): void {
+    const { pausing, signal } = this.#control
+    if (signal.aborted || this.#stopping || this.#over) this.#watch.letGo()
+    else if (pausing) this.#watch.pause()
+    else this.#watch.look(at, this.#len - this.#engine.remaining, this.#engine.remaining)
   }
 
   receipt(): JobReceipt {
@@ -344,6 +383,11 @@ export class MirrorJob implements JobBody {
     this.#control.wake()
   }
 
+  setShare(bytesPerSecond: number): void {
+    this.#limit.setShare(bytesPerSecond)
+    this.#control.wake()
+  }
+
   change(copyMode: CopyMode): void {
     this.#copyMode = copyMode
   }
@@ -355,7 +399,9 @@ export class MirrorJob implements JobBody {
     try {
       // A target that is closed now takes nobody's place.
       if (commit && this.#pivot && !ownsTarget) await this.#pivotUsers()
+      this.#finishBitmap(commit)
     } finally {
+      this.#finishBitmap(false)
       await this.#letGo()
     }
     if (ownsTarget) await this.#graph.remove(target)
@@ -373,17 +419,4 @@ export class MirrorJob implements JobBody {
   async #letGo(): Promise<void> {
     for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
-}
-
-/**
- * Bytes per dirty bit; of a very large disk more than by default.
- * @param wanted  0 = default
- * @throws CommandError for one so fine that the bitmap would not fit into memory
- */
-function granularityFor(length: number, wanted: number): number {
-  const least = 2 ** Math.ceil(Math.log2(Math.max(1, length / MAX_CHUNKS)))
-  if (wanted === 0) return Math.max(DEFAULT_GRANULARITY, least)
-  if (wanted < least)
-    throw new CommandError(`Parameter 'granularity' expects at least ${least} for a disk of ${length} bytes`)
-  return wanted
 }

@@ -4,10 +4,11 @@
 
 import type { JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
+import { DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { BlockNode } from '../block/node.js'
+import type { Layers } from '../copy/allocated.js'
 import type { Buffers } from '../copy/buffers.js'
-import { DirtyBitmap } from '../copy/dirty-bitmap.js'
-import { CopyEngine, type Layers } from '../copy/engine.js'
+import { CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BodyProgress, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'

@@ -24,7 +24,7 @@ export async function appendOverlay(
   await graph.freshen(overlay.name)
   if (overlay.length() < node.length())
     throw new CommandError(`The overlay '${overlay.name}' is shorter than '${node.name}'`)
-  const top = graph.insertFilter(filter, node, () => undefined)
+  const top = graph.insertFilter(filter, node, () => [], { driver: 'mirror_top' })
   try {
     using _users = await top.node.drain()
     using held = await graph.surgery.hold(node, [top.node], overlay)

@@ -69,7 +69,7 @@ export class JobRunner implements JobControl {
   /** Runs the body to its end and reports it; never rejects. @returns whether it succeeded */
   async run(): Promise<boolean> {
     this.#report({ kind: 'job-running', id: this.id, progress: this.#progress() })
-    this.#timer = setInterval(() => this.tell(), TICK_MS)
+    this.#timer = setInterval(() => this.#tick(), TICK_MS)
     let outcome: JobOutcome = { kind: 'success' }
     try {
       await this.body.run()
@@ -179,16 +179,18 @@ export class JobRunner implements JobControl {
     return action
   }
 
+  #tick(): void {
+    this.body.look?.(performance.now())
+    this.tell()
+  }
+
   #progress(): JobProgress {
-    const { offset, len, busy, activelySynced } = this.body.progress()
+    const progress = this.body.progress()
     const oldest = this.#oldest()
     return {
-      offset,
-      len,
-      busy,
-      activelySynced,
+      ...progress,
       phase: this.#phase,
-      rate: this.#meter.rate(offset),
+      rate: this.#meter.rate(progress.offset),
       ...(oldest === undefined ? {} : { oldest }),
     }
   }

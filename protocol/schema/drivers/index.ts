@@ -3,6 +3,7 @@
 
 import { enumOf } from '../types.js'
 import { compress } from './compress.js'
+import { copyBeforeWrite, snapshotAccess } from './copy-before-write.js'
 import { file, hostDevice } from './file.js'
 import { blkdebug, inject } from './inject.js'
 import { memory } from './memory.js'
@@ -15,6 +16,7 @@ import { throttle } from './throttle.js'
 export const drivers = {
   blkdebug,
   compress,
+  'copy-before-write': copyBeforeWrite,
   file,
   host_device: hostDevice,
   nbd,
@@ -22,6 +24,7 @@ export const drivers = {
   'null-co': nullLeaf,
   qcow2,
   raw,
+  'snapshot-access': snapshotAccess,
   throttle,
   'x-inject': inject,
   'x-memory': memory,

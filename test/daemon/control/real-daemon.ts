@@ -6,6 +6,7 @@ import type { Test } from 'tap'
 import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { createHandlers } from '../../../daemon/control/handlers/index.js'
 import { SPARES } from '../../../daemon/control/spare-workers.js'
+import { startImagesWorker } from '../../../daemon/images/handle.js'
 import { workerStarter } from '../../../daemon/iothread/handle.js'
 import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import { startNbdWorker } from '../../../daemon/nbd/handle.js'
@@ -32,6 +33,7 @@ export function realDaemon(t: Test) {
     },
     startMemory: memoryWorkerStarter({ aio: 'threads' }),
     startNbd: startNbdWorker,
+    startImages: startImagesWorker,
     spares: { ...SPARES, ahead: 0 },
     descriptors,
     events: {

@@ -6,6 +6,7 @@ import { pino } from 'pino'
 import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { type CommandSet, createHandlers } from '../../../daemon/control/handlers/index.js'
 import { SPARES } from '../../../daemon/control/spare-workers.js'
+import { startImagesWorker } from '../../../daemon/images/handle.js'
 import type { NodeDefinition, NodeReport, NodeSpec, RequestName } from '../../../daemon/iothread/messages.js'
 import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import { startNbdWorker } from '../../../daemon/nbd/handle.js'
@@ -62,6 +63,7 @@ export function scriptedDaemon(): ScriptedDaemon {
       startWorker,
       startMemory: memoryWorkerStarter({ aio: 'threads' }),
       startNbd: startNbdWorker,
+      startImages: startImagesWorker,
       events,
       descriptors,
       log: silent,

@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { createHandlers } from '../../../daemon/control/handlers/index.js'
 import type { SpareOptions } from '../../../daemon/control/spare-workers.js'
+import { startImagesWorker } from '../../../daemon/images/handle.js'
 import { type WorkerHandle, workerStarter } from '../../../daemon/iothread/handle.js'
 import type { Report } from '../../../daemon/iothread/messages.js'
 import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
@@ -54,6 +55,7 @@ function setUp(t: Test, spares: SpareOptions) {
     },
     startMemory: memoryWorkerStarter({ aio: 'threads' }),
     startNbd: startNbdWorker,
+    startImages: startImagesWorker,
     spares,
     events: {
       emit: (_, data) => {

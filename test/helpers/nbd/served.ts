@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import type { Test } from 'tap'
 import type { ExportSpec, NodeSpec, ServedFacts } from '../../../daemon/iothread/messages.js'
 import { duplicate } from '../../../native/descriptors.js'
+import type { EngineKind } from '../../../native/types.js'
 import type { Agreed, ReplyStyle } from '../../../protocol/nbd/agreed.js'
 import { usableFlags } from '../../../protocol/nbd/agreed.js'
 import { transmissionFlags } from '../../../protocol/nbd/constants.js'
@@ -28,6 +29,7 @@ export interface ServedOptions {
   /** Instead of a memory disk; its name has to be `disk`. */
   readonly node?: NodeSpec
   readonly export?: Partial<ExportSpec>
+  readonly aio?: EngineKind
 }
 
 export class Served {
@@ -44,7 +46,7 @@ export class Served {
   }
 
   static async open(t: Test, options: ServedOptions = {}): Promise<Served> {
-    const bench = new Bench()
+    const bench = new Bench(options.aio)
     const size = options.size ?? 4 << 20
     const served = new Served(t, bench, size)
     t.teardown(() => bench.end())

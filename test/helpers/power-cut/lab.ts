@@ -3,6 +3,7 @@
 
 import { writeFileSync } from 'node:fs'
 import type { Test } from 'tap'
+import { NodeBitmaps } from '../../../daemon/iothread/block/bitmaps/node-bitmaps.js'
 import type { BlockDriver } from '../../../daemon/iothread/block/driver.js'
 import { DriverBuffers } from '../../../daemon/iothread/block/driver-buffers.js'
 import { checkQcow2 } from '../../../daemon/iothread/block/drivers/qcow2/check/check.js'
@@ -57,7 +58,9 @@ export class Lab {
       ...options,
       backing: disks.backing === undefined ? null : 'backing',
     }
+    const bitmaps = new NodeBitmaps()
     const context = {
+      bitmaps,
       formatBuffers: () => this.#buffers,
       corrupted: (text: string) => this.corrupt.push(text),
     } as unknown as OpenContext
@@ -67,7 +70,7 @@ export class Lab {
     if (below !== undefined) children.set('backing', this.#node('backing', below, true))
     const nodes = Object.fromEntries(children) as unknown as Parameters<typeof openQcow2>[3]
     const driver = await openQcow2(spec, nodeOptions(spec), context, nodes)
-    return new BlockNode('disk', driver, nodeOptions(spec), () => false)
+    return new BlockNode('disk', driver, nodeOptions(spec), () => false, bitmaps)
   }
 
   async check(image: BlockDriver, repair: Repair = 'none'): Promise<CheckResult> {

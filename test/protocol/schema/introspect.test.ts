@@ -108,7 +108,7 @@ function differences(our: string, their: string, path: string, seen: Set<string>
   ]
 }
 
-const extensions = ['target-is-zero']
+const extensions = ['target-is-zero', 'on-cbw-error', 'bitmap', 'bitmap-mode']
 
 function memberDifferences(a: Entity, b: Entity, path: string, seen: Set<string>): string[] {
   const [mine, other] = [a.members ?? [], new Map((b.members ?? []).map((member) => [member.name, member]))]

@@ -28,6 +28,7 @@ import {
 } from '../driver.js'
 import { ExtentCache } from '../extents.js'
 import { ImageLock } from '../image-lock.js'
+import type { Borrower, Loan } from '../loans.js'
 
 export interface FileOptions {
   /** As it was given. */
@@ -168,6 +169,14 @@ export class FileDriver implements BlockDriver {
     if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true, host: offset }
     const extent = await this.#extents.at(offset, this.#size)
     return { ...extent, host: extent.offset }
+  }
+
+  lend(borrower: Borrower): Loan {
+    const back = () => {
+      const { from, to } = borrower.counts()
+      if (to > from) this.#extents?.forget(from, to - from)
+    }
+    return { lent: { file: this.file, length: this.#size }, back }
   }
 
   async flush(): Promise<void> {

@@ -5,6 +5,7 @@ import { EINVAL } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
 import type { Can, Extent, ReadHow, Slice, WriteHow, ZeroHow } from '../driver.js'
+import type { Borrower, Loan } from '../loans.js'
 import { type BlockNode, SECTOR } from '../node.js'
 import { sizeOption } from '../options.js'
 import { Filter } from './filter.js'
@@ -44,6 +45,9 @@ class RawDriver extends Filter {
     const extent = await this.child.status(this.#offset + offset, length)
     if (this.#offset === 0) return extent
     return { ...extent, offset }
+  }
+  lend(borrower: Borrower): Loan | undefined {
+    return this.#offset === 0 && this.#size === undefined ? this.child.lend(borrower) : undefined
   }
   override async resize(length: number): Promise<void> {
     if (this.#size !== undefined) throw new CommandError('Cannot resize fixed-size raw disks')

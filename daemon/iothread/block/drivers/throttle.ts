@@ -39,6 +39,6 @@ export class ThrottleDriver extends Filter {
 
   async #admit(direction: 'read' | 'write', bytes: number): Promise<void> {
     using _held = this.#held.hold(direction, this.#name)
-    await this.#group.admit(direction, bytes)
+    await this.#group.admit(this.#name, direction, bytes)
   }
 }

@@ -7,9 +7,11 @@
 //
 // Rules: one system call reads many small requests; the data of a long one is read to where it is written from. What a
 // turn of the loop has answered is sent together. A client that does not read its replies is not read from either, and
-// holds the memory of what it had asked for.
+// holds the memory of what it had asked for. A client that asks for one thing at a time may be lent to a lane (lane.ts): in
+// the eyes of this file one request that takes long, while which nothing is received.
 // Source: NBD protocol, doc/proto.md, "Transmission".
 
+import type { LaneEnd } from '../../../../native/lane-types.js'
 import { Wire, type WireUser } from '../../../../native/wire.js'
 import type { Agreed } from '../../../../protocol/nbd/agreed.js'
 import { checkRequest } from '../../../../protocol/nbd/check-request.js'
@@ -23,6 +25,7 @@ import {
 import { PeerError } from '../../../../protocol/peer-error.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Incoming } from './incoming.js'
+import { ClientLane, type Lanes } from './lane.js'
 import { type ReplySink, type ServedNode, Serving } from './serving.js'
 
 const EAGAIN = -11
@@ -37,6 +40,7 @@ const READS = 16
 export interface ConnectionEnv {
   readonly node: ServedNode
   readonly pool: PiecePool
+  readonly lanes: Lanes
   /** It is closed and nothing of it is under way any more. @param why  undefined: the client ended it, or we did */
   readonly ended: (why: string | undefined) => void
 }
@@ -46,6 +50,9 @@ export class Connection implements WireUser, ReplySink {
   readonly #agreed: Agreed
   readonly #wire: Wire
   readonly #serving: Serving
+  readonly #lane: ClientLane
+  /** A lane has the socket. */
+  #lent = false
   #inbox = new Uint8Array(INBOX)
   /** What was received and not looked at lies from #start to #end. */
   #start = 0
@@ -75,6 +82,8 @@ export class Connection implements WireUser, ReplySink {
     this.#agreed = agreed
     this.#wire = new Wire(fd, this)
     this.#serving = new Serving(env.node, env.pool, agreed, this)
+    const { lanes, pool, node: served } = env
+    this.#lane = new ClientLane({ lanes, pool, served, agreed, holder: this.#serving }, fd)
     if (rest.length > 0) {
       this.#inbox = new Uint8Array(Math.max(INBOX, rest.length))
       this.#inbox.set(rest)
@@ -99,6 +108,7 @@ export class Connection implements WireUser, ReplySink {
     this.#incoming?.drop()
     this.#incoming = undefined
     this.#wire.close()
+    this.#lane.callBack()
     this.#settle()
   }
 
@@ -141,6 +151,7 @@ export class Connection implements WireUser, ReplySink {
       this.#flushing = false
       this.#wire.flush()
       this.#goOn()
+      this.#lend()
       this.#settle()
     })
   }
@@ -153,6 +164,28 @@ export class Connection implements WireUser, ReplySink {
     this.#inFlight--
     if (this.#state === 'open') this.#goOn()
     else this.#settle()
+  }
+
+  /** To a lane, where that is of use. */
+  #lend(): void {
+    if (this.#state !== 'open' || this.#paused || this.#inFlight > 0 || this.#start < this.#end) return
+    if (this.#incoming !== undefined || this.#skip > 0 || this.#wire.waiting > 0) return
+    if (!this.#lane.lend((end) => this.#returned(end))) return
+    this.#lent = true
+    this.#inFlight++
+    this.#pause()
+  }
+
+  #returned({ received, unsent }: LaneEnd): void {
+    this.#lent = false
+    this.#inFlight--
+    if (unsent.length > 0) this.put(unsent)
+    if (received.length > this.#inbox.length) this.#inbox = new Uint8Array(received.length)
+    this.#inbox.set(received)
+    this.#start = 0
+    this.#end = received.length
+    this.#goOn()
+    this.#settle()
   }
 
   /** @returns bytes, 0 at the end, -errno; undefined while there is no memory for them */
@@ -256,6 +289,7 @@ export class Connection implements WireUser, ReplySink {
       this.#halve()
       return
     }
+    this.#lane.saw(request, this.#inFlight === 0)
     this.#inFlight++
     const payload = payloadLength(request, replies)
     if (payload === 0) this.#serving.serve(request)
@@ -282,7 +316,7 @@ export class Connection implements WireUser, ReplySink {
   }
 
   #goOn(): void {
-    if (this.#state !== 'open' || !this.#paused) return
+    if (this.#state !== 'open' || !this.#paused || this.#lent) return
     this.#paused = false
     if (this.#start < this.#end && !this.#take()) return
     if (this.#state === 'open' && !this.#paused) this.#wire.want(true)
@@ -309,6 +343,8 @@ export class Connection implements WireUser, ReplySink {
       this.#wire.close()
     }
     this.#told = true
-    this.#env.ended(this.#why)
+    const closed = this.#lane.close()
+    if (closed === undefined) this.#env.ended(this.#why)
+    else void closed.then(() => this.#env.ended(this.#why))
   }
 }

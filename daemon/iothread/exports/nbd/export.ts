@@ -2,8 +2,9 @@
 // A node that is served over NBD: its claim, and the clients that use it. Made by the worker's table of exports.
 
 import type { Agreed } from '../../../../protocol/nbd/agreed.js'
-import { ALLOCATION, ALLOCATION_DEPTH } from '../../../../protocol/nbd/contexts.js'
+import { ALLOCATION, ALLOCATION_DEPTH, DIRTY_BITMAP } from '../../../../protocol/nbd/contexts.js'
 import { CommandError } from '../../../errors.js'
+import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
 import { PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
@@ -11,14 +12,21 @@ import type { BlockNode } from '../../block/node.js'
 import type { ExportSpec, ServedFacts } from '../../messages.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Connection } from './connection.js'
+import type { Lanes } from './lane.js'
 import type { ServedNode } from './serving.js'
-import { allocation, allocationDepth, type StatusSource } from './status.js'
+import { allocation, allocationDepth, dirtyIn, type StatusSource } from './status.js'
 
 /** Told of every client that has gone. @param why  undefined: the client ended it, or it was asked for */
 export type ConnectionEnded = (connection: number, why: string | undefined) => void
 
 /** Told that a node took the place of the one that was served. */
 export type ExportMoved = (node: string, facts: ServedFacts) => void
+
+/** What the exports of a worker share. */
+export interface ExportMeans {
+  readonly pool: PiecePool
+  readonly lanes: Lanes
+}
 
 /** Smallest unit clients are told to prefer, bytes: what the page cache and most disks work in. */
 const PREFERRED = 4096
@@ -27,38 +35,58 @@ export class NbdExport implements ServedNode {
   readonly sources: readonly StatusSource[]
   readonly writethrough: boolean
   readonly #claim: Claim
+  readonly #bitmaps: readonly BitmapUse[]
   readonly #contexts: readonly string[]
   readonly #pool: PiecePool
+  readonly #lanes: Lanes
   readonly #ended: ConnectionEnded
   readonly #connections = new Map<number, Connection>()
   #quiet: (() => void) | undefined
   #closing: Promise<void> | undefined
 
-  private constructor(spec: ExportSpec, claim: Claim, pool: PiecePool, ended: ConnectionEnded) {
+  private constructor(
+    spec: ExportSpec,
+    claim: Claim,
+    bitmaps: readonly BitmapUse[],
+    { pool, lanes }: ExportMeans,
+    ended: ConnectionEnded,
+  ) {
     this.#claim = claim
+    this.#bitmaps = bitmaps
     this.#pool = pool
+    this.#lanes = lanes
     this.#ended = ended
     this.writethrough = spec.writethrough
-    const contexts = contextsOf(spec)
+    const contexts = contextsOf(spec, bitmaps)
     this.sources = [...contexts.values()]
     this.#contexts = [...contexts.keys()]
   }
 
-  /** @throws CommandError when somebody else uses the node in a way that excludes it */
+  /** @throws CommandError when somebody else uses the node in a way that excludes it, or a bitmap cannot be used */
   static async open(
     spec: ExportSpec,
     graph: Graph,
-    pool: PiecePool,
+    means: ExportMeans,
     ended: ConnectionEnded,
     moved: ExportMoved,
   ): Promise<NbdExport> {
     const node = graph.node(spec.node)
     await graph.freshen(spec.node)
-    const contexts = [...contextsOf(spec).keys()]
+    let contexts: readonly string[] = []
     const claim = await graph.claim(`export '${spec.id}'`, node, permissions(spec.writable), (to) =>
       moved(to.name, { blockSizes: blockSizesOf(to), contexts }),
     )
-    return new NbdExport(spec, claim, pool, ended)
+    const bitmaps: BitmapUse[] = []
+    try {
+      for (const bitmap of graph.bitmaps.forExport(node, spec.bitmaps ?? [], spec.writable))
+        bitmaps.push(await graph.bitmaps.take(bitmap.node, bitmap.bitmap, true))
+    } catch (error) {
+      for (const use of bitmaps) await use.release()
+      await claim.release()
+      throw error
+    }
+    contexts = [...contextsOf(spec, bitmaps).keys()]
+    return new NbdExport(spec, claim, bitmaps, means, ended)
   }
 
   get facts(): ServedFacts {
@@ -82,7 +110,7 @@ export class NbdExport implements ServedNode {
     }
     let made: Connection
     try {
-      made = new Connection({ node: this, pool: this.#pool, ended }, fd, agreed, rest)
+      made = new Connection({ node: this, pool: this.#pool, lanes: this.#lanes, ended }, fd, agreed, rest)
     } catch (error) {
       throw new CommandError(`a client could not be served: ${(error as Error).message}`, 'GenericError', {
         cause: error,
@@ -104,13 +132,18 @@ export class NbdExport implements ServedNode {
       await new Promise<void>((resolve) => {
         this.#quiet = resolve
       })
+    for (const use of this.#bitmaps) await use.release()
     await this.#claim.release()
   }
 }
 
-function contextsOf({ allocationDepth: depth }: ExportSpec): Map<string, StatusSource> {
+function contextsOf(
+  { allocationDepth: depth }: ExportSpec,
+  bitmaps: readonly BitmapUse[],
+): Map<string, StatusSource> {
   const contexts = new Map<string, StatusSource>([[ALLOCATION, allocation]])
   if (depth) contexts.set(ALLOCATION_DEPTH, allocationDepth)
+  for (const use of bitmaps) contexts.set(DIRTY_BITMAP + use.bitmap.name, dirtyIn(use))
   return contexts
 }
 

@@ -192,7 +192,10 @@ t.test(
     })
     t.same(daemon.placement(), ['f g t u'])
     await daemon.run('qom-set', { path: '/objects/tg0', property: 'limits', value: { 'iops-total': 7 } })
-    t.match(daemon.workers[0]?.asked.at(-1)?.args, { id: 'tg0', limits: { bpsTotal: 0, iopsTotal: 7 } })
+    t.match(daemon.workers[0]?.asked.at(-1)?.args, {
+      id: 'tg0',
+      limits: { bpsTotal: { rate: 100 }, iopsTotal: { rate: 7 } },
+    })
     t.match(await daemon.run('qom-get', { path: '/objects/tg0', property: 'limits' }), { 'iops-total': 7 })
     await t.rejects(daemon.run('object-del', { id: 'tg0' }), {
       message: "object 'tg0' is in use, can not be deleted",

@@ -81,7 +81,7 @@ async function mirrored(g: TestGraph) {
   const moves: string[] = []
   const own = [await g.graph.claim('a job', src, reader), await g.graph.claim('a job', dst, target)]
   const user = await g.graph.claim('a user', src, writer, ({ name }) => moves.push(name))
-  const filter = g.graph.insertFilter('top', src, () => undefined)
+  const filter = g.graph.insertFilter('top', src, () => [], { driver: 'mirror_top' })
   return { src, dst, own, user, filter, moves }
 }
 

@@ -124,13 +124,15 @@ t.test('a filter shows the dirty bitmap while it is there, and claims see it', a
   const source = await g.add({ driver: 'x-memory', 'node-name': 'm', size: MiB })
   const claim = await g.graph.claim('an export', source, { use: ['consistent read'], share: ['write'] })
   let count = 4096
-  const filter = g.graph.insertFilter('top', source, () => ({ granularity: 65536, count }))
+  const filter = g.graph.insertFilter('top', source, () => [{ granularity: 65536, count }], {
+    driver: 'mirror_top',
+  })
   t.equal(claim.node.name, 'top')
   t.match(g.reports.get('top'), {
     driver: 'mirror_top',
     children: { file: 'm' },
     size: MiB,
-    dirtyBitmaps: [{ granularity: 65536, count: 4096, recording: false, busy: false }],
+    dirtyBitmaps: [{ recording: false, persistent: false, busy: false, granularity: 65536, count: 4096 }],
   })
   count = 0
   await g.graph.refresh()

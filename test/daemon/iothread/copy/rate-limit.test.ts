@@ -81,3 +81,28 @@ t.test(
     )
   },
 )
+
+t.test('of a speed and a share the lesser holds, and 0 is neither', async (t) => {
+  const limit = new RateLimit(0, () => 0)
+  const held: number[] = []
+  for (const [speed, share] of [
+    [0, 0],
+    [0, 4],
+    [2, 4],
+    [8, 4],
+    [8, 0],
+  ] as const) {
+    limit.set(speed * MIB)
+    limit.setShare(share * MIB)
+    held.push(limit.speed / MIB)
+  }
+  t.same(held, [0, 4, 2, 4, 8])
+})
+
+t.test('what is charged is counted, without a limit too', async (t) => {
+  const limit = new RateLimit(0, () => 0)
+  limit.charge(5)
+  limit.setShare(10)
+  limit.charge(7)
+  t.equal(limit.charged, 12)
+})

@@ -12,10 +12,10 @@ import { PERMISSIONS } from '../../../../daemon/iothread/block/driver.js'
 import { appendOverlay } from '../../../../daemon/iothread/jobs/overlay.js'
 import type { NodeSpec } from '../../../../daemon/iothread/messages.js'
 import { newSeed, random, type TestGraph, testGraph } from '../../../helpers/graph.js'
+import { GraphJobs, guestOf, turn } from '../../../helpers/graph-jobs.js'
 import { mirrorSpec } from '../../../helpers/iothread.js'
 import { installed } from '../../../helpers/program.js'
 import { BLOCK, StampedDisk } from '../../../helpers/stamped-disk.js'
-import { guestOf, TestJobs, turn } from '../../../helpers/test-jobs.js'
 
 type Below = (below: number) => number
 
@@ -40,13 +40,13 @@ class Chain {
   /** The base first. */
   layers: Layer[] = []
   readonly #g: TestGraph
-  readonly #jobs: TestJobs
+  readonly #jobs: GraphJobs
   readonly #dir: string
   readonly #below: Below
   #made = 0
   #jobsMade = 0
 
-  constructor(g: TestGraph, jobs: TestJobs, dir: string, below: Below) {
+  constructor(g: TestGraph, jobs: GraphJobs, dir: string, below: Below) {
     this.#g = g
     this.#jobs = jobs
     this.#dir = dir
@@ -221,7 +221,7 @@ for (const format of ['raw', 'qcow2'] as const)
     const below = random(seed)
     const dir = t.testdir({})
     const g = testGraph(t)
-    const jobs = new TestJobs(g)
+    const jobs = new GraphJobs(g)
     const chain = new Chain(g, jobs, dir, below)
     await chain.base(format)
     const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }

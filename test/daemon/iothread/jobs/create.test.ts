@@ -92,7 +92,7 @@ t.test('the target of a mirror is an image in a file that is closed again', { sk
   await worker.add({ driver: 'x-memory', 'node-name': 'src', size: MiB })
   await worker.request('target-create', {
     spec: { kind: 'create', driver: 'file', filename: image, size: 0, preallocation: 'off' },
-    ...{ image: spec(file, { preallocation: 'off' }), refuse: [], source: 'src', oneShot: true },
+    ...{ image: spec(file, { preallocation: 'off' }), refuse: [], source: 'src', job: 'one-shot' },
   })
   t.equal(check(image), 0)
   t.equal(await worker.request('target-probe', { filename: image }), 'qcow2')

@@ -4,7 +4,7 @@ import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { MirrorSpec } from '../../../../daemon/iothread/messages.js'
-import { Bench } from '../../../helpers/iothread.js'
+import { Bench, mirrorSpec } from '../../../helpers/iothread.js'
 
 const MIB = 2 ** 20
 
@@ -315,8 +315,35 @@ t.test('a target is not emptied for a mirror whose source is locked by another p
     image: undefined,
     refuse: [],
     source: 'src',
-    oneShot: true,
+    job: 'one-shot',
   })
   await t.rejects(asked, { message: /lock/ })
   t.equal(readFileSync(dst, 'utf8'), 'precious')
 })
+
+t.test('a share holds from the first piece on, and another one while it runs', async (t) => {
+  const { bench, equal } = await disks(t)
+  const spec = mirrorSpec()
+  await bench.request('job-start', { id: 'j', spec, share: 1 })
+  const { progress } = await bench.report('job-running', 'j')
+  t.equal(progress.charged, 0)
+  await bench.request('job-set-share', { id: 'j', share: 0 })
+  await complete(bench, 'j')
+  t.ok(equal())
+  t.equal((await bench.report('job-ended', 'j')).progress.charged, 4 * MIB)
+})
+
+t.test(
+  'a mirror is not synchronized before all was copied, also while nothing is marked dirty',
+  async (t) => {
+    const { bench } = await disks(t)
+    // The first piece goes, the rest waits, taken out of the bitmap.
+    await bench.mirror('j', { copyMode: 'write-blocking', speed: 1 })
+    const { progress } = await bench.report('job-progress', 'j')
+    t.match(progress, { phase: 'bulk', activelySynced: false })
+    t.equal((await bench.report('job-running', 'j')).progress.activelySynced, false)
+    await bench.request('job-set-speed', { id: 'j', speed: 0 })
+    t.equal((await bench.report('job-ready', 'j')).progress.activelySynced, true)
+    await complete(bench, 'j')
+  },
+)

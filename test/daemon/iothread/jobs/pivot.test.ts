@@ -8,9 +8,9 @@ import t, { type Test } from 'tap'
 import { PERMISSIONS } from '../../../../daemon/iothread/block/driver.js'
 import type { MirrorSpec } from '../../../../daemon/iothread/messages.js'
 import { newSeed, random, type TestGraph, testGraph } from '../../../helpers/graph.js'
+import { GraphJobs, guestOf, turn } from '../../../helpers/graph-jobs.js'
 import { mirrorSpec } from '../../../helpers/iothread.js'
 import { BLOCK, StampedDisk } from '../../../helpers/stamped-disk.js'
-import { guestOf, TestJobs, turn } from '../../../helpers/test-jobs.js'
 import { pace } from '../../../helpers/waiting.js'
 
 type Below = (below: number) => number
@@ -38,7 +38,7 @@ function troubles(below: Below): object[] {
 /** One mirror from its start to its end. @returns whether the target is the guest's disk now */
 async function life(
   t: Test,
-  jobs: TestJobs,
+  jobs: GraphJobs,
   id: string,
   spec: MirrorSpec,
   equal: () => boolean,
@@ -90,7 +90,7 @@ for (const copyMode of ['background', 'write-blocking'] as const)
     for (const path of paths) writeFileSync(path, '')
     for (const path of paths) truncateSync(path, BLOCKS * BLOCK)
     const g = testGraph(t)
-    const jobs = new TestJobs(g)
+    const jobs = new GraphJobs(g)
     await addDisk(g, 'disk0', paths[0] ?? '')
     const moves: string[] = []
     const claim = await g.graph.claim(
@@ -139,7 +139,7 @@ for (const copyMode of ['background', 'write-blocking'] as const)
 t.test('a node put above the source goes on with the target', async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', join(dir, 'src'))
   await addDisk(g, 'dst', join(dir, 'dst'))
   await jobs.start('j', mirrorSpec({ filter: 'top' }))
@@ -163,7 +163,7 @@ t.test('a node put above the source goes on with the target', async (t) => {
 t.test('a target takes the place of what only a filter separates from the source', async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', join(dir, 'src'))
   await addDisk(g, 'dst', join(dir, 'dst'))
   const top = await g.add({ driver: 'x-inject', 'node-name': 'filter', file: 'src', rules: [] })
@@ -186,7 +186,7 @@ t.test('a target takes the place of what only a filter separates from the source
 t.test('a node put above the source when all is held keeps the target from taking its place', async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', join(dir, 'src'))
   await addDisk(g, 'dst', join(dir, 'dst'))
   const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
@@ -209,7 +209,7 @@ async function through(t: Test, rules: object[] = [], more: Partial<MirrorSpec> 
   const dir = t.testdir({ src: Buffer.alloc(1 << 20, 1), dst: Buffer.alloc(1 << 20) })
   const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', src)
   await addDisk(g, 'dst', dst, rules)
   const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }
@@ -287,7 +287,7 @@ t.test('what was found to be zero is not zeroed after a guest wrote there', asyn
   const [src, dst] = [join(dir, 'src'), join(dir, 'dst')]
   truncateSync(src, 1 << 20)
   const g = testGraph(t)
-  const jobs = new TestJobs(g)
+  const jobs = new GraphJobs(g)
   await addDisk(g, 'src', src, [{ op: 'status', nth: 1, 'delay-ms': 100 }])
   await addDisk(g, 'dst', dst, [{ op: 'zero', nth: 1, 'delay-ms': 600 }])
   const writer = { use: ['consistent read', 'write'] as const, share: PERMISSIONS }

@@ -6,6 +6,7 @@
 import { FormatError } from '../../../../../protocol/format-error.js'
 import {
   type BitmapsExtension,
+  formatBitmapDirectory,
   parseBitmapDirectory,
   parseBitmapsExtension,
   type StoredBitmap,
@@ -17,6 +18,8 @@ import type { Image } from './image.js'
 
 const MAX_DIRECTORY = 64 << 20
 const MAX_TABLE = 64 << 20
+const MAX_BITMAPS = 65535
+const MAX_NAME = 1023
 const MIN_GRANULARITY_BITS = 9
 const MAX_GRANULARITY_BITS = 31
 
@@ -55,6 +58,30 @@ export function bitmapFacts(bitmaps: StoredBitmaps | undefined): BitmapFacts[] {
   return (bitmaps?.list ?? []).map(({ name, granularityBits, inUse, auto }) => {
     return { name, granularity: 2 ** granularityBits, inUse, auto }
   })
+}
+
+/**
+ * @param list  what the directory would have, the new one among them
+ * @throws CommandError when the image could not hold the new one
+ */
+export function checkNewBitmap(
+  name: string,
+  granularity: number,
+  list: readonly StoredBitmap[],
+  image: Image,
+): void {
+  const bits = Math.log2(granularity)
+  if (image.header.version < 3) throw new CommandError('Cannot store dirty bitmaps in qcow2 v2 files')
+  if (bits > MAX_GRANULARITY_BITS)
+    throw new CommandError(`Granularity exceeds maximum (${2 ** MAX_GRANULARITY_BITS} bytes)`)
+  if (Buffer.byteLength(name) > MAX_NAME)
+    throw new CommandError(`Name length exceeds maximum (${MAX_NAME} characters)`)
+  if (tableEntries(bits, image) * 8 > MAX_TABLE)
+    throw new CommandError('Too much space will be occupied by the bitmap. Use larger granularity')
+  if (list.length > MAX_BITMAPS)
+    throw new CommandError('Maximum number of persistent bitmaps is already reached')
+  if (formatBitmapDirectory(list).length > MAX_DIRECTORY)
+    throw new CommandError('Not enough space in the bitmap directory')
 }
 
 function checkBitmap(bitmap: StoredBitmap, image: Image): void {

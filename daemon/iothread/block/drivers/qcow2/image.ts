@@ -25,7 +25,8 @@ export interface ImageEnv {
   /** Where guest data lies, when that is not the file. */
   dataFile: BlockNode | undefined
   readonly buffers: DriverBuffers
-  readonly readOnly: boolean
+  /** Asked each time: the file may be reopened. */
+  readonly readOnly: () => boolean
   /** Told once of each image found corrupt. */
   readonly corrupted: (text: string, at: { offset: number; size: number; fatal: boolean }) => void
 }
@@ -211,7 +212,7 @@ export class Image {
   async corrupt(op: IoOp, text: string, offset: number, size = 0): Promise<IoError> {
     const cause = new FormatError(text)
     const error = new IoError(EIO, op, this.env.name, offset, size, { cause })
-    const fatal = !this.env.readOnly && op !== 'read' && op !== 'status'
+    const fatal = !this.env.readOnly() && op !== 'read' && op !== 'status'
     this.#tell(text, { offset, size, fatal })
     if (fatal && this.#broken === undefined) {
       if (this.#header.version === 3) {

@@ -25,12 +25,14 @@ export async function openQcow2(
   const { file, backing, 'data-file': dataFile } = children
   if (file === undefined) throw new CommandError("Parameter 'file' is missing")
   const name = spec['node-name']
-  const readOnly = options.readOnly || file.readOnly
+  const readOnly = () => options.readOnly || file.readOnly
   const buffers = context.formatBuffers()
   const corrupted: ImageEnv['corrupted'] = (text, at) => context.corrupted(text, at)
   const env: ImageEnv = { name, file, dataFile, readOnly, buffers, corrupted }
   const header = await loadHeader(env)
-  checkUse(header.incompatible, readOnly, dataFile !== undefined)
+  // On reopening the file is still as it was.
+  const reading = context.previous === undefined ? readOnly() : options.readOnly
+  checkUse(header.incompatible, reading, dataFile !== undefined)
   checkFormatOptions(spec, header.version)
   // What an image names is opened before it, where its file could be looked into.
   if (header.backingFile !== undefined && spec.backing === undefined)
@@ -39,6 +41,7 @@ export async function openQcow2(
   const tasks = tasksOption(spec)
   const map = new Qcow2Map(image, {
     backing,
+    bitmaps: context.bitmaps,
     caches: cacheSizes(spec, image.clusterSize, Math.ceil(header.size / image.clusterSize) * image.entrySize),
     cleanInterval: cleanInterval(spec),
     keepPlaces: flag(spec, 'discard-no-unref', false),
@@ -48,7 +51,7 @@ export async function openQcow2(
       other: flag(spec, 'pass-discard-other', false),
     },
   })
-  await map.load()
+  await map.load(context.previous !== undefined)
   return new MappedDriver({
     type: 'qcow2',
     name,

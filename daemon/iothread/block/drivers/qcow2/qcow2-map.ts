@@ -5,11 +5,12 @@
 import { Autoclear, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
 import { CommandError } from '../../../../errors.js'
 import type { FormatFacts } from '../../../messages.js'
+import type { BitmapStore } from '../../bitmaps/bitmap-store.js'
+import type { NodeBitmaps } from '../../bitmaps/node-bitmaps.js'
 import type { BackingFile } from '../../driver.js'
 import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
 import { Allocator } from './allocate.js'
-import { loadBitmaps } from './bitmap-directory.js'
 import { Bitmaps } from './bitmaps.js'
 import { Commit } from './commit.js'
 import { formatFacts } from './facts.js'
@@ -37,6 +38,8 @@ export interface PassDiscard {
 
 export interface MapOptions {
   readonly backing: BlockNode | undefined
+  /** Named bitmaps of the image's node. */
+  readonly bitmaps: NodeBitmaps
   readonly caches: CacheSizes
   readonly passDiscard: PassDiscard
   /** Seconds after which tables that nobody looked at are forgotten; 0: never. */
@@ -77,7 +80,7 @@ export class Qcow2Map implements MapDriver {
     this.#image = image
     this.#options = options
     this.#backing = options.backing
-    const { caches, passDiscard, keepPlaces } = options
+    const { caches, passDiscard, keepPlaces, bitmaps } = options
     const commit = () => this.#commit.run()
     const tables = new TableClusters(image.clusterSize)
     const l1 = new L1Table(image)
@@ -105,16 +108,21 @@ export class Qcow2Map implements MapDriver {
       keepPlaces,
     })
     this.#commit = new Commit({ image, refcounts, l1, l2: cache, frees })
-    this.#bitmaps = new Bitmaps({ image, refcounts, tables, commit: this.#commit })
+    this.#bitmaps = new Bitmaps({ image, refcounts, tables, bitmaps, commit: this.#commit })
   }
 
   get compression(): 'zlib' | 'zstd' {
     return this.#image.header.compression
   }
 
-  /** Reads what an open image needs in memory. @throws IoError, CommandError */
-  async load(): Promise<void> {
+  /**
+   * Reads what an open image needs in memory.
+   * @param reopened  the node has its bitmaps already
+   * @throws IoError, CommandError
+   */
+  async load(reopened: boolean): Promise<void> {
     await this.#loadTables()
+    if (!reopened) await this.#bitmaps.loadBits()
     const { cleanInterval } = this.#options
     if (cleanInterval > 0) this.#cleaning ??= this.#cleanEvery(cleanInterval)
   }
@@ -126,7 +134,7 @@ export class Qcow2Map implements MapDriver {
   async #loadTables(): Promise<void> {
     await this.#l1.load()
     this.#snapshots = await loadSnapshots(this.#image)
-    this.#bitmaps.use(await loadBitmaps(this.#image))
+    await this.#bitmaps.loadDirectory()
   }
 
   length(): number {
@@ -153,10 +161,9 @@ export class Qcow2Map implements MapDriver {
     this.#frees.leave(epoch)
   }
 
-  beforeChange(offset: number, length: number): Promise<void> | undefined {
-    if (!this.#ready) return this.#makeReady().then(() => this.#bitmaps.mark(offset, length))
+  beforeChange(): Promise<void> | undefined {
+    if (!this.#ready) return this.#makeReady()
     this.#image.checkSound()
-    this.#bitmaps.mark(offset, length)
     return undefined
   }
 
@@ -196,7 +203,7 @@ export class Qcow2Map implements MapDriver {
       commit: this.#commit,
       backing: this.#backing,
       snapshots: this.#snapshots.list,
-      bitmaps: this.#bitmaps.stored,
+      bitmaps: this.#bitmaps,
     })
     await resizer.resize(length, clear)
   }
@@ -207,6 +214,7 @@ export class Qcow2Map implements MapDriver {
     this.#unsettled = true
     await this.flush()
     await this.#bitmaps.save()
+    await this.#commit.tidy()
     await this.#image.flush()
     const { file } = this.#image.env
     const end = await this.#refcounts.end()
@@ -238,6 +246,7 @@ export class Qcow2Map implements MapDriver {
     this.#blockCache.clear()
     this.#tables.clear()
     await this.#loadTables()
+    await this.#bitmaps.loadBits()
   }
 
   takeOver(previous: MapDriver): void {
@@ -246,6 +255,22 @@ export class Qcow2Map implements MapDriver {
     this.#l1.use(previous.#l1.bytes)
     this.#snapshots = previous.#snapshots
     this.#bitmaps.use(previous.#bitmaps.stored)
+  }
+
+  get bitmapStore(): BitmapStore {
+    const bitmaps = this.#bitmaps
+    return {
+      checkNew: (name, granularity) => bitmaps.checkNew(name, granularity),
+      hold: async (name) => {
+        await this.#makeReady()
+        await bitmaps.hold(name)
+      },
+      holds: (name) => bitmaps.holds(name),
+      remove: async (name) => {
+        await this.#makeReady()
+        await bitmaps.remove(name)
+      },
+    }
   }
 
   format(): FormatFacts {
@@ -263,7 +288,7 @@ export class Qcow2Map implements MapDriver {
   async empty(): Promise<void> {
     const { header, clusterSize } = this.#image
     if (this.#image.external) throw new CommandError('An image with a data file cannot be emptied')
-    await this.beforeChange(0, header.size)
+    await this.beforeChange()
     await this.#zeroer.drop(0, Math.ceil(header.size / clusterSize) * clusterSize)
     await this.flush()
   }

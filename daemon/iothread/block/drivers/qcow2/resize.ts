@@ -6,7 +6,7 @@
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import { CommandError } from '../../../../errors.js'
 import { type BlockNode, SECTOR } from '../../node.js'
-import type { StoredBitmaps } from './bitmap-directory.js'
+import type { Bitmaps } from './bitmaps.js'
 import type { Commit } from './commit.js'
 import type { Frees } from './frees.js'
 import type { Image } from './image.js'
@@ -29,7 +29,7 @@ export interface ResizeParts {
   readonly commit: Commit
   readonly backing: BlockNode | undefined
   readonly snapshots: readonly Snapshot[]
-  readonly bitmaps: StoredBitmaps | undefined
+  readonly bitmaps: Bitmaps
 }
 
 type Clear = (offset: number, length: number) => Promise<void>
@@ -50,9 +50,7 @@ export class Resizer {
     if (length % SECTOR !== 0) throw new CommandError('The new size must be a multiple of 512')
     if (snapshots.length > 0 && image.header.version === 2)
       throw new CommandError("Can't resize a version 2 image which has snapshots")
-    const [bitmap] = bitmaps?.list ?? []
-    if (bitmap !== undefined && length !== image.header.size)
-      throw new CommandError(`Cannot resize an image with persistent bitmaps (as '${bitmap.name}')`)
+    if (length !== image.header.size) await bitmaps.holdAll()
     if (length < image.header.size) await this.#shrink(length)
     else if (length > image.header.size) await this.#grow(length, clear)
     await commit.run()

@@ -37,7 +37,7 @@ export class Zeroer {
    * @param stored  also what reads as zero because nothing shows through gets entries
    * @returns bytes that read as zero now; 0 when the beginning can only be written
    */
-  async zero(offset: number, length: number, unmap: boolean, stored: boolean): Promise<number> {
+  async zero(offset: number, length: number, unmap: boolean, stored = false): Promise<number> {
     const { image } = this.#parts
     const { clusterSize } = image
     const unit = image.extended ? clusterSize / SUBCLUSTERS : clusterSize

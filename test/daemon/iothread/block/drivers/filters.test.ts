@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // raw, null, memory, throttle and inject over a memory disk.
 import t from 'tap'
-import type { ThrottleLimits } from '../../../../../daemon/iothread/messages.js'
+import { type BucketLimits, NO_LIMITS } from '../../../../../daemon/common/throttle-limits.js'
 import { testGraph } from '../../../../helpers/graph.js'
 
 const MiB = 1 << 20
 const memory = (size = MiB) => ({ driver: 'x-memory', 'node-name': 'm', size })
-const unlimited: ThrottleLimits = {
-  bpsTotal: 0,
-  bpsRead: 0,
-  bpsWrite: 0,
-  iopsTotal: 0,
-  iopsRead: 0,
-  iopsWrite: 0,
-}
+const only = (rate: number): BucketLimits => ({ rate, burst: 0, burstSeconds: 1 })
 
 t.test('raw shows a window of its child', async (t) => {
   const g = testGraph(t)
@@ -213,7 +206,7 @@ t.test('blkdebug rules: by kind, by sector, once or always', async (t) => {
 
 t.test('throttled requests keep their order, and lifting the limit lets them go', async (t) => {
   const g = testGraph(t)
-  g.graph.throttleGroup('tg', { ...unlimited, bpsWrite: 1 })
+  g.graph.throttleGroup('tg', { ...NO_LIMITS, bpsWrite: only(1) })
   const node = await g.add({ driver: 'throttle', 'node-name': 'th', 'throttle-group': 'tg', file: memory() })
   const order: number[] = []
   const writes = [0, 1, 2].map((i) =>
@@ -223,14 +216,14 @@ t.test('throttled requests keep their order, and lifting the limit lets them go'
   await g.read(node, 0, 512)
   t.same(order, [0], 'the bucket is empty for writes, not for reads')
   t.match(g.graph.oldest(), { op: 'write', node: 'th' })
-  g.graph.throttleGroup('tg', unlimited)
+  g.graph.throttleGroup('tg', NO_LIMITS)
   await Promise.all(writes)
   t.same(order, [0, 1, 2])
 })
 
 t.test('a forgotten throttle group limits no more', async (t) => {
   const g = testGraph(t)
-  g.graph.throttleGroup('tg', { ...unlimited, iopsTotal: 1 })
+  g.graph.throttleGroup('tg', { ...NO_LIMITS, iopsTotal: only(1) })
   const node = await g.add({ driver: 'throttle', 'node-name': 'th', 'throttle-group': 'tg', file: memory() })
   const reads = [g.read(node, 0, 1), g.read(node, 1, 1), g.read(node, 2, 1)]
   await reads[0]

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tickets of the images API: which there are, and which disk serves each. Used by ImagesService, which brings the questions
+// of clients and managers, and by the handlers of export commands, whose images are tickets without an end.
+// Invariant: what was done with a ticket is known where it is done. Until its image is opened, by its first request, that is
+// here; from then on it is the worker of the disk.
+
+import type { Logger } from 'pino'
+import type { TicketSpec } from '../../../protocol/http/json-body.js'
+import { monotonicSeconds } from '../../common/clock.js'
+import { CommandError } from '../../errors.js'
+import type { Answer, Question } from '../../images/messages.js'
+import type { ImageReport, ImageSpec, ImageStatus } from '../../iothread/messages-images.js'
+import type { Directory, Node } from '../directory.js'
+import type { DiskWorker } from '../workers.js'
+import type { ImageNodes, NodeUser } from './image-nodes.js'
+
+/** A connection may make no progress so long where the ticket does not say, seconds. */
+const INACTIVITY_S = 60
+/** A removed ticket waits so long for its last request, milliseconds. */
+const REMOVE_MS = 60_000
+/** What Node's timers can hold, milliseconds. */
+const LONGEST_MS = 2 ** 31 - 1
+
+/** Where connections are when they are at no disk. */
+export interface Front {
+  /** @param fd  the receiver's from now on */
+  take(connection: number, fd: number, rest: Uint8Array): void
+  left(connection: number): void
+}
+
+export interface Ticket {
+  readonly key: number
+  readonly id: string
+  /** undefined: a node is served by command. */
+  readonly spec: TicketSpec | undefined
+  readonly added: number
+  /** Seconds; the worker knows better once its image is opened. */
+  expires: number
+  opening: Promise<void> | undefined
+  image: Opened | undefined
+  /** No request is let through any more. */
+  canceled: boolean
+  /** Connections its disk has. */
+  readonly clients: Set<number>
+}
+
+interface Opened {
+  node: Node
+  readonly worker: DiskWorker
+  /** undefined: the node is there without the ticket. */
+  readonly user: NodeUser | undefined
+}
+
+const DONE: Answer = { kind: 'done' }
+
+export class Tickets {
+  readonly #directory: Directory
+  readonly #nodes: ImageNodes
+  readonly #front: Front
+  readonly #log: Logger
+  readonly #tickets = new Map<string, Ticket>()
+  /** Those that were replaced and whose requests end as they began. */
+  readonly #retired = new Set<Ticket>()
+  #keys = 0
+  /** Address of the local service, as clients are told. */
+  unixSocket: string | undefined
+
+  constructor(directory: Directory, nodes: ImageNodes, front: Front, log: Logger) {
+    this.#directory = directory
+    this.#nodes = nodes
+    this.#front = front
+    this.#log = log
+  }
+
+  find(id: string): Ticket | undefined {
+    return this.#tickets.get(id)
+  }
+
+  /** Those of commands, oldest first. */
+  exports(): Ticket[] {
+    return [...this.#tickets.values()].filter(({ spec }) => spec === undefined)
+  }
+
+  answer(question: Question): Promise<Answer> | Answer {
+    switch (question.kind) {
+      case 'open':
+        return this.#admit(question.ticket)
+      case 'put':
+        return this.#put(question.spec)
+      case 'show':
+        return this.#show(question.ticket)
+      case 'extend':
+        return this.#extend(question.ticket, question.timeout)
+      case 'remove':
+        return question.ticket === undefined ? this.#dropAll() : this.#remove(question.ticket)
+      default:
+        return question satisfies never
+    }
+  }
+
+  /** A connection whose next request names a ticket that was let through. */
+  handed(id: string, connection: number, fd: number, rest: Uint8Array): void {
+    const ticket = this.#tickets.get(id)
+    const image = ticket?.image
+    if (ticket === undefined || image === undefined) {
+      // Removed meanwhile: it is asked for anew.
+      this.#front.take(connection, fd, rest)
+      return
+    }
+    ticket.clients.add(connection)
+    const { key } = ticket
+    image.worker.request('image-connect', { key, connection, fd, rest }).catch(() => {
+      if (ticket.clients.delete(connection)) this.#front.left(connection)
+    })
+  }
+
+  report(report: ImageReport): void {
+    if (report.kind === 'image-moved') {
+      this.#moved(report.key, report.node)
+      return
+    }
+    const { connection, why, back } = report
+    for (const ticket of this.#all()) ticket.clients.delete(connection)
+    if (why !== undefined) this.#log.info({ connection }, `images client lost: ${why}`)
+    if (back === undefined) this.#front.left(connection)
+    else this.#front.take(connection, back.fd, back.rest)
+  }
+
+  /** A worker has ended, and its nodes are forgotten. @returns the exports among them, which are gone */
+  lost(worker: DiskWorker): Ticket[] {
+    const gone: Ticket[] = []
+    for (const ticket of this.#all()) {
+      if (ticket.image?.worker !== worker) continue
+      for (const connection of ticket.clients) this.#front.left(connection)
+      ticket.clients.clear()
+      // Its node is gone already.
+      void ticket.image.user?.release()
+      this.#closed(ticket)
+      if (ticket.spec !== undefined) ticket.expires = monotonicSeconds() + ticket.spec.timeout
+      else {
+        this.#tickets.delete(ticket.id)
+        gone.push(ticket)
+      }
+    }
+    return gone
+  }
+
+  /** Serves a node by command. @throws CommandError, and nothing is left of it then */
+  async addExport(id: string, node: Node, writable: boolean): Promise<void> {
+    const { worker } = node
+    if (worker === undefined) throw new CommandError(`Node '${node.name}' was lost`)
+    const ticket = this.#enter(id, undefined, Number.POSITIVE_INFINITY)
+    ticket.opening = this.#serve(ticket, node, undefined, {
+      ...{ ops: writable ? ['read', 'write'] : ['read'], size: undefined, sparse: true, own: false },
+      ...{ timeout: Number.POSITIVE_INFINITY, inactivityTimeout: INACTIVITY_S, filename: undefined },
+    })
+    try {
+      await ticket.opening
+    } catch (error) {
+      this.#tickets.delete(id)
+      throw error
+    }
+  }
+
+  /** Stops serving a node; its clients are cut off. Resolves when nothing uses it any more. */
+  async removeExport(ticket: Ticket): Promise<void> {
+    ticket.canceled = true
+    await this.#end(ticket, true, LONGEST_MS)
+    if (this.#tickets.get(ticket.id) === ticket) this.#tickets.delete(ticket.id)
+  }
+
+  #enter(id: string, spec: TicketSpec | undefined, expires: number): Ticket {
+    const ticket: Ticket = {
+      ...{ key: this.#keys++, id, spec, added: monotonicSeconds(), expires, clients: new Set() },
+      ...{ opening: undefined, image: undefined, canceled: false },
+    }
+    this.#tickets.set(id, ticket)
+    return ticket
+  }
+
+  /** Requests under way of a ticket that is replaced end as they began. */
+  #put(spec: TicketSpec): Answer {
+    const before = this.#tickets.get(spec.id)
+    if (before !== undefined && (before.spec === undefined || before.canceled))
+      return refused(409, 'the ticket cannot be replaced')
+    this.#enter(spec.id, spec, monotonicSeconds() + spec.timeout)
+    if (before !== undefined) this.#retire(before)
+    this.#log.info({ transfer: spec.transferId, ops: spec.ops }, 'ticket added')
+    return DONE
+  }
+
+  async #show(id: string): Promise<Answer> {
+    const ticket = this.#tickets.get(id)
+    if (ticket?.spec === undefined) return refused(404, 'there is no such ticket')
+    const { key, spec, image } = ticket
+    const status = image === undefined ? unused(ticket) : await image.worker.request('image-status', { key })
+    return { kind: 'done', body: shown(spec, status) }
+  }
+
+  async #extend(id: string, timeout: number): Promise<Answer> {
+    const ticket = this.#tickets.get(id)
+    if (ticket?.spec === undefined) return refused(404, 'there is no such ticket')
+    ticket.expires = monotonicSeconds() + timeout
+    await ticket.image?.worker.request('image-extend', { key: ticket.key, timeout })
+    return DONE
+  }
+
+  async #remove(id: string): Promise<Answer> {
+    const ticket = this.#tickets.get(id)
+    if (ticket?.spec === undefined) return DONE
+    ticket.canceled = true
+    if (!(await this.#end(ticket, true, REMOVE_MS)))
+      return refused(409, 'the ticket has requests under way that did not end in time')
+    if (this.#tickets.get(id) === ticket) this.#tickets.delete(id)
+    this.#log.info({ transfer: ticket.spec.transferId }, 'ticket removed')
+    return DONE
+  }
+
+  #dropAll(): Answer {
+    for (const ticket of [...this.#tickets.values()]) {
+      if (ticket.spec === undefined || ticket.canceled) continue
+      this.#tickets.delete(ticket.id)
+      this.#retire(ticket)
+    }
+    return DONE
+  }
+
+  #retire(ticket: Ticket): void {
+    this.#retired.add(ticket)
+    void this.#end(ticket, false, LONGEST_MS).finally(() => this.#retired.delete(ticket))
+  }
+
+  /** A request names this ticket; when it is the first, its image is opened. */
+  async #admit(id: string): Promise<Answer> {
+    const ticket = this.#tickets.get(id)
+    if (ticket === undefined) return forbidden('there is no such ticket')
+    if (ticket.canceled) return forbidden('it was canceled')
+    if (ticket.image !== undefined) return DONE
+    if (monotonicSeconds() >= ticket.expires) return forbidden('it has expired')
+    const { spec } = ticket
+    try {
+      if (spec !== undefined) ticket.opening ??= this.#open(ticket, spec)
+      await ticket.opening
+      return DONE
+    } catch (error) {
+      this.#log.warn({ transfer: spec?.transferId, err: error }, 'the image of a ticket could not be opened')
+      return refused(500, 'the image cannot be opened')
+    }
+  }
+
+  async #open(ticket: Ticket, spec: TicketSpec): Promise<void> {
+    try {
+      const user = await this.#nodes.use(spec)
+      const { size, ops, sparse, timeout, inactivityTimeout = INACTIVITY_S, filename } = spec
+      const how = { size, ops, sparse, timeout, inactivityTimeout, filename, own: true }
+      await this.#serve(ticket, user.node, user, how)
+    } catch (error) {
+      ticket.opening = undefined
+      throw error
+    }
+  }
+
+  async #serve(
+    ticket: Ticket,
+    node: Node,
+    user: NodeUser | undefined,
+    how: Pick<ImageSpec, 'size' | 'ops' | 'sparse' | 'timeout' | 'inactivityTimeout' | 'filename' | 'own'>,
+  ): Promise<void> {
+    const { key, id, expires } = ticket
+    const { name, worker } = node
+    node.exports.add(nameOf(ticket))
+    worker?.hold()
+    try {
+      if (worker === undefined) throw new CommandError(`Node '${name}' was lost`)
+      await worker.request('image-add', { ...how, key, id, expires, node: name, unixSocket: this.unixSocket })
+      ticket.image = { node, worker, user }
+    } catch (error) {
+      node.exports.delete(nameOf(ticket))
+      worker?.release()
+      await user?.release()
+      throw error
+    }
+  }
+
+  /** @returns whether nothing of it is under way any more */
+  async #end(ticket: Ticket, stop: boolean, timeoutMs: number): Promise<boolean> {
+    await ticket.opening?.catch(() => undefined) // whoever asked for it was told
+    const { image, key } = ticket
+    if (image === undefined) return true
+    try {
+      const { gone } = await image.worker.request('image-end', { key, stop, timeoutMs })
+      if (!gone) return false
+    } catch (error) {
+      // Its worker has ended, and all it served with it; or the node could not be given back in order.
+      this.#log.warn({ err: error }, 'an image was not closed in order')
+    }
+    if (ticket.image !== image) return true
+    this.#closed(ticket)
+    await image.user?.release().catch((error: unknown) => {
+      this.#log.warn({ err: error }, 'the image of a ticket was not closed in order')
+    })
+    return true
+  }
+
+  #closed(ticket: Ticket): void {
+    const { image } = ticket
+    ticket.image = undefined
+    ticket.opening = undefined
+    image?.node.exports.delete(nameOf(ticket))
+    image?.worker.release()
+  }
+
+  #moved(key: number, name: string): void {
+    const node = this.#directory.find(name)
+    for (const ticket of this.#all()) {
+      if (ticket.key !== key || ticket.image === undefined || node === undefined) continue
+      ticket.image.node.exports.delete(nameOf(ticket))
+      ticket.image.node = node
+      node.exports.add(nameOf(ticket))
+    }
+  }
+
+  #all(): Ticket[] {
+    return [...this.#tickets.values(), ...this.#retired]
+  }
+}
+
+/** Among the exports of a node. */
+function nameOf({ key }: Ticket): string {
+  return `image ${key}`
+}
+
+function refused(status: number, message: string): Answer {
+  return { kind: 'refused', status, message }
+}
+
+/** Says nothing of other tickets. */
+function forbidden(why: string): Answer {
+  return refused(403, `the ticket does not allow this: ${why}`)
+}
+
+function unused({ expires, added, canceled }: Ticket): ImageStatus {
+  const idleTime = monotonicSeconds() - added
+  return { active: false, canceled, connections: 0, expires, idleTime, transferred: 0 }
+}
+
+/** As the API shows a ticket. */
+function shown(spec: TicketSpec, status: ImageStatus): Readonly<Record<string, unknown>> {
+  const {
+    id,
+    size,
+    ops,
+    timeout,
+    url,
+    sparse,
+    dirty,
+    inactivityTimeout = INACTIVITY_S,
+    transferId,
+    filename,
+  } = spec
+  const { active, canceled, connections, expires, idleTime, transferred } = status
+  return {
+    ...{ active, canceled, connections, expires: Math.floor(expires), idle_time: Math.floor(idleTime) },
+    ...{ inactivity_timeout: inactivityTimeout, ops, size, sparse, dirty, timeout, url, uuid: id },
+    transfer_id: transferId,
+    ...(filename !== undefined && { filename }),
+    ...(ops.length === 1 && { transferred }),
+  }
+}

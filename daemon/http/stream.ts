@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// The bytes of one HTTP connection: heads of requests, bodies straight to where they are wanted, replies; and the end of
+// clients that stall. Used by whoever serves a connection at the time; it is handed on with what was read and not taken.
+// Rules: one reader at a time. Nothing is read that nobody asked for, so a client that sends ahead waits in its socket.
+
+import { Wire, type WireUser } from '../../native/wire.js'
+import { checkUnfinished, findHeadEnd, LONGEST_HEAD, skipEmptyLines } from '../../protocol/http/head.js'
+import { PeerError } from '../../protocol/peer-error.js'
+
+const EAGAIN = -11
+/** Bytes of the buffer heads are read into, at first. */
+const INBOX = 4096
+/** Looks for progress in the time a client may stall. */
+const LOOKS = 4
+
+/** What Node's timers can hold. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
+export interface StreamLimits {
+  /** A client may make no progress so long, milliseconds. */
+  readonly idleMs: number
+  /** A head may take so long from its first byte to its last, milliseconds. */
+  readonly headMs: number
+}
+
+/** A connection for somebody else. */
+export interface Handover {
+  readonly fd: number
+  /** What was read and not taken. */
+  readonly rest: Uint8Array
+}
+
+/** The connection is wanted back, and no request is being read. */
+export class WantedBack extends Error {
+  override readonly name = 'WantedBack'
+}
+
+interface Waiter {
+  resolve(): void
+  reject(error: Error): void
+}
+
+export class HttpStream implements WireUser {
+  readonly #wire: Wire
+  readonly #limits: StreamLimits
+  readonly #timer: NodeJS.Timeout
+  #inbox: Buffer
+  #start = 0
+  #end: number
+  /** Up to here a head has no end. */
+  #looked = 0
+  /** When the head that is being read began. */
+  #headSince: number | undefined
+  #reader: Waiter | undefined
+  /** What is waited for is a head. */
+  #inHead = false
+  #wantedBack = false
+  /** Whoever waits until less is queued. */
+  #writers: { readonly limit: number; readonly waiter: Waiter }[] = []
+  #error: Error | undefined
+  /** Looks without progress. */
+  #still = 0
+  #waitingThen = 0
+
+  /**
+   * @param fd    the connection, owned from now on
+   * @param rest  what came of it already
+   * @throws Error with `errno` when the socket cannot be watched; it is closed then
+   */
+  constructor(fd: number, rest: Uint8Array, limits: StreamLimits) {
+    this.#limits = limits
+    this.#wire = new Wire(fd, this)
+    this.#inbox = Buffer.alloc(Math.max(INBOX, rest.length))
+    this.#inbox.set(rest)
+    this.#end = rest.length
+    const everyMs = Math.min(Math.max(1, limits.idleMs / LOOKS), LONGEST_TIMER_MS)
+    this.#timer = setInterval(() => this.#look(), everyMs)
+  }
+
+  get closed(): boolean {
+    return this.#wire.closed
+  }
+  /** Bytes that are queued and not sent. */
+  get waiting(): number {
+    return this.#wire.waiting
+  }
+  /** Something was read that nobody has taken. */
+  get ahead(): boolean {
+    return this.#start < this.#end
+  }
+
+  /**
+   * The next head, in Latin-1; it stays in front until takeHead().
+   * @returns undefined when the client has ended the connection between two requests
+   * @throws Refusal for a head that is too long, PeerError when the client went away, WantedBack
+   */
+  async head(): Promise<string | undefined> {
+    this.#inHead = true
+    try {
+      return await this.#head()
+    } finally {
+      this.#inHead = false
+    }
+  }
+
+  async #head(): Promise<string | undefined> {
+    for (;;) {
+      if (this.#looked <= this.#start) this.#start = skipEmptyLines(this.#inbox, this.#start, this.#end)
+      const end = findHeadEnd(this.#inbox, this.#start, this.#end, Math.max(this.#looked, this.#start))
+      if (end !== undefined) {
+        this.#looked = end
+        this.#headSince = undefined
+        return this.#inbox.toString('latin1', this.#start, end)
+      }
+      this.#looked = this.#end
+      if (this.#wantedBack) throw new WantedBack()
+      if (this.ahead) this.#headSince ??= performance.now()
+      checkUnfinished(this.#inbox, this.#start, this.#end)
+      this.#makeRoom()
+      const got = await this.#receive(this.#inbox, this.#end, this.#inbox.length)
+      if (got === 0) {
+        if (this.ahead) throw this.#lost('the client went away')
+        return undefined
+      }
+      this.#end += got
+    }
+  }
+
+  takeHead(): void {
+    this.#start = this.#looked
+  }
+
+  /** Bytes of a body. @returns how many were put into [from, to); 0: the client ended the connection */
+  async receive(into: Uint8Array, from: number, to: number): Promise<number> {
+    const ahead = Math.min(this.#end - this.#start, to - from)
+    if (ahead === 0) return this.#receive(into, from, to)
+    into.set(this.#inbox.subarray(this.#start, this.#start + ahead), from)
+    this.#start += ahead
+    return ahead
+  }
+
+  /** Queues bytes, which must stay as they are until `sent` is called; send() sends them. */
+  put(bytes: Uint8Array, sent?: () => void): void {
+    if (sent === undefined) this.#wire.put(bytes)
+    else
+      this.#wire.put(bytes, () => {
+        sent()
+        this.#wakeWriters()
+      })
+  }
+
+  send(): void {
+    this.#wire.flush()
+    this.#wakeWriters()
+  }
+
+  /** Until at most `limit` bytes are queued. @throws PeerError when the client does not take them */
+  async room(limit: number): Promise<void> {
+    if (this.#error !== undefined) throw this.#error
+    if (this.#wire.waiting <= limit) return
+    await new Promise<void>((resolve, reject) => this.#writers.push({ limit, waiter: { resolve, reject } }))
+  }
+
+  /** Whoever waits for the client, waits no more. */
+  interrupt(error: Error): void {
+    const reader = this.#reader
+    this.#reader = undefined
+    reader?.reject(error)
+    for (const { waiter } of this.#writers.splice(0)) waiter.reject(error)
+  }
+
+  /** Whoever reads heads ends with WantedBack, now or when the request under way was answered. */
+  askBack(): void {
+    this.#wantedBack = true
+    if (this.#inHead) this.interrupt(new WantedBack())
+  }
+
+  /** Nothing more will be sent; what the client still sends can be received. */
+  endSending(): void {
+    this.#wire.end()
+  }
+
+  /** For somebody else; undefined when no descriptor is left, and it is closed then. Nothing may be queued. */
+  release(): Handover | undefined {
+    clearInterval(this.#timer)
+    this.#error ??= new PeerError('the connection was handed on')
+    const fd = this.#wire.release()
+    return fd < 0 ? undefined : { fd, rest: this.#inbox.slice(this.#start, this.#end) }
+  }
+
+  close(error: Error = new PeerError('the connection was closed')): void {
+    if (this.#wire.closed) return
+    this.#error ??= error
+    clearInterval(this.#timer)
+    this.#wire.close()
+    this.interrupt(this.#error)
+  }
+
+  readable(): void {
+    const reader = this.#reader
+    this.#reader = undefined
+    if (reader === undefined) this.#wire.want(false)
+    else reader.resolve()
+  }
+
+  drained(): void {
+    this.#wakeWriters()
+  }
+
+  failed(): void {
+    this.close(new PeerError('the client went away'))
+  }
+
+  async #receive(into: Uint8Array, from: number, to: number): Promise<number> {
+    for (;;) {
+      if (this.#error !== undefined) throw this.#error
+      const got = this.#wire.receive(into, from, to)
+      if (got >= 0) {
+        this.#still = 0
+        return got
+      }
+      if (got !== EAGAIN) throw this.#lost('the connection broke')
+      this.#wire.want(true)
+      await new Promise<void>((resolve, reject) => {
+        this.#reader = { resolve, reject }
+      })
+    }
+  }
+
+  #lost(why: string): Error {
+    const error = new PeerError(why)
+    this.close(error)
+    return error
+  }
+
+  /** For a head: what was taken goes, and there is more room each time. */
+  #makeRoom(): void {
+    if (this.#start === this.#end) {
+      this.#start = 0
+      this.#end = 0
+      this.#looked = 0
+    } else if (this.#start > 0) {
+      this.#inbox.copyWithin(0, this.#start, this.#end)
+      this.#end -= this.#start
+      this.#looked -= this.#start
+      this.#start = 0
+    }
+    if (this.#end < this.#inbox.length) return
+    const larger = Buffer.alloc(Math.min(this.#inbox.length * 4, LONGEST_HEAD))
+    larger.set(this.#inbox)
+    this.#inbox = larger
+  }
+
+  #wakeWriters(): void {
+    if (this.#writers.length === 0) return
+    const { waiting } = this.#wire
+    const woken = this.#writers.filter(({ limit }) => waiting <= limit)
+    this.#writers = this.#writers.filter(({ limit }) => waiting > limit)
+    for (const { waiter } of woken) waiter.resolve()
+  }
+
+  /** A client that we wait for, and that has done nothing since the last looks, is cut off. */
+  #look(): void {
+    const { waiting } = this.#wire
+    const taking = waiting > 0 && waiting === this.#waitingThen
+    this.#waitingThen = waiting
+    this.#still = taking || (this.#reader !== undefined && waiting === 0) ? this.#still + 1 : 0
+    if (this.#still >= LOOKS) this.#lost('the client made no progress in time')
+    else if (this.#headSince !== undefined && performance.now() - this.#headSince > this.#limits.headMs)
+      this.#lost('the client did not finish the head of its request in time')
+  }
+}

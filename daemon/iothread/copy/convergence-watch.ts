@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Watches whether a mirror gets done while its source is in use, and does what was asked for when it does not. Used by
+// the mirror, which tells it of changes and lets its filter's changes through it.
+// Invariant: users are slowed down only between a verdict 'diverging' and the next moment when nothing is dirty, or the
+// job pauses, ends, or waits for its users to stop.
+
+import type { Convergence, OnDiverge } from '../../common/convergence.js'
+import type { ChangeGuard } from '../block/drivers/mirror-top.js'
+import { ConvergenceMeter } from './convergence.js'
+import { DirtiedChunks } from './dirtied-chunks.js'
+import { brakeLimit, WriteBrake } from './write-brake.js'
+
+export class ConvergenceWatch {
+  readonly #onDiverge: OnDiverge
+  readonly #block: () => void
+  readonly #meter = new ConvergenceMeter()
+  readonly #chunks: DirtiedChunks
+  readonly #brake = new WriteBrake()
+  #dirtied = 0
+
+  /**
+   * @param granularity  of the dirty bitmap, bytes
+   * @param block        has changes wait for the target
+   */
+  constructor(granularity: number, onDiverge: OnDiverge, block: () => void) {
+    this.#chunks = new DirtiedChunks(granularity)
+    this.#onDiverge = onDiverge
+    this.#block = block
+  }
+
+  get state(): Convergence {
+    const { limit } = this.#brake
+    return { ...this.#meter.state, ...(limit > 0 && { writeLimit: limit }) }
+  }
+
+  /** Something of the source is to be copied again. */
+  dirtied(offset: number, length: number): void {
+    this.#chunks.mark(offset, length)
+  }
+
+  /** The same guard behind the brake. */
+  guard(inner: ChangeGuard): ChangeGuard {
+    return {
+      change: (offset, length, submit) => {
+        const admitted = this.#brake.admit(length)
+        if (admitted === undefined) return inner.change(offset, length, submit)
+        return admitted.then(() => inner.change(offset, length, submit))
+      },
+    }
+  }
+
+  /** To be called often. @param at  monotonic, milliseconds; bytes done altogether, and bytes left */
+  look(at: number, done: number, remaining: number): void {
+    if (!this.#meter.due(at)) return
+    this.#dirtied += this.#chunks.take()
+    const { written, waiting, limit } = this.#brake
+    this.#meter.look(at, { done, dirtied: this.#dirtied, written, remaining })
+    const { verdict, dirtyRate, copyRate } = this.#meter.state
+    const diverging = verdict === 'diverging'
+    if (this.#onDiverge === 'write-blocking' && diverging) this.#block()
+    if (this.#onDiverge !== 'throttle' || !(diverging || limit > 0)) return
+    this.#brake.set(brakeLimit({ writeRate: this.#meter.writeRate, dirtyRate, copyRate, waiting }, limit))
+  }
+
+  /** Nothing is dirty, or users are going to be stopped altogether. */
+  letGo(): void {
+    this.#brake.release()
+  }
+
+  /** The job stands still. */
+  pause(): void {
+    this.letGo()
+    this.#chunks.take()
+    this.#meter.reset()
+  }
+}

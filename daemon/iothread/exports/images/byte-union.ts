@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// How many bytes some ranges cover together, each counted once. Used by tickets, which tell how much was transferred.
+// Ranges are kept apart and ascending; those that touch become one, so a transfer from front to back is one range. Who
+// touches many places that lie apart is counted exactly up to MOST of them, from then on each range for itself.
+
+/** Ranges that are kept. */
+const MOST = 65536
+
+export class ByteUnion {
+  readonly #starts: number[] = []
+  readonly #ends: number[] = []
+  #total = 0
+
+  /** Bytes covered. */
+  get total(): number {
+    return this.#total
+  }
+
+  add(offset: number, length: number): void {
+    if (length <= 0) return
+    const end = offset + length
+    // The first range that ends at or behind our start, and the first that begins behind our end.
+    const from = firstAtLeast(this.#ends, offset)
+    const to = firstAtLeast(this.#starts, end + 1)
+    if (from === to && this.#starts.length >= MOST) {
+      this.#total += length
+      return
+    }
+    let [start, stop, covered] = [offset, end, 0]
+    for (let index = from; index < to; index++) {
+      const [first, last] = [this.#starts[index] as number, this.#ends[index] as number]
+      start = Math.min(start, first)
+      stop = Math.max(stop, last)
+      covered += last - first
+    }
+    this.#starts.splice(from, to - from, start)
+    this.#ends.splice(from, to - from, stop)
+    this.#total += stop - start - covered
+  }
+}
+
+/** Index of the first number that is not less. */
+function firstAtLeast(ascending: readonly number[], value: number): number {
+  let [low, high] = [0, ascending.length]
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if ((ascending[middle] as number) < value) low = middle + 1
+    else high = middle
+  }
+  return low
+}

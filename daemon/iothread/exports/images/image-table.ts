@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The images of a worker that are served over HTTP, by ticket. Part of the worker's table of exports.
+
+import { atMost } from '../../../common/deadline.js'
+import { CommandError } from '../../../errors.js'
+import type { ImageRequests } from '../../messages-images.js'
+import { type ImageEnv, ServedImage } from './served-image.js'
+
+export interface ImageTableEnv extends ImageEnv {
+  /** Memory is kept for clients until this is disposed. @throws CommandError when there is none */
+  keepMemory(): Disposable
+}
+
+export class ImageTable {
+  readonly #env: ImageTableEnv
+  readonly #images = new Map<number, { readonly image: ServedImage; readonly memory: Disposable }>()
+
+  constructor(env: ImageTableEnv) {
+    this.#env = env
+  }
+
+  get size(): number {
+    return this.#images.size
+  }
+  get clients(): number {
+    return [...this.#images.values()].reduce((sum, { image }) => sum + image.clients, 0)
+  }
+
+  readonly handlers = {
+    'image-add': async (spec: ImageRequests['image-add']['args']) => {
+      const memory = this.#env.keepMemory()
+      try {
+        const image = await ServedImage.open(spec, this.#env)
+        this.#images.set(spec.key, { image, memory })
+      } catch (error) {
+        memory[Symbol.dispose]()
+        throw error
+      }
+      return null
+    },
+    'image-connect': ({ key, connection, fd, rest }: ImageRequests['image-connect']['args']) => {
+      const found = this.#images.get(key)
+      // Removed a moment ago: it is asked for anew.
+      if (found === undefined) this.#env.report({ kind: 'image-left', connection, back: { fd, rest } })
+      else found.image.connect(connection, fd, rest)
+      return null
+    },
+    'image-status': ({ key }: ImageRequests['image-status']['args']) => this.#find(key).status(),
+    'image-extend': ({ key, timeout }: ImageRequests['image-extend']['args']) => {
+      this.#find(key).ticket.extend(timeout)
+      return null
+    },
+    'image-end': async ({ key, stop, timeoutMs }: ImageRequests['image-end']['args']) => {
+      const image = this.#find(key)
+      let idle = false
+      const stopped = (stop ? image.cancel() : image.retire()).then(() => {
+        idle = true
+      })
+      await atMost(stopped, timeoutMs)
+      if (!idle) return { gone: false }
+      const entry = this.#images.get(key)
+      // Somebody else may have waited too.
+      if (entry?.image !== image) return { gone: true }
+      this.#images.delete(key)
+      await image.close()
+      entry.memory[Symbol.dispose]()
+      return { gone: true }
+    },
+  }
+
+  /** Ends every client and gives the nodes back. */
+  async close(): Promise<void> {
+    const all = [...this.#images.values()]
+    this.#images.clear()
+    await Promise.all(all.map(({ image }) => image.end()))
+    for (const { memory } of all) memory[Symbol.dispose]()
+  }
+
+  #find(key: number): ServedImage {
+    const found = this.#images.get(key)
+    if (found === undefined) throw new CommandError('there is no such image')
+    return found.image
+  }
+}

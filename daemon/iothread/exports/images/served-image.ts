@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// An image that is served over HTTP under one ticket: its claim on the node, its connections, its end. Made by ImageTable.
+// Rule: a connection is here as long as its requests name this ticket; the first that names another takes it away.
+
+import type { IoEngine } from '../../../../native/types.js'
+import { CommandError } from '../../../errors.js'
+import { serveRequests } from '../../../http/serve.js'
+import { HttpStream } from '../../../http/stream.js'
+import type { Claim } from '../../block/claims.js'
+import { PERMISSIONS, type Permissions } from '../../block/driver.js'
+import type { Graph } from '../../block/graph.js'
+import type { BlockNode } from '../../block/node.js'
+import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.js'
+import type { Holder, PiecePool } from '../piece-pool.js'
+import { ImageAnswers } from './answers.js'
+import { Ticket } from './ticket.js'
+
+/** For the head of a request, milliseconds. */
+const HEAD_MS = 30_000
+
+export interface ImageEnv {
+  readonly graph: Graph
+  readonly engine: IoEngine
+  readonly pool: PiecePool
+  report(report: ImageReport): void
+  /** A disk said no, or a client was lost. */
+  log(level: 'info' | 'warn', fields: Readonly<Record<string, unknown>>, text: string): void
+  /** There is a connection more. */
+  came(): void
+  /** A connection has gone; the main thread was told. */
+  left(): void
+}
+
+/** A connection, and what memory it has. */
+interface Client extends Holder {
+  readonly stream: HttpStream
+}
+
+export class ServedImage {
+  readonly ticket: Ticket
+  readonly #env: ImageEnv
+  readonly #claim: Claim
+  readonly #clients = new Map<number, Client>()
+  /** Requests that grow the node, one after the other. */
+  #growing: Promise<void> = Promise.resolve()
+  #retired = false
+  #freshening: Promise<void> | undefined
+
+  private constructor(spec: ImageSpec, claim: Claim, env: ImageEnv) {
+    this.ticket = new Ticket(spec)
+    this.#claim = claim
+    this.#env = env
+  }
+
+  /** @throws CommandError when somebody else uses the node in a way that excludes it */
+  static async open(spec: ImageSpec, env: ImageEnv): Promise<ServedImage> {
+    const { graph } = env
+    const node = graph.node(spec.node)
+    await graph.freshen(spec.node)
+    const claim = await graph.claim(`image '${spec.id.slice(0, 8)}…'`, node, permissions(spec), (to) =>
+      env.report({ kind: 'image-moved', key: spec.key, node: to.name }),
+    )
+    return new ServedImage(spec, claim, env)
+  }
+
+  get node(): BlockNode {
+    return this.#claim.node
+  }
+
+  /** Bytes that may be read now. */
+  get readable(): number {
+    return Math.min(this.writable, this.node.length())
+  }
+
+  /** Bytes that may be written. */
+  get writable(): number {
+    return this.ticket.spec.size ?? this.node.length()
+  }
+
+  /** Requests that name its ticket are not for it any more. */
+  get retired(): boolean {
+    return this.#retired
+  }
+
+  get clients(): number {
+    return this.#clients.size
+  }
+
+  status(): ImageStatus {
+    const { active, canceled, expires, idleTime, transferred } = this.ticket
+    return { active, canceled, connections: this.clients, expires, idleTime, transferred }
+  }
+
+  /** Begins to serve a connection. @param fd  owned from now on */
+  connect(connection: number, fd: number, rest: Uint8Array): void {
+    let stream: HttpStream
+    const idleMs = this.ticket.spec.inactivityTimeout * 1000
+    try {
+      stream = new HttpStream(fd, rest, { idleMs, headMs: HEAD_MS })
+    } catch (error) {
+      const text = `a client could not be served: ${(error as Error).message}`
+      throw new CommandError(text, 'GenericError', { cause: error })
+    }
+    const client: Client = { stream, held: 0 }
+    this.#clients.set(connection, client)
+    this.#env.came()
+    void this.#serve(connection, client)
+  }
+
+  async #serve(connection: number, client: Client): Promise<void> {
+    const { stream } = client
+    const served = await serveRequests(stream, new ImageAnswers(this, this.#env, client))
+    this.#clients.delete(connection)
+    const back = served.kind === 'foreign' ? stream.release() : undefined
+    const why = served.kind === 'closed' ? served.why : undefined
+    this.#env.report({
+      ...{ kind: 'image-left', connection },
+      ...(why !== undefined && { why }),
+      ...(back !== undefined && { back }),
+    })
+    this.#env.left()
+  }
+
+  /** Makes the node reach to `end`, where it may grow. @returns false where it may not */
+  async reach(end: number): Promise<boolean> {
+    if (end <= this.node.length()) return true
+    if (!this.ticket.spec.own || !this.node.driver.can.resize) return false
+    const grown = this.#growing.then(async () => {
+      if (end > this.node.length()) await this.node.resize(end)
+    })
+    // Whoever comes next tries for itself.
+    this.#growing = grown.catch(() => undefined)
+    await grown
+    return true
+  }
+
+  /** Looks anew at an image that others may have changed: one that was opened for its ticket, to read it. */
+  async freshen(): Promise<void> {
+    if (!this.ticket.spec.own || !this.node.readOnly) return
+    this.#freshening ??= Promise.resolve(this.node.driver.freshen?.()).finally(() => {
+      this.#freshening = undefined
+    })
+    await this.#freshening
+  }
+
+  /** Nothing begins any more and what is under way is stopped; resolves when it has ended. */
+  cancel(): Promise<void> {
+    return this.ticket.cancel()
+  }
+
+  /** No request begins any more; resolves when those under way have ended. */
+  retire(): Promise<void> {
+    this.#retired = true
+    return this.ticket.idle()
+  }
+
+  /** After cancel() or retire(): connections go back to where they came from, and the node to its others. */
+  async close(): Promise<void> {
+    for (const { stream } of this.#clients.values()) stream.askBack()
+    await this.#claim.release()
+  }
+
+  /** The end of everything. */
+  async end(): Promise<void> {
+    const canceled = this.ticket.cancel()
+    for (const { stream } of [...this.#clients.values()]) stream.close()
+    await canceled
+    await this.#claim.release()
+  }
+}
+
+function permissions({ ops, own }: ImageSpec): Permissions {
+  const changes = own ? (['write', 'resize'] as const) : (['write'] as const)
+  return { use: ['consistent read', ...(ops.includes('write') ? changes : [])], share: PERMISSIONS }
+}

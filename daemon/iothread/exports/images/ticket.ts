@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a ticket allows and what was done with it: looked at when a request begins, told when it ends. Used by ServedImage.
+// Invariant: after cancel() no request begins, and idle() says when the last one has ended.
+
+import type { TicketOp } from '../../../../protocol/http/json-body.js'
+import { Refusal } from '../../../../protocol/http/refusal.js'
+import { monotonicSeconds } from '../../../common/clock.js'
+import type { ImageSpec } from '../../messages-images.js'
+import { ByteUnion } from './byte-union.js'
+
+/** How a request that is under way is stopped. */
+export type Stop = (refusal: Refusal) => void
+
+export class Ticket {
+  readonly spec: ImageSpec
+  readonly #running = new Set<Operation>()
+  readonly #touched = new ByteUnion()
+  #expires: number
+  #canceled = false
+  #lastEnd = monotonicSeconds()
+  #waiting: (() => void)[] = []
+
+  constructor(spec: ImageSpec) {
+    this.spec = spec
+    this.#expires = spec.expires
+  }
+
+  get active(): boolean {
+    return this.#running.size > 0
+  }
+  get canceled(): boolean {
+    return this.#canceled
+  }
+  get expires(): number {
+    return this.#expires
+  }
+  get transferred(): number {
+    return this.#touched.total
+  }
+  /** Seconds since the last request ended. */
+  get idleTime(): number {
+    return this.active ? 0 : monotonicSeconds() - this.#lastEnd
+  }
+
+  /** @throws Refusal 403; writing includes reading */
+  check(op: TicketOp): void {
+    if (this.#canceled) throw forbidden('it was canceled')
+    if (monotonicSeconds() >= this.#expires) throw forbidden('it has expired')
+    const { ops } = this.spec
+    if (!ops.includes(op) && !(op === 'read' && ops.includes('write'))) throw forbidden(`it forbids to ${op}`)
+  }
+
+  /**
+   * A request begins; it ends with dispose.
+   * @param renews  its end moves the expiry
+   * @throws Refusal 403
+   */
+  begin(op: TicketOp, renews: boolean, stop: Stop): Operation {
+    this.check(op)
+    const operation = new Operation(
+      stop,
+      (offset, length) => this.#touched.add(offset, length),
+      () => {
+        this.#running.delete(operation)
+        if (renews) this.extend(this.spec.timeout)
+        this.#lastEnd = monotonicSeconds()
+        if (this.#running.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
+      },
+    )
+    this.#running.add(operation)
+    return operation
+  }
+
+  /** It expires so many seconds from now. */
+  extend(seconds: number): void {
+    this.#expires = monotonicSeconds() + seconds
+  }
+
+  /** No request begins any more, and those under way are stopped; resolves when they have ended. */
+  cancel(): Promise<void> {
+    this.#canceled = true
+    for (const operation of [...this.#running]) operation.stop(forbidden('it was canceled'))
+    return this.idle()
+  }
+
+  /** Resolves when nothing is under way. */
+  idle(): Promise<void> {
+    if (!this.active) return Promise.resolve()
+    return new Promise((resolve) => this.#waiting.push(resolve))
+  }
+}
+
+/** A request under way. */
+export class Operation implements Disposable {
+  readonly #stop: Stop
+  readonly #touched: (offset: number, length: number) => void
+  readonly #end: () => void
+  #stopped: Refusal | undefined
+
+  constructor(stop: Stop, touched: (offset: number, length: number) => void, end: () => void) {
+    this.#stop = stop
+    this.#touched = touched
+    this.#end = end
+  }
+
+  /** Between two steps. @throws Refusal when it was stopped */
+  check(): void {
+    if (this.#stopped !== undefined) throw this.#stopped
+  }
+
+  /** So much of the image was read or written. */
+  touched(offset: number, length: number): void {
+    this.#touched(offset, length)
+  }
+
+  stop(refusal: Refusal): void {
+    this.#stopped = refusal
+    this.#stop(refusal)
+  }
+
+  [Symbol.dispose](): void {
+    this.#end()
+  }
+}
+
+/** Says nothing of other tickets. */
+export function forbidden(why: string): Refusal {
+  return new Refusal(403, `the ticket does not allow this: ${why}`)
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// When a client of an NBD export gets a lane (native/lane-types.ts), and when it has to go back. Used by Connection, which does
+// nothing with its socket while the lane has it.
+//
+// A client that asks for one thing at a time waits for threads to wake up more than for anything else; a task that serves it
+// alone saves most of that. Whoever has several requests under way is served better here, where they are done at once. So a
+// lane is lent behind a row of plain requests that came one by one. It goes back with the first unusual one, or when somebody
+// else wants the node; the less it was good for, the longer the next row must be.
+
+import type { Lane, LaneCounts, LaneEnd } from '../../../../native/lane-types.js'
+import type { FileId, IoEngine } from '../../../../native/types.js'
+import { type Agreed, hasFlag } from '../../../../protocol/nbd/agreed.js'
+import { commandFlags, commands } from '../../../../protocol/nbd/constants.js'
+import type { Request } from '../../../../protocol/nbd/request.js'
+import type { Borrower } from '../../block/loans.js'
+import { type Holder, type PiecePool, SMALL } from '../piece-pool.js'
+import type { ServedNode } from './serving.js'
+
+/** Requests in a row before the first lane, and at most before any. */
+const SHORTEST_ROW = 8
+const LONGEST_ROW = 4096
+/** A lane that served fewer was not worth it. */
+const WORTH = 64
+/** A client that is silent for so long holds no memory and no task. */
+const IDLE_MS = 100
+/** Lanes of one worker: each holds a task and a piece of memory. */
+const MOST_LANES = 16
+
+/** The lanes of a worker. */
+export class Lanes {
+  readonly engine: IoEngine
+  #free = MOST_LANES
+
+  constructor(engine: IoEngine) {
+    this.engine = engine
+  }
+
+  take(): boolean {
+    if (this.#free === 0) return false
+    this.#free--
+    return true
+  }
+
+  give(): void {
+    this.#free++
+  }
+}
+
+export interface LaneEnv {
+  readonly lanes: Lanes
+  readonly pool: PiecePool
+  readonly served: ServedNode
+  readonly agreed: Agreed
+  /** Its memory is the client's. */
+  readonly holder: Holder
+}
+
+/** Of one client. */
+export class ClientLane implements Borrower {
+  readonly #env: LaneEnv
+  /** The socket; whose it is stays as it is. */
+  readonly #fd: number
+  #row = 0
+  #wanted = SHORTEST_ROW
+  /** The engine's copy of the socket; a promise while it is being made. */
+  #stream: Promise<FileId> | FileId | undefined
+  #lane: Lane | undefined
+  #closed = false
+
+  constructor(env: LaneEnv, fd: number) {
+    this.#env = env
+    this.#fd = fd
+  }
+
+  /** A request begins. @param alone  no other of this client is under way, or has come */
+  saw({ command, flags, length }: Request, alone: boolean): void {
+    const plain = command === commands.READ || (command === commands.WRITE && this.#writable)
+    const usual = (flags & ~commandFlags.PAYLOAD_LEN) === 0 && length <= SMALL
+    if (alone && plain && usual) this.#row++
+    else this.#row = 0
+  }
+
+  /**
+   * For a client of which nothing is under way, received, or to be sent.
+   * @param back  called once when it is over, never before this returns
+   * @returns whether the client and the node are lent now
+   */
+  lend(back: (end: LaneEnd) => void): boolean {
+    if (this.#row < this.#wanted || this.#closed) return false
+    const stream = this.#adopted()
+    const { lanes, pool, holder, served, agreed } = this.#env
+    if (stream === undefined || !lanes.take()) return false
+    const piece = pool.take(holder, SMALL)
+    const loan = piece && served.node.lend(this)
+    if (piece === undefined || loan === undefined) {
+      if (piece !== undefined) pool.give(holder, piece)
+      lanes.give()
+      // Not at every request: what is in the way is likely to stay for a while.
+      this.#row = 0
+      return false
+    }
+    const lane = lanes.engine.lane({
+      file: loan.lent.file,
+      stream,
+      slot: piece.slot,
+      slotOffset: piece.offset,
+      room: piece.length,
+      length: Math.min(agreed.size, loan.lent.length),
+      style: agreed.replies,
+      writable: this.#writable,
+      align: agreed.blockSizes.minimum,
+      idleMs: IDLE_MS,
+    })
+    this.#lane = lane
+    void lane.ended.then((end) => {
+      this.#judge(lane.counts())
+      loan.back()
+      this.#lane = undefined
+      lanes.give()
+      pool.give(holder, piece)
+      back(end)
+    })
+    return true
+  }
+
+  callBack(): void {
+    this.#lane?.callBack()
+  }
+
+  counts(): LaneCounts {
+    if (this.#lane === undefined) throw new Error('no lane is lent')
+    return this.#lane.counts()
+  }
+
+  /** Nothing is lent any more. @returns resolves when nobody has the socket */
+  close(): Promise<void> | undefined {
+    this.#closed = true
+    if (this.#stream === undefined) return undefined
+    return this.#letGo(this.#stream)
+  }
+
+  get #writable(): boolean {
+    const { served, agreed } = this.#env
+    return !hasFlag(agreed.flags, 'READ_ONLY') && !served.writethrough
+  }
+
+  /** The first to ask comes too early. */
+  #adopted(): FileId | undefined {
+    if (typeof this.#stream === 'number') return this.#stream > 0 ? this.#stream : undefined
+    this.#stream ??= this.#adopt()
+    return undefined
+  }
+
+  async #adopt(): Promise<FileId> {
+    const stream = await this.#env.lanes.engine.adopt(this.#fd)
+    this.#stream = stream
+    return stream
+  }
+
+  async #letGo(adopted: Promise<FileId> | FileId): Promise<void> {
+    const stream = await adopted
+    // What closing a socket may say is of no use to anybody.
+    if (stream > 0) await this.#env.lanes.engine.close(stream)
+  }
+
+  #judge({ reads, writes }: LaneCounts): void {
+    this.#row = 0
+    this.#wanted = reads + writes < WORTH ? Math.min(this.#wanted * 2, LONGEST_ROW) : SHORTEST_ROW
+  }
+}

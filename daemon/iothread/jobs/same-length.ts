@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Brings source and target of a copying job to one length. Used by job bodies before they copy.
+
+import { type BlockNode, SECTOR } from '../block/node.js'
+
+export const DIFFERENT_SIZES = 'Source and target image have different sizes'
+
+/** The same in whole sectors. */
+export function isSameSize(source: BlockNode, target: BlockNode): boolean {
+  return Math.ceil(source.length() / SECTOR) === Math.ceil(target.length() / SECTOR)
+}
+
+/**
+ * Lengths must be the same to the sector; within the last sector the target follows the source, or reads as zero.
+ * @param touched  told before the target is changed
+ */
+export async function equalizeLength(
+  source: BlockNode,
+  target: BlockNode,
+  touched: () => void,
+): Promise<void> {
+  if (!isSameSize(source, target)) throw new Error(DIFFERENT_SIZES)
+  const [from, to] = [source.length(), target.length()]
+  if (to === from) return
+  touched()
+  if (to < from) await target.resize(from)
+  else await target.zero(from, to - from, { unmap: false, fast: false })
+}

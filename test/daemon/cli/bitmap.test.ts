@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// `blockferry bitmap` against images that qemu-img made, and qemu-img against what it left.
+
+import { join } from 'node:path'
+import t from 'tap'
+import { mustQemuImg, oracle, qemuIo } from '../../helpers/check-image.js'
+import { installed } from '../../helpers/program.js'
+import { storedBitmaps } from '../../helpers/stored-bitmaps.js'
+import { run } from './run.js'
+
+const skip = installed('qemu-img') && installed('qemu-io') ? false : 'no qemu-img or qemu-io'
+
+t.test('bitmaps of an image are added, changed, merged, listed and removed', { skip }, async (t) => {
+  const image = join(t.testdir({}), 'disk.qcow2')
+  mustQemuImg('create', '-q', '-f', 'qcow2', image, '16M')
+  const done = async (...args: string[]) => {
+    const { status, stdout, stderr } = await run(['bitmap', ...args])
+    t.same([status, stderr], [0, ''], args.join(' '))
+    return stdout
+  }
+  await done('add', image, 'a', 'b', '-g', '4k')
+  await done('add', image, 'off', '--disabled')
+  qemuIo(image, 'write 1M 8k')
+  await done('disable', image, 'b')
+  qemuIo(image, 'write 2M 4k')
+  await done('merge', image, 'off', 'a')
+  t.same((await done('list', image)).split('\n'), [
+    'NAME  GRANULARITY   DIRTY  STATE',
+    'a            4096   12288  recording',
+    'b            4096    8192  disabled',
+    'off         65536  131072  disabled',
+    '',
+  ])
+  t.match(JSON.parse(await done('list', image, '--json')), [{ name: 'a', count: 12288, persistent: true }])
+  await done('clear', image, 'a', 'b')
+  await done('enable', image, 'b')
+  t.match(storedBitmaps(image), { a: { bits: [] }, b: { bits: [], auto: true }, off: { bits: [16, 32] } })
+  mustQemuImg('bitmap', '--merge', 'off', image, 'a')
+  await done('remove', image, 'a', 'b', 'off')
+  t.same(storedBitmaps(image), {})
+  t.match(oracle(image), { corruptions: 0, leaks: 0, checkErrors: 0 })
+})
+
+t.test('what cannot be done is told in a line', { skip }, async (t) => {
+  const image = join(t.testdir({}), 'disk.qcow2')
+  mustQemuImg('create', '-q', '-f', 'qcow2', image, '16M')
+  const cases: readonly [readonly string[], number, RegExp][] = [
+    [['clear', image, 'zz'], 1, /Dirty bitmap 'zz' not found/],
+    [['add', image, 'b', '-g', '1000'], 1, /Granularity must be power of 2 and at least 512/],
+    [['burn', image], 2, /unknown verb 'burn'/],
+    [['add', image], 2, /missing required argument 'name'/],
+  ]
+  for (const [args, status, text] of cases) {
+    const result = await run(['bitmap', ...args])
+    t.equal(result.status, status, args.join(' '))
+    t.match(result.stderr, text)
+  }
+})

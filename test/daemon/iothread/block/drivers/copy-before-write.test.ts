@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// Snapshots of a disk that goes on being written: copy-before-write keeps them, snapshot-access shows them.
+// Prints its seed; SEED=n repeats it.
+
+import t, { type Test } from 'tap'
+import { IoError } from '../../../../../daemon/errors.js'
+import { newSeed, random, type TestGraph, testGraph } from '../../../../helpers/graph.js'
+import { guestOf, turn } from '../../../../helpers/graph-jobs.js'
+import { BLOCK, type GuestDisk, StampedDisk } from '../../../../helpers/stamped-disk.js'
+
+const BLOCKS = 512
+const SIZE = BLOCKS * BLOCK
+const CHUNK = 65536
+const ROUNDS = 10
+
+interface Rule {
+  readonly op: string
+  readonly nth?: number
+  readonly count?: number
+  readonly errno?: number
+  readonly 'delay-ms'?: number
+  readonly stall?: boolean
+}
+
+async function addDisk(g: TestGraph, rules: readonly Rule[] = []): Promise<void> {
+  await g.add({ driver: 'x-memory', 'node-name': 'disk', size: SIZE })
+  await g.add({ driver: 'x-memory', 'node-name': 'target-memory', size: SIZE })
+  const inject = { driver: 'x-inject', 'node-name': 'target', file: 'target-memory', discard: 'unmap' }
+  await g.add({ ...inject, rules })
+}
+
+async function addSnapshot(g: TestGraph, more: object = {}): Promise<void> {
+  await g.add({
+    driver: 'copy-before-write',
+    'node-name': 'cbw',
+    file: 'disk',
+    target: 'target',
+    discard: 'unmap',
+    ...more,
+  })
+  await g.add({ driver: 'snapshot-access', 'node-name': 'snap', file: 'cbw', discard: 'unmap' })
+}
+
+const readable = (g: TestGraph, name: string): Pick<GuestDisk, 'read'> => ({
+  read: (offset, length) => g.read(g.graph.node(name), offset, length),
+})
+
+function code(error: unknown): string {
+  return error instanceof IoError ? error.code : String(error)
+}
+
+async function failure(work: Promise<unknown>): Promise<string | undefined> {
+  return work.then(
+    () => undefined,
+    (error: unknown) => code(error),
+  )
+}
+
+t.test('a snapshot shows what was there, written over, zeroed and discarded or not', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  const disk = g.graph.node('disk')
+  for (let at = 0; at < SIZE / 2; at += CHUNK) await g.write(disk, at, Buffer.alloc(CHUNK, 1 + at / CHUNK))
+  const before = Buffer.from(await g.read(disk, 0, SIZE / 2))
+  await addSnapshot(g)
+  const cbw = g.graph.node('cbw')
+  await g.write(cbw, 1000, Buffer.alloc(3 * CHUNK, 0xaa))
+  await cbw.zero(5 * CHUNK, 2 * CHUNK, { unmap: true, fast: false })
+  await cbw.discard(8 * CHUNK, CHUNK)
+  const snap = g.graph.node('snap')
+  t.ok(before.equals(await g.read(snap, 0, SIZE / 2)))
+  t.equal((await g.read(disk, 1000, 1))[0], 0xaa)
+  t.equal((await snap.status(SIZE / 2, SIZE / 2)).kind, 'zero', 'holes show')
+  t.match(await snap.status(0, SIZE), { kind: 'data', offset: 0 })
+  const target = g.graph.node('target-memory')
+  t.equal(
+    (await target.status(9 * CHUNK, SIZE - 9 * CHUNK)).kind,
+    'zero',
+    'only what was replaced was copied',
+  )
+})
+
+t.test('writes to a snapshot are refused', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  await addSnapshot(g)
+  t.equal(await failure(g.write(g.graph.node('snap'), 0, new Uint8Array(512))), 'EOPNOTSUPP')
+})
+
+t.test('what a reader discards is not kept, and cannot be read', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  await g.write(g.graph.node('disk'), 0, Buffer.alloc(4 * CHUNK, 7))
+  await addSnapshot(g)
+  const [snap, cbw] = [g.graph.node('snap'), g.graph.node('cbw')]
+  await snap.discard(0, 2 * CHUNK + 5)
+  await g.write(cbw, 0, Buffer.alloc(3 * CHUNK, 9))
+  t.equal(await failure(g.read(snap, CHUNK, 512)), 'EACCES')
+  t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(snap, 2 * CHUNK, CHUNK)))
+  t.equal((await g.graph.node('target-memory').status(0, 2 * CHUNK)).kind, 'zero')
+})
+
+const refusals: { name: string; more: object; write: string | undefined; read: string | undefined }[] = [
+  { name: 'break-guest-write: the write fails, the snapshot stays', more: {}, write: 'EIO', read: undefined },
+  {
+    name: 'break-snapshot: the write succeeds, the snapshot is lost',
+    more: { 'on-cbw-error': 'break-snapshot' },
+    write: undefined,
+    read: 'EACCES',
+  },
+]
+for (const { name, more, write, read } of refusals)
+  t.test(name, async (t) => {
+    const g = testGraph(t)
+    await addDisk(g, [{ op: 'write', errno: 5 }])
+    await g.write(g.graph.node('disk'), 0, Buffer.alloc(CHUNK, 7))
+    await addSnapshot(g, more)
+    t.equal(await failure(g.write(g.graph.node('cbw'), 0, Buffer.alloc(512, 9))), write)
+    t.equal(await failure(g.read(g.graph.node('snap'), 0, 512)), read)
+    t.equal((await g.read(g.graph.node('disk'), 0, 1))[0], write === undefined ? 9 : 7)
+  })
+
+t.test('a target that does not answer holds a write up no longer than cbw-timeout', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g, [{ op: 'write', stall: true }])
+  await g.write(g.graph.node('disk'), 0, Buffer.alloc(CHUNK, 7))
+  await addSnapshot(g, { 'on-cbw-error': 'break-snapshot', 'cbw-timeout': 1 })
+  await g.write(g.graph.node('cbw'), 0, Buffer.alloc(512, 9))
+  t.equal((await g.read(g.graph.node('disk'), 0, 1))[0], 9)
+})
+
+t.test('a snapshot survives a reopen of its filter', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  await g.write(g.graph.node('disk'), 0, Buffer.alloc(CHUNK, 7))
+  await addSnapshot(g)
+  const cbw = g.graph.node('cbw')
+  await g.write(cbw, 0, Buffer.alloc(512, 9))
+  const spec = { driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target: 'target' }
+  await g.graph.reopen([{ ...spec, 'on-cbw-error': 'break-snapshot' }])
+  await g.write(cbw, 512, Buffer.alloc(512, 10))
+  t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(g.graph.node('snap'), 0, CHUNK)))
+})
+
+t.test('with a bitmap only what is dirty in it is kept, and can be read', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  const disk = g.graph.node('disk')
+  await g.write(disk, 0, Buffer.alloc(4 * CHUNK, 7))
+  const bitmap = { node: 'disk', name: 'b' }
+  const add = { ...bitmap, kind: 'add', granularity: CHUNK, persistent: false, recording: true } as const
+  await g.graph.bitmaps.change([add])
+  await g.write(disk, CHUNK, Buffer.alloc(CHUNK, 8))
+  await addSnapshot(g, { bitmap })
+  const [snap, cbw] = [g.graph.node('snap'), g.graph.node('cbw')]
+  await g.write(cbw, 0, Buffer.alloc(4 * CHUNK, 9))
+  t.ok(Buffer.alloc(CHUNK, 8).equals(await g.read(snap, CHUNK, CHUNK)))
+  t.equal(await failure(g.read(snap, CHUNK - 512, 1024)), 'EACCES')
+  t.equal((await g.graph.node('target-memory').status(0, CHUNK)).kind, 'zero')
+  const missing = { driver: 'copy-before-write', 'node-name': 'x', file: 'disk', target: 'target' }
+  await t.rejects(g.add({ ...missing, bitmap: { node: 'disk', name: 'zz' } }), {
+    message: "Dirty bitmap 'zz' not found",
+  })
+})
+
+t.test('a node without a snapshot is refused', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  const message = "Node 'disk' keeps no snapshot: a 'copy-before-write' node is expected"
+  await t.rejects(g.add({ driver: 'snapshot-access', 'node-name': 'snap', file: 'disk' }), { message })
+})
+
+/** One guest, readers of its snapshot meanwhile. */
+async function round(t: Test, below: (below: number) => number): Promise<void> {
+  const g = testGraph(t)
+  const ops = ['write', 'read', 'zero', 'status'] as const
+  const rules = Array.from({ length: below(4) }, () => ({
+    op: ops[below(ops.length)] ?? 'write',
+    nth: 1 + below(20),
+    count: 1 + below(5),
+    ...(below(2) === 0 ? { errno: 5 } : { 'delay-ms': 1 + below(3) }),
+  }))
+  await addDisk(g, rules)
+  let name = 'disk'
+  const served = {
+    get node() {
+      return g.graph.node(name)
+    },
+  }
+  const refused = (error: unknown) => error instanceof IoError
+  const disk = new StampedDisk(guestOf(g, served), BLOCKS, below, refused)
+  const first = disk.run(4, 0, turn)
+  while (disk.requests < 200) await turn()
+  disk.stop()
+  await first
+  const moment = disk.moment()
+  await addSnapshot(g)
+  name = 'cbw'
+  const check = moment()
+  const writing = disk.run(1 + below(5), 0, turn)
+  for (let looks = 0; looks < 3; looks++) await look(check, g)
+  disk.stop()
+  await writing
+  await look(check, g)
+  await disk.verify(readable(g, 'disk'))
+  t.pass()
+}
+
+/** What cannot be read proves nothing; what can must be what was there. */
+async function look(check: (copy: Pick<GuestDisk, 'read'>) => Promise<void>, g: TestGraph): Promise<void> {
+  try {
+    await check(readable(g, 'snap'))
+  } catch (error) {
+    if (!(error instanceof IoError)) throw error
+  }
+}
+
+t.test('whoever reads a snapshot while the disk is written sees the moment it was taken', async (t) => {
+  const seed = newSeed()
+  t.comment(`seed ${seed}`)
+  for (let number = 0; number < ROUNDS; number++)
+    await t.test(`round ${number}, seed ${seed + number}`, (t) => round(t, random(seed + number)))
+})
