@@ -86,6 +86,11 @@ export class Snapshot {
     return this.#under.size > 0
   }
 
+  /** Resolves when nothing is under way. */
+  idle(): Promise<void> {
+    return this.#under.free({ offset: 0, length: this.todo.length })
+  }
+
   /** Its bitmaps, as the reference has them: what may be read, what was copied before writes, what is to do. */
   bitmaps(): { readonly granularity: number; readonly count: number }[] {
     const { granularity, length, count } = this.todo

@@ -152,7 +152,7 @@ export class CopyEngine {
    * @param enough  asked after every pass over the dirty bits, with nothing under way: whether to leave it at that
    */
   async copyDirty(enough: () => boolean = () => false): Promise<void> {
-    const { bitmap, tasks, snapshot } = this.#options
+    const { bitmap, tasks, snapshot, control } = this.#options
     const pool = new TaskPool(tasks)
     let heard = performance.now()
     try {
@@ -170,6 +170,10 @@ export class CopyEngine {
           await pool.idle()
           from = 0
           if (enough()) return
+        } else if (snapshot?.busy === true) {
+          // What others copy before a write is part of it, and dirty again when that fails.
+          void snapshot.idle().then(() => control.wake())
+          await control.wait()
         } else return
       }
     } finally {

@@ -196,6 +196,48 @@ t.test('different sizes are refused, and nothing is left', async (t) => {
   t.equal(g.engine.stats().slotsInUse, 1, "the test's own")
 })
 
+/** Everything is copied but what a write waits for: its copy stays with the target until that is released. */
+async function lastIsBeforeWrite(t: Test, errno = 0) {
+  const rules = { src: [{ op: 'status', stall: true }], dst: [{ op: 'write', stall: true, errno }] }
+  const { g, jobs, start, src, dst } = await disks(t, rules)
+  await fill(g, 0, 4 * MIB, 7)
+  await start()
+  const write = code(g.write(src, MIB, Buffer.alloc(10, 8)))
+  while (dst.stats.writes === 0) await turn()
+  src.driver.release?.()
+  while (dst.stats.writeBytes < 4 * MIB) await turn()
+  for (let turns = 0; turns < 20; turns++) await turn()
+  return { g, jobs, write, dst }
+}
+
+t.test('what is being copied before a write is part of the backup', async (t) => {
+  const { g, jobs, write, dst } = await lastIsBeforeWrite(t)
+  t.equal(jobs.find('job-ended', 'j'), undefined)
+  dst.driver.release?.()
+  t.equal(await write, 'done')
+  t.same((await finished(jobs)).outcome, { kind: 'success' })
+  t.ok((await all(g, 'dst')).every((byte) => byte === 7))
+})
+
+t.test('what could not be copied before a write is copied after all', async (t) => {
+  const { g, jobs, write, dst } = await lastIsBeforeWrite(t, EIO)
+  dst.driver.release?.()
+  t.equal(await write, 'EIO')
+  t.same((await finished(jobs)).outcome, { kind: 'success' })
+  t.ok((await all(g, 'dst')).every((byte) => byte === 7))
+})
+
+t.test('a backup that only waits for a copy before a write can be cancelled', async (t) => {
+  const { jobs, write, dst } = await lastIsBeforeWrite(t)
+  await jobs.verbs['job-pause']({ id: 'j' })
+  await jobs.report('job-paused', 'j')
+  await jobs.verbs['job-cancel']({ id: 'j' })
+  t.equal(await write, 'done')
+  const ended = jobs.report('job-ended', 'j')
+  dst.driver.release?.()
+  t.same((await ended).outcome, { kind: 'cancelled' })
+})
+
 t.test('a paused backup still copies before writes', async (t) => {
   const { g, jobs, start, src, dst } = await disks(t)
   await fill(g, 0, 4 * MIB, 7)
