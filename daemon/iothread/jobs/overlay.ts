@@ -37,16 +37,27 @@ export async function appendOverlay(
   }
 }
 
-/** What the image stored is lost. @throws CommandError when somebody uses it */
+/** What the image stored is lost, and dirty in its bitmaps. @throws CommandError when somebody uses it */
 export async function emptyImage(graph: Graph, node: BlockNode): Promise<void> {
   const { driver } = node
   if (driver.empty === undefined) throw new CommandError(`Node '${node.name}' is no image of its own`)
   await graph.freshen(node.name)
   const claim = await graph.claim(USER, node, { use: ['write'], share: ['write unchanged'] })
   try {
+    await markStored(node)
     await driver.empty()
   } finally {
     await claim.release()
+  }
+}
+
+/** Where something is stored, something else may show afterwards. */
+async function markStored(node: BlockNode): Promise<void> {
+  if (node.bitmaps.empty) return
+  for (let at = 0, end = node.size(); at < end; ) {
+    const { allocated, length } = await node.status(at, end - at)
+    if (allocated) node.bitmaps.mark(at, length)
+    at += length
   }
 }
 

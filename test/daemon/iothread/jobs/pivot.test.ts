@@ -183,6 +183,40 @@ t.test('a target takes the place of what only a filter separates from the source
   await g.graph.remove('src')
 })
 
+t.test('a node that keeps a snapshot of the source stays, and so does the source', async (t) => {
+  const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
+  const g = testGraph(t)
+  const jobs = new GraphJobs(g)
+  await addDisk(g, 'src', join(dir, 'src'))
+  await addDisk(g, 'dst', join(dir, 'dst'))
+  const target = { driver: 'x-memory', 'node-name': 'kept', size: BLOCK }
+  await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'src', target })
+  await jobs.start('j', mirrorSpec({ filter: 'top' }))
+  await jobs.verbs['job-complete']({ id: 'j', pivot: true })
+  await jobs.report('job-ended', 'j')
+  await t.rejects(async () => jobs.verbs['job-finalize']({ id: 'j', commit: true }), {
+    message: "Node 'cbw' was put above 'src' meanwhile and cannot be moved to 'dst'",
+  })
+  t.match(g.reports.get('cbw')?.children, { file: 'src', target: 'kept' })
+})
+
+t.test('a target that a snapshot is kept in takes a place without taking that of its disk', async (t) => {
+  const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1) })
+  const g = testGraph(t)
+  const jobs = new GraphJobs(g)
+  await addDisk(g, 'src', join(dir, 'src'))
+  const disk = await g.add({ driver: 'x-memory', 'node-name': 'disk', size: BLOCK })
+  const target = { driver: 'x-memory', 'node-name': 'dst', size: BLOCK }
+  const cbw = await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target })
+  await jobs.start('j', mirrorSpec({ filter: 'top' }))
+  await jobs.verbs['job-complete']({ id: 'j', pivot: true })
+  await jobs.report('job-ended', 'j')
+  await jobs.verbs['job-finalize']({ id: 'j', commit: true })
+  await g.write(cbw, 0, Buffer.alloc(BLOCK, 9))
+  t.equal((await g.read(disk, 0, 1))[0], 9)
+  t.match(g.reports.get('cbw')?.children, { file: 'disk', target: 'dst' })
+})
+
 t.test('a node put above the source when all is held keeps the target from taking its place', async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
   const g = testGraph(t)
