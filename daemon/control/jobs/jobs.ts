@@ -101,8 +101,9 @@ export class Jobs {
     worker: JobHost<Spec>,
     concluded: () => void,
   ): Promise<void> {
-    const { id } = reservation
-    const share = this.expect(reservation, plan, worker, concluded)
+    const { id, seat } = reservation
+    const job = this.expect(reservation, plan, worker, concluded)
+    const share = seat?.start((share) => job.setShare(share))
     try {
       await worker.request('job-start', { id, spec, ...(share !== undefined && { share }) })
     } catch (error) {
@@ -115,7 +116,6 @@ export class Jobs {
    * Says what job the reservation is for; it is one when its worker says that it runs. Until then the reservation is the caller's.
    * @param concluded  as for start()
    * @param group      it ends with these
-   * @returns what a budget gives it to start with
    */
   expect(
     reservation: Reservation,
@@ -123,13 +123,13 @@ export class Jobs {
     worker: JobWorker,
     concluded: () => void,
     group?: JobGroup,
-  ): number | undefined {
+  ): Job {
     const { id, own, seat } = reservation
     const events = own ? NOBODY : this.#events
     const job = this.#makeJob({ ...plan, id }, worker, events, seat, concluded, group)
     group?.add(job)
     reservation.job = job
-    return seat?.start((share) => job.setShare(share))
+    return job
   }
 
   /** Whether the job has not run yet. */
@@ -147,10 +147,12 @@ export class Jobs {
     const job = this.#jobs.get(report.id)
     if (job?.worker !== worker) return
     job.report(report)
-    // One of a transaction did not learn it with its start.
-    if (report.kind === 'job-running' && job.seat !== undefined) job.setShare(job.seat.share)
+    // One of a transaction did not get its share with its start.
+    const { seat } = job
+    if (report.kind === 'job-running' && seat !== undefined && seat.working === undefined)
+      job.setShare(seat.start((share) => job.setShare(share)))
     const charged = report.kind === 'job-error' ? undefined : report.progress.charged
-    if (charged !== undefined) job.seat?.used(charged)
+    if (charged !== undefined) seat?.used(charged)
     if (this.#ending && report.kind === 'job-running') void job.end()
   }
 

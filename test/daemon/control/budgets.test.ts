@@ -166,3 +166,19 @@ t.test('a mirror that is refused late leaves its budget', async (t) => {
   await t.rejects(daemon.run('blockdev-mirror', mirror), { message: 'no' })
   await daemon.run('object-del', { id: 'wan' })
 })
+
+t.test('a backup of a transaction gets its share when it runs', async (t) => {
+  const daemon = scriptedDaemon()
+  for (const name of ['a', 'b']) await daemon.run('blockdev-add', disk(name))
+  await daemon.run('object-add', { 'qom-type': 'x-budget', id: 'wan', bandwidth: 1000 })
+  daemon.script = (worker, name) => {
+    if (name === 'transaction-end') worker.say({ kind: 'job-running', id: 'j', progress: progress(0, 64) })
+  }
+  const data = { 'job-id': 'j', device: 'a', target: 'b', sync: 'full', 'x-budget': 'wan' } as const
+  await daemon.run('transaction', { actions: [{ type: 'blockdev-backup', data }] } as never)
+  const asked = daemon.workers.flatMap((worker) => worker.asked)
+  t.same(
+    asked.filter(({ name }) => name === 'job-set-share').map(({ args }) => args),
+    [{ id: 'j', share: 1000 }],
+  )
+})
