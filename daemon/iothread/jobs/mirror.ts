@@ -24,9 +24,10 @@ import { RateLimit } from '../copy/rate-limit.js'
 import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
+import { copyControl } from './copy-control.js'
 import { layersTo } from './holdings.js'
 import { claimEnds, mirrorHoldings } from './mirror-ends.js'
-import { equalizeLength } from './same-length.js'
+import { equalizeLength, lengthen } from './same-length.js'
 import { Stopwatch } from './stopwatch.js'
 
 const DEFAULT_BUFFER = 16 * 2 ** 20
@@ -115,7 +116,10 @@ export class MirrorJob implements JobBody {
   async prepare(): Promise<void> {
     const spec = this.#spec
     try {
-      await this.#claimEnds()
+      const holdings = mirrorHoldings(this.#graph, spec)
+      this.#held.push(() => holdings.letGo())
+      this.#access = await claimEnds(holdings, this.#graph, spec)
+      this.#claims.push(...holdings.claims)
       if (this.#source.length() !== this.#bitmap.length)
         throw new CommandError(
           `Node '${this.#source.name}' was resized by another program just now; try again`,
@@ -141,13 +145,6 @@ export class MirrorJob implements JobBody {
       await this.#letGo()
       throw error
     }
-  }
-
-  async #claimEnds(): Promise<void> {
-    const holdings = mirrorHoldings(this.#graph, this.#spec)
-    this.#held.push(() => holdings.letGo())
-    this.#access = await claimEnds(holdings, this.#graph, this.#spec)
-    this.#claims.push(...holdings.claims)
   }
 
   /** @throws CommandError when there is no such bitmap, or it cannot be used */
@@ -178,7 +175,8 @@ export class MirrorJob implements JobBody {
 
   async run(): Promise<void> {
     this.#stopwatch.enter('probe')
-    await this.#equalizeLength()
+    const equalize = this.#spec.commit === true ? lengthen : equalizeLength
+    await equalize(this.#source, this.#target, () => this.#engine.touched())
     this.#len += await this.#markDirty()
     this.#begun = true
     await this.#synchronize('bulk')
@@ -258,28 +256,7 @@ export class MirrorJob implements JobBody {
       // What was lost meanwhile is looked for before it is asked for: else its first answer would be the loss.
       if (pausing) await Promise.race([this.#graph.revive([this.#spec.source, this.#spec.target]), aborted])
     }
-    return {
-      get signal() {
-        return control.signal
-      },
-      get pausing() {
-        return control.pausing
-      },
-      pausePoint,
-      wait: (timeoutMs) => control.wait(timeoutMs),
-      wake: () => control.wake(),
-      ioError: (operation, error, fatal) => control.ioError(operation, error, fatal),
-    }
-  }
-
-  /** A base that is longer than what is committed to it stays so. */
-  async #equalizeLength(): Promise<void> {
-    const [source, target] = [this.#source, this.#target]
-    const touched = () => this.#engine.touched()
-    if (this.#spec.commit !== true) return equalizeLength(source, target, touched)
-    if (target.length() >= source.length()) return
-    touched()
-    await target.resize(source.length())
+    return copyControl(control, pausePoint)
   }
 
   /**

@@ -26,3 +26,10 @@ export async function equalizeLength(
   if (to < from) await target.resize(from)
   else await target.zero(from, to - from, { unmap: false, fast: false })
 }
+
+/** A base that is longer than what is committed to it stays so. @param touched  told before the target is changed */
+export async function lengthen(source: BlockNode, target: BlockNode, touched: () => void): Promise<void> {
+  if (target.length() >= source.length()) return
+  touched()
+  await target.resize(source.length())
+}
