@@ -43,7 +43,7 @@ t.test('64 mirrors at once complete, and their ends leave no descriptor', async 
     for (const name of [source, target]) await daemon.client.execute('blockdev-del', { 'node-name': name })
   }
   t.same(await daemon.client.execute('query-named-block-nodes'), [])
-  for (let tries = 0; daemon.descriptors().length > before && tries < 100; tries++) await pace(50)
+  for (let tries = 0; daemon.descriptors().length > before && tries < 600; tries++) await pace(50)
   t.equal(daemon.descriptors().length, before)
   t.equal(await daemon.stop(), undefined)
 })
