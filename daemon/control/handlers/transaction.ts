@@ -3,6 +3,7 @@
 // keeps them when all could be made. Whatever fails, everything is undone.
 
 import type { Arguments } from '../../../protocol/schema/index.js'
+import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
 import type { HeldBitmap, TransactionStep } from '../../iothread/messages-transaction.js'
 import type { Handlers } from '../commands.js'
@@ -20,6 +21,8 @@ type Action = TransactionArguments['actions'][number]
 /** Longest time that requests of others are held up until everything rests, and then until it is changed. */
 const REST_MS = 10_000
 const CHANGE_MS = 30_000
+/** Time in which what was changed is to be undone before the failure is told; what is stuck is not waited for longer. */
+const UNDO_MS = 2000
 
 export function transactionHandlers(starter: CopyStarter, jobs: Jobs) {
   let last = 0
@@ -123,15 +126,15 @@ class Transaction {
         await within(changing, CHANGE_MS, `nodes ${names} could not be changed`)
       }
     } catch (error) {
-      for (const worker of workers.keys()) this.#give(worker)
+      await atMost(Promise.all([...workers.keys()].map((worker) => this.#give(worker))), UNDO_MS)
       throw error
     }
     await this.#commit([...workers.keys()])
   }
 
-  /** Undone in a worker; nobody waits for it: it may be stuck, and lets requests go on at once. */
-  #give(worker: DiskWorker): void {
-    worker.request('transaction-end', { transaction: this.#id, commit: false }).catch(() => undefined)
+  /** Undone in a worker. It may be stuck, and lets requests go on at once. Never rejects. */
+  async #give(worker: DiskWorker): Promise<void> {
+    await worker.request('transaction-end', { transaction: this.#id, commit: false }).catch(() => undefined)
   }
 
   async #stepsOf(worker: DiskWorker): Promise<TransactionStep[]> {
