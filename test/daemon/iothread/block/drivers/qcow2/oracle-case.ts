@@ -18,6 +18,7 @@ export interface Case {
   /** As `qemu-img create -o` takes them, without the files. */
   readonly options: readonly string[]
   readonly version: 2 | 3
+  readonly refcountBits: number
   readonly size: number
   readonly aio: EngineKind
   readonly direct: boolean
@@ -71,6 +72,7 @@ export function pickCase(seed: number): Case {
     clusterBits,
     options,
     version,
+    refcountBits,
     size,
     aio,
     direct,
