@@ -28,9 +28,9 @@ export async function appendOverlay(
   try {
     using _users = await top.node.drain()
     using held = await graph.surgery.hold(node, [top.node], overlay)
-    // What the users wrote is the overlay's to show: it is to be durable with it.
-    await node.flush()
     using _quiet = await node.drain()
+    // What was written here by then is the overlay's to show, whose flush does not reach below it.
+    await node.driver.flush()
     await graph.surgery.append(top, overlay, held.nodes)
   } finally {
     top.remove()
