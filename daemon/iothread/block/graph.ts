@@ -158,7 +158,7 @@ export class Graph {
         const { node, children } = step.record
         const { bitmaps, driver: previous } = node
         const driver = await this.#opener.openDriver(step.full, step.options, children, bitmaps, previous)
-        reopened.push({ step, driver })
+        reopened.push({ step, driver, children })
       }
       old = await commitReopen(reopened, this.#records, this.#claims)
     } catch (error) {

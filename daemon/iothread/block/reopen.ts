@@ -78,6 +78,8 @@ function follow(role: Role, parent: NodeOptions, record: NodeRecord, records: Re
 export interface Reopened {
   readonly step: ReopenStep
   readonly driver: BlockDriver
+  /** What it was opened with. */
+  readonly children: NodeRecord['children']
 }
 
 /**
@@ -95,8 +97,11 @@ export async function commitReopen(
   try {
     const leaves = new Set(reopened.flatMap(({ step }) => records.leaves(step.record.node)))
     held.push(await claims.turn([...leaves]))
-    for (const { step } of reopened) {
-      if (!records.holds(step.record)) throw unknown(step.record.node.name)
+    for (const { step, children } of reopened) {
+      const { node } = step.record
+      if (!records.holds(step.record)) throw unknown(node.name)
+      if (step.record.children !== children)
+        throw new CommandError(`Node '${node.name}' has got another node below it meanwhile`)
     }
     // Parents first: a drained child would hold up its parent's requests for ever.
     // What a format holds back goes to its children while they still take it.
