@@ -60,14 +60,13 @@ export class Transactions {
     const release = await this.#graph.bitmaps.hold(bitmaps)
     if (transaction.abort.signal.aborted) await release()
     else transaction.release = release
-    await Promise.all(
-      nodes.map(async (name) => {
-        const section = await this.#graph.node(name).drain(transaction.abort.signal)
-        transaction.held.push(section)
-        // Its turn may have come when the others had been let go.
-        if (transaction.abort.signal.aborted) transaction.letGo()
-      }),
-    )
+    // One after the other: a drained child would hold up its parent's requests for ever.
+    for (const node of this.#graph.parentsFirst(nodes)) {
+      if (transaction.abort.signal.aborted) return null
+      transaction.held.push(await node.drain(transaction.abort.signal))
+      // The others may have been let go meanwhile.
+      if (transaction.abort.signal.aborted) transaction.letGo()
+    }
     return null
   }
 

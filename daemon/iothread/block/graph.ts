@@ -173,6 +173,12 @@ export class Graph {
     this.#facts.report(changed)
   }
 
+  /** Nodes by their names, parents before their children. @throws CommandError when there is no such node */
+  parentsFirst(names: readonly string[]): BlockNode[] {
+    const wanted = new Set(names.map((name) => this.node(name)))
+    return this.#records.parentsFirst().flatMap(({ node }) => (wanted.has(node) ? [node] : []))
+  }
+
   /** @throws CommandError when another user of the node does not share resizing */
   async resize(name: string, size: number): Promise<void> {
     const { node } = this.#records.get(name)
