@@ -21,6 +21,7 @@ import type { CopyControl } from '../copy/pace.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BackupSpec } from '../messages-backup.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
+import { isDurable } from './durable.js'
 import { DIFFERENT_SIZES, equalizeLength, isSameSize } from './same-length.js'
 import { Stopwatch } from './stopwatch.js'
 
@@ -240,8 +241,11 @@ export class BackupJob implements JobBody {
   async finalize(commit: boolean): Promise<void> {
     const { ownsTarget, target, bitmap } = this.#spec
     await this.#guard.end()
-    // What is still to do was not copied.
-    if (bitmap !== undefined) this.#use?.finish(bitmap.mode, commit, this.#bitmap)
+    if (bitmap !== undefined && this.#use !== undefined) {
+      // What is still to do was not copied.
+      const known = !commit && bitmap.mode === 'always' && (await isDurable(this.#engine))
+      this.#use.finish(bitmap.mode, commit, known ? this.#bitmap : undefined)
+    }
     await this.#letGo()
     if (ownsTarget) await this.#graph.remove(target)
   }

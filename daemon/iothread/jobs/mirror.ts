@@ -25,6 +25,7 @@ import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { copyControl } from './copy-control.js'
+import { isDurable } from './durable.js'
 import { layersTo } from './holdings.js'
 import { claimEnds, mirrorHoldings } from './mirror-ends.js'
 import { equalizeLength, lengthen } from './same-length.js'
@@ -159,11 +160,17 @@ export class MirrorJob implements JobBody {
   }
 
   /** After success the target has everything, so nothing is left for the bitmap to show. */
-  #finishBitmap(success: boolean): void {
+  /** What was not copied, where the rest is durable. */
+  async #left(): Promise<DirtyBitmap | undefined> {
+    const asked = this.#use !== undefined && this.#spec.bitmap?.mode === 'always'
+    return asked && this.#begun && (await isDurable(this.#engine)) ? this.#bitmap : undefined
+  }
+
+  #finishBitmap(success: boolean, left: DirtyBitmap | undefined): void {
     const { bitmap } = this.#spec
     if (this.#use === undefined || this.#marked === undefined || bitmap === undefined) return
     if (success && bitmap.mode !== 'never') this.#use.freeze()
-    this.#use.finish(bitmap.mode, success, this.#bitmap)
+    this.#use.finish(bitmap.mode, success, left)
     this.#marked = undefined
   }
 
@@ -373,12 +380,13 @@ export class MirrorJob implements JobBody {
     const { ownsTarget, target } = this.#spec
     this.#over = true
     await this.#through.idle()
+    const left = commit ? undefined : await this.#left()
     try {
       // A target that is closed now takes nobody's place.
       if (commit && this.#pivot && !ownsTarget) await this.#pivotUsers()
-      this.#finishBitmap(commit)
+      this.#finishBitmap(commit, left)
     } finally {
-      this.#finishBitmap(false)
+      this.#finishBitmap(false, undefined)
       await this.#letGo()
     }
     if (ownsTarget) await this.#graph.remove(target)
