@@ -12,6 +12,11 @@ import { type HttpStream, WantedBack } from './stream.js'
 const LINGER_MS = 2000
 const MOST_LINGERING = 32 * 1024 * 1024
 
+/** Bytes of replies that may be queued when another request is taken. */
+const MOST_QUEUED = 64 * 1024
+/** Requests of one client that may be answered before others have their turn, though none of them was waited for. */
+const ROW = 16
+
 export interface Answerer {
   /** @returns whether requests like this are answered here; else the connection is to be handed on with it */
   mine(head: RequestHead): boolean
@@ -30,7 +35,10 @@ export type Served =
 /** Never rejects for what a client does; closes the stream unless it ends as foreign. */
 export async function serveRequests(stream: HttpStream, answerer: Answerer): Promise<Served> {
   try {
-    for (;;) {
+    for (let row = 1; ; row++) {
+      // Who sends request after request and takes no reply waits; others are served meanwhile.
+      await stream.room(MOST_QUEUED)
+      if (row % ROW === 0) await new Promise((resolve) => setImmediate(resolve))
       const text = await stream.head()
       if (text === undefined) break
       const head = parseHead(text)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Clients as they should not be: slow, half open, pipelining, lying about lengths, or not speaking HTTP at all.
 
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import t from 'tap'
 import { RawConnection } from '../../helpers/images/http-client.js'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
@@ -58,6 +60,31 @@ t.test('pipelined requests are answered in order', async (t) => {
     'PUT /images/t HTTP/1.1\r\nconnection: close\r\ncontent-length: 3\r\n\r\n' +
       content.toString('latin1', 0, 3),
   )
+})
+
+t.test('a client that sends requests and takes no replies waits, and others are served', async (t) => {
+  const one = Buffer.from('GET /info/ HTTP/1.1\r\n\r\n')
+  const many = 200_000
+  const client = connect(daemon.local)
+  t.teardown(() => client.destroy())
+  client.pause()
+  client.write(Buffer.concat(Array.from({ length: many }, () => one)))
+  await once(client, 'connect')
+  for (let taken = -1; taken !== client.bytesWritten - client.writableLength; ) {
+    taken = client.bytesWritten - client.writableLength
+    await exchange('GET /info/ HTTP/1.1\r\nconnection: close\r\n\r\n')
+  }
+  t.ok(client.writableLength > 0, 'not all of them were taken')
+  let replies = 0
+  let rest = ''
+  client.on('data', (bytes: Buffer) => {
+    const parts = (rest + bytes.toString('latin1')).split('HTTP/1.1 404 ')
+    replies += parts.length - 1
+    rest = (parts.at(-1) ?? '').slice(-12)
+  })
+  client.resume()
+  while (replies < many) await once(client, 'data')
+  t.equal(replies, many)
 })
 
 t.test('requests for tickets and for none are pipelined too', async (t) => {
