@@ -41,10 +41,11 @@ export class Surgery {
    * @param except  filters of jobs; and `above`, a node whose tree the parents may be part of, because it lies above itself
    */
   async hold(node: BlockNode, except: readonly BlockNode[], above: BlockNode): Promise<Held> {
-    const parents = this.#parents(node, except, above).map(({ record }) => record.node)
-    const nodes = new Set(parents)
+    const nodes = new Set(this.#parents(node, except, above).map(({ record }) => record.node))
     const sections: Disposable[] = []
-    for (const parent of nodes) sections.push(await parent.drain())
+    // Parents first: a drained child would hold up its parent's requests for ever.
+    for (const { node: parent } of this.#env.records.parentsFirst())
+      if (nodes.has(parent)) sections.push(await parent.drain())
     return {
       nodes,
       [Symbol.dispose]: () => {
