@@ -23,8 +23,10 @@ export interface DownloadOptions extends TransferOptions {
 export async function download(url: string, name: string, options: DownloadOptions): Promise<void> {
   const source = await RemoteImage.at(url, options)
   const draft = `${name}.part`
+  let mine = false
   try {
     const file = await made(draft, name, options.force)
+    mine = true
     try {
       await fetchAll(source, file, options)
       await file.sync()
@@ -38,7 +40,7 @@ export async function download(url: string, name: string, options: DownloadOptio
     throw failed(`cannot write '${name}': ${(error as Error).message}`, { cause: error })
   } finally {
     source.server.close()
-    await unlink(draft).catch(() => undefined) // it has its name by now, or was never made
+    if (mine) await unlink(draft).catch(() => undefined) // it may have its name by now
   }
 }
 
