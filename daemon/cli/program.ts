@@ -76,7 +76,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 cannot connect, 130 interrupted.`
 const policies = ['report', 'ignore', 'enospc', 'stop']
 
 function addMirror(program: Command): void {
-  program
+  const command = program
     .command('mirror')
     .description('copy a disk image or device; done means equal and durable')
     .argument('<source>', 'file, block device or NBD URI; opened read-only')
@@ -93,6 +93,15 @@ function addMirror(program: Command): void {
     .option('--unmap', 'zeroes may become holes in the target', true)
     .option('--no-unmap', 'zeroes take up storage in the target')
     .option('--target-is-zero', 'the target is known to read as zeroes everywhere', false)
+  copyOptions(command).action((source: string, target: string, options: MirrorOptions, command: Command) => {
+    checkEngine(options, command)
+    return mirror(source, target, options)
+  })
+}
+
+/** What all copies have. */
+function copyOptions(command: Command): Command {
+  return command
     .option('--existing', 'the target is there and has the right size; do not make or empty it', false)
     .option('-U, --force-share', 'read the source although another program may be writing it', false)
     .addOption(
@@ -105,14 +114,10 @@ function addMirror(program: Command): void {
     .option('--json', 'events as JSON lines on stdout, the result last', false)
     .option('--no-progress', 'no progress, only the result')
     .addOption(logLevel())
-    .action((source: string, target: string, options: MirrorOptions, command: Command) => {
-      checkEngine(options, command)
-      return mirror(source, target, options)
-    })
 }
 
 function addBackup(program: Command): void {
-  program
+  const command = program
     .command('backup')
     .description('copy a disk as it is at one moment, also while it is written')
     .argument('<source>', 'file, block device or NBD URI; with --node a node of the daemon')
@@ -138,22 +143,10 @@ function addBackup(program: Command): void {
     .option('--socket <socket>', embedded)
     .option('--node', 'SOURCE is a node of the daemon at --socket', false)
     .option('--job-id <id>', 'name of the job')
-    .option('--existing', 'the target is there and has the right size; do not make or empty it', false)
-    .option('-U, --force-share', 'read the source although another program may be writing it', false)
-    .addOption(
-      new Option('--on-source-error <policy>', 'after a read error').choices(policies).default('report'),
-    )
-    .addOption(
-      new Option('--on-target-error <policy>', 'after a write error').choices(policies).default('report'),
-    )
-    .addOption(aioOption())
-    .option('--json', 'events as JSON lines on stdout, the result last', false)
-    .option('--no-progress', 'no progress, only the result')
-    .addOption(logLevel())
-    .action((source: string, target: string, options: BackupOptions, command: Command) => {
-      checkEngine(options, command)
-      return backup(source, target, { ...options, unmap: true, targetIsZero: false })
-    })
+  copyOptions(command).action((source: string, target: string, options: BackupOptions, command: Command) => {
+    checkEngine(options, command)
+    return backup(source, target, { ...options, unmap: true, targetIsZero: false })
+  })
 }
 
 /** An engine is chosen when a daemon starts. */
