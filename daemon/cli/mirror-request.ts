@@ -59,7 +59,7 @@ export async function lookAt(
 ): Promise<Ends> {
   const [served, servedTarget] = [exportNamed(sourceName), exportNamed(targetName)]
   if (served !== undefined && served.path === servedTarget?.path)
-    throw failed(`cannot mirror '${sourceName}' onto itself: '${targetName}' is the same export`)
+    throw failed(`cannot copy '${sourceName}' onto itself: '${targetName}' is the same export`)
   if (served !== undefined || servedTarget !== undefined)
     return {
       source: served ?? (await lookAtImage(sourceName)),
@@ -72,7 +72,7 @@ export async function lookAt(
   if (targetStats === 'missing' && existing) throw missing(targetName)
   if (targetStats !== 'missing' && (await isSameStorage(sourceStats, targetStats))) {
     const what = target.kind === 'block' ? 'device' : 'file'
-    throw failed(`cannot mirror '${sourceName}' onto itself: '${targetName}' is the same ${what}`)
+    throw failed(`cannot copy '${sourceName}' onto itself: '${targetName}' is the same ${what}`)
   }
   if (sameSize && source.kind === 'file' && target.kind === 'file') {
     const [ours, theirs] = [sectors(sourceStats), sectors(targetStats)]

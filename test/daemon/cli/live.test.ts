@@ -255,7 +255,7 @@ t.test('a loop device and its own file are refused as one image', { skip: noDevi
   t.same(await run(['mirror', device, source]), {
     status: 1,
     stdout: '',
-    stderr: `blockferry: cannot mirror '${device}' onto itself: '${source}' is the same file\n`,
+    stderr: `blockferry: cannot copy '${device}' onto itself: '${source}' is the same file\n`,
   })
   t.equal(hashOf(source), before)
 })

@@ -150,7 +150,7 @@ t.test('source and target that are one file are refused, through links too', asy
   t.same(await run(['mirror', a, link]), {
     status: 1,
     stdout: '',
-    stderr: `blockferry: cannot mirror '${a}' onto itself: '${link}' is the same file\n`,
+    stderr: `blockferry: cannot copy '${a}' onto itself: '${link}' is the same file\n`,
   })
 })
 
