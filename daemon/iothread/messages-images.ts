@@ -3,6 +3,7 @@
 // messages.ts.
 
 import type { TicketOp } from '../../protocol/http/json-body.js'
+import type { ExportBitmap } from './messages-bitmaps.js'
 
 /** A ticket on a node. Seconds are those of the process's monotonic clock. */
 export interface ImageSpec {
@@ -24,6 +25,8 @@ export interface ImageSpec {
   readonly filename: string | undefined
   /** The node was opened for its ticket: it may grow, and while nobody writes it is looked at anew. */
   readonly own: boolean
+  /** What is told as dirty. */
+  readonly bitmap?: ExportBitmap
   /** Address of the local service, where there is one. */
   readonly unixSocket: string | undefined
 }

@@ -31,6 +31,13 @@ const nbdMembers = {
   'allocation-depth': optional(bool, 'Offers the context `qemu:allocation-depth`.', { default: false }),
 } satisfies Members
 
+const imagesMembers = {
+  bitmap: optional(
+    bitmapSource,
+    'Dirty bitmap that extents are listed from with context=dirty; a name is looked for in the backing chain too.',
+  ),
+} satisfies Members
+
 export const exportOptions = union(
   'BlockExportOptions',
   {
@@ -48,7 +55,7 @@ export const exportOptions = union(
     writethrough: optional(bool, 'Every write is durable when it is answered.', { default: false }),
   },
   'type',
-  { nbd: nbdMembers, 'x-images': {} },
+  { nbd: nbdMembers, 'x-images': imagesMembers },
 )
 
 const exportInfo = struct('BlockExportInfo', {

@@ -9,6 +9,7 @@ import type { TicketSpec } from '../../../protocol/http/json-body.js'
 import { monotonicSeconds } from '../../common/clock.js'
 import { CommandError } from '../../errors.js'
 import type { Answer, Question } from '../../images/messages.js'
+import type { ExportBitmap } from '../../iothread/messages-bitmaps.js'
 import type { ImageReport, ImageSpec, ImageStatus } from '../../iothread/messages-images.js'
 import type { Directory, Node } from '../directory.js'
 import type { DiskWorker } from '../workers.js'
@@ -146,13 +147,14 @@ export class Tickets {
   }
 
   /** Serves a node by command. @throws CommandError, and nothing is left of it then */
-  async addExport(id: string, node: Node, writable: boolean): Promise<void> {
+  async addExport(id: string, node: Node, writable: boolean, bitmap?: ExportBitmap): Promise<void> {
     const { worker } = node
     if (worker === undefined) throw new CommandError(`Node '${node.name}' was lost`)
     const ticket = this.#enter(id, undefined, Number.POSITIVE_INFINITY)
     ticket.opening = this.#serve(ticket, node, undefined, {
       ...{ ops: writable ? ['read', 'write'] : ['read'], size: undefined, sparse: true, own: false },
       ...{ timeout: Number.POSITIVE_INFINITY, inactivityTimeout: INACTIVITY_S, filename: undefined },
+      ...(bitmap !== undefined && { bitmap }),
     })
     try {
       await ticket.opening
@@ -264,7 +266,7 @@ export class Tickets {
     ticket: Ticket,
     node: Node,
     user: NodeUser | undefined,
-    how: Pick<ImageSpec, 'size' | 'ops' | 'sparse' | 'timeout' | 'inactivityTimeout' | 'filename' | 'own'>,
+    how: Omit<ImageSpec, 'key' | 'id' | 'expires' | 'node' | 'unixSocket'>,
   ): Promise<void> {
     const { key, id, expires } = ticket
     const { name, worker } = node

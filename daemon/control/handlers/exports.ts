@@ -42,6 +42,11 @@ export function exportHandlers(
       throw new CommandError(`Block export id '${options.id}' is already in use`)
     return checkExport(options, directory, objects)
   }
+  const checkImage = (options: ExportOptions & { bitmap?: ExportBitmap }) => {
+    const node = check(options)
+    if (options.bitmap !== undefined) checkBitmaps(directory, node, [options.bitmap])
+    return node
+  }
   const image = imageExports(images, tickets, events)
   const add = async (options: NbdOptions) => {
     if (!isIdentifier(options.id)) throw new CommandError('Invalid block export id')
@@ -87,7 +92,7 @@ export function exportHandlers(
     'nbd-server-stop': () => exports.stopServer(),
 
     'block-export-add': async (options) => {
-      if (options.type === 'x-images') return image.add(options, check)
+      if (options.type === 'x-images') return image.add(options, checkImage)
       if (options.type !== 'nbd')
         throw new CommandError(`Parameter 'type' does not accept value '${options.type}'`)
       await add(options)

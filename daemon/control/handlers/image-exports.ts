@@ -17,12 +17,12 @@ export function imageExports(images: ImagesService, tickets: Tickets, events: Ev
   return {
     /** @param check  what holds for every export; @returns the node */
     async add(options: ImagesOptions, check: (options: ImagesOptions) => Node): Promise<void> {
-      const { id, writable = false, writethrough = false } = options
+      const { id, writable = false, writethrough = false, bitmap } = options
       if (id === '' || id.length > LONGEST_TICKET) throw new CommandError('Invalid block export id')
       if (writethrough)
         throw new CommandError("Parameter 'writethrough' is not for exports of type 'x-images'")
       if (!images.running) throw new CommandError('Images server not running')
-      await tickets.addExport(id, check(options), writable)
+      await tickets.addExport(id, check(options), writable, bitmap)
     },
 
     async remove(ticket: Ticket, mode: 'safe' | 'hard'): Promise<void> {

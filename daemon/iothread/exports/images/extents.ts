@@ -6,7 +6,7 @@ import { badRequest, Refusal } from '../../../../protocol/http/refusal.js'
 import type { Header } from '../../../../protocol/http/reply.js'
 import { PeerError } from '../../../../protocol/peer-error.js'
 import type { Exchange } from '../../../http/exchange.js'
-import type { Extent } from '../../block/driver.js'
+import type { BlockNode } from '../../block/node.js'
 import type { ServedImage } from './served-image.js'
 
 /** Characters of the list sent at once. */
@@ -14,13 +14,18 @@ const BATCH = 16 * 1024
 /** Bytes that may wait to be sent. */
 const MOST_QUEUED = 64 * 1024
 
+/** As it is listed. Neighbours of which the same is told are one. */
 interface ListedExtent {
   start: number
   length: number
   readonly zero: boolean
   /** Of an image with a chain: not stored in its top layer, so what lies below shows through. */
-  readonly hole: boolean
+  readonly hole?: boolean
+  readonly dirty?: boolean
 }
+
+/** The first extent at `offset`, not beyond `length`. */
+type Look = (node: BlockNode, offset: number, length: number) => Promise<ListedExtent>
 
 export async function listExtents(image: ServedImage, exchange: Exchange, context: string): Promise<void> {
   if (context !== 'zero' && context !== 'dirty')
@@ -28,7 +33,7 @@ export async function listExtents(image: ServedImage, exchange: Exchange, contex
   using operation = image.ticket.begin('read', false, (refusal) => {
     if (exchange.begun) exchange.stream.close(new PeerError(refusal.message))
   })
-  if (context === 'dirty') throw new Refusal(404, 'the image has no dirty extents')
+  const look = context === 'dirty' ? dirtyIn(image) : lookForZeroes
   await image.freshen()
   const list = new ListReply(exchange)
   const { node } = image
@@ -36,21 +41,40 @@ export async function listExtents(image: ServedImage, exchange: Exchange, contex
   let last: ListedExtent | undefined
   for (let at = 0; at < end; ) {
     operation.check()
-    const extent = await node.status(at, end - at)
-    const next = listed(extent)
-    if (last !== undefined && last.zero === next.zero && last.hole === next.hole) last.length += next.length
+    const next = await look(node, at, end - at)
+    at += next.length
+    if (last !== undefined && alike(last, next)) last.length += next.length
     else {
       if (last !== undefined) await list.add(last)
       last = next
     }
-    at += extent.length
   }
   if (last !== undefined) await list.add(last)
   list.end()
 }
 
-function listed({ offset, length, kind, absent, depth }: Extent): ListedExtent {
-  return { start: offset, length, zero: kind === 'zero', hole: absent === true || (depth ?? 0) > 0 }
+function alike(one: ListedExtent, other: ListedExtent): boolean {
+  return one.zero === other.zero && one.hole === other.hole && one.dirty === other.dirty
+}
+
+async function lookForZeroes(node: BlockNode, offset: number, length: number): Promise<ListedExtent> {
+  const extent = await node.status(offset, length)
+  const hole = extent.absent === true || (extent.depth ?? 0) > 0
+  return { start: offset, length: extent.length, zero: extent.kind === 'zero', hole }
+}
+
+/** @throws Refusal 404 where there is no bitmap */
+function dirtyIn({ dirty: use }: ServedImage): Look {
+  if (use === undefined) throw new Refusal(404, 'the image has no dirty extents')
+  return async (node, offset, length) => {
+    const extent = await node.status(offset, length)
+    const { bits } = use.bitmap
+    // Of what a layer's bitmap does not reach nothing is known.
+    const known = Math.min(extent.length, bits.length - offset)
+    const { dirty, end } =
+      known > 0 ? bits.run(offset, offset + known) : { dirty: true, end: offset + extent.length }
+    return { start: offset, length: end - offset, dirty, zero: extent.kind === 'zero' }
+  }
 }
 
 /** A JSON list as a reply: whole where it is short, else in chunks as it comes. */

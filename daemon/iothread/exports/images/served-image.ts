@@ -6,6 +6,7 @@ import type { IoEngine } from '../../../../native/types.js'
 import { CommandError } from '../../../errors.js'
 import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
+import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
 import { PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
@@ -38,6 +39,8 @@ interface Client extends Holder {
 
 export class ServedImage {
   readonly ticket: Ticket
+  /** What is told as dirty; undefined: nothing is known of that. */
+  readonly dirty: BitmapUse | undefined
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
@@ -46,13 +49,14 @@ export class ServedImage {
   #retired = false
   #freshening: Promise<void> | undefined
 
-  private constructor(spec: ImageSpec, claim: Claim, env: ImageEnv) {
+  private constructor(spec: ImageSpec, claim: Claim, dirty: BitmapUse | undefined, env: ImageEnv) {
     this.ticket = new Ticket(spec)
+    this.dirty = dirty
     this.#claim = claim
     this.#env = env
   }
 
-  /** @throws CommandError when somebody else uses the node in a way that excludes it */
+  /** @throws CommandError when somebody else uses the node in a way that excludes it, or the bitmap cannot be used */
   static async open(spec: ImageSpec, env: ImageEnv): Promise<ServedImage> {
     const { graph } = env
     const node = graph.node(spec.node)
@@ -60,7 +64,12 @@ export class ServedImage {
     const claim = await graph.claim(`image '${spec.id.slice(0, 8)}…'`, node, permissions(spec), (to) =>
       env.report({ kind: 'image-moved', key: spec.key, node: to.name }),
     )
-    return new ServedImage(spec, claim, env)
+    try {
+      return new ServedImage(spec, claim, await bitmapOf(spec, node, graph), env)
+    } catch (error) {
+      await claim.release()
+      throw error
+    }
   }
 
   get node(): BlockNode {
@@ -157,7 +166,7 @@ export class ServedImage {
   /** After cancel() or retire(): connections go back to where they came from, and the node to its others. */
   async close(): Promise<void> {
     for (const { stream } of this.#clients.values()) stream.askBack()
-    await this.#claim.release()
+    await this.#release()
   }
 
   /** The end of everything. */
@@ -165,8 +174,19 @@ export class ServedImage {
     const canceled = this.ticket.cancel()
     for (const { stream } of [...this.#clients.values()]) stream.close()
     await canceled
+    await this.#release()
+  }
+
+  async #release(): Promise<void> {
+    await this.dirty?.release()
     await this.#claim.release()
   }
+}
+
+async function bitmapOf({ bitmap, ops }: ImageSpec, node: BlockNode, graph: Graph) {
+  const wanted = bitmap === undefined ? [] : [bitmap]
+  const [found] = graph.bitmaps.forExport(node, wanted, ops.includes('write'))
+  return found && (await graph.bitmaps.take(found.node, found.bitmap, true))
 }
 
 function permissions({ ops, own }: ImageSpec): Permissions {
