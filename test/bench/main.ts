@@ -6,6 +6,7 @@ import { rmSync } from 'node:fs'
 import { cpus, release } from 'node:os'
 import { commands } from './commands.js'
 import { fragmented, random, scattered } from './copies.js'
+import { imageParts, images } from './http.js'
 import { live, liveLatency, livePivot, liveSynced } from './live.js'
 import { memory } from './memory.js'
 import { arrivals } from './memory-arrivals.js'
@@ -42,6 +43,8 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   shared,
   arrivals,
   dirtying,
+  images,
+  ...imageParts,
   soak,
 }
 /** They take long, and run only when they are asked for. */
@@ -57,7 +60,7 @@ const ASKED_FOR = new Set([
     'restores',
     'shared',
   ],
-  ...['arrivals', 'dirtying', 'soak'],
+  ...['arrivals', 'dirtying', 'images', ...Object.keys(imageParts), 'soak'],
 ])
 
 async function main(): Promise<void> {

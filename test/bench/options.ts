@@ -14,6 +14,8 @@ export interface BenchOptions {
   readonly directory: string
   /** Debian folder with the newer QEMU. */
   readonly qemu10: string | undefined
+  /** Folder with the sources of oVirt's images server, built. */
+  readonly imageio: string | undefined
   /** Size of the image in bytes, where the bench's own is not wanted. */
   readonly size: number | undefined
   /** Seconds of the soak. */
@@ -22,7 +24,7 @@ export interface BenchOptions {
 }
 
 const USAGE =
-  'npm run bench -- [random|scattered|fragmented|stall|commands|memory|qcow2|nbd|live[-latency|-pivot|-synced|-copies]|scan|saves|restores|shared|arrivals|dirtying|soak …] [--rounds N] [--dir D] [--qemu10 DIR] [--size N[KMG]] [--seconds N]'
+  'npm run bench -- [random|scattered|fragmented|stall|commands|memory|qcow2|nbd|live[-latency|-pivot|-synced|-copies]|scan|saves|restores|shared|arrivals|dirtying|images[-up|-down|-sparse|-zero|-small|-extents]|soak …] [--rounds N] [--dir D] [--qemu10 DIR] [--imageio DIR] [--size N[KMG]] [--seconds N]'
 
 export function readOptions(args: readonly string[]): BenchOptions {
   const { values, positionals } = parseArgs({
@@ -32,6 +34,7 @@ export function readOptions(args: readonly string[]): BenchOptions {
       rounds: { type: 'string', default: '3' },
       dir: { type: 'string', default: tmpdir() },
       qemu10: { type: 'string' },
+      imageio: { type: 'string' },
       size: { type: 'string' },
       seconds: { type: 'string', default: '600' },
       help: { type: 'boolean', default: false },
@@ -47,6 +50,7 @@ export function readOptions(args: readonly string[]): BenchOptions {
     rounds: Number(values.rounds),
     directory,
     qemu10: values.qemu10,
+    imageio: values.imageio,
     size: values.size === undefined ? undefined : parseSize(values.size),
     seconds: Number(values.seconds),
     paths: (name) => ({
