@@ -6,7 +6,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { Client } from './client.js'
@@ -25,6 +25,8 @@ export interface EmbeddedOptions {
   /** The daemon's log goes to our stderr at this level; absent: it is only kept for error messages. */
   readonly logLevel?: string
   readonly aio?: string
+  /** It serves images over HTTP too, on imagesSockets(). */
+  readonly images?: boolean
 }
 
 /**
@@ -67,6 +69,11 @@ export async function embeddedDaemon(options: EmbeddedOptions): Promise<Daemon> 
   }
 }
 
+/** Of an embedded daemon, beside its socket: images, and tickets for them. */
+export function imagesSockets(socket: string): { readonly local: string; readonly control: string } {
+  return { local: join(dirname(socket), 'images'), control: join(dirname(socket), 'tickets') }
+}
+
 /** Mode 0700, where the user's sockets belong, else among the temporary files. */
 async function privateFolder(): Promise<string> {
   const parents = [process.env.XDG_RUNTIME_DIR || tmpdir(), tmpdir()]
@@ -81,14 +88,20 @@ async function privateFolder(): Promise<string> {
   throw noConnection(`no folder for the embedded daemon's socket: ${(cause as Error).message}`, { cause })
 }
 
-function start(socket: string, { logLevel, aio }: EmbeddedOptions): ChildProcess {
+function start(socket: string, { logLevel, aio, images }: EmbeddedOptions): ChildProcess {
+  const { local, control } = imagesSockets(socket)
+  const served = images === true ? ['--images-local', local, '--images-control', control] : []
   const given = ['--log-level', logLevel ?? 'warn', ...(aio === undefined ? [] : ['--aio', aio])]
   const own = ['--chardev', 'socket,id=cli,fd=3', '--monitor', 'cli', '--exit-with-monitor']
   // A session of its own: ^C on the terminal is for us to handle, the daemon is told over the control socket.
-  return spawn(process.execPath, [daemonScript, '--socket', socket.replaceAll(',', ',,'), ...given, ...own], {
-    stdio: ['ignore', 'ignore', logLevel === undefined ? 'pipe' : 'inherit', 'pipe'],
-    detached: true,
-  })
+  return spawn(
+    process.execPath,
+    [daemonScript, '--socket', socket.replaceAll(',', ',,'), ...given, ...served, ...own],
+    {
+      stdio: ['ignore', 'ignore', logLevel === undefined ? 'pipe' : 'inherit', 'pipe'],
+      detached: true,
+    },
+  )
 }
 
 /** Keeps the end of a child's stderr. */

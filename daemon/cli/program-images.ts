@@ -26,12 +26,15 @@ export function addImages(program: Command): void {
     .argument('<file>', 'file or block device; its bytes are sent, whatever its format')
     .argument('<url>', url)
     .option('-U, --force-share', 'read the file although another program may be writing it', false)
+    .option('--resume <record>', 'keep in this file what is done, and go on from there when it was cut off')
   addTransfer(uploads).action((file: string, where: string, options: UploadOptions) =>
     upload(file, where, options),
   )
   const downloads = program
     .command('download')
-    .description('fetch the bytes of an image from an HTTP server; done means whole and durable')
+    .description(
+      'fetch the bytes of an image from an HTTP server; done means whole and durable. One that was cut off goes on',
+    )
     .argument('<url>', url)
     .argument('<file>', 'file to make')
     .option('--force', 'replace a file that is there', false)

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry download`: fetches an image from an HTTP server into a new file. What reads as zeroes there becomes holes here
-// and is not fetched. Done means that the file is whole and durable; before that it has another name.
+// and is not fetched. Done means that the file is whole and durable; before that it has another name (draft.ts).
 
-import { type FileHandle, open, rename, unlink } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { type FileHandle, open } from 'node:fs/promises'
 import { CliError, failed } from '../status.js'
+import { Draft } from './draft.js'
 import type { HttpReply } from './http.js'
 import {
   eachPiece,
-  jsonOf,
+  lengthOf,
   type Part,
   pieces,
   RemoteImage,
@@ -22,62 +22,50 @@ export interface DownloadOptions extends TransferOptions {
 
 export async function download(url: string, name: string, options: DownloadOptions): Promise<void> {
   const source = await RemoteImage.at(url, options)
-  const draft = `${name}.part`
-  let mine = false
   try {
-    const file = await made(draft, name, options.force)
-    mine = true
+    await refuseToReplace(name, options.force)
+    const { features, most } = await source.options('max_readers')
+    const parts = await source.extents(features)
+    const draft = parts === undefined ? await Draft.anew(name) : await Draft.of(name, url, parts, features)
     try {
-      await fetchAll(source, file, options)
-      await file.sync()
+      if (parts === undefined) await fetchWhole(source, draft.file, options)
+      else await fetchParts(source, draft, parts, Math.min(options.connections, most), options)
+      await draft.finish(source)
     } finally {
-      await file.close()
+      await draft.leave()
     }
-    await rename(draft, name)
-    await syncFolder(dirname(name))
   } catch (error) {
     if (error instanceof CliError) throw error
     throw failed(`cannot write '${name}': ${(error as Error).message}`, { cause: error })
   } finally {
     source.server.close()
-    if (mine) await unlink(draft).catch(() => undefined) // it may have its name by now
   }
 }
 
 /** @throws CliError when there is such a file and it is not to be replaced */
-async function made(draft: string, name: string, force: boolean): Promise<FileHandle> {
-  if (!force) {
-    const there = await open(name, 'r').catch(() => undefined)
-    await there?.close()
-    if (there !== undefined) throw failed(`'${name}' is there already (--force replaces it)`)
-  }
-  return open(draft, 'w')
+async function refuseToReplace(name: string, force: boolean): Promise<void> {
+  if (force) return
+  const there = await open(name, 'r').catch(() => undefined)
+  await there?.close()
+  if (there !== undefined) throw failed(`'${name}' is there already (--force replaces it)`)
 }
 
-async function fetchAll(source: RemoteImage, file: FileHandle, options: DownloadOptions): Promise<void> {
-  const { features, most } = await source.options('max_readers')
-  const parts = features.includes('extents') ? await extentsAt(source) : undefined
-  if (parts === undefined) return fetchWhole(source, file, options)
-  const size = parts.reduce((sum, { length }) => sum + length, 0)
+async function fetchParts(
+  source: RemoteImage,
+  { file, record }: Draft,
+  parts: readonly Part[],
+  connections: number,
+  options: DownloadOptions,
+): Promise<void> {
+  const size = lengthOf(parts)
   await file.truncate(size)
   using progress = new TransferProgress('download', size, options.progress)
-  await eachPiece(pieces(parts), Math.min(options.connections, most), async (part) => {
+  if (record?.resumed) progress.resumed(record.bytesBefore)
+  await eachPiece(pieces(record?.missing(parts) ?? parts), connections, async (part) => {
     if (!part.zero) await fetchPart(source, file, part)
     progress.did(part.length)
-  })
-}
-
-/** undefined: the server cannot tell. */
-async function extentsAt({ server, path }: RemoteImage): Promise<Part[] | undefined> {
-  const value = jsonOf(await server.text({ method: 'GET', path: `${path}/extents` }))
-  if (!Array.isArray(value)) throw failed('the server answers with extents that are no list')
-  let end = 0
-  return value.map((extent: { start?: unknown; length?: unknown; zero?: unknown }) => {
-    const { start, length, zero } = extent
-    if (start !== end || typeof length !== 'number' || !Number.isSafeInteger(end + length) || length <= 0)
-      throw failed(`the server answers with extents that do not follow each other, at ${end}`)
-    end += length
-    return { start, length, zero: zero === true }
+    // Zeroes are there when the file is.
+    if (!part.zero) await record?.did(part)
   })
 }
 
@@ -124,13 +112,4 @@ async function store(
     if ((error as NodeJS.ErrnoException).code !== 'ECONNRESET') throw error
   }
   return at - start
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path)
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
 }

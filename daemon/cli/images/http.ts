@@ -17,6 +17,8 @@ export interface HttpRequest {
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
   readonly body?: string | Uint8Array
+  /** The server may work on it for as long as it takes. */
+  readonly patient?: boolean
 }
 
 export interface HttpReply {
@@ -60,8 +62,9 @@ export class HttpServer {
   }
 
   /** The head of a reply; its body is the caller's to read. @throws CliError */
-  async send({ method, path, headers = {}, body }: HttpRequest): Promise<HttpReply> {
-    const options = { ...this.#options, method, path, headers, agent: this.#agent, timeout: TIMEOUT_MS }
+  async send({ method, path, headers = {}, body, patient = false }: HttpRequest): Promise<HttpReply> {
+    const timeout = patient ? 0 : TIMEOUT_MS
+    const options = { ...this.#options, method, path, headers, agent: this.#agent, timeout }
     const request = this.#secure ? https.request(options) : http.request(options)
     request.on('timeout', () => request.destroy(new Error('it says nothing')))
     try {

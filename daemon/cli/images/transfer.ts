@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What uploads and downloads have in common: an image on a server, pieces of extents, many pieces under way, progress.
 
+import { formatSize } from '../../common/units.js'
 import type { Progress } from '../job-follower.js'
 import { type Reporter, reporter } from '../reporter.js'
 import { failed, usage } from '../status.js'
@@ -56,9 +57,28 @@ export class RemoteImage {
     }
   }
 
+  /** Of all of it. undefined: the server cannot tell. @throws CliError */
+  async extents(features: readonly string[]): Promise<readonly Part[] | undefined> {
+    if (!features.includes('extents')) return undefined
+    const value = jsonOf(await this.server.text({ method: 'GET', path: `${this.path}/extents` }))
+    if (!Array.isArray(value)) throw failed('the server answers with extents that are no list')
+    let end = 0
+    return value.map((extent: { start?: unknown; length?: unknown; zero?: unknown }) => {
+      const { start, length, zero } = extent
+      if (start !== end || typeof length !== 'number' || !Number.isSafeInteger(end + length) || length <= 0)
+        throw failed(`the server answers with extents that do not follow each other, at ${end}`)
+      end += length
+      return { start, length, zero: zero === true }
+    })
+  }
+
   async patch(change: object): Promise<void> {
     await this.server.text({ method: 'PATCH', path: this.path, body: JSON.stringify(change) })
   }
+}
+
+export function lengthOf(parts: readonly Part[]): number {
+  return parts.reduce((sum, { length }) => sum + length, 0)
 }
 
 /** @throws CliError */
@@ -120,6 +140,7 @@ export class TransferProgress implements Disposable {
   readonly #length: number
   readonly #started = performance.now()
   #done = 0
+  #before = 0
 
   constructor(phase: string, length: number, progress: boolean) {
     this.#phase = phase
@@ -130,11 +151,18 @@ export class TransferProgress implements Disposable {
   did(bytes: number): void {
     this.#done += bytes
     const rate = this.#done / Math.max(0.001, (performance.now() - this.#started) / 1000)
+    const offset = this.#before + this.#done
     const progress: Progress = {
-      ...{ status: 'running', phase: this.#phase, offset: this.#done, length: this.#length, rate },
-      ...{ ioStatus: 'ok', etaSeconds: (this.#length - this.#done) / Math.max(1, rate) },
+      ...{ status: 'running', phase: this.#phase, offset, length: this.#length, rate },
+      ...{ ioStatus: 'ok', etaSeconds: (this.#length - offset) / Math.max(1, rate) },
     }
     this.#reporter.progress(progress)
+  }
+
+  /** So much was there already: it goes on from an earlier run. */
+  resumed(bytes: number): void {
+    this.#before = bytes
+    this.#reporter.note(`going on from an earlier ${this.#phase}: ${formatSize(bytes)} of it are done`)
   }
 
   [Symbol.dispose](): void {

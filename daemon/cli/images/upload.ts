@@ -2,14 +2,19 @@
 // `blockferry upload`: sends the bytes of a file or device to an image on an HTTP server. Which of them read as zeroes tells a
 // daemon of the command's own, which also locks the file; those are zeroed there and not sent.
 
+import { createHash } from 'node:crypto'
+import type { BigIntStats } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { findImage } from '../image.js'
 import { extentsOf } from '../map.js'
 import { sizeOfNode } from '../node-size.js'
 import { withNodes } from '../open-nodes.js'
-import { failed } from '../status.js'
+import { failed, usage } from '../status.js'
+import { type About, DoneRecord, rangesIn, removeRecord } from './done-record.js'
+import { sameContent } from './same-content.js'
 import {
   eachPiece,
+  lengthOf,
   type Part,
   pieces,
   RemoteImage,
@@ -19,9 +24,13 @@ import {
 
 export interface UploadOptions extends TransferOptions {
   readonly forceShare: boolean
+  /** File that says what is done. */
+  readonly resume?: string
 }
 
 export async function upload(name: string, url: string, options: UploadOptions): Promise<void> {
+  if (options.resume !== undefined && options.forceShare)
+    throw usage('--resume needs a file that nobody changes: it cannot go with --force-share')
   const image = await findImage(name, 'raw', false)
   const target = await RemoteImage.at(url, options)
   try {
@@ -31,25 +40,98 @@ export async function upload(name: string, url: string, options: UploadOptions):
         ...{ readOnly: true, direct: false, forceShare: options.forceShare },
       })
       await using file = await open(name)
-      const facts = await file.stat()
+      const facts = await file.stat({ bigint: true })
       // A node has whole sectors; a file ends where it ends.
-      const size = facts.isFile() ? facts.size : await sizeOfNode(client, node)
-      const zeroes = features.includes('zero')
-      const all = (await extentsOf(client, node, image)).map(({ start, length, zero }) => ({
-        ...{ start, length: Math.min(length, size - start), zero: zero && zeroes },
+      const size = facts.isFile() ? Number(facts.size) : await sizeOfNode(client, node)
+      const parts = (await extentsOf(client, node, image)).map(({ start, length, zero }) => ({
+        ...{ start, length: Math.min(length, size - start), zero: zero && features.includes('zero') },
       }))
-      using progress = new TransferProgress('upload', size, options.progress)
-      await eachPiece(pieces(all), Math.min(options.connections, most), async (part) => {
-        if (part.zero) await target.patch({ op: 'zero', offset: part.start, size: part.length, flush: false })
-        else await put(target, file, part)
-        progress.did(part.length)
-      })
-      if (features.includes('flush')) await target.patch({ op: 'flush' })
-      else await put(target, file, { start: 0, length: 0, zero: false })
+      const sending = { name, url, file, target, features, parts, size }
+      const connections = Math.min(options.connections, most)
+      if (options.resume === undefined) await send(sending, connections, options, undefined)
+      else await sendOrGoOn(sending, connections, options, options.resume, facts)
     })
   } finally {
     target.server.close()
   }
+}
+
+interface Sending {
+  readonly name: string
+  readonly url: string
+  readonly file: FileHandle
+  readonly target: RemoteImage
+  readonly features: readonly string[]
+  readonly parts: readonly Part[]
+  readonly size: number
+}
+
+/** Returns when all of it is durable there. */
+async function send(
+  sending: Sending,
+  connections: number,
+  options: UploadOptions,
+  record: DoneRecord | undefined,
+): Promise<void> {
+  const { file, target, parts, size } = sending
+  using progress = new TransferProgress('upload', size, options.progress)
+  if (record?.resumed) progress.resumed(record.bytesBefore)
+  await eachPiece(pieces(record?.missing(parts) ?? parts), connections, async (part) => {
+    if (part.zero) await target.patch({ op: 'zero', offset: part.start, size: part.length, flush: false })
+    else await put(target, file, part)
+    progress.did(part.length)
+    await record?.did(part)
+  })
+  await flush(sending)
+}
+
+/** As send(), with what is done in a file: an upload that was cut off goes on. */
+async function sendOrGoOn(
+  sending: Sending,
+  connections: number,
+  options: UploadOptions,
+  path: string,
+  facts: BigIntStats,
+): Promise<void> {
+  const { name, target, size } = sending
+  const record = await DoneRecord.open(path, ...(await begunBefore(sending, path, facts)), () =>
+    flush(sending),
+  )
+  try {
+    await send(sending, connections, options, record)
+    if (record.resumed && !(await sameContent(target, name, size))) {
+      await removeRecord(path)
+      throw failed('the image there has changed since the upload was begun: run it again to send all of it')
+    }
+    await removeRecord(path)
+  } catch (error) {
+    await record.save().catch(() => undefined) // then less of it counts
+    if (!record.worth) await removeRecord(path)
+    throw error
+  } finally {
+    await record.close()
+  }
+}
+
+/** What the upload is, and what an earlier run of the same has done. @throws CliError where that could not be told */
+async function begunBefore({ url, target, features, size }: Sending, path: string, facts: BigIntStats) {
+  if (!facts.isFile()) throw usage('--resume is for files: nothing tells whether a device has changed')
+  for (const needed of ['checksum', 'extents', 'flush'])
+    if (!features.includes(needed)) throw failed(`--resume needs a server that can do ${needed}`)
+  const { dev, ino, mtimeNs, ctimeNs } = facts
+  const about: About = {
+    ...{ url: createHash('sha256').update(url).digest('hex'), size, file: `${dev}:${ino}` },
+    ...{ mtime: String(mtimeNs), ctime: String(ctimeNs) },
+  }
+  const before = await rangesIn(path, about)
+  // Of one of another size the checksum would say nothing.
+  const there = before.length === 0 ? undefined : await target.extents(features)
+  return [about, there !== undefined && lengthOf(there) === size ? before : []] as const
+}
+
+async function flush({ target, file, features }: Sending): Promise<void> {
+  if (features.includes('flush')) await target.patch({ op: 'flush' })
+  else await put(target, file, { start: 0, length: 0, zero: false })
 }
 
 /** @throws CliError; a file that has become shorter is an error too */
