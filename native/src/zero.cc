@@ -3,7 +3,7 @@
 //
 //     regular file, unmap    grow to the end of the range; PUNCH_HOLE; then as below
 //     regular file           ZERO_RANGE; PUNCH_HOLE + allocate; beyond the end: allocate; write
-//     block device           PUNCH_HOLE as the question whether fast zeroing exists; BLKZEROOUT; write
+//     block device           PUNCH_HOLE, also as the question whether fast zeroing exists; BLKZEROOUT; write
 //
 // A rung that is refused as unsupported is not tried again on this handle. On a device, ZERO_RANGE and BLKZEROOUT
 // succeed even where the kernel writes every zero itself, and one such call switches PUNCH_HOLE off for every user of
@@ -116,18 +116,19 @@ int64_t blockZeroOut(File& file, int64_t offset, int64_t length) {
   });
 }
 
-// Aligned to the device's logical blocks.
-int64_t zeroDevice(File& file, int64_t offset, int64_t length, bool unmap, bool fast) {
+// Aligned to the device's logical blocks. One block answers the question; to give all storage back before it is
+// allocated again took 20 ms for 128 MiB of a loop device, and allocating alone 0.3 ms.
+int64_t zeroDevice(File& file, int64_t offset, int64_t length, int64_t block, bool unmap, bool fast) {
   {
     SharedPass pass(file.gate);
-    int64_t done = tryPunch(file, offset, length);
+    int64_t done = tryPunch(file, offset, unmap ? length : std::min(length, block));
     if (done < 0) return done;
     if (done > 0 && unmap) return hole;
     if (done == 0 && fast) return -EOPNOTSUPP;
-    const bool punched = done > 0;
     done = blockZeroOut(file, offset, length);
     if (done != 0) return done < 0 ? done : device;
-    if (punched) return hole;
+    done = tryPunch(file, offset, length);
+    if (done != 0) return done < 0 ? done : hole;
   }
   return writtenOrRefused(file, offset, length, fast);
 }
@@ -147,7 +148,7 @@ int64_t zeroDeviceEdges(File& file, int64_t offset, int64_t length, bool unmap, 
     const int64_t put = writeZeroes(file, offset, start - offset);
     if (put < 0) return put;
   }
-  const int64_t rung = end > start ? zeroDevice(file, start, end - start, unmap, fast) : int64_t{written};
+  const int64_t rung = end > start ? zeroDevice(file, start, end - start, block, unmap, fast) : int64_t{written};
   if (rung < 0) return rung;
   if (end < offset + length) {
     const int64_t put = writeZeroes(file, end, offset + length - end);

@@ -170,6 +170,15 @@ for (const { name, unmap, without, offset, length, fast, wanted } of [
     wanted: ZeroRung.device,
   },
   {
+    name: 'keep, without blkzeroout',
+    unmap: false,
+    without: ['blkzeroout'],
+    offset: MIB,
+    length: MIB,
+    fast: true,
+    wanted: ZeroRung.hole,
+  },
+  {
     name: 'without anything',
     unmap: false,
     without: ['punch-hole', 'blkzeroout'],
