@@ -47,7 +47,7 @@ async function onFileSystem(
   options: BenchOptions,
   rows: string[][],
 ): Promise<Verdict[]> {
-  using mounted = MountedImage.make(options.directory, kind, size + GiB)
+  using mounted = MountedImage.make(options.directory, kind, 2 * size + 2 * GiB)
   const file = join(mounted.path, 'image')
   const own = sparse ? 'punch' : 'zero'
   const ways = [...serving(options, sparse), kernel(own)]
