@@ -16,6 +16,9 @@ import {
   TransferProgress,
 } from './transfer.js'
 
+/** Bytes that are written at once: a reply comes in pieces of 64 KiB, and each write has its price. */
+const AT_ONCE = 2 ** 20
+
 export interface DownloadOptions extends TransferOptions {
   readonly force: boolean
 }
@@ -99,17 +102,39 @@ async function store(
   did: (bytes: number) => void,
 ): Promise<number> {
   let at = start
+  let held: Buffer[] = []
+  let length = 0
+  const write = async () => {
+    await writeAll(file, held, at)
+    at += length
+    did(length)
+    held = []
+    length = 0
+  }
   try {
     for await (const bytes of body as AsyncIterable<Buffer>) {
-      for (let done = 0; done < bytes.length; ) {
-        const { bytesWritten } = await file.write(bytes, done, bytes.length - done, at + done)
-        done += bytesWritten
-      }
-      at += bytes.length
-      did(bytes.length)
+      held.push(bytes)
+      length += bytes.length
+      if (length >= AT_ONCE) await write()
     }
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ECONNRESET') throw error
   }
+  await write()
   return at - start
+}
+
+async function writeAll(file: FileHandle, parts: readonly Buffer[], offset: number): Promise<void> {
+  let at = offset
+  for (let rest = parts; rest.length > 0; ) {
+    let { bytesWritten } = await file.writev(rest, at)
+    at += bytesWritten
+    const next = rest.findIndex(({ length }) => {
+      if (bytesWritten < length) return true
+      bytesWritten -= length
+      return false
+    })
+    const [first, ...more] = next < 0 ? [] : rest.slice(next)
+    rest = first === undefined ? [] : [first.subarray(bytesWritten), ...more]
+  }
 }

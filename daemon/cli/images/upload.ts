@@ -136,7 +136,7 @@ async function flush({ target, file, features }: Sending): Promise<void> {
 
 /** @throws CliError; a file that has become shorter is an error too */
 async function put(target: RemoteImage, file: FileHandle, { start, length }: Part): Promise<void> {
-  const body = Buffer.alloc(length)
+  const body = Buffer.allocUnsafe(length)
   for (let at = 0; at < length; ) {
     const { bytesRead } = await file.read(body, at, length - at, start + at)
     if (bytesRead === 0) throw failed(`the file has become shorter than ${start + length} bytes`)
