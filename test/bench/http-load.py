@@ -119,7 +119,9 @@ def transfer(kind, connection, number, clients, length, path):
     file = os.open(path, (os.O_RDWR if writes else os.O_RDONLY) | os.O_DIRECT)
     buffer = mmap.mmap(-1, BUFFER)
     for index, (start, size, data) in enumerate(pieces(kind, path, length)):
-        if index % clients != number:
+        # Data and holes take turns: each client gets both.
+        turn = index // 2 if kind == "holes" else index
+        if turn % clients != number:
             continue
         if writes:
             get_piece(connection, file, buffer, start, size)

@@ -15,6 +15,14 @@ const [MiB, GiB] = [2 ** 20, 2 ** 30]
 /** What a reply of the server may cost above the kernel's work, seconds. */
 const SLACK = 0.05
 
+/** What is zeroed, and the file whose storage that is. */
+interface Disk {
+  readonly path: string
+  readonly storage: string
+  /** Bytes. */
+  readonly size: number
+}
+
 interface Way {
   readonly name: string
   /** @returns seconds */
@@ -51,7 +59,8 @@ async function onFileSystem(
   const file = join(mounted.path, 'image')
   const own = sparse ? 'punch' : 'zero'
   const ways = [...serving(options, sparse), kernel(own)]
-  return await measured(`${kind}, ${sparse ? 'sparse' : 'allocated'}`, ways, file, size, options, rows)
+  const disk = { path: file, storage: file, size }
+  return await measured(`${kind}, ${sparse ? 'sparse' : 'allocated'}`, ways, disk, options, rows)
 }
 
 async function onDevice(size: number, options: BenchOptions, rows: string[][]): Promise<Verdict[]> {
@@ -60,7 +69,8 @@ async function onDevice(size: number, options: BenchOptions, rows: string[][]): 
   const device = runTool('losetup', ['--find', '--show', '--direct-io=on', backing]).trim()
   try {
     const ways = [...serving(options, false), kernel('zero'), kernel('blkzeroout')]
-    return await measured('block device', ways, device, size, options, rows)
+    const disk = { path: device, storage: backing, size }
+    return await measured('block device', ways, disk, options, rows)
   } finally {
     spawnSync('losetup', ['--detach', device])
     rmSync(backing)
@@ -71,8 +81,7 @@ async function onDevice(size: number, options: BenchOptions, rows: string[][]): 
 async function measured(
   what: string,
   ways: readonly Way[],
-  file: string,
-  size: number,
+  { path, storage, size }: Disk,
   options: BenchOptions,
   rows: string[][],
 ): Promise<Verdict[]> {
@@ -80,9 +89,9 @@ async function measured(
   const left = ways.map(() => 0)
   for (let turn = 0; turn < options.rounds; turn++)
     for (const [index, way] of ways.entries()) {
-      refill(file, size)
-      times[index]?.push(await way.zero(file, size))
-      left[index] = allocated(file)
+      refill(path, size)
+      times[index]?.push(await way.zero(path, size))
+      left[index] = allocated(storage)
     }
   for (const [index, { name }] of ways.entries()) {
     const each = times[index] ?? []
