@@ -6,6 +6,7 @@
 import type { Server, Socket } from 'node:net'
 import { duplicate } from '../../native/descriptors.js'
 import type { Service } from '../../protocol/http/routes.js'
+import { HEAD_MS, IDLE_MS } from '../http/limits.js'
 import { serveRequests } from '../http/serve.js'
 import { type Handover, HttpStream } from '../http/stream.js'
 import type { Encryption } from './encryption.js'
@@ -13,9 +14,6 @@ import { type Asks, FrontAnswers } from './front-answers.js'
 
 /** Connections at once, those that were handed on among them. */
 const MOST_CONNECTIONS = 1000
-/** Without a ticket: no progress for so long, and for a head, milliseconds. */
-const IDLE_MS = 60_000
-const HEAD_MS = 30_000
 
 export interface ServerEnv extends Asks {
   /** @param handover  the receiver's from now on */

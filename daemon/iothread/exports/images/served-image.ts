@@ -4,6 +4,7 @@
 
 import type { IoEngine } from '../../../../native/types.js'
 import { CommandError } from '../../../errors.js'
+import { HEAD_MS } from '../../../http/limits.js'
 import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
 import type { Claim } from '../../block/claims.js'
@@ -14,9 +15,6 @@ import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.
 import type { Holder, PiecePool } from '../piece-pool.js'
 import { ImageAnswers } from './answers.js'
 import { Ticket } from './ticket.js'
-
-/** For the head of a request, milliseconds. */
-const HEAD_MS = 30_000
 
 export interface ImageEnv {
   readonly graph: Graph
