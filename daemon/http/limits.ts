@@ -14,3 +14,5 @@ export const HEAD_MS = 30_000
 /** After a reply that ends the connection before all of the request was read: so long, and so much of it, is still taken. */
 export const LINGER_MS = 2000
 export const MOST_LINGERING = 32 * 1024 * 1024
+/** When its ticket has ended a client may take so long to take its reply, or to end the request that was answered. */
+export const LEAVE_MS = 10_000

@@ -33,7 +33,7 @@ export class Client {
   text = ''
 
   constructor(fd: number) {
-    this.socket = new Socket({ fd, readable: true, writable: true })
+    this.socket = new Socket({ fd, readable: true, writable: true, allowHalfOpen: true })
     this.socket.pause()
     this.socket.on('error', () => undefined)
   }

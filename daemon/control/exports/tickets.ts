@@ -12,6 +12,7 @@ import type { Answer, Question } from '../../images/messages.js'
 import type { ImageReport, ImageSpec, ImageStatus } from '../../iothread/messages-images.js'
 import type { Directory, Node } from '../directory.js'
 import type { DiskWorker } from '../workers.js'
+import { ImageClients } from './image-clients.js'
 import type { ImageNodes, NodeUser } from './image-nodes.js'
 
 /** A connection may make no progress so long where the ticket does not say, seconds. */
@@ -61,6 +62,7 @@ export class Tickets {
   readonly #tickets = new Map<string, Ticket>()
   /** Those that were replaced and whose requests end as they began. */
   readonly #retired = new Set<Ticket>()
+  readonly #clients = new ImageClients()
   #keys = 0
   /** Address of the local service, as clients are told. */
   unixSocket: string | undefined
@@ -107,10 +109,10 @@ export class Tickets {
       this.#front.take(connection, fd, rest)
       return
     }
-    ticket.clients.add(connection)
+    this.#clients.begin(connection, ticket, image.worker)
     const { key } = ticket
     image.worker.request('image-connect', { key, connection, fd, rest }).catch(() => {
-      if (ticket.clients.delete(connection)) this.#front.left(connection)
+      if (this.#clients.end(connection)) this.#front.left(connection)
     })
   }
 
@@ -120,7 +122,7 @@ export class Tickets {
       return
     }
     const { connection, why, back } = report
-    for (const ticket of this.#all()) ticket.clients.delete(connection)
+    this.#clients.end(connection)
     if (why !== undefined) this.#log.info({ connection }, `images client lost: ${why}`)
     if (back === undefined) this.#front.left(connection)
     else this.#front.take(connection, back.fd, back.rest)
@@ -129,10 +131,9 @@ export class Tickets {
   /** A worker has ended, and its nodes are forgotten. @returns the exports among them, which are gone */
   lost(worker: DiskWorker): Ticket[] {
     const gone: Ticket[] = []
+    for (const connection of this.#clients.lost(worker)) this.#front.left(connection)
     for (const ticket of this.#all()) {
       if (ticket.image?.worker !== worker) continue
-      for (const connection of ticket.clients) this.#front.left(connection)
-      ticket.clients.clear()
       // Its node is gone already.
       void ticket.image.user?.release()
       this.#closed(ticket)

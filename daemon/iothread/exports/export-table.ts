@@ -3,6 +3,7 @@
 
 import { closeDescriptor } from '../../../native/descriptors.js'
 import type { IoEngine } from '../../../native/types.js'
+import { systemClock } from '../../common/clock.js'
 import { CommandError } from '../../errors.js'
 import type { Graph } from '../block/graph.js'
 import type { Report, Requests, ServedFacts } from '../messages.js'
@@ -42,6 +43,7 @@ export class ExportTable {
       graph,
       engine,
       pool: this.#pool,
+      clock: systemClock,
       report: (report) => events.report(report),
       log: (level, fields, text) => events.report({ kind: 'log', level, fields, text }),
       came: () => events.came(),

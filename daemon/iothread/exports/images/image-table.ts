@@ -14,16 +14,20 @@ export interface ImageTableEnv extends ImageEnv {
 export class ImageTable {
   readonly #env: ImageTableEnv
   readonly #images = new Map<number, { readonly image: ServedImage; readonly memory: Disposable }>()
+  /** No request is for these any more. */
+  readonly #leaving = new Set<ServedImage>()
 
   constructor(env: ImageTableEnv) {
     this.#env = env
   }
 
+  /** Those that have ended and whose connections are here still among them. */
   get size(): number {
-    return this.#images.size
+    return this.#images.size + this.#leaving.size
   }
   get clients(): number {
-    return [...this.#images.values()].reduce((sum, { image }) => sum + image.clients, 0)
+    const all = [...[...this.#images.values()].map(({ image }) => image), ...this.#leaving]
+    return all.reduce((sum, { clients }) => sum + clients, 0)
   }
 
   readonly handlers = {
@@ -62,7 +66,7 @@ export class ImageTable {
       // Somebody else may have waited too.
       if (entry?.image !== image) return { gone: true }
       this.#images.delete(key)
-      await image.close()
+      await this.#close(image)
       entry.memory[Symbol.dispose]()
       return { gone: true }
     },
@@ -72,8 +76,17 @@ export class ImageTable {
   async close(): Promise<void> {
     const all = [...this.#images.values()]
     this.#images.clear()
+    for (const image of this.#leaving) image.cutOff()
     await Promise.all(all.map(({ image }) => image.end()))
     for (const { memory } of all) memory[Symbol.dispose]()
+  }
+
+  /** Whoever ended it does not wait for what its clients owe. */
+  async #close(image: ServedImage): Promise<void> {
+    this.#leaving.add(image)
+    const closed = image.close()
+    void image.left().then(() => this.#leaving.delete(image))
+    await closed
   }
 
   #find(key: number): ServedImage {

@@ -3,8 +3,9 @@
 // Rule: a connection is here as long as its requests name this ticket; the first that names another takes it away.
 
 import type { IoEngine } from '../../../../native/types.js'
+import type { Clock } from '../../../common/clock.js'
 import { CommandError } from '../../../errors.js'
-import { HEAD_MS } from '../../../http/limits.js'
+import { HEAD_MS, LEAVE_MS } from '../../../http/limits.js'
 import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
 import type { Claim } from '../../block/claims.js'
@@ -20,6 +21,7 @@ export interface ImageEnv {
   readonly graph: Graph
   readonly engine: IoEngine
   readonly pool: PiecePool
+  readonly clock: Clock
   report(report: ImageReport): void
   /** A disk said no, or a client was lost. */
   log(level: 'info' | 'warn', fields: Readonly<Record<string, unknown>>, text: string): void
@@ -32,6 +34,8 @@ export interface ImageEnv {
 /** A connection, and what memory it has. */
 interface Client extends Holder {
   readonly stream: HttpStream
+  /** Resolves when it is here no more, and that was reported. */
+  served: Promise<void>
 }
 
 export class ServedImage {
@@ -94,15 +98,15 @@ export class ServedImage {
     let stream: HttpStream
     const idleMs = this.ticket.spec.inactivityTimeout * 1000
     try {
-      stream = new HttpStream(fd, rest, { idleMs, headMs: HEAD_MS })
+      stream = new HttpStream(fd, rest, { idleMs, headMs: HEAD_MS }, this.#env.clock)
     } catch (error) {
       const text = `a client could not be served: ${(error as Error).message}`
       throw new CommandError(text, 'GenericError', { cause: error })
     }
-    const client: Client = { stream, held: 0 }
+    const client: Client = { stream, held: 0, served: Promise.resolve() }
     this.#clients.set(connection, client)
     this.#env.came()
-    void this.#serve(connection, client)
+    client.served = this.#serve(connection, client)
   }
 
   async #serve(connection: number, client: Client): Promise<void> {
@@ -152,18 +156,39 @@ export class ServedImage {
     return this.ticket.idle()
   }
 
-  /** After cancel() or retire(): connections go back to where they came from, and the node to its others. */
+  /**
+   * After cancel() or retire(): the node goes back to its others, and connections to where they came from, each when its
+   * client has taken its reply and sent what it owes of a request.
+   */
   async close(): Promise<void> {
+    this.#retired = true
     for (const { stream } of this.#clients.values()) stream.askBack()
     await this.#claim.release()
+  }
+
+  /** After close(): resolves when no connection is left; who takes too long is cut off. */
+  async left(): Promise<void> {
+    const off = this.#env.clock.after(LEAVE_MS, () => this.cutOff())
+    await this.#gone()
+    off()
+  }
+
+  /** No client has any more time. */
+  cutOff(): void {
+    for (const { stream } of [...this.#clients.values()]) stream.close()
   }
 
   /** The end of everything. */
   async end(): Promise<void> {
     const canceled = this.ticket.cancel()
-    for (const { stream } of [...this.#clients.values()]) stream.close()
+    this.cutOff()
     await canceled
     await this.#claim.release()
+    await this.#gone()
+  }
+
+  async #gone(): Promise<void> {
+    await Promise.all([...this.#clients.values()].map(({ served }) => served))
   }
 }
 
