@@ -78,6 +78,12 @@ export function refuse(exchange: Exchange, { status, message, headers }: Refusal
   exchange.reply(status, [...headers, ['content-type', 'text/plain; charset=UTF-8']], `${message}\n`)
 }
 
+/** For a client that is not served: it is told why, as far as its socket takes that at once, and cut off. */
+export function turnAway(stream: HttpStream, refusal: Refusal): void {
+  refuse(new Exchange(UNKNOWN, stream), refusal)
+  stream.close()
+}
+
 /** A head that cannot be understood is answered too, and ends the connection. */
 async function refusedOrLost(stream: HttpStream, error: unknown): Promise<string> {
   if (!(error instanceof Refusal) || stream.closed) {

@@ -2,8 +2,15 @@
 // HTTP connections that are at disks: under which ticket, and in whose worker. Used by Tickets.
 // Invariant: each is held from begin() to end(), and its worker with it, also when the ticket has ended meanwhile: a worker
 // that nobody holds is given to other disks, and what it says of old connections is heard by nobody.
+// A ticket may have another connection while it has fewer than there are places left, so no ticket takes all of them: alone
+// it gets half, the next half of what is left, and a few are for each however many there are.
 
 import type { DiskWorker } from '../workers.js'
+
+/** Connections at disks. */
+const PLACES = 1000
+/** Of one ticket, whatever others have. */
+const APART = 8
 
 /** Connections of one ticket. */
 export interface ClientsOf {
@@ -12,6 +19,11 @@ export interface ClientsOf {
 
 export class ImageClients {
   readonly #all = new Map<number, { readonly of: ClientsOf; readonly worker: DiskWorker }>()
+
+  /** Whether there is a place for another one. */
+  hasRoom({ clients }: ClientsOf): boolean {
+    return clients.size < APART || clients.size < PLACES - this.#all.size
+  }
 
   begin(connection: number, of: ClientsOf, worker: DiskWorker): void {
     worker.hold()

@@ -104,8 +104,8 @@ export class Tickets {
   handed(id: string, connection: number, fd: number, rest: Uint8Array): void {
     const ticket = this.#tickets.get(id)
     const image = ticket?.image
-    if (ticket === undefined || image === undefined) {
-      // Removed meanwhile: it is asked for anew.
+    if (ticket === undefined || image === undefined || !this.#clients.hasRoom(ticket)) {
+      // Removed meanwhile, or others were faster: it is asked for anew.
       this.#front.take(connection, fd, rest)
       return
     }
@@ -236,6 +236,8 @@ export class Tickets {
     const ticket = this.#tickets.get(id)
     if (ticket === undefined) return forbidden('there is no such ticket')
     if (ticket.canceled) return forbidden('it was canceled')
+    if (!this.#clients.hasRoom(ticket))
+      return refused(503, `the ticket has ${ticket.clients.size} connections, and there is no place for more`)
     if (ticket.image !== undefined) return DONE
     if (monotonicSeconds() >= ticket.expires) return forbidden('it has expired')
     const { spec } = ticket
