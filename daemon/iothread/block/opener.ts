@@ -23,6 +23,7 @@ import { ThrottleGroups } from './throttle-group.js'
 const verbs: Readonly<Record<string, string>> = {
   extents: 'status',
   truncate: 'resize',
+  grow: 'resize',
   lockedByOthers: 'lock',
 }
 

@@ -2,7 +2,7 @@
 // Zeroing by PATCH, in steps, so that a ticket shows how far it came and a cancelled one stops.
 
 import type { PatchBody } from '../../../../protocol/http/json-body.js'
-import { reachOrRefuse } from './put.js'
+import { checkReach } from './put.js'
 import type { ServedImage } from './served-image.js'
 import type { Operation } from './ticket.js'
 
@@ -14,10 +14,11 @@ export async function zeroBytes(
   operation: Operation,
   { offset, size, flush }: Extract<PatchBody, { op: 'zero' }>,
 ): Promise<void> {
-  await reachOrRefuse(image, offset, size)
+  checkReach(image, offset, size)
   for (let done = 0; done < size; done += STEP) {
     operation.check()
     const step = Math.min(STEP, size - done)
+    await image.reach(offset + done + step)
     await image.node.zero(offset + done, step, { unmap: image.ticket.spec.sparse, fast: false })
     operation.touched(offset + done, step)
   }

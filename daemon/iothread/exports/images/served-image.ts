@@ -43,8 +43,6 @@ export class ServedImage {
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
-  /** Requests that grow the node, one after the other. */
-  #growing: Promise<void> = Promise.resolve()
   #retired = false
   #freshening: Promise<void> | undefined
 
@@ -72,6 +70,12 @@ export class ServedImage {
   /** Bytes that may be read now. */
   get readable(): number {
     return Math.min(this.writable, this.node.length())
+  }
+
+  /** Whether what is written behind the end makes the node longer. */
+  get grows(): boolean {
+    const { driver } = this.node
+    return this.ticket.spec.own && driver.can.resize && driver.grow !== undefined
   }
 
   /** Bytes that may be written. */
@@ -123,17 +127,10 @@ export class ServedImage {
     this.#env.left()
   }
 
-  /** Makes the node reach to `end`, where it may grow. @returns false where it may not */
-  async reach(end: number): Promise<boolean> {
-    if (end <= this.node.length()) return true
-    if (!this.ticket.spec.own || !this.node.driver.can.resize) return false
-    const grown = this.#growing.then(async () => {
-      if (end > this.node.length()) await this.node.resize(end)
-    })
-    // Whoever comes next tries for itself.
-    this.#growing = grown.catch(() => undefined)
-    await grown
-    return true
+  /** Makes a node that grows reach to `end`, just before it is written there: it is as long as what came. */
+  async reach(end: number): Promise<void> {
+    if (end > this.node.length() && this.grows)
+      await this.node.withDriver(async (driver) => driver.grow?.(end))
   }
 
   /** Looks anew at an image that others may have changed: one that was opened for its ticket, to read it. */
