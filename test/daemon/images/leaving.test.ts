@@ -2,14 +2,9 @@
 // Tickets that end under connections that are not between requests: each connection comes back or is told as gone, however
 // its client behaves, and until then the thread it is in serves no other disk.
 
-import t, { type Test } from 'tap'
-import { ImageTable } from '../../../daemon/iothread/exports/images/image-table.js'
-import { PiecePool } from '../../../daemon/iothread/exports/piece-pool.js'
-import type { ImageReport, ImageSpec } from '../../../daemon/iothread/messages-images.js'
-import { FakeClock } from '../../helpers/fake-clock.js'
-import { testGraph } from '../../helpers/graph.js'
-import { type Client, socketPair } from '../../helpers/http-pair.js'
+import t from 'tap'
 import { RawConnection } from '../../helpers/images/http-client.js'
+import { imageTable } from '../../helpers/images/image-table.js'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
 import { fill, MiB, Scratch } from '../../helpers/scratch.js'
 
@@ -48,44 +43,6 @@ t.test('a client that owes a body when its ticket is replaced goes on with the n
   t.match(await client.until(/max_writers/), /"features":\["checksum","extents"\]/)
 })
 
-/** A table of images with one ticket, and its connections by what they are in the midst of. */
-interface Table {
-  readonly clock: FakeClock
-  readonly table: ImageTable
-  readonly reports: ImageReport[]
-  connect(text: string): Promise<Client>
-}
-
-const SPEC: ImageSpec = {
-  ...{ key: 1, id: 't', node: 'disk', size: MiB, ops: ['read', 'write'], sparse: true, own: true },
-  ...{ timeout: 300, expires: Number.POSITIVE_INFINITY, inactivityTimeout: 60, filename: undefined },
-  unixSocket: undefined,
-}
-
-async function tableFor(t: Test): Promise<Table> {
-  const { graph, engine, add } = testGraph(t)
-  await add({ driver: 'file', 'node-name': 'disk', filename: scratch.file('data') })
-  const reports: ImageReport[] = []
-  const clock = new FakeClock()
-  const table = new ImageTable({
-    ...{ graph, engine, clock, pool: new PiecePool(engine, 16) },
-    report: (report) => reports.push(report),
-    log: () => undefined,
-    came: () => undefined,
-    left: () => undefined,
-    keepMemory: () => ({ [Symbol.dispose]: () => undefined }),
-  })
-  await table.handlers['image-add'](SPEC)
-  let connections = 0
-  const connect = async (text: string) => {
-    const { fd, client } = socketPair(t)
-    table.handlers['image-connect']({ key: 1, connection: connections++, fd, rest: new Uint8Array() })
-    if (text !== '') await client.send(text)
-    return client
-  }
-  return { clock, table, reports, connect }
-}
-
 const midst: readonly { readonly name: string; readonly text: string; readonly shows: RegExp }[] = [
   { name: 'between two requests', text: OPTIONS, shows: /max_writers/ },
   { name: 'half a head', text: `${OPTIONS}GET /ima`, shows: /max_writers/ },
@@ -112,7 +69,7 @@ const midst: readonly { readonly name: string; readonly text: string; readonly s
 t.test(
   'every connection is told of once when a ticket is cancelled, whatever it is in the midst of',
   async (t) => {
-    const { clock, table, reports, connect } = await tableFor(t)
+    const { clock, table, reports, connect } = await imageTable(t, scratch.file('data'))
     for (const { text, shows } of midst) {
       const client = await connect(text)
       await client.until((got) => shows.test(got))

@@ -57,7 +57,7 @@ export class ImageAnswers implements Answerer {
     if (target.resource.kind === 'extents')
       return listExtents(this.#image, exchange, target.query.get('context') ?? 'zero')
     if (target.resource.kind === 'checksum')
-      return sendChecksum(this.#image, this.#env, this.#holder, exchange, target.query)
+      return sendChecksum(this.#image, this.#env, exchange, target.query)
     switch (method) {
       case 'OPTIONS':
         return this.#options(exchange)

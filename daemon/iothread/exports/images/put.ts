@@ -86,7 +86,7 @@ async function writeAll(
     await writes.room()
     operation.check()
     const at = offset + done
-    const piece = await takePiece(pool, holder, pieceLength(at, length - done, pool.longest))
+    const piece = await takePiece(pool, holder, pieceLength(at, length - done, pool.longest), operation)
     const got = await fill(exchange, piece).catch((error: unknown) => {
       pool.give(holder, piece)
       throw error

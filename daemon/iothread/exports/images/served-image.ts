@@ -16,12 +16,15 @@ import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.
 import type { Holder, PiecePool } from '../piece-pool.js'
 import { ImageAnswers } from './answers.js'
 import { Ticket } from './ticket.js'
+import type { Turns } from './turns.js'
 
 export interface ImageEnv {
   readonly graph: Graph
   readonly engine: IoEngine
   readonly pool: PiecePool
   readonly clock: Clock
+  /** Those who make checksums. */
+  readonly checksums: Turns
   report(report: ImageReport): void
   /** A disk said no, or a client was lost. */
   log(level: 'info' | 'warn', fields: Readonly<Record<string, unknown>>, text: string): void
