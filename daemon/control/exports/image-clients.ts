@@ -15,14 +15,30 @@ const APART = 8
 /** Connections of one ticket. */
 export interface ClientsOf {
   readonly clients: Set<number>
+  /** Connections that may become some of them. */
+  waiting: number
 }
 
 export class ImageClients {
   readonly #all = new Map<number, { readonly of: ClientsOf; readonly worker: DiskWorker }>()
+  #waiting = 0
 
   /** Whether there is a place for another one. */
-  hasRoom({ clients }: ClientsOf): boolean {
-    return clients.size < APART || clients.size < PLACES - this.#all.size
+  hasRoom({ clients, waiting }: ClientsOf): boolean {
+    const taken = clients.size + waiting
+    return taken < APART || taken < PLACES - this.#all.size - this.#waiting
+  }
+
+  /** Takes a place for one that has to wait, until it is disposed. */
+  reserve(of: ClientsOf): Disposable {
+    of.waiting++
+    this.#waiting++
+    return {
+      [Symbol.dispose]: () => {
+        of.waiting--
+        this.#waiting--
+      },
+    }
   }
 
   begin(connection: number, of: ClientsOf, worker: DiskWorker): void {

@@ -34,8 +34,10 @@ export class ImagesDaemon {
       else this.#waiting.push(each)
   }
 
-  static async start(scratch: Scratch, more: readonly string[] = []): Promise<ImagesDaemon> {
-    const sockets = ['--images-local', scratch.file('local'), '--images-control', scratch.file('control')]
+  /** @param control  behind the path of the control socket */
+  static async start(scratch: Scratch, more: readonly string[] = [], control = ''): Promise<ImagesDaemon> {
+    const tickets = ['--images-control', `${scratch.file('control')}${control}`]
+    const sockets = ['--images-local', scratch.file('local'), ...tickets]
     const all = ['--log-level', 'info', '--socket', scratch.file('qmp'), ...sockets]
     const args = [PROGRAM, ...all, '--images', 'http://127.0.0.1:0', ...more]
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'inherit', 'pipe'] })

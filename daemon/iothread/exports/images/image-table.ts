@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The images of a worker that are served over HTTP, by ticket. Part of the worker's table of exports.
 
-import { atMost } from '../../../common/deadline.js'
 import { CommandError } from '../../../errors.js'
 import type { ImageRequests } from '../../messages-images.js'
 import { type ImageEnv, ServedImage } from './served-image.js'
@@ -54,21 +53,20 @@ export class ImageTable {
       this.#find(key).ticket.extend(timeout)
       return null
     },
-    'image-end': async ({ key, stop, timeoutMs }: ImageRequests['image-end']['args']) => {
+    'image-retire': ({ key }: ImageRequests['image-retire']['args']) => {
+      void this.#find(key).retire()
+      return null
+    },
+    'image-end': async ({ key, stop }: ImageRequests['image-end']['args']) => {
       const image = this.#find(key)
-      let idle = false
-      const stopped = (stop ? image.cancel() : image.retire()).then(() => {
-        idle = true
-      })
-      await atMost(stopped, timeoutMs)
-      if (!idle) return { gone: false }
+      await (stop ? image.cancel() : image.retire())
       const entry = this.#images.get(key)
       // Somebody else may have waited too.
-      if (entry?.image !== image) return { gone: true }
+      if (entry?.image !== image) return null
       this.#images.delete(key)
       await this.#close(image)
       entry.memory[Symbol.dispose]()
-      return { gone: true }
+      return null
     },
   }
 
