@@ -205,7 +205,9 @@ export class Tickets {
     const ticket = this.#tickets.get(id)
     if (ticket?.spec === undefined) return refused(404, 'there is no such ticket')
     const { key, spec, image } = ticket
-    const status = image === undefined ? unused(ticket) : await image.worker.request('image-status', { key })
+    // A worker that does not answer has ended, and what it knew with it.
+    const asked = image?.worker.request('image-status', { key }).catch(() => undefined)
+    const status = (await asked) ?? unused(ticket)
     return { kind: 'done', body: shown(spec, status) }
   }
 
@@ -213,7 +215,7 @@ export class Tickets {
     const ticket = this.#tickets.get(id)
     if (ticket?.spec === undefined) return refused(404, 'there is no such ticket')
     ticket.expires = monotonicSeconds() + timeout
-    await ticket.image?.worker.request('image-extend', { key: ticket.key, timeout })
+    await ticket.image?.worker.request('image-extend', { key: ticket.key, timeout }).catch(() => undefined)
     return DONE
   }
 

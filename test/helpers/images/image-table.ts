@@ -6,6 +6,7 @@ import { ImageTable } from '../../../daemon/iothread/exports/images/image-table.
 import { Turns } from '../../../daemon/iothread/exports/images/turns.js'
 import { PiecePool } from '../../../daemon/iothread/exports/piece-pool.js'
 import type { ImageReport, ImageSpec } from '../../../daemon/iothread/messages-images.js'
+import type { IoEngine } from '../../../native/types.js'
 import { FakeClock } from '../fake-clock.js'
 import { testGraph } from '../graph.js'
 import { type Client, socketPair } from '../http-pair.js'
@@ -14,6 +15,7 @@ import { MiB } from '../scratch.js'
 export interface TestTable {
   readonly clock: FakeClock
   readonly table: ImageTable
+  readonly engine: IoEngine
   readonly pool: PiecePool
   readonly checksums: Turns
   readonly reports: ImageReport[]
@@ -56,5 +58,5 @@ export async function imageTable(
     if (text !== '') await client.send(text)
     return client
   }
-  return { clock, table, pool, checksums, reports, connect }
+  return { clock, table, engine, pool, checksums, reports, connect }
 }
