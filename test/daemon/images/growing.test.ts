@@ -73,8 +73,11 @@ t.test('tickets whose URLs name one file in different ways share it', async (t) 
   linkSync(scratch.file('one'), scratch.file('hard'))
   symlinkSync(scratch.file('one'), scratch.file('soft'))
   const names = ['one', 'folder/../one', './one', 'hard', 'soft']
-  for (const [index, name] of names.entries()) {
-    await daemon.ticket(`one${index}`, name, names.length * MiB)
+  for (const [index, name] of names.entries()) await daemon.ticket(`one${index}`, name, names.length * MiB)
+  // All of them are opened at once.
+  const opened = names.map((_, index) => daemon.images('OPTIONS', `one${index}`))
+  t.strictSame(new Set((await Promise.all(opened)).map(({ status }) => status)), new Set([200]))
+  for (const index of names.keys()) {
     const range = { 'content-range': `bytes ${index * MiB}-*/*` }
     t.equal((await daemon.images('PUT', `one${index}`, range, Buffer.alloc(MiB, index + 1))).status, 200)
   }

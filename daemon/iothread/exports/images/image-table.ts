@@ -64,8 +64,8 @@ export class ImageTable {
       // Somebody else may have waited too.
       if (entry?.image !== image) return null
       this.#images.delete(key)
+      using _memory = entry.memory
       await this.#close(image)
-      entry.memory[Symbol.dispose]()
       return null
     },
   }
