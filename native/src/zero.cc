@@ -158,12 +158,13 @@ int64_t zeroDeviceEdges(File& file, int64_t offset, int64_t length, bool unmap, 
 
 }  // namespace
 
-// The size it has then, or -errno. Allocating the last byte never shortens a file, whoever has made it longer a moment ago;
-// where that cannot be, the size is looked at first.
-int64_t growFile(File& file, int64_t end) {
+// The size it has then, or -errno. Allocating a range never shortens a file, whoever has made it longer a moment ago; where
+// that cannot be, the size is looked at first.
+int64_t growFile(File& file, int64_t offset, int64_t length) {
+  const int64_t end = offset + length;
   const int64_t size = fileSize(file);
   if (size < 0 || size >= end) return size;
-  const int64_t allocated = tryFallocate(file, Can::fallocate, 0, end - 1, 1);
+  const int64_t allocated = tryFallocate(file, Can::fallocate, 0, offset, length);
   if (allocated > 0) return end;
   const int64_t before = growTo(file, end);
   return before < 0 ? before : std::max(before, end);

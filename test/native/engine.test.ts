@@ -250,13 +250,13 @@ for (const { aio, absent } of kinds) {
           const engine = engineFor(t, { aio })
           const path = join(t.testdir(), 'disk.img')
           const file = await engine.open(path, { write: true, create: true, direct: true, without })
-          t.equal(await engine.grow(file, 10_000), 10_000)
+          t.equal(await engine.grow(file, 9000, 1000), 10_000)
           t.equal((await factsOf(engine, file)).size, 10_000)
           t.equal(difference(await get(engine, file, 0, MIB), new Uint8Array(10_000)), undefined)
           await put(engine, file, 0, pattern(MIB))
-          t.equal(await engine.grow(file, 10), MIB)
+          t.equal(await engine.grow(file, 0, 10), MIB)
           t.equal(difference(await get(engine, file, 0, 2 * MIB), pattern(MIB)), undefined)
-          t.equal(await engine.grow(file, MIB + 3), MIB + 3)
+          t.equal(await engine.grow(file, MIB, 3), MIB + 3)
           t.equal(difference(await get(engine, file, 0, MIB), pattern(MIB)), undefined)
         },
       )
@@ -274,7 +274,7 @@ for (const { aio, absent } of kinds) {
       await Promise.all(
         ends.map(async ({ engine, file }, which) => {
           for (let step = which; step < steps; step += 2) {
-            await engine.grow(file, (step + 1) * KIB)
+            await engine.grow(file, step * KIB, KIB)
             await put(engine, file, step * KIB, pattern(KIB, step))
           }
         }),

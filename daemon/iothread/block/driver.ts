@@ -150,10 +150,10 @@ export interface BlockDriver {
   flush(): Promise<void>
   resize?(length: number): Promise<void>
   /**
-   * Makes the storage reach to `length` at least, and never shorter, whoever else uses it. Other requests go on meanwhile.
-   * Leaves only, where they are files.
+   * Makes the storage reach to the end of a range that is about to be written, and never shorter, whoever else uses it. Other
+   * requests go on meanwhile. Leaves only, where they are files.
    */
-  grow?(length: number): Promise<void>
+  grow?(offset: number, length: number): Promise<void>
   /**
    * Lends the file that the storage is, or passes it on from below. Only where a request is nothing but one on the file, at the
    * same place. `back` of the loan tells that it is over.

@@ -198,13 +198,13 @@ export class FileDriver implements BlockDriver {
     this.#size = length
   }
 
-  async grow(length: number): Promise<void> {
-    if (this.#facts.kind !== 'file') throw new IoError(ENOTSUP, 'resize', this.#options.name, 0, length)
-    const from = this.#size
+  async grow(offset: number, length: number): Promise<void> {
+    if (this.#facts.kind !== 'file') throw new IoError(ENOTSUP, 'resize', this.#options.name, offset, length)
+    const from = Math.min(offset, this.#size)
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
-    const result = await this.#engine.grow(this.file, length)
+    const result = await this.#engine.grow(this.file, offset, length)
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
-    if (result < 0) throw new IoError(-result, 'resize', this.#options.name, 0, length)
+    if (result < 0) throw new IoError(-result, 'resize', this.#options.name, offset, length)
     this.#size = Math.max(this.#size, result)
   }
 

@@ -75,7 +75,7 @@ async function writeAll(
 ): Promise<void> {
   const write = (at: number, piece: Piece, bytes: number) => async () => {
     try {
-      await image.reach(at + bytes)
+      await image.reach(at, bytes)
       await image.node.write(at, bytes === piece.length ? piece : { ...piece, length: bytes })
       operation.touched(at, bytes)
     } finally {

@@ -130,10 +130,10 @@ export class ServedImage {
     this.#env.left()
   }
 
-  /** Makes a node that grows reach to `end`, just before it is written there: it is as long as what came. */
-  async reach(end: number): Promise<void> {
-    if (end > this.node.length() && this.grows)
-      await this.node.withDriver(async (driver) => driver.grow?.(end))
+  /** Makes a node that grows reach to the end of a range, just before that is written: it is as long as what came. */
+  async reach(offset: number, length: number): Promise<void> {
+    if (offset + length <= this.node.length() || !this.grows) return
+    await this.node.withDriver(async (driver) => driver.grow?.(offset, length))
   }
 
   /** Looks anew at an image that others may have changed: one that was opened for its ticket, to read it. */
