@@ -376,8 +376,9 @@ export class BlockNode {
     if (below === undefined) return undefined
     this.#inFlight += 1
     this.#loans.begin(borrower)
-    const back = () => {
-      below.back()
+    const back = (begun: Range | undefined) => {
+      below.back(begun)
+      if (begun !== undefined) this.#tell(begun.offset, begun.length)
       this.#loans.end(borrower)
       this.#leave()
     }

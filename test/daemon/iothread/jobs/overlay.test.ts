@@ -42,7 +42,7 @@ for (const lent of ['base', 'store'])
     const back: (() => void)[] = []
     const nothing = { reads: 0, readBytes: 0, writes: 0, writeBytes: 0, from: 0, to: 0 }
     const loan = claim.node.lend({
-      callBack: () => void back.push(() => loan?.back()),
+      callBack: () => void back.push(() => loan?.back(undefined)),
       counts: () => nothing,
     })
     const appending = appendOverlay(g.graph, g.graph.node(lent), image, 'top')
