@@ -63,6 +63,8 @@ export class MirrorJob implements JobBody {
   #marked: DirtyBitmap | undefined
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
   #hold: Disposable | undefined
+  /** Nobody uses the source itself. */
+  #quiet: Disposable | undefined
   /** The source's users are being stopped. */
   #stopping = false
   #copyMode: CopyMode
@@ -219,19 +221,21 @@ export class MirrorJob implements JobBody {
       if (!this.#nearlyDone()) await this.#synchronize('converge')
       this.#stopping = true
       this.#watch.letGo()
-      this.#hold = await this.#filter?.node.drain()
-      await this.#holdAbove(this.#source)
-      if (this.#nearlyDone()) await this.#synchronize('converge')
-      const quiet = await this.#source.drain()
-      if (this.#hold !== undefined && this.#replaced !== this.#source) await this.#holdAbove(this.#replaced)
-      if (this.#hold !== undefined && this.#bitmap.clean) {
-        this.#held.push(() => quiet[Symbol.dispose]())
-        return
-      }
+      if (await this.#stopUsers()) return
       this.#stopping = false
-      quiet[Symbol.dispose]()
       this.#release()
     }
+  }
+
+  /** @returns whether they are stopped, and nothing is left to be copied */
+  async #stopUsers(): Promise<boolean> {
+    const { signal } = this.#control
+    this.#hold = await this.#filter?.node.drain(signal)
+    await this.#holdAbove(this.#source)
+    if (this.#nearlyDone()) await this.#synchronize('converge')
+    this.#quiet = await this.#source.drain(signal)
+    if (this.#hold !== undefined && this.#replaced !== this.#source) await this.#holdAbove(this.#replaced)
+    return this.#hold !== undefined && this.#bitmap.clean
   }
 
   /** So little is dirty that the source's users may wait for it. */
@@ -241,10 +245,18 @@ export class MirrorJob implements JobBody {
 
   async #holdAbove(node: BlockNode): Promise<void> {
     const filter = this.#filter === undefined ? [] : [this.#filter.node]
-    this.#above.push(await this.#graph.surgery.hold(node, filter, this.#target))
+    const how = { moving: this.#pivots && node === this.#replaced, signal: this.#control.signal }
+    this.#above.push(await this.#graph.surgery.hold(node, filter, this.#target, how))
+  }
+
+  /** A target that is closed in the end takes nobody's place. */
+  get #pivots(): boolean {
+    return this.#pivot && !this.#spec.ownsTarget
   }
 
   #release(): void {
+    this.#quiet?.[Symbol.dispose]()
+    this.#quiet = undefined
     for (const held of this.#above.splice(0)) held[Symbol.dispose]()
     this.#hold?.[Symbol.dispose]()
     this.#hold = undefined
@@ -382,8 +394,7 @@ export class MirrorJob implements JobBody {
     await this.#through.idle()
     const left = commit ? undefined : await this.#left()
     try {
-      // A target that is closed now takes nobody's place.
-      if (commit && this.#pivot && !ownsTarget) await this.#pivotUsers()
+      if (commit && this.#pivots) await this.#pivotUsers()
       this.#finishBitmap(commit, left)
     } finally {
       this.#finishBitmap(false, undefined)
