@@ -18,7 +18,7 @@ import type { BlockNode } from './node.js'
 import { NodeFacts } from './node-facts.js'
 import { duplicate, Opener } from './opener.js'
 import { type NodeRecord, Records } from './records.js'
-import { commitReopen, planReopen, type Reopened, type ReopenStep } from './reopen.js'
+import { commitReopen, isWritten, planReopen, type Reopened, type ReopenStep } from './reopen.js'
 import { Snapshot, type SnapshotOptions } from './snapshot.js'
 import { Standing } from './standing.js'
 import { Surgery } from './surgery.js'
@@ -154,7 +154,12 @@ export class Graph {
 
   /** A node that is only read becomes writable, until it is given back. */
   makeWritable(node: BlockNode): Promise<WriteAccess> {
-    return makeWritable(this.#records.get(node.name), this.#records, (steps) => this.#reopen(steps))
+    return makeWritable(this.#records.get(node.name), {
+      records: this.#records,
+      reopen: (steps) => this.#reopen(steps),
+      isWritten: (each) => isWritten(each, this.#claims),
+      kept: (names) => this.keptWritable(names),
+    })
   }
 
   /** Nodes that stay writable: whoever opens them elsewhere is to know. */
