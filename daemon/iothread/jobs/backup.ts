@@ -4,6 +4,7 @@
 //
 // Success means: everything of that moment is in the target, and the target was flushed without an error.
 
+import { type GiveBack, giveBack } from '../../common/give-back.js'
 import type { JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import { BeforeWrite } from '../block/before-write.js'
@@ -47,7 +48,7 @@ export class BackupJob implements JobBody {
   readonly #limit: RateLimit
   readonly #control: JobControl
   readonly #stopwatch = new Stopwatch()
-  readonly #held: (() => void | Promise<void>)[] = []
+  readonly #held: GiveBack[] = []
   #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Why the snapshot was lost. */
   #failure: unknown
@@ -108,8 +109,7 @@ export class BackupJob implements JobBody {
         () => hook[Symbol.dispose](),
       )
     } catch (error) {
-      await this.#letGo()
-      throw error
+      await giveBack(this.#held, { error })
     }
     // Who waits for a copy that nobody wants any more goes on at once, whatever the target does.
     this.#control.signal.addEventListener('abort', () => this.#guard.cancel(), { once: true })
@@ -239,15 +239,21 @@ export class BackupJob implements JobBody {
   }
 
   async finalize(commit: boolean): Promise<void> {
-    const { ownsTarget, target, bitmap } = this.#spec
+    const { ownsTarget, target } = this.#spec
     await this.#guard.end()
-    if (bitmap !== undefined && this.#use !== undefined) {
-      // What is still to do was not copied.
-      const known = !commit && bitmap.mode === 'always' && (await isDurable(this.#engine))
-      this.#use.finish(bitmap.mode, commit, known ? this.#bitmap : undefined)
-    }
-    await this.#letGo()
-    if (ownsTarget) await this.#graph.remove(target)
+    await giveBack([
+      () => (ownsTarget ? this.#graph.remove(target) : undefined),
+      () => giveBack(this.#held),
+      () => this.#finishBitmap(commit),
+    ])
+  }
+
+  async #finishBitmap(success: boolean): Promise<void> {
+    const { bitmap } = this.#spec
+    if (bitmap === undefined || this.#use === undefined) return
+    // What is still to do was not copied.
+    const known = !success && bitmap.mode === 'always' && (await isDurable(this.#engine))
+    this.#use.finish(bitmap.mode, success, known ? this.#bitmap : undefined)
   }
 
   /** A target above the source itself is read by others, and what lies below it is written. */
@@ -261,10 +267,5 @@ export class BackupJob implements JobBody {
   async #claim(node: BlockNode, permissions: Permissions): Promise<void> {
     const claim: Claim = await this.#graph.claim(BACKUP_USER, node, permissions)
     this.#held.push(() => claim.release())
-  }
-
-  /** Releases what prepare() took, last first. */
-  async #letGo(): Promise<void> {
-    for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
 }

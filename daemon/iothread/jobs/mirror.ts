@@ -5,6 +5,7 @@
 // Success means: every range accounted for, the target flushed without an error, nothing dirty since. To see that, the
 // source's users are held up at the end. Completed by a pivot, the target takes the source's place for them.
 
+import { type GiveBack, giveBack } from '../../common/give-back.js'
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
@@ -45,7 +46,7 @@ export class MirrorJob implements JobBody {
   readonly #bitmap: DirtyBitmap
   readonly #limit: RateLimit
   readonly #stopwatch = new Stopwatch()
-  readonly #held: (() => void | Promise<void>)[] = []
+  readonly #held: GiveBack[] = []
   readonly #control: JobControl
   readonly #engine: CopyEngine
   readonly #through: WriteThrough
@@ -145,8 +146,7 @@ export class MirrorJob implements JobBody {
       // What is under way now is heard of by the job and by what follows the bitmap, when it ends.
       this.#marked = this.#use?.freeze()
     } catch (error) {
-      await this.#letGo()
-      throw error
+      await giveBack(this.#held, { error })
     }
   }
 
@@ -161,13 +161,13 @@ export class MirrorJob implements JobBody {
     this.#held.push(() => use.release())
   }
 
-  /** After success the target has everything, so nothing is left for the bitmap to show. */
   /** What was not copied, where the rest is durable. */
   async #left(): Promise<DirtyBitmap | undefined> {
     const asked = this.#use !== undefined && this.#spec.bitmap?.mode === 'always'
     return asked && this.#begun && (await isDurable(this.#engine)) ? this.#bitmap : undefined
   }
 
+  /** After success the target has everything, so nothing is left for the bitmap to show. */
   #finishBitmap(success: boolean, left: DirtyBitmap | undefined): void {
     const { bitmap } = this.#spec
     if (this.#use === undefined || this.#marked === undefined || bitmap === undefined) return
@@ -393,14 +393,15 @@ export class MirrorJob implements JobBody {
     this.#over = true
     await this.#through.idle()
     const left = commit ? undefined : await this.#left()
-    try {
-      if (commit && this.#pivots) await this.#pivotUsers()
-      this.#finishBitmap(commit, left)
-    } finally {
-      this.#finishBitmap(false, undefined)
-      await this.#letGo()
-    }
-    if (ownsTarget) await this.#graph.remove(target)
+    await giveBack([
+      () => (ownsTarget ? this.#graph.remove(target) : undefined),
+      () => giveBack(this.#held),
+      () => this.#finishBitmap(false, undefined),
+      async () => {
+        if (commit && this.#pivots) await this.#pivotUsers()
+        this.#finishBitmap(commit, left)
+      },
+    ])
   }
 
   async #pivotUsers(): Promise<void> {
@@ -409,10 +410,5 @@ export class MirrorJob implements JobBody {
     await this.#graph.pivot(this.#filter, this.#target, this.#claims, this.#replaced, held)
     // Who wrote the source writes the base of a commit from now on.
     if (!this.#source.readOnly) this.#graph.keptWritable(this.#access?.keep() ?? [])
-  }
-
-  /** Releases what prepare() took, last first. */
-  async #letGo(): Promise<void> {
-    for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
 }

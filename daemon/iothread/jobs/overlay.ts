@@ -72,7 +72,8 @@ export async function nameBacking(
     await holdings.makeWritable(node)
     await holdings.claimUnchanged(node)
     await graph.surgery.rename(node, backing)
-  } finally {
-    await holdings.letGo()
+  } catch (error) {
+    await holdings.letGo({ error })
   }
+  await holdings.letGo()
 }
