@@ -246,8 +246,9 @@ export class Surgery {
       edges.push({ node: top.node.name, role: 'backing', child: base?.name ?? null, owned })
     const stays = old?.inline === true && old.node !== base && going.length === 0
     this.#env.rearranged(edges, stays ? [old.node.name] : [])
-    const [closing] = going
-    if (closing !== undefined) await this.#env.remove(closing.node.name)
+    const [first] = going
+    // Somebody else may have begun to.
+    if (first !== undefined && records.holds(first)) await this.#env.remove(first.node.name)
   }
 
   /** Nodes from one on down to the base that only the node above has. */

@@ -3,13 +3,13 @@
 
 import { truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { IoError } from '../../../../daemon/errors.js'
 import { PERMISSIONS } from '../../../../daemon/iothread/block/driver.js'
 import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
 import { createImage } from '../../../../daemon/iothread/jobs/create.js'
 import { type TestGraph, testGraph } from '../../../helpers/graph.js'
-import { GraphJobs } from '../../../helpers/graph-jobs.js'
+import { GraphJobs, turn } from '../../../helpers/graph-jobs.js'
 import { backupSpec, mirrorSpec } from '../../../helpers/iothread.js'
 
 const MIB = 2 ** 20
@@ -38,9 +38,10 @@ for (const kind of ['backup', 'mirror'] as const)
     await claim.release()
   })
 
-async function addImages(g: TestGraph): Promise<void> {
-  const base = await g.add({ driver: 'x-memory', 'node-name': 'base', size: 4 * MIB })
-  await g.write(base, 0, Buffer.alloc(MIB, 1))
+/** An image that is only read, above a file of ones that is defined inside it. */
+async function addImage(t: Test, g: TestGraph): Promise<void> {
+  const filename = join(t.testdir(), 'base')
+  writeFileSync(filename, Buffer.alloc(4 * MIB, 1))
   await g.add({ driver: 'x-memory', 'node-name': 'memory', size: 0 })
   const options = {
     ...({ size: 4 * MIB, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false } as const),
@@ -49,7 +50,8 @@ async function addImages(g: TestGraph): Promise<void> {
   }
   const spec = { kind: 'create', driver: 'qcow2', file: 'memory', dataFile: undefined, options } as const
   await createImage(g.graph, spec, new Buffers(g.engine), new AbortController().signal)
-  const image = { driver: 'qcow2', 'node-name': 'image', file: 'memory', backing: 'base', 'read-only': true }
+  const backing = { driver: 'file', 'node-name': 'base', filename }
+  const image = { driver: 'qcow2', 'node-name': 'image', file: 'memory', backing, 'read-only': true }
   await g.add(image)
 }
 
@@ -59,7 +61,7 @@ for (const written of [true, false])
     async (t) => {
       const g = testGraph(t)
       const jobs = new GraphJobs(g)
-      await addImages(g)
+      await addImage(t, g)
       const image = g.graph.node('image')
       const stream = { kind: 'stream', node: 'image', base: undefined, backing: undefined, speed: 1 } as const
       await jobs.start('j', { ...stream, onError: 'report' })
@@ -75,3 +77,25 @@ for (const written of [true, false])
       await claim.release()
     },
   )
+
+for (const other of ['removed', 'put below another node'] as const)
+  t.test(`a stream ends well when what it makes superfluous is ${other} at that moment`, async (t) => {
+    const g = testGraph(t)
+    const jobs = new GraphJobs(g)
+    const rules = [{ op: 'open', 'delay-ms': 30 }]
+    const slow = { driver: 'x-inject', 'node-name': 'above', file: 'base', rules }
+    await addImage(t, g)
+    const stream = { kind: 'stream', node: 'image', base: undefined, backing: undefined, speed: 0 } as const
+    await jobs.start('j', { ...stream, onError: 'report' })
+    await jobs.report('job-ended', 'j')
+    const adding = other === 'removed' ? undefined : g.add(slow).catch((error: Error) => error.message)
+    const ending = Promise.resolve(jobs.verbs['job-finalize']({ id: 'j', commit: true }))
+    const gone = () => g.graph.remove('base').catch(() => undefined)
+    for (let over = false; !over; await turn()) {
+      if (other === 'removed') await gone()
+      over = await Promise.race([ending.then(() => true), turn().then(() => false)])
+    }
+    if (adding !== undefined) t.equal(await adding, "Cannot find device='base' nor node-name='base'")
+    t.strictSame([...g.reports.keys()].sort(), ['image', 'memory'])
+    t.equal((await g.read(g.graph.node('image'), 0, 1))[0], 1)
+  })
