@@ -7,7 +7,6 @@
 
 import { type GiveBack, giveBack } from '../../common/give-back.js'
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
-import { CommandError, IoError } from '../../errors.js'
 import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
 import { DirtyBitmap } from '../block/dirty-bitmap.js'
@@ -26,11 +25,12 @@ import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { copyControl } from './copy-control.js'
-import { isDurable } from './durable.js'
 import { layersTo } from './holdings.js'
 import { claimEnds, mirrorHoldings } from './mirror-ends.js'
-import { equalizeLength, lengthen } from './same-length.js'
+import { checkLength, equalizeLength, lengthen } from './same-length.js'
+import { takeBitmap } from './source-bitmap.js'
 import { Stopwatch } from './stopwatch.js'
+import { TargetFlush } from './target-flush.js'
 
 const DEFAULT_BUFFER = 16 * 2 ** 20
 /** Bytes that are copied while the source's users wait, at most: a moment at the speed of a disk. */
@@ -49,6 +49,7 @@ export class MirrorJob implements JobBody {
   readonly #held: GiveBack[] = []
   readonly #control: JobControl
   readonly #engine: CopyEngine
+  readonly #flush: TargetFlush
   readonly #through: WriteThrough
   readonly #watch: ConvergenceWatch
   readonly #claims: Claim[] = []
@@ -76,8 +77,6 @@ export class MirrorJob implements JobBody {
   #pivot = false
   /** The target is not this job's any more. */
   #over = false
-  /** How the flush went of what was copied last. */
-  #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Bytes known to be there to do; grows with writes to what was done already. */
   #len = 0
 
@@ -107,6 +106,7 @@ export class MirrorJob implements JobBody {
       unmap: spec.unmap,
       targetIsZero: spec.targetIsZero,
     })
+    this.#flush = new TargetFlush(this.#target, this.#engine, control)
     this.#through = new WriteThrough(
       this.#engine,
       () => this.#writesThrough(),
@@ -124,11 +124,8 @@ export class MirrorJob implements JobBody {
       this.#held.push(() => holdings.letGo())
       this.#access = await claimEnds(holdings, this.#graph, spec)
       this.#claims.push(...holdings.claims)
-      if (this.#source.length() !== this.#bitmap.length)
-        throw new CommandError(
-          `Node '${this.#source.name}' was resized by another program just now; try again`,
-        )
-      await this.#takeBitmap()
+      checkLength(this.#source, this.#bitmap.length)
+      this.#use = await takeBitmap(this.#graph, this.#source, spec.bitmap, this.#held)
       const { granularity } = this.#bitmap
       const bitmap = () => [{ granularity, count: this.#bitmap.count }]
       const kind = { driver: 'mirror_top', guard: this.#watch.guard(this.#through) } as const
@@ -150,21 +147,10 @@ export class MirrorJob implements JobBody {
     }
   }
 
-  /** @throws CommandError when there is no such bitmap, or it cannot be used */
-  async #takeBitmap(): Promise<void> {
-    const { bitmap } = this.#spec
-    if (bitmap === undefined) return
-    const found = this.#source.bitmaps.find(bitmap.name)
-    if (found === undefined) throw new CommandError(`Bitmap '${bitmap.name}' could not be found`)
-    const use = await this.#graph.bitmaps.take(this.#source, found, bitmap.mode === 'never')
-    this.#use = use
-    this.#held.push(() => use.release())
-  }
-
   /** What was not copied, where the rest is durable. */
   async #left(): Promise<DirtyBitmap | undefined> {
     const asked = this.#use !== undefined && this.#spec.bitmap?.mode === 'always'
-    return asked && this.#begun && (await isDurable(this.#engine)) ? this.#bitmap : undefined
+    return asked && this.#begun && (await this.#flush.isDurable()) ? this.#bitmap : undefined
   }
 
   /** After success the target has everything, so nothing is left for the bitmap to show. */
@@ -288,27 +274,15 @@ export class MirrorJob implements JobBody {
     let left = last ? Number.POSITIVE_INFINITY : FIRST_FLUSHES
     do {
       if (!this.#bitmap.clean) {
-        this.#flushed = 'not-reached'
+        this.#flush.begin()
         this.#phase(phase)
         await this.#engine.copyDirty(enough)
       }
       if (last && this.#bitmap.clean) this.#watch.letGo()
       this.#phase('flush')
-      await this.#flush()
+      await this.#flush.flush()
       left--
     } while (!this.#bitmap.clean && !enough() && left > 0)
-  }
-
-  async #flush(): Promise<void> {
-    try {
-      await this.#engine.flush()
-      this.#flushed = 'ok'
-    } catch (error) {
-      // Not left to the policy: after a failed flush nobody knows what is on the disk.
-      this.#flushed = 'failed'
-      if (error instanceof IoError) this.#control.ioError('write', error, true)
-      throw error
-    }
   }
 
   async #keepSynchronized(): Promise<void> {
@@ -364,8 +338,7 @@ export class MirrorJob implements JobBody {
   receipt(): JobReceipt {
     this.#stopwatch.stop()
     const { copied, zeroed, skipped } = this.#engine.counters
-    const flush = this.#flushed === 'ok' && this.#target.options.noFlush ? 'disabled' : this.#flushed
-    return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
+    return { copied, zeroed, skipped, flush: this.#flush.outcome, durations: this.#stopwatch.durations() }
   }
 
   complete(pivot: boolean): void {

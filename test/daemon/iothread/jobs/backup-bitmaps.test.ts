@@ -104,6 +104,16 @@ for (const { name, rule } of [
     g.graph.node('dst').driver.release?.()
   })
 
+for (const kind of ['backup', 'mirror'] as const)
+  t.test(`after a ${kind} whose flush failed once, always leaves everything`, async (t) => {
+    const { jobs, start, dirty, ended } = await disks(t, [{ op: 'flush', errno: EIO }])
+    const spec = { sync: 'bitmap', bitmap: { name: 'b', mode: 'always' } } as const
+    if (kind === 'backup') await start(spec)
+    else await jobs.start('j', mirrorSpec(spec))
+    t.equal((await ended()).kind, 'failed')
+    t.same(dirty(), [1, 5, 6])
+  })
+
 for (const { flush, after } of [
   { flush: [], after: [5, 6, 9] },
   { flush: [{ op: 'flush', count: 0, errno: EIO }], after: [1, 5, 6, 9] },
