@@ -35,6 +35,7 @@ export const ops = [
   'receive',
   'send',
   'lane',
+  'cached',
 ] as const
 export type Op = (typeof ops)[number]
 

@@ -133,6 +133,10 @@ class Engine implements IoEngine {
     return this.#submitFor<FileFacts>('stat', file)
   }
 
+  cached(file: FileId): Promise<number> {
+    return this.#submit('cached', file)
+  }
+
   read(
     file: FileId,
     offset: number,

@@ -164,6 +164,8 @@ export interface IoEngine extends StreamVerbs {
   close(file: FileId): Promise<number>
   /** Facts asked anew (fstat, capacity); -errno when that fails. */
   stat(file: FileId): Promise<FileFacts | number>
+  /** Bytes of the file that are in the page cache, in whole pages; -errno where the kernel does not tell. */
+  cached(file: FileId): Promise<number>
   /** Bytes read, short only at the end of the file (+ READ_ZERO, see ReadOptions). */
   read(
     file: FileId,

@@ -62,7 +62,7 @@ function addRestore(memory: Command): void {
     .argument('<file>', 'of any of the formats; it is checked before anything is sent')
     .argument('<uri>', 'where the QEMU listens: unix:PATH, tcp:HOST:PORT')
     .option('--offset <size>', 'where the image begins in the file', size)
-    .option('--no-direct', 'through the page cache')
+    .option('--no-direct', 'through the page cache (default: where most of the file is in it)')
     .option('--listen', 'wait for the QEMU to connect', false)
     .option('--multifd-channels <count>', 'connections beside the first, as QEMU was told', wholeNumber, 0)
     .option('--zero-pages', 'send zero pages too, for memory that was used before', false)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file that an image is read from: small parts of it as bytes, large ones into slots. Used by sources of files.
 
-import type { FileFacts, FileId, Range } from '../../native/types.js'
+import type { FileFacts, FileId, IoEngine, Range } from '../../native/types.js'
 import { FormatError } from '../../protocol/format-error.js'
 import type { Parsed } from '../../protocol/migration/bytes.js'
 import { EIO } from '../common/errno.js'
 import { IoError } from '../errors.js'
 import type { Receive } from './input.js'
-import type { FilePlace } from './messages.js'
+import type { DirectReading, FilePlace } from './messages.js'
 import { namedAs } from './named.js'
 import type { Slots } from './slots.js'
 
@@ -19,6 +19,24 @@ const EXTENTS = 256
 /** The same of all names of a file. */
 export function identityOf({ device, inode }: Pick<FileFacts, 'device' | 'inode'>): string {
   return `${device}:${inode}`
+}
+
+/** Of a file, the part in the page cache from which on it is read from there. */
+const MOSTLY = 0.75
+
+/** @returns the handle or -errno */
+async function openPath(engine: IoEngine, path: string, direct: DirectReading): Promise<FileId> {
+  if (direct !== 'unless-cached') return await engine.open(path, { write: false, direct })
+  const file = await engine.open(path, { write: false, direct: false })
+  if (file < 0 || (await isCached(engine, file))) return file
+  await engine.close(file)
+  return await engine.open(path, { write: false, direct: true })
+}
+
+async function isCached(engine: IoEngine, file: FileId): Promise<boolean> {
+  const facts = await engine.stat(file)
+  if (typeof facts === 'number' || facts.kind !== 'file') return false
+  return (await engine.cached(file)) >= Math.min(facts.size, facts.allocated) * MOSTLY
 }
 
 export class FileBytes {
@@ -48,15 +66,13 @@ export class FileBytes {
   static async open(
     slots: Slots,
     place: FilePlace,
-    direct: boolean,
+    direct: DirectReading,
     fdTaken: (fd: number) => void,
   ): Promise<FileBytes> {
     const { engine } = slots
     const name = place.kind === 'fd' ? `fd ${place.fd}` : place.path
     const file =
-      place.kind === 'fd'
-        ? await engine.adopt(place.fd)
-        : await engine.open(place.path, { write: false, direct })
+      place.kind === 'fd' ? await engine.adopt(place.fd) : await openPath(engine, place.path, direct)
     if (place.kind === 'fd') fdTaken(place.fd)
     if (file < 0) throw new IoError(-file, 'open', name)
     const facts = await engine.stat(file)

@@ -25,6 +25,9 @@ export type FilePlace =
   | { readonly kind: 'path'; readonly path: string }
   | { readonly kind: 'fd'; readonly fd: number }
 
+/** Whether a file is read past the page cache; unless-cached: only where most of it is not in there. */
+export type DirectReading = boolean | 'unless-cached'
+
 export type SourceSpec =
   | {
       readonly kind: 'stream'
@@ -38,8 +41,7 @@ export type SourceSpec =
       readonly file: FilePlace
       /** Where the image begins, bytes. */
       readonly offset: number
-      /** Reads past the page cache. */
-      readonly direct: boolean
+      readonly direct: DirectReading
     }
 
 /** Memory that the source did not send because it lies in a file (capability x-ignore-shared). */

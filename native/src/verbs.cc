@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "stream-verbs.h"
@@ -62,6 +63,20 @@ int64_t reflink(Request& request) {
   return retry([&] { return ioctl(request.to->fd.get(), FICLONERANGE, &range); });
 }
 
+// cachestat(2), which the C library does not know yet.
+int64_t cachedBytes(File& file) {
+  constexpr long kCachestat = 451;
+  struct {
+    uint64_t offset = 0;
+    uint64_t length = 0;  // to the end
+  } range;
+  struct {
+    uint64_t cached, dirty, writeback, evicted, recentlyEvicted;
+  } pages{};
+  const int64_t result = retry([&] { return syscall(kCachestat, file.fd.get(), &range, &pages, 0U); });
+  return result < 0 ? result : static_cast<int64_t>(pages.cached) * sysconf(_SC_PAGESIZE);
+}
+
 // Open file description locks: they belong to the handle, not to the process, and end with it.
 int64_t lockFile(Request& request, bool ask) {
   struct flock lock {};
@@ -117,6 +132,7 @@ void perform(Request& request) {
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
       case Op::rename: return retry([&] { return ::rename(request.path.c_str(), request.toPath.c_str()); });
       case Op::allocate: return allocateRange(*file, request.offset, request.length);
+      case Op::cached: return cachedBytes(*file);
       case Op::compress:
       case Op::digest:
       case Op::decompress: break;  // Codecs does them

@@ -100,9 +100,10 @@ export const memoryCommands = {
       ...jobId,
       source: required(str, 'File to read: a path, `fd:NAME` or `/dev/fdset/N`. Its format is found out.'),
       offset: optional(size, 'Where the image begins in the file, bytes.', { default: 0 }),
-      'direct-io': optional(bool, 'Read past the page cache where the file system allows it.', {
-        default: true,
-      }),
+      'direct-io': optional(
+        bool,
+        'Read past the page cache where the file system allows it. Absent: unless most of the file is in it.',
+      ),
       target: required(
         str,
         'Where it goes: `unix:PATH` or `tcp:HOST:PORT` (connects; with `listen` true listens), or `fd:NAME`.',

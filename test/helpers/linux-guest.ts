@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest with a real Linux kernel whose only program writes to its disk and compares (fixtures/linux-guest/writer.c). The
-// kernel is the machine's, or one that .ci/run unpacked; the initial file system is made here.
+// A guest with a real Linux kernel whose first program writes to its disk and compares: by itself, or with fio
+// (fixtures/linux-guest). The kernel is the machine's, or one that .ci/run unpacked; the initial file system is made here.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { buildFolder, installed } from './program.js'
 
-const SOURCE = `${buildFolder}../test/fixtures/linux-guest/writer.c`
+const SOURCES = `${buildFolder}../test/fixtures/linux-guest`
 /** Where kernels are looked for: folders with `boot` and `lib/modules`. */
 const ROOTS = [process.env.GUEST_KERNEL_ROOT ?? '/opt/blockferry-ci-kernel', '/']
 /** Drivers of the disk, in the order they are loaded; what is built in is no file. */
@@ -45,11 +45,15 @@ export function guestKernel(): GuestKernel | string {
   return `no Linux kernel with its modules in ${ROOTS.join(' or ')}`
 }
 
-/** Makes the initial file system with the program. @returns its path */
-export function initialFileSystem(folder: string, { modules }: GuestKernel): string {
+export type GuestProgram = 'writer' | 'verifier'
+
+/** Makes the initial file system with the program; the verifier needs the machine's fio. @returns its path */
+export function initialFileSystem(folder: string, { modules }: GuestKernel, program: GuestProgram): string {
   const init = join(folder, 'init')
-  execFileSync('gcc', ['-O2', '-static', '-Wall', '-Werror', '-o', init, SOURCE], { stdio: 'pipe' })
+  const source = join(SOURCES, `${program}.c`)
+  execFileSync('gcc', ['-O2', '-static', '-Wall', '-Werror', '-o', init, source], { stdio: 'pipe' })
   const archive = new Archive()
+  if (program === 'verifier') addFio(archive)
   archive.folder('dev')
   archive.device('dev/console', 5, 1)
   archive.file('init', readFileSync(init))
@@ -60,6 +64,23 @@ export function initialFileSystem(folder: string, { modules }: GuestKernel): str
   const path = join(folder, 'initrd')
   writeFileSync(path, archive.bytes())
   return path
+}
+
+/** The machine's fio as `/fio`, and the libraries it is linked with where it looks for them. */
+function addFio(archive: Archive): void {
+  const fio = execFileSync('sh', ['-c', 'command -v fio'], { encoding: 'utf8' }).trim()
+  archive.file('fio', readFileSync(fio))
+  for (const name of ['proc', 'sys', 'tmp']) archive.folder(name)
+  const made = new Set<string>()
+  for (const [, path = ''] of execFileSync('ldd', [fio], { encoding: 'utf8' }).matchAll(/(\/\S+) \(0x/g)) {
+    const parts = path.split('/').slice(1, -1)
+    for (const [index] of parts.entries()) {
+      const above = parts.slice(0, index + 1).join('/')
+      if (!made.has(above)) archive.folder(above)
+      made.add(above)
+    }
+    archive.file(path.slice(1), readFileSync(path))
+  }
 }
 
 function moduleBytes(path: string): Buffer | undefined {

@@ -20,7 +20,7 @@ export async function restore(file: string, to: string, options: RestoreOptions)
     command: 'x-memory-restore',
     args: {
       ...{ source: placeOf(file), target: addressOf(to), offset, listen },
-      'direct-io': direct,
+      'direct-io': direct ? undefined : false,
       'multifd-channels': multifdChannels,
       'zero-pages': zeroPages,
       'max-bandwidth': rate,

@@ -56,7 +56,7 @@ export function memoryHandlers(jobs: Jobs, workers: MemoryWorkers, descriptors: 
     },
     'x-memory-restore': async (args, call) => {
       const channels = args['multifd-channels'] ?? 0
-      const direct = args['direct-io'] ?? true
+      const direct = args['direct-io'] ?? 'unless-cached'
       const zeroPages = args['zero-pages'] ?? false
       await start(args['job-id'], 'x-memory-restore', call, (places) => ({
         kind: 'memory',
