@@ -38,10 +38,13 @@ export function parseImagesOption(
   if (option === 'images') return { service: 'remote', address: parseUrl(text, tls) }
   if (text === '') throw new StartError('expected the path of a socket')
   // Clients are told where it is.
-  const path = resolve(text)
   if (option === 'images-local')
-    return { service: 'local', address: { kind: 'unix', path, mode: LOCAL_MODE } }
-  return { service: 'control', address: { kind: 'unix', path, mode: CONTROL_MODE } }
+    return { service: 'local', address: { kind: 'unix', path: resolve(text), mode: LOCAL_MODE } }
+  const [, control = text, seconds] = /^(.+),remove-timeout=(.*)$/s.exec(text) ?? []
+  if (seconds !== undefined && !/^\d{1,6}$/.test(seconds))
+    throw new StartError('remove-timeout: expected a number of seconds')
+  const address = { kind: 'unix', path: resolve(control), mode: CONTROL_MODE } as const
+  return { service: 'control', address, ...(seconds !== undefined && { removeMs: Number(seconds) * 1000 }) }
 }
 
 function parseUrl(text: string, tls: TlsFiles | undefined): ListenSpec['address'] {

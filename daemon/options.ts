@@ -201,7 +201,7 @@ Mirrors VM disks, steered over a socket that speaks QMP and JSON-RPC 2.0.
   --images http[s]://HOST:PORT             serve images over HTTP
   --images-tls cert=F,key=F[,client-ca=F]  credentials for https, before it; read again on SIGHUP
   --images-local PATH                      the same on a Unix socket
-  --images-control PATH                    Unix socket for tickets, which say who may do what with which image
+  --images-control PATH[,remove-timeout=S] Unix socket for tickets, which say who may do what with which image
   --config FILE                            JSON object with the same keys as these options
   --log-level LEVEL                        ${LOG_LEVELS.join(', ')} (default ${DEFAULTS.logLevel})
   --aio KIND                               ${AIO.join(', ')} (default ${DEFAULTS.aio})

@@ -36,6 +36,7 @@ export const ops = [
   'send',
   'lane',
   'cached',
+  'grow',
 ] as const
 export type Op = (typeof ops)[number]
 

@@ -181,6 +181,10 @@ class Engine implements IoEngine {
     return this.#submit('truncate', file, 0, size, 0, 0, allocate ? 1 : 0)
   }
 
+  grow(file: FileId, offset: number, length: number): Promise<number> {
+    return this.#submit('grow', file, offset, length)
+  }
+
   allocate(file: FileId, offset: number, length: number): Promise<number> {
     return this.#submit('allocate', file, offset, length)
   }

@@ -202,6 +202,12 @@ export interface IoEngine extends StreamVerbs {
   flush(file: FileId, dataOnly: boolean): Promise<number>
   /** ftruncate. `allocate` > 0: fallocate mode 0 over the new size first ('falloc'). */
   truncate(file: FileId, size: number, allocate?: boolean): Promise<number>
+  /**
+   * Makes a file reach to the end of the range at least; it is not shortened, whoever else makes it longer meanwhile. New space
+   * reads as zero; the range, which is not empty, is allocated where that is possible and the file had to grow.
+   * @returns its size then
+   */
+  grow(file: FileId, offset: number, length: number): Promise<number>
   /** Reserves storage where there is none, behind the end of the file too; what is there stays, and so does the size. */
   allocate(file: FileId, offset: number, length: number): Promise<number>
   /** At most `limit` extents from `offset` on. The last may reach beyond offset + length: what was learned is not thrown away. */

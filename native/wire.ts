@@ -15,6 +15,8 @@ export interface WireUser {
   readable(): void
   /** Everything queued was sent. Only when it had to wait. */
   drained(): void
+  /** The peer's socket took some of what was queued. */
+  progressed?(): void
   /** Sending failed, -errno; what was queued is lost. The user closes. */
   failed(result: number): void
 }
@@ -126,6 +128,7 @@ export class Wire {
 
   #advance(sent: number): void {
     this.#waiting -= sent
+    if (sent > 0) this.#user.progressed?.()
     let left = sent + this.#gone
     let whole = 0
     for (; whole < this.#queue.length; whole++) {

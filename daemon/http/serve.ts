@@ -6,11 +6,8 @@ import { parseHead, type RequestHead } from '../../protocol/http/head.js'
 import { Refusal } from '../../protocol/http/refusal.js'
 import { PeerError } from '../../protocol/peer-error.js'
 import { Exchange } from './exchange.js'
-import { type HttpStream, WantedBack } from './stream.js'
-
-/** After a reply that ended the connection before all of the request was read: so long, and so much of it, is still taken. */
-const LINGER_MS = 2000
-const MOST_LINGERING = 32 * 1024 * 1024
+import { LINGER_MS, MOST_LINGERING } from './limits.js'
+import type { HttpStream } from './stream.js'
 
 /** Bytes of replies that may be queued when another request is taken. */
 const MOST_QUEUED = 64 * 1024
@@ -35,31 +32,33 @@ export type Served =
 /** Never rejects for what a client does; closes the stream unless it ends as foreign. */
 export async function serveRequests(stream: HttpStream, answerer: Answerer): Promise<Served> {
   try {
-    for (let row = 1; ; row++) {
-      // Who sends request after request and takes no reply waits; others are served meanwhile.
-      await stream.room(MOST_QUEUED)
-      if (row % ROW === 0) await new Promise((resolve) => setImmediate(resolve))
-      const text = await stream.head()
-      if (text === undefined) break
-      const head = parseHead(text)
-      if (!answerer.mine(head)) {
-        await stream.room(0)
-        return { kind: 'foreign' }
-      }
-      stream.takeHead()
-      const exchange = new Exchange(head, stream)
-      await answered(exchange, answerer)
-      if (!(await exchange.finish())) {
-        await linger(stream)
-        break
-      }
-    }
+    const foreign = await answerAll(stream, answerer)
+    // Replies are the client's, whoever has its next request.
     await stream.room(0)
+    if (foreign) return { kind: 'foreign' }
     stream.close()
     return { kind: 'closed', why: undefined }
   } catch (error) {
-    if (error instanceof WantedBack) return { kind: 'foreign' }
     return { kind: 'closed', why: await refusedOrLost(stream, error) }
+  }
+}
+
+/** @returns whether the connection goes on with somebody else */
+async function answerAll(stream: HttpStream, answerer: Answerer): Promise<boolean> {
+  for (let row = 1; ; row++) {
+    // Who sends request after request and takes no reply waits; others are served meanwhile.
+    await stream.room(MOST_QUEUED)
+    if (row % ROW === 0) await new Promise((resolve) => setImmediate(resolve))
+    const next = await stream.next()
+    if (next.kind !== 'head') return next.kind === 'wanted-back'
+    const head = parseHead(next.text)
+    if (!answerer.mine(head)) return true
+    stream.takeHead()
+    const exchange = new Exchange(head, stream)
+    await answered(exchange, answerer)
+    if (await exchange.finish()) continue
+    await linger(stream)
+    return false
   }
 }
 
@@ -77,6 +76,12 @@ async function answered(exchange: Exchange, answerer: Answerer): Promise<void> {
 export function refuse(exchange: Exchange, { status, message, headers }: Refusal): void {
   if (status === 403) exchange.endAfter()
   exchange.reply(status, [...headers, ['content-type', 'text/plain; charset=UTF-8']], `${message}\n`)
+}
+
+/** For a client that is not served: it is told why, as far as its socket takes that at once, and cut off. */
+export function turnAway(stream: HttpStream, refusal: Refusal): void {
+  refuse(new Exchange(UNKNOWN, stream), refusal)
+  stream.close()
 }
 
 /** A head that cannot be understood is answered too, and ends the connection. */

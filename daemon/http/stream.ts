@@ -6,22 +6,13 @@
 import { Wire, type WireUser } from '../../native/wire.js'
 import { checkUnfinished, findHeadEnd, LONGEST_HEAD, skipEmptyLines } from '../../protocol/http/head.js'
 import { PeerError } from '../../protocol/peer-error.js'
+import { type Clock, systemClock } from '../common/clock.js'
+import type { StreamLimits } from './limits.js'
+import { Patience } from './patience.js'
 
 const EAGAIN = -11
 /** Bytes of the buffer heads are read into, at first. */
 const INBOX = 4096
-/** Looks for progress in the time a client may stall. */
-const LOOKS = 4
-
-/** What Node's timers can hold. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1
-
-export interface StreamLimits {
-  /** A client may make no progress so long, milliseconds. */
-  readonly idleMs: number
-  /** A head may take so long from its first byte to its last, milliseconds. */
-  readonly headMs: number
-}
 
 /** A connection for somebody else. */
 export interface Handover {
@@ -30,8 +21,17 @@ export interface Handover {
   readonly rest: Uint8Array
 }
 
-/** The connection is wanted back, and no request is being read. */
-export class WantedBack extends Error {
+/** What comes next on a connection. */
+export type Next =
+  /** A head, in Latin-1. */
+  | { readonly kind: 'head'; readonly text: string }
+  /** Nothing: the client has ended the connection between two requests. */
+  | { readonly kind: 'end' }
+  /** The connection is wanted back, and what is there of a request, if anything, was not taken. */
+  | { readonly kind: 'wanted-back' }
+
+/** Whoever waits for a head waits no more. */
+class WantedBack extends Error {
   override readonly name = 'WantedBack'
 }
 
@@ -42,15 +42,12 @@ interface Waiter {
 
 export class HttpStream implements WireUser {
   readonly #wire: Wire
-  readonly #limits: StreamLimits
-  readonly #timer: NodeJS.Timeout
+  readonly #patience: Patience
   #inbox: Buffer
   #start = 0
   #end: number
   /** Up to here a head has no end. */
   #looked = 0
-  /** When the head that is being read began. */
-  #headSince: number | undefined
   #reader: Waiter | undefined
   /** What is waited for is a head. */
   #inHead = false
@@ -58,23 +55,23 @@ export class HttpStream implements WireUser {
   /** Whoever waits until less is queued. */
   #writers: { readonly limit: number; readonly waiter: Waiter }[] = []
   #error: Error | undefined
-  /** Looks without progress. */
-  #still = 0
-  #waitingThen = 0
 
   /**
    * @param fd    the connection, owned from now on
    * @param rest  what came of it already
    * @throws Error with `errno` when the socket cannot be watched; it is closed then
    */
-  constructor(fd: number, rest: Uint8Array, limits: StreamLimits) {
-    this.#limits = limits
+  constructor(fd: number, rest: Uint8Array, limits: StreamLimits, clock: Clock = systemClock) {
     this.#wire = new Wire(fd, this)
     this.#inbox = Buffer.alloc(Math.max(INBOX, rest.length))
     this.#inbox.set(rest)
     this.#end = rest.length
-    const everyMs = Math.min(Math.max(1, limits.idleMs / LOOKS), LONGEST_TIMER_MS)
-    this.#timer = setInterval(() => this.#look(), everyMs)
+    this.#patience = new Patience(
+      limits,
+      clock,
+      () => this.waitsForClient,
+      (why) => this.#lost(why),
+    )
   }
 
   get closed(): boolean {
@@ -84,43 +81,49 @@ export class HttpStream implements WireUser {
   get waiting(): number {
     return this.#wire.waiting
   }
+  /** The client has to send something, or to take what was sent. */
+  get waitsForClient(): boolean {
+    return this.#reader !== undefined || this.#wire.waiting > 0
+  }
   /** Something was read that nobody has taken. */
   get ahead(): boolean {
     return this.#start < this.#end
   }
 
   /**
-   * The next head, in Latin-1; it stays in front until takeHead().
-   * @returns undefined when the client has ended the connection between two requests
-   * @throws Refusal for a head that is too long, PeerError when the client went away, WantedBack
+   * The next head; it stays in front until takeHead().
+   * @throws Refusal for a head that is too long, PeerError when the client went away
    */
-  async head(): Promise<string | undefined> {
+  async next(): Promise<Next> {
     this.#inHead = true
     try {
-      return await this.#head()
+      return await this.#next()
+    } catch (error) {
+      if (error instanceof WantedBack) return { kind: 'wanted-back' }
+      throw error
     } finally {
       this.#inHead = false
     }
   }
 
-  async #head(): Promise<string | undefined> {
-    for (;;) {
+  async #next(): Promise<Next> {
+    for (let came = false; ; came = true) {
       if (this.#looked <= this.#start) this.#start = skipEmptyLines(this.#inbox, this.#start, this.#end)
       const end = findHeadEnd(this.#inbox, this.#start, this.#end, Math.max(this.#looked, this.#start))
       if (end !== undefined) {
         this.#looked = end
-        this.#headSince = undefined
-        return this.#inbox.toString('latin1', this.#start, end)
+        this.#patience.headEnds()
+        return { kind: 'head', text: this.#inbox.toString('latin1', this.#start, end) }
       }
       this.#looked = this.#end
       if (this.#wantedBack) throw new WantedBack()
-      if (this.ahead) this.#headSince ??= performance.now()
+      if (came || this.ahead) this.#patience.headBegins()
       checkUnfinished(this.#inbox, this.#start, this.#end)
       this.#makeRoom()
       const got = await this.#receive(this.#inbox, this.#end, this.#inbox.length)
       if (got === 0) {
         if (this.ahead) throw this.#lost('the client went away')
-        return undefined
+        return { kind: 'end' }
       }
       this.#end += got
     }
@@ -141,6 +144,7 @@ export class HttpStream implements WireUser {
 
   /** Queues bytes, which must stay as they are until `sent` is called; send() sends them. */
   put(bytes: Uint8Array, sent?: () => void): void {
+    if (this.#wire.waiting === 0) this.#patience.progress()
     if (sent === undefined) this.#wire.put(bytes)
     else
       this.#wire.put(bytes, () => {
@@ -169,7 +173,7 @@ export class HttpStream implements WireUser {
     for (const { waiter } of this.#writers.splice(0)) waiter.reject(error)
   }
 
-  /** Whoever reads heads ends with WantedBack, now or when the request under way was answered. */
+  /** Whoever waits for a head learns it, now or when the request under way was answered. */
   askBack(): void {
     this.#wantedBack = true
     if (this.#inHead) this.interrupt(new WantedBack())
@@ -182,7 +186,7 @@ export class HttpStream implements WireUser {
 
   /** For somebody else; undefined when no descriptor is left, and it is closed then. Nothing may be queued. */
   release(): Handover | undefined {
-    clearInterval(this.#timer)
+    this.#patience.end()
     this.#error ??= new PeerError('the connection was handed on')
     const fd = this.#wire.release()
     return fd < 0 ? undefined : { fd, rest: this.#inbox.slice(this.#start, this.#end) }
@@ -191,7 +195,7 @@ export class HttpStream implements WireUser {
   close(error: Error = new PeerError('the connection was closed')): void {
     if (this.#wire.closed) return
     this.#error ??= error
-    clearInterval(this.#timer)
+    this.#patience.end()
     this.#wire.close()
     this.interrupt(this.#error)
   }
@@ -207,6 +211,10 @@ export class HttpStream implements WireUser {
     this.#wakeWriters()
   }
 
+  progressed(): void {
+    this.#patience.progress()
+  }
+
   failed(): void {
     this.close(new PeerError('the client went away'))
   }
@@ -216,11 +224,12 @@ export class HttpStream implements WireUser {
       if (this.#error !== undefined) throw this.#error
       const got = this.#wire.receive(into, from, to)
       if (got >= 0) {
-        this.#still = 0
+        this.#patience.progress()
         return got
       }
       if (got !== EAGAIN) throw this.#lost('the connection broke')
       this.#wire.want(true)
+      if (this.#wire.waiting === 0) this.#patience.progress()
       await new Promise<void>((resolve, reject) => {
         this.#reader = { resolve, reject }
       })
@@ -257,16 +266,5 @@ export class HttpStream implements WireUser {
     const woken = this.#writers.filter(({ limit }) => waiting <= limit)
     this.#writers = this.#writers.filter(({ limit }) => waiting > limit)
     for (const { waiter } of woken) waiter.resolve()
-  }
-
-  /** A client that we wait for, and that has done nothing since the last looks, is cut off. */
-  #look(): void {
-    const { waiting } = this.#wire
-    const taking = waiting > 0 && waiting === this.#waitingThen
-    this.#waitingThen = waiting
-    this.#still = taking || (this.#reader !== undefined && waiting === 0) ? this.#still + 1 : 0
-    if (this.#still >= LOOKS) this.#lost('the client made no progress in time')
-    else if (this.#headSince !== undefined && performance.now() - this.#headSince > this.#limits.headMs)
-      this.#lost('the client did not finish the head of its request in time')
   }
 }

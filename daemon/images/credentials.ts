@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Credentials of the images server, from their files, which may be renewed while it runs.
 
-import { readFile } from 'node:fs/promises'
 import type { TlsOptions } from 'node:tls'
-import { ENOENT, errnoNumber, errnoText } from '../common/errno.js'
+import { createEngine } from '../../native/engine.js'
 import { CommandError } from '../errors.js'
+import { textOf } from '../tls/text-file.js'
 import { Encryption } from './encryption.js'
 import type { TlsFiles } from './messages.js'
 
 /** A client that has not agreed on TLS by then is cut off, milliseconds. */
 const HANDSHAKE_MS = 10_000
+/** Longest file, bytes. */
+const LONGEST_FILE = 1 << 20
+/** As errors call the files. */
+const WHAT = 'credentials '
 
 export class Credentials {
   readonly #files: TlsFiles
@@ -36,11 +40,18 @@ export class Credentials {
   }
 }
 
+/** Read by an engine: storage that does not answer holds up nobody but who wants the files. */
 async function optionsOf({ cert, key, clientCa }: TlsFiles): Promise<TlsOptions> {
-  const [certText, keyText, ca] = await Promise.all([cert, key, clientCa].map(contents))
-  return {
-    ...{ cert: certText, key: keyText, handshakeTimeout: HANDSHAKE_MS },
-    ...(ca !== undefined && { ca, requestCert: true, rejectUnauthorized: true }),
+  const engine = createEngine({ aio: 'threads', slotSize: LONGEST_FILE, maxSlots: 1 })
+  try {
+    const own = { cert: await textOf(engine, cert, WHAT), key: await textOf(engine, key, WHAT) }
+    const ca = clientCa === undefined ? undefined : await textOf(engine, clientCa, WHAT)
+    return {
+      ...{ ...own, handshakeTimeout: HANDSHAKE_MS },
+      ...(ca !== undefined && { ca, requestCert: true, rejectUnauthorized: true }),
+    }
+  } finally {
+    await engine.shutdown(0)
   }
 }
 
@@ -50,15 +61,5 @@ function usable<T>(make: () => T): T {
   } catch (error) {
     const text = `TLS credentials cannot be used: ${(error as Error).message}`
     throw new CommandError(text, 'GenericError', { cause: error })
-  }
-}
-
-async function contents(path: string | undefined): Promise<string | undefined> {
-  if (path === undefined) return undefined
-  try {
-    return await readFile(path, 'utf8')
-  } catch (error) {
-    const why = errnoText(errnoNumber((error as NodeJS.ErrnoException).code ?? '') ?? ENOENT)
-    throw new CommandError(`Unable to access credentials ${path}: ${why}`, 'GenericError', { cause: error })
   }
 }

@@ -22,6 +22,8 @@ export type ImagesAddress =
 export interface ListenSpec {
   readonly service: Service
   readonly address: ImagesAddress
+  /** Of the control service: whoever removes a ticket waits so long for what is under way; undefined: the default. */
+  readonly removeMs?: number
 }
 
 /** What is asked of the main thread, which knows the tickets. */

@@ -56,13 +56,13 @@ export interface ImageRequests {
   'image-status': { args: { key: number }; reply: ImageStatus }
   /** It expires so many seconds from now. */
   'image-extend': { args: { key: number; timeout: number }; reply: null }
+  /** Requests that name its ticket are not for it any more. */
+  'image-retire': { args: { key: number }; reply: null }
   /**
-   * No request is served any more.
-   * @param stop       what is under way is stopped; else it ends as it began
-   * @param timeoutMs  by when it answers
-   * @returns whether nothing is under way any more: then it is gone
+   * No request is served any more. Replied when nothing is under way and the node is given back: then it is gone.
+   * @param stop  what is under way is stopped; else it ends as it began
    */
-  'image-end': { args: { key: number; stop: boolean; timeoutMs: number }; reply: { gone: boolean } }
+  'image-end': { args: { key: number; stop: boolean }; reply: null }
 }
 
 export type ImageReport =

@@ -22,7 +22,7 @@ namespace blockferry {
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
   copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, digest, adopt,
-  listen, portOf, accept, connect, receive, send, lane, cached,
+  listen, portOf, accept, connect, receive, send, lane, cached, grow,
 };
 
 // Same order as `codecs` in native/engine.ts.

@@ -131,6 +131,7 @@ void perform(Request& request) {
       case Op::lockedByOthers: return lockFile(request, true);
       case Op::unlink: return retry([&] { return ::unlink(request.path.c_str()); });
       case Op::rename: return retry([&] { return ::rename(request.path.c_str(), request.toPath.c_str()); });
+      case Op::grow: return growFile(*file, request.offset, request.length);
       case Op::allocate: return allocateRange(*file, request.offset, request.length);
       case Op::cached: return cachedBytes(*file);
       case Op::compress:

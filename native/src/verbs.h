@@ -29,6 +29,7 @@ int64_t writeParts(Request& request);
 int64_t writeZeroes(File& file, int64_t offset, int64_t length);
 
 int64_t zeroFile(File& file, int64_t offset, int64_t length, uint32_t flags);
+int64_t growFile(File& file, int64_t offset, int64_t length);
 int64_t discardFile(File& file, int64_t offset, int64_t length);
 int64_t listExtents(File& file, int64_t offset, int64_t length, uint32_t limit, std::vector<double>& extents);
 

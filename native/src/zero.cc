@@ -159,6 +159,18 @@ int64_t zeroDeviceEdges(File& file, int64_t offset, int64_t length, bool unmap, 
 
 }  // namespace
 
+// The size it has then, or -errno. Allocating a range never shortens a file, whoever has made it longer a moment ago; where
+// that cannot be, the size is looked at first.
+int64_t growFile(File& file, int64_t offset, int64_t length) {
+  const int64_t end = offset + length;
+  const int64_t size = fileSize(file);
+  if (size < 0 || size >= end) return size;
+  const int64_t allocated = tryFallocate(file, Can::fallocate, 0, offset, length);
+  if (allocated > 0) return end;
+  const int64_t before = growTo(file, end);
+  return before < 0 ? before : std::max(before, end);
+}
+
 // The slowest rung that any step needed, or -errno.
 int64_t zeroFile(File& file, int64_t offset, int64_t length, uint32_t flags) {
   const bool unmap = (flags & kZeroUnmap) != 0;

@@ -17,6 +17,23 @@ export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
+/** Bytes of the memory that short messages are cut from. */
+const SHEET = 16384
+
+let sheet = new ArrayBuffer(SHEET)
+let used = 0
+
+/** Zeroed bytes for a short message, of memory that many share: for each its own would cost more than filling it. */
+export function cut(length: number): Uint8Array {
+  if (length > SHEET / 16) return new Uint8Array(length)
+  if (used + length > SHEET) {
+    sheet = new ArrayBuffer(SHEET)
+    used = 0
+  }
+  used += length
+  return new Uint8Array(sheet, used - length, length)
+}
+
 /** Rounded above 2^53, and never less than that then. */
 export function getUint64(view: DataView, at: number): number {
   return view.getUint32(at) * HIGH + view.getUint32(at + 4)

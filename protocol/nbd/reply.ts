@@ -7,7 +7,7 @@
 //   S: be32 magic | be16 flags | be16 type | be64 cookie | be64 offset | be64 length | payload   extended, 32 bytes
 
 import type { ReplyStyle } from './agreed.js'
-import { clipped, packed, setUint64, u16, u32, u64, viewOf } from './bytes.js'
+import { clipped, cut, packed, setUint64, u16, u32, u64, viewOf } from './bytes.js'
 import {
   CHUNK_DONE,
   CHUNK_MAGIC,
@@ -41,7 +41,7 @@ export function chunkHeaderLength(style: ChunkStyle): number {
 
 /** @param error  undefined: done; after a READ its data follows then */
 export function simpleReply({ cookie }: ReplyTo, error?: NbdErrorName): Uint8Array {
-  const bytes = new Uint8Array(SIMPLE_REPLY_LENGTH)
+  const bytes = cut(SIMPLE_REPLY_LENGTH)
   const view = viewOf(bytes)
   view.setUint32(0, SIMPLE_REPLY_MAGIC)
   view.setUint32(4, error === undefined ? 0 : nbdErrors[error])
@@ -64,7 +64,7 @@ function chunkHead(
   room: number,
 ): Uint8Array {
   const extended = style === 'extended'
-  const bytes = new Uint8Array(chunkHeaderLength(style) + room)
+  const bytes = cut(chunkHeaderLength(style) + room)
   const view = viewOf(bytes)
   view.setUint32(0, extended ? EXTENDED_CHUNK_MAGIC : CHUNK_MAGIC)
   view.setUint16(4, done ? CHUNK_DONE : 0)

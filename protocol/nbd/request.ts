@@ -8,7 +8,7 @@
 
 import { hex } from '../error-text.js'
 import type { ReplyStyle } from './agreed.js'
-import { getUint64, setUint64, unexpected, viewOf } from './bytes.js'
+import { cut, getUint64, setUint64, unexpected, viewOf } from './bytes.js'
 import { commandFlags, commands, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC } from './constants.js'
 
 export interface Request {
@@ -57,7 +57,7 @@ export function parseRequest(bytes: Uint8Array, at: number, replies: ReplyStyle)
 /** @param request  offset and length are safe integers; length below 2^32 unless headers are extended */
 export function formatRequest(request: RequestHead, replies: ReplyStyle): Uint8Array {
   const extended = replies === 'extended'
-  const bytes = new Uint8Array(requestHeaderLength(replies))
+  const bytes = cut(requestHeaderLength(replies))
   const view = viewOf(bytes)
   view.setUint32(0, extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC)
   view.setUint16(4, request.flags)

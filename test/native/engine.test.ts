@@ -243,6 +243,47 @@ for (const { aio, absent } of kinds) {
       t.equal(await engine.allocate(file, 0, 0), -22)
     })
 
+    for (const without of [[], ['fallocate']] as const)
+      t.test(
+        `grow makes a file longer and never shorter ${without.length > 0 ? 'by truncating' : ''}`,
+        async (t) => {
+          const engine = engineFor(t, { aio })
+          const path = join(t.testdir(), 'disk.img')
+          const file = await engine.open(path, { write: true, create: true, direct: true, without })
+          t.equal(await engine.grow(file, 9000, 1000), 10_000)
+          t.equal((await factsOf(engine, file)).size, 10_000)
+          t.equal(difference(await get(engine, file, 0, MIB), new Uint8Array(10_000)), undefined)
+          await put(engine, file, 0, pattern(MIB))
+          t.equal(await engine.grow(file, 0, 10), MIB)
+          t.equal(difference(await get(engine, file, 0, 2 * MIB), pattern(MIB)), undefined)
+          t.equal(await engine.grow(file, MIB, 3), MIB + 3)
+          t.equal(difference(await get(engine, file, 0, MIB), pattern(MIB)), undefined)
+        },
+      )
+
+    t.test('two who grow one file do not cut what the other wrote', async (t) => {
+      const path = join(t.testdir(), 'disk.img')
+      writeFileSync(path, '')
+      const ends = await Promise.all(
+        [0, 1].map(async () => {
+          const engine = engineFor(t, { aio })
+          return { engine, file: await engine.open(path, { write: true }) }
+        }),
+      )
+      const steps = 400
+      await Promise.all(
+        ends.map(async ({ engine, file }, which) => {
+          for (let step = which; step < steps; step += 2) {
+            await engine.grow(file, step * KIB, KIB)
+            await put(engine, file, step * KIB, pattern(KIB, step))
+          }
+        }),
+      )
+      const content = readFileSync(path)
+      const wanted = Buffer.concat(Array.from({ length: steps }, (_, step) => pattern(KIB, step)))
+      t.equal(difference(content, wanted), undefined)
+    })
+
     t.test('truncate with allocate reserves storage', async (t) => {
       const engine = engineFor(t, { aio })
       const file = await engine.open(join(t.testdir(), 'disk.img'), { write: true, create: true })

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Nodes of what the URLs of tickets name. Tickets for one URL share a node, so that what is written under one is seen under
-// the other. Used by Tickets.
+// Nodes of what the URLs of tickets name. Tickets for one file or export share a node, so that what is written under one is
+// seen under the other, however its URL is written: files are known by device and inode once they are open. Used by Tickets.
+// Rule: who writes shares with all that come later; who reads only and was there first has a node of its own, which is
+// looked at anew by each request.
 
 import { filePath, type TicketSpec } from '../../../protocol/http/json-body.js'
-import { parseNbdAddress } from '../../../protocol/nbd/uri.js'
+import { type NbdServer, parseNbdAddress } from '../../../protocol/nbd/uri.js'
 import { CommandError } from '../../errors.js'
 import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 
 interface Shared {
   readonly writable: boolean
+  /** What it was asked for by. */
+  readonly names: Set<string>
   readonly opening: Promise<Node>
+  /** Set when it is open: which one was opened before which, and the file it is. */
+  opened: { readonly turn: number; readonly node: Node; readonly identity: string | undefined } | undefined
   users: number
 }
 
@@ -22,7 +28,8 @@ export interface NodeUser {
 
 export class ImageNodes {
   readonly #graphs: Graphs
-  readonly #shared = new Map<string, Shared[]>()
+  readonly #shared = new Set<Shared>()
+  #turns = 0
 
   constructor(graphs: Graphs) {
     this.#graphs = graphs
@@ -31,35 +38,64 @@ export class ImageNodes {
   /** @throws CommandError when nothing of it can be opened */
   async use({ url, ops }: TicketSpec): Promise<NodeUser> {
     const writable = ops.includes('write')
-    const all = this.#shared.get(url) ?? []
-    this.#shared.set(url, all)
-    let shared = all.find((each) => each.writable || !writable)
-    if (shared === undefined) {
-      shared = { writable, opening: this.#open(url, writable), users: 0 }
-      all.push(shared)
-    }
-    const used = shared
+    const name = nameOf(url)
+    const known = [...this.#shared].find((each) => each.names.has(name) && (each.writable || !writable))
+    const used = known ?? this.#begin(url, name, writable)
     used.users++
+    let node: Node
     try {
-      const node = await used.opening
-      return { node, release: () => this.#leave(url, used, node) }
+      node = await used.opening
     } catch (error) {
-      this.#leaveEarly(url, used)
+      this.#leaveEarly(used)
       throw error
     }
+    const same = this.#earlier(used)
+    if (same?.opened === undefined) return { node, release: () => this.#leave(used, node) }
+    const { node: other } = same.opened
+    same.names.add(name)
+    same.users++
+    try {
+      await this.#leave(used, node)
+    } catch (error) {
+      await this.#leave(same, other)
+      throw error
+    }
+    return { node: other, release: () => this.#leave(same, other) }
   }
 
-  async #leave(url: string, shared: Shared, node: Node): Promise<void> {
-    if (!this.#leaveEarly(url, shared)) return
+  #begin(url: string, name: string, writable: boolean): Shared {
+    const opening = this.#open(url, writable).then((node) => {
+      const identity = this.#graphs.directory.report(node)?.identity
+      begun.opened = { turn: this.#turns++, node, identity }
+      return node
+    })
+    const begun: Shared = { writable, names: new Set([name]), opening, opened: undefined, users: 0 }
+    this.#shared.add(begun)
+    return begun
+  }
+
+  /** Another one of the same file that was open before and allows as much. */
+  #earlier({ opened, writable }: Shared): Shared | undefined {
+    if (opened?.identity === undefined) return undefined
+    const { turn, identity } = opened
+    return [...this.#shared].find(
+      (each) =>
+        each.opened !== undefined &&
+        each.opened.turn < turn &&
+        each.opened.identity === identity &&
+        (each.writable || !writable),
+    )
+  }
+
+  async #leave(shared: Shared, node: Node): Promise<void> {
+    if (!this.#leaveEarly(shared)) return
     if (this.#graphs.directory.has(node)) await this.#graphs.close(node)
   }
 
   /** @returns whether nobody uses it any more */
-  #leaveEarly(url: string, shared: Shared): boolean {
+  #leaveEarly(shared: Shared): boolean {
     if (--shared.users > 0) return false
-    const all = this.#shared.get(url)?.filter((each) => each !== shared) ?? []
-    if (all.length === 0) this.#shared.delete(url)
-    else this.#shared.set(url, all)
+    this.#shared.delete(shared)
     return true
   }
 
@@ -78,6 +114,13 @@ export class ImageNodes {
   }
 }
 
+/** The same for all ways to write an address; paths are as they stand there. */
+function nameOf(url: string): string {
+  if (url.startsWith('file:')) return url
+  const address = parseNbdAddress(url)
+  return typeof address === 'string' ? url : JSON.stringify([address.server, address.exportName])
+}
+
 /** What is tried, in this order. */
 function definitionsOf(url: string, writable: boolean): Definition[] {
   const common = { 'read-only': !writable, discard: 'unmap' }
@@ -92,7 +135,7 @@ function definitionsOf(url: string, writable: boolean): Definition[] {
   return [file('file', true), file('host_device', true), file('file', false)]
 }
 
-function serverOf(server: Exclude<ReturnType<typeof parseNbdAddress>, string>['server']) {
+function serverOf(server: NbdServer) {
   if (server.kind === 'unix') return { type: 'unix', path: server.path }
   return { type: 'inet', host: server.host, port: String(server.port) }
 }

@@ -7,20 +7,19 @@
 import type { Logger } from 'pino'
 import type { TicketSpec } from '../../../protocol/http/json-body.js'
 import { monotonicSeconds } from '../../common/clock.js'
+import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
 import type { Answer, Question } from '../../images/messages.js'
 import type { ExportBitmap } from '../../iothread/messages-bitmaps.js'
-import type { ImageReport, ImageSpec, ImageStatus } from '../../iothread/messages-images.js'
+import type { ImageReport, ImageSpec } from '../../iothread/messages-images.js'
 import type { Directory, Node } from '../directory.js'
 import type { DiskWorker } from '../workers.js'
+import { ImageClients } from './image-clients.js'
 import type { ImageNodes, NodeUser } from './image-nodes.js'
+import { DONE, forbidden, INACTIVITY_S, refused, shown, unused } from './ticket-answers.js'
 
-/** A connection may make no progress so long where the ticket does not say, seconds. */
-const INACTIVITY_S = 60
-/** A removed ticket waits so long for its last request, milliseconds. */
+/** Whoever removes a ticket waits so long for its last request and its storage, milliseconds. */
 const REMOVE_MS = 60_000
-/** What Node's timers can hold, milliseconds. */
-const LONGEST_MS = 2 ** 31 - 1
 
 /** Where connections are when they are at no disk. */
 export interface Front {
@@ -41,8 +40,14 @@ export interface Ticket {
   image: Opened | undefined
   /** No request is let through any more. */
   canceled: boolean
+  readonly whenCanceled: Promise<void>
+  cancel(): void
+  /** While whoever removes it is waited for, or its storage. */
+  ending: Promise<void> | undefined
   /** Connections its disk has. */
   readonly clients: Set<number>
+  /** Connections that wait for its image to be opened. */
+  waiting: number
 }
 
 interface Opened {
@@ -52,8 +57,6 @@ interface Opened {
   readonly user: NodeUser | undefined
 }
 
-const DONE: Answer = { kind: 'done' }
-
 export class Tickets {
   readonly #directory: Directory
   readonly #nodes: ImageNodes
@@ -62,9 +65,11 @@ export class Tickets {
   readonly #tickets = new Map<string, Ticket>()
   /** Those that were replaced and whose requests end as they began. */
   readonly #retired = new Set<Ticket>()
+  readonly #clients = new ImageClients()
   #keys = 0
   /** Address of the local service, as clients are told. */
   unixSocket: string | undefined
+  removeMs = REMOVE_MS
 
   constructor(directory: Directory, nodes: ImageNodes, front: Front, log: Logger) {
     this.#directory = directory
@@ -103,15 +108,15 @@ export class Tickets {
   handed(id: string, connection: number, fd: number, rest: Uint8Array): void {
     const ticket = this.#tickets.get(id)
     const image = ticket?.image
-    if (ticket === undefined || image === undefined) {
-      // Removed meanwhile: it is asked for anew.
+    if (ticket === undefined || image === undefined || !this.#clients.hasRoom(ticket)) {
+      // Removed meanwhile, or others were faster: it is asked for anew.
       this.#front.take(connection, fd, rest)
       return
     }
-    ticket.clients.add(connection)
+    this.#clients.begin(connection, ticket, image.worker)
     const { key } = ticket
     image.worker.request('image-connect', { key, connection, fd, rest }).catch(() => {
-      if (ticket.clients.delete(connection)) this.#front.left(connection)
+      if (this.#clients.end(connection)) this.#front.left(connection)
     })
   }
 
@@ -121,7 +126,7 @@ export class Tickets {
       return
     }
     const { connection, why, back } = report
-    for (const ticket of this.#all()) ticket.clients.delete(connection)
+    this.#clients.end(connection)
     if (why !== undefined) this.#log.info({ connection }, `images client lost: ${why}`)
     if (back === undefined) this.#front.left(connection)
     else this.#front.take(connection, back.fd, back.rest)
@@ -130,10 +135,9 @@ export class Tickets {
   /** A worker has ended, and its nodes are forgotten. @returns the exports among them, which are gone */
   lost(worker: DiskWorker): Ticket[] {
     const gone: Ticket[] = []
+    for (const connection of this.#clients.lost(worker)) this.#front.left(connection)
     for (const ticket of this.#all()) {
       if (ticket.image?.worker !== worker) continue
-      for (const connection of ticket.clients) this.#front.left(connection)
-      ticket.clients.clear()
       // Its node is gone already.
       void ticket.image.user?.release()
       this.#closed(ticket)
@@ -166,27 +170,35 @@ export class Tickets {
 
   /** Stops serving a node; its clients are cut off. Resolves when nothing uses it any more. */
   async removeExport(ticket: Ticket): Promise<void> {
-    ticket.canceled = true
-    await this.#end(ticket, true, LONGEST_MS)
+    ticket.cancel()
+    await this.#end(ticket, true)
     if (this.#tickets.get(ticket.id) === ticket) this.#tickets.delete(ticket.id)
   }
 
   #enter(id: string, spec: TicketSpec | undefined, expires: number): Ticket {
+    let resolve: () => void = () => undefined
+    const whenCanceled = new Promise<void>((given) => {
+      resolve = given
+    })
+    const cancel = () => {
+      ticket.canceled = true
+      resolve()
+    }
     const ticket: Ticket = {
-      ...{ key: this.#keys++, id, spec, added: monotonicSeconds(), expires, clients: new Set() },
-      ...{ opening: undefined, image: undefined, canceled: false },
+      ...{ key: this.#keys++, id, spec, added: monotonicSeconds(), expires, clients: new Set(), waiting: 0 },
+      ...{ opening: undefined, image: undefined, canceled: false, whenCanceled, cancel, ending: undefined },
     }
     this.#tickets.set(id, ticket)
     return ticket
   }
 
   /** Requests under way of a ticket that is replaced end as they began. */
-  #put(spec: TicketSpec): Answer {
+  async #put(spec: TicketSpec): Promise<Answer> {
     const before = this.#tickets.get(spec.id)
     if (before !== undefined && (before.spec === undefined || before.canceled))
       return refused(409, 'the ticket cannot be replaced')
     this.#enter(spec.id, spec, monotonicSeconds() + spec.timeout)
-    if (before !== undefined) this.#retire(before)
+    if (before !== undefined) await this.#retire(before)
     this.#log.info({ transfer: spec.transferId, ops: spec.ops }, 'ticket added')
     return DONE
   }
@@ -195,7 +207,9 @@ export class Tickets {
     const ticket = this.#tickets.get(id)
     if (ticket?.spec === undefined) return refused(404, 'there is no such ticket')
     const { key, spec, image } = ticket
-    const status = image === undefined ? unused(ticket) : await image.worker.request('image-status', { key })
+    // A worker that does not answer has ended, and what it knew with it.
+    const asked = image?.worker.request('image-status', { key }).catch(() => undefined)
+    const status = (await asked) ?? unused(ticket)
     return { kind: 'done', body: shown(spec, status) }
   }
 
@@ -203,33 +217,49 @@ export class Tickets {
     const ticket = this.#tickets.get(id)
     if (ticket?.spec === undefined) return refused(404, 'there is no such ticket')
     ticket.expires = monotonicSeconds() + timeout
-    await ticket.image?.worker.request('image-extend', { key: ticket.key, timeout })
+    await ticket.image?.worker.request('image-extend', { key: ticket.key, timeout }).catch(() => undefined)
     return DONE
   }
 
   async #remove(id: string): Promise<Answer> {
     const ticket = this.#tickets.get(id)
     if (ticket?.spec === undefined) return DONE
-    ticket.canceled = true
-    if (!(await this.#end(ticket, true, REMOVE_MS)))
-      return refused(409, 'the ticket has requests under way that did not end in time')
+    ticket.cancel()
+    ticket.ending ??= this.#end(ticket, true).finally(() => {
+      ticket.ending = undefined
+    })
+    let gone = false
+    const ended = ticket.ending.then(() => {
+      gone = true
+    })
+    await atMost(ended, this.removeMs)
+    if (!gone && this.removeMs === 0) return DONE
+    if (!gone) return refused(409, 'the ticket has requests under way that did not end in time')
     if (this.#tickets.get(id) === ticket) this.#tickets.delete(id)
     this.#log.info({ transfer: ticket.spec.transferId }, 'ticket removed')
     return DONE
   }
 
-  #dropAll(): Answer {
+  async #dropAll(): Promise<Answer> {
+    const told: Promise<void>[] = []
     for (const ticket of [...this.#tickets.values()]) {
       if (ticket.spec === undefined || ticket.canceled) continue
       this.#tickets.delete(ticket.id)
-      this.#retire(ticket)
+      told.push(this.#retire(ticket))
     }
+    await Promise.all(told)
     return DONE
   }
 
-  #retire(ticket: Ticket): void {
+  /** Requests under way end as they began. Resolves when no other one is let through. */
+  async #retire(ticket: Ticket): Promise<void> {
     this.#retired.add(ticket)
-    void this.#end(ticket, false, LONGEST_MS).finally(() => this.#retired.delete(ticket))
+    // A worker that has ended lets none through.
+    const told = ticket.image?.worker
+      .request('image-retire', { key: ticket.key })
+      .catch(() => this.#log.debug({ key: ticket.key }, 'a ticket was replaced whose worker has ended'))
+    void this.#end(ticket, false).finally(() => this.#retired.delete(ticket))
+    await told
   }
 
   /** A request names this ticket; when it is the first, its image is opened. */
@@ -237,13 +267,17 @@ export class Tickets {
     const ticket = this.#tickets.get(id)
     if (ticket === undefined) return forbidden('there is no such ticket')
     if (ticket.canceled) return forbidden('it was canceled')
+    if (!this.#clients.hasRoom(ticket))
+      return refused(503, `the ticket has ${ticket.clients.size} connections, and there is no place for more`)
     if (ticket.image !== undefined) return DONE
     if (monotonicSeconds() >= ticket.expires) return forbidden('it has expired')
     const { spec } = ticket
+    using _place = this.#clients.reserve(ticket)
     try {
       if (spec !== undefined) ticket.opening ??= this.#open(ticket, spec)
-      await ticket.opening
-      return DONE
+      // Storage may take for ever; who has to wait for it is told when nobody wants that any more.
+      await Promise.race([ticket.opening, ticket.whenCanceled])
+      return ticket.canceled ? forbidden('it was canceled') : DONE
     } catch (error) {
       this.#log.warn({ transfer: spec?.transferId, err: error }, 'the image of a ticket could not be opened')
       return refused(500, 'the image cannot be opened')
@@ -284,24 +318,22 @@ export class Tickets {
     }
   }
 
-  /** @returns whether nothing of it is under way any more */
-  async #end(ticket: Ticket, stop: boolean, timeoutMs: number): Promise<boolean> {
+  /** Resolves when nothing of it is under way any more, and nobody uses its image for it. */
+  async #end(ticket: Ticket, stop: boolean): Promise<void> {
     await ticket.opening?.catch(() => undefined) // whoever asked for it was told
     const { image, key } = ticket
-    if (image === undefined) return true
+    if (image === undefined) return
     try {
-      const { gone } = await image.worker.request('image-end', { key, stop, timeoutMs })
-      if (!gone) return false
+      await image.worker.request('image-end', { key, stop })
     } catch (error) {
       // Its worker has ended, and all it served with it; or the node could not be given back in order.
       this.#log.warn({ err: error }, 'an image was not closed in order')
     }
-    if (ticket.image !== image) return true
+    if (ticket.image !== image) return
     this.#closed(ticket)
     await image.user?.release().catch((error: unknown) => {
       this.#log.warn({ err: error }, 'the image of a ticket was not closed in order')
     })
-    return true
   }
 
   #closed(ticket: Ticket): void {
@@ -330,42 +362,4 @@ export class Tickets {
 /** Among the exports of a node. */
 function nameOf({ key }: Ticket): string {
   return `image ${key}`
-}
-
-function refused(status: number, message: string): Answer {
-  return { kind: 'refused', status, message }
-}
-
-/** Says nothing of other tickets. */
-function forbidden(why: string): Answer {
-  return refused(403, `the ticket does not allow this: ${why}`)
-}
-
-function unused({ expires, added, canceled }: Ticket): ImageStatus {
-  const idleTime = monotonicSeconds() - added
-  return { active: false, canceled, connections: 0, expires, idleTime, transferred: 0 }
-}
-
-/** As the API shows a ticket. */
-function shown(spec: TicketSpec, status: ImageStatus): Readonly<Record<string, unknown>> {
-  const {
-    id,
-    size,
-    ops,
-    timeout,
-    url,
-    sparse,
-    dirty,
-    inactivityTimeout = INACTIVITY_S,
-    transferId,
-    filename,
-  } = spec
-  const { active, canceled, connections, expires, idleTime, transferred } = status
-  return {
-    ...{ active, canceled, connections, expires: Math.floor(expires), idle_time: Math.floor(idleTime) },
-    ...{ inactivity_timeout: inactivityTimeout, ops, size, sparse, dirty, timeout, url, uuid: id },
-    transfer_id: transferId,
-    ...(filename !== undefined && { filename }),
-    ...(ops.length === 1 && { transferred }),
-  }
 }

@@ -170,6 +170,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     async listenImages(spec) {
       await images.listen(spec)
       if (spec.service === 'local' && spec.address.kind === 'unix') tickets.unixSocket = spec.address.path
+      if (spec.removeMs !== undefined) tickets.removeMs = spec.removeMs
     },
     reload: () => images.reload(),
     async shutdown(deadlineMs) {

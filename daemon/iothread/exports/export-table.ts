@@ -3,16 +3,20 @@
 
 import { closeDescriptor } from '../../../native/descriptors.js'
 import type { IoEngine } from '../../../native/types.js'
+import { systemClock } from '../../common/clock.js'
 import { CommandError } from '../../errors.js'
 import type { Graph } from '../block/graph.js'
 import type { Report, Requests, ServedFacts } from '../messages.js'
 import { ImageTable } from './images/image-table.js'
+import { Turns } from './images/turns.js'
 import { NbdExport } from './nbd/export.js'
 import { Lanes } from './nbd/lane.js'
 import { PiecePool } from './piece-pool.js'
 
 /** Slots of the engine that clients of exports may fill. The rest is for jobs and formats. */
 const MOST_SLOTS = 96
+/** Each has its lanes of blocks, so few at once keep all processors busy. */
+const MOST_CHECKSUMS = 4
 
 export interface ExportEvents {
   report(report: Report): void
@@ -42,6 +46,8 @@ export class ExportTable {
       graph,
       engine,
       pool: this.#pool,
+      clock: systemClock,
+      checksums: new Turns(MOST_CHECKSUMS),
       report: (report) => events.report(report),
       log: (level, fields, text) => events.report({ kind: 'log', level, fields, text }),
       came: () => events.came(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests for images: what is read, written, zeroed and listed, and the status of everything that is refused.
 
-import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import { type HttpReply, request } from '../../helpers/images/http-client.js'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
@@ -304,23 +304,6 @@ t.test('zeroes read as zeroes, and nothing beside them', async (t) => {
     t.equal((await daemon.images('PATCH', 'zeroes', {}, body)).status, 200)
   }
   t.equal(Buffer.compare(readFileSync(scratch.file('zeroes')), model), 0)
-})
-
-t.test('a file grows to what is written inside the ticket, and no further', async (t) => {
-  writeFileSync(scratch.file('short'), '')
-  await daemon.ticket('short', 'short', MiB + 512)
-  const put = await daemon.images('PUT', 'short', { 'content-range': 'bytes 1000-*/*' }, 'end')
-  t.equal(put.status, 200)
-  t.equal(statSync(scratch.file('short')).size, 1003)
-  const zero = await daemon.images(
-    'PATCH',
-    'short',
-    {},
-    `{"op":"zero","offset":4096,"size":${MiB + 512 - 4096}}`,
-  )
-  t.equal(zero.status, 200)
-  t.equal(statSync(scratch.file('short')).size, MiB + 512)
-  t.equal((await daemon.images('GET', 'short')).bytes.length, MiB + 512)
 })
 
 t.test('extents cover the image and merge neighbours', async (t) => {

@@ -110,6 +110,30 @@ t.test('a connection goes from one ticket to another and back', async (t) => {
   }
 })
 
+for (const { method, body } of [
+  { method: 'PATCH', body: '{"op":"zero","offset":0,"size":4096,"flush":true' },
+  { method: 'PUT', body: '\0'.repeat(47) },
+])
+  for (const end of ['replaced', 'removed'])
+    t.test(`a ${method} whose body is missing when its ticket is ${end} has one end`, async (t) => {
+      fill(scratch.file('late'), MiB)
+      await daemon.ticket('late', 'late', MiB)
+      using client = new RawConnection(daemon.local)
+      const length = `content-length: ${body.length + 1}`
+      client.send(`${method} /images/late HTTP/1.1\r\n${length}\r\n\r\n${body}`)
+      while (!(await show('late')).active);
+      if (end === 'replaced') await daemon.ticket('late', 'late', MiB)
+      else t.equal((await daemon.tickets('DELETE', 'late')).status, 204)
+      t.equal((await daemon.tickets('GET', 'late')).status, end === 'replaced' ? 200 : 404)
+      client.send(method === 'PUT' ? '\0' : '}')
+      const reply = await client.until(/^HTTP\/1.1 [\s\S]*\r\n\r\n/)
+      t.match(reply, end === 'replaced' ? /^HTTP\/1.1 200/ : /^HTTP\/1.1 403 [\s\S]*canceled/)
+      const first = readFileSync(scratch.file('late')).subarray(0, 48)
+      const zero = Buffer.compare(first, Buffer.alloc(48)) === 0
+      t.equal(zero, end === 'replaced')
+      await daemon.tickets('DELETE', 'late')
+    })
+
 t.test('removing a ticket stops a client that has stalled in its PUT', async (t) => {
   await daemon.ticket('stalled', 'data', 4 * MiB)
   using client = new RawConnection(daemon.local)

@@ -12,6 +12,8 @@ import { RawConnection } from '../../helpers/images/http-client.js'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
 import { installed } from '../../helpers/program.js'
 import { fill, MiB, Scratch } from '../../helpers/scratch.js'
+import { SlowFs, slowfsAbsent } from '../../helpers/slowfs.js'
+import { within } from '../../helpers/waiting.js'
 
 const skip = installed('openssl') ? false : 'no openssl'
 
@@ -146,6 +148,33 @@ t.test(
     t.equal(await shown(port, ca), 'renewed')
   },
 )
+
+const noSlow = skip === false ? slowfsAbsent() : skip
+
+t.test('credentials that cannot be read hold up nobody, nor the end', { skip: noSlow }, async (t) => {
+  using scratch = new Scratch()
+  const slow = await SlowFs.mount(scratch.path)
+  try {
+    for (const name of ['ca', 'server']) certificate(scratch, name, name)
+    for (const name of ['server.pem', 'server.key']) renameSync(scratch.file(name), `${slow.files}/${name}`)
+    const files = `cert=${slow.mount}/server.pem,key=${slow.mount}/server.key`
+    const https = ['--images-tls', files, '--images', 'https://127.0.0.1:0']
+    const daemon = await ImagesDaemon.start(scratch, https)
+    fill(scratch.file('data'), MiB)
+    await daemon.ticket('t', 'data', MiB)
+    slow.rules({ op: 'open', delayMs: 120_000 })
+    // More than there are threads that all of the process would share.
+    for (let count = 0; count < 5; count++) {
+      process.kill(daemon.pid, 'SIGHUP')
+      const port = Number(new URL(daemon.url).port)
+      const ca = readFileSync(scratch.file('ca.pem'))
+      t.equal((await ask(port, { ca, method: 'OPTIONS' })).status, 200)
+    }
+    await within(daemon[Symbol.asyncDispose](), 60_000, 'the end')
+  } finally {
+    await slow.unmount()
+  }
+})
 
 t.test(
   'https without credentials, and credentials that are none, end the start with one line',

@@ -34,11 +34,23 @@ export class ImagesDaemon {
       else this.#waiting.push(each)
   }
 
-  static async start(scratch: Scratch, more: readonly string[] = []): Promise<ImagesDaemon> {
-    const sockets = ['--images-local', scratch.file('local'), '--images-control', scratch.file('control')]
+  /**
+   * @param control  behind the path of the control socket
+   * @param env      besides that of the test
+   */
+  static async start(
+    scratch: Scratch,
+    more: readonly string[] = [],
+    control = '',
+    env: NodeJS.ProcessEnv = {},
+  ): Promise<ImagesDaemon> {
+    const tickets = ['--images-control', `${scratch.file('control')}${control}`]
+    const sockets = ['--images-local', scratch.file('local'), ...tickets]
     const all = ['--log-level', 'info', '--socket', scratch.file('qmp'), ...sockets]
     const args = [PROGRAM, ...all, '--images', 'http://127.0.0.1:0', ...more]
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'inherit', 'pipe'] })
+    const child = spawn(process.execPath, args, {
+      ...{ stdio: ['ignore', 'inherit', 'pipe'], env: { ...process.env, ...env } },
+    })
     const lines = createInterface({ input: child.stderr! })
     let port: number | undefined
     for await (const line of lines) {

@@ -198,6 +198,16 @@ export class FileDriver implements BlockDriver {
     this.#size = length
   }
 
+  async grow(offset: number, length: number): Promise<void> {
+    if (this.#facts.kind !== 'file') throw new IoError(ENOTSUP, 'resize', this.#options.name, offset, length)
+    const from = Math.min(offset, this.#size)
+    this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
+    const result = await this.#engine.grow(this.file, offset, length)
+    this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
+    if (result < 0) throw new IoError(-result, 'resize', this.#options.name, offset, length)
+    this.#size = Math.max(this.#size, result)
+  }
+
   /** @throws CommandError when another program or node uses the file in a way that excludes this */
   async lock(permissions: Permissions | undefined): Promise<void> {
     if (this.#options.locking === 'off') return

@@ -16,7 +16,7 @@ import type { Holder } from '../piece-pool.js'
 import { sendChecksum } from './checksum.js'
 import { listExtents } from './extents.js'
 import { getBytes } from './get.js'
-import { flushImage, zeroBytes } from './patch.js'
+import { zeroBytes } from './patch.js'
 import { putBytes } from './put.js'
 import type { ImageEnv, ServedImage } from './served-image.js'
 
@@ -57,7 +57,7 @@ export class ImageAnswers implements Answerer {
     if (target.resource.kind === 'extents')
       return listExtents(this.#image, exchange, target.query.get('context') ?? 'zero')
     if (target.resource.kind === 'checksum')
-      return sendChecksum(this.#image, this.#env, this.#holder, exchange, target.query)
+      return sendChecksum(this.#image, this.#env, exchange, target.query)
     switch (method) {
       case 'OPTIONS':
         return this.#options(exchange)
@@ -100,11 +100,14 @@ export class ImageAnswers implements Answerer {
     )
   }
 
+  /** Begun before its body is there: who ends the ticket waits for it, or stops it. */
   async #patch(exchange: Exchange): Promise<void> {
-    this.#image.ticket.check('write')
+    const image = this.#image
+    using operation = image.ticket.begin('write', true, (refusal) => exchange.stream.interrupt(refusal))
     const patch = parsePatch(await exchange.text())
-    if (patch.op === 'zero') await zeroBytes(this.#image, exchange, patch)
-    else await flushImage(this.#image, exchange)
+    operation.check()
+    if (patch.op === 'zero') await zeroBytes(image, operation, patch)
+    else await image.node.flush()
     exchange.reply(200)
   }
 }

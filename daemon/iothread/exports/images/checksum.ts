@@ -14,13 +14,16 @@ import { takePiece } from './memory.js'
 import { pieceLength } from './piece-plan.js'
 import type { ServedImage } from './served-image.js'
 import type { Operation } from './ticket.js'
+import type { Turns } from './turns.js'
 
 const ALGORITHM = 'blake2b'
 const DIGEST = 32
 /** Blocks at once. */
 const LANES = 4
+/** Where in its memory a checksum keeps digests of blocks, in their order: behind what they have come to, one for each lane and one for the whole. */
+const DIGESTS = (LANES + 1) * DIGEST_STATE
 /** Digests that are kept until they are hashed. */
-const KEPT = SMALL / DIGEST
+const KEPT = Math.floor((SMALL - DIGESTS) / DIGEST)
 const MiB = 2 ** 20
 /** Of nothing: an image without bytes has no blocks. */
 const EMPTY = '0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8'
@@ -28,12 +31,12 @@ const EMPTY = '0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8'
 export interface ChecksumEnv {
   readonly engine: IoEngine
   readonly pool: PiecePool
+  readonly checksums: Turns
 }
 
 export async function sendChecksum(
   image: ServedImage,
-  { engine, pool }: ChecksumEnv,
-  holder: Holder,
+  { engine, pool, checksums }: ChecksumEnv,
   exchange: Exchange,
   query: ReadonlyMap<string, string>,
 ): Promise<void> {
@@ -41,20 +44,19 @@ export async function sendChecksum(
   if (algorithm !== ALGORITHM) throw badRequest(`query algorithm is unknown: expected ${ALGORITHM}`)
   const blockSize = blockSizeIn(query.get('block_size'))
   using operation = image.ticket.begin('read', true, (refusal) => exchange.stream.interrupt(refusal))
+  using _turn = await checksums.take(operation)
   await image.freshen()
   const size = image.readable
   let checksum = EMPTY
   if (size > 0) {
-    const memory = {
-      states: await takePiece(pool, holder, SMALL),
-      digests: await takePiece(pool, holder, SMALL),
-    }
+    // Two holders, none of which has a piece when it waits for one: each gets at least a small one in the end.
+    const [keeper, holder]: [Holder, Holder] = [{ held: 0 }, { held: 0 }]
+    const memory = await takePiece(pool, keeper, SMALL, operation)
     try {
-      const how = { engine, pool, holder, operation, node: image.node, size, blockSize, ...memory }
+      const how = { engine, pool, holder, operation, node: image.node, size, blockSize, memory }
       checksum = await new Checksum(how).run()
     } finally {
-      pool.give(holder, memory.states)
-      pool.give(holder, memory.digests)
+      pool.give(keeper, memory)
     }
   }
   const body = JSON.stringify({ algorithm, block_size: blockSize, checksum })
@@ -77,10 +79,8 @@ interface How {
   /** Of the image, bytes. */
   readonly size: number
   readonly blockSize: number
-  /** Memory for what digests have come to: one for each lane, and one for the whole. */
-  readonly states: Piece
-  /** Memory for digests of blocks, in their order. */
-  readonly digests: Piece
+  /** For digests and what they have come to; see DIGESTS. */
+  readonly memory: Piece
 }
 
 class Checksum {
@@ -95,21 +95,22 @@ class Checksum {
   }
 
   async run(): Promise<string> {
-    const { size, blockSize, states, digests } = this.#how
-    const whole = stateAt(states, LANES)
+    const { size, blockSize, memory } = this.#how
+    const whole = stateAt(memory, LANES)
     const blocks = Math.ceil(size / blockSize)
     for (let first = 0; first < blocks; first += KEPT) {
       const count = Math.min(KEPT, blocks - first)
       await this.#hashBlocks(first, count)
       const step = { first: first === 0, last: first + count === blocks }
-      await this.#digest({ ...slotRange(digests), length: count * DIGEST }, whole, step)
+      const kept = { slot: memory.slot, offset: memory.offset + DIGESTS, length: count * DIGEST }
+      await this.#digest(kept, whole, step)
     }
-    return Buffer.from(bytesOf(states, LANES)).toString('hex')
+    return Buffer.from(bytesOf(memory, LANES)).toString('hex')
   }
 
   /** Puts the digests of some blocks where they are kept. */
   async #hashBlocks(first: number, count: number): Promise<void> {
-    const { digests, operation } = this.#how
+    const { memory, operation } = this.#how
     const tasks = new TaskPool(LANES)
     try {
       for (let index = 0; index < count; index++) {
@@ -119,7 +120,7 @@ class Checksum {
         if (lane === undefined) throw new Error('more tasks than lanes')
         await tasks.start(async () => {
           try {
-            digests.bytes.set(await this.#block(first + index, lane), index * DIGEST)
+            memory.bytes.set(await this.#block(first + index, lane), DIGESTS + index * DIGEST)
           } finally {
             this.#lanes.push(lane)
           }
@@ -148,21 +149,21 @@ class Checksum {
 
   /** @param zero  it is known to read as zeroes, and is not read */
   async #hash(offset: number, length: number, lane: number, zero: boolean): Promise<Uint8Array> {
-    const { node, pool, holder, states } = this.#how
+    const { node, pool, holder, memory, operation } = this.#how
     for (let done = 0; done < length; ) {
       const left = length - done
-      const piece = await takePiece(pool, holder, pieceLength(offset + done, left, pool.longest))
+      const piece = await takePiece(pool, holder, pieceLength(offset + done, left, pool.longest), operation)
       try {
         if (zero) piece.bytes.fill(0)
         else await node.read(offset + done, piece)
         const step = { first: done === 0, last: done + piece.length === length }
-        await this.#digest(slotRange(piece), stateAt(states, lane), step)
+        await this.#digest(slotRange(piece), stateAt(memory, lane), step)
         done += piece.length
       } finally {
         pool.give(holder, piece)
       }
     }
-    return bytesOf(states, lane)
+    return bytesOf(memory, lane)
   }
 
   async #digest(from: SlotRange, state: SlotRange, step: { first: boolean; last: boolean }): Promise<void> {

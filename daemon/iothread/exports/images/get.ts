@@ -10,6 +10,7 @@ import { PeerError } from '../../../../protocol/peer-error.js'
 import { corsHeaders } from '../../../http/cors.js'
 import type { Exchange } from '../../../http/exchange.js'
 import type { Holder, Piece, PiecePool } from '../piece-pool.js'
+import { untilGiven } from './memory.js'
 import { pieceLength } from './piece-plan.js'
 import type { ServedImage } from './served-image.js'
 import type { Operation } from './ticket.js'
@@ -102,7 +103,7 @@ class Sending {
         asked = this.#readAhead(asked, end)
         const next = this.#readings[0]
         if (next === undefined) {
-          await new Promise<void>((resolve) => this.#pool.whenGiven(this.#holder, resolve))
+          await untilGiven(this.#pool, this.#holder, this.#operation)
           continue
         }
         const { error } = await next.done

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The images of a worker that are served over HTTP, by ticket. Part of the worker's table of exports.
 
-import { atMost } from '../../../common/deadline.js'
 import { CommandError } from '../../../errors.js'
 import type { ImageRequests } from '../../messages-images.js'
 import { type ImageEnv, ServedImage } from './served-image.js'
@@ -14,16 +13,20 @@ export interface ImageTableEnv extends ImageEnv {
 export class ImageTable {
   readonly #env: ImageTableEnv
   readonly #images = new Map<number, { readonly image: ServedImage; readonly memory: Disposable }>()
+  /** No request is for these any more. */
+  readonly #leaving = new Set<ServedImage>()
 
   constructor(env: ImageTableEnv) {
     this.#env = env
   }
 
+  /** Those that have ended and whose connections are here still among them. */
   get size(): number {
-    return this.#images.size
+    return this.#images.size + this.#leaving.size
   }
   get clients(): number {
-    return [...this.#images.values()].reduce((sum, { image }) => sum + image.clients, 0)
+    const all = [...[...this.#images.values()].map(({ image }) => image), ...this.#leaving]
+    return all.reduce((sum, { clients }) => sum + clients, 0)
   }
 
   readonly handlers = {
@@ -50,21 +53,20 @@ export class ImageTable {
       this.#find(key).ticket.extend(timeout)
       return null
     },
-    'image-end': async ({ key, stop, timeoutMs }: ImageRequests['image-end']['args']) => {
+    'image-retire': ({ key }: ImageRequests['image-retire']['args']) => {
+      void this.#find(key).retire()
+      return null
+    },
+    'image-end': async ({ key, stop }: ImageRequests['image-end']['args']) => {
       const image = this.#find(key)
-      let idle = false
-      const stopped = (stop ? image.cancel() : image.retire()).then(() => {
-        idle = true
-      })
-      await atMost(stopped, timeoutMs)
-      if (!idle) return { gone: false }
+      await (stop ? image.cancel() : image.retire())
       const entry = this.#images.get(key)
       // Somebody else may have waited too.
-      if (entry?.image !== image) return { gone: true }
+      if (entry?.image !== image) return null
       this.#images.delete(key)
-      await image.close()
-      entry.memory[Symbol.dispose]()
-      return { gone: true }
+      using _memory = entry.memory
+      await this.#close(image)
+      return null
     },
   }
 
@@ -72,8 +74,17 @@ export class ImageTable {
   async close(): Promise<void> {
     const all = [...this.#images.values()]
     this.#images.clear()
+    for (const image of this.#leaving) image.cutOff()
     await Promise.all(all.map(({ image }) => image.end()))
     for (const { memory } of all) memory[Symbol.dispose]()
+  }
+
+  /** Whoever ended it does not wait for what its clients owe. */
+  async #close(image: ServedImage): Promise<void> {
+    this.#leaving.add(image)
+    const closed = image.close()
+    void image.left().then(() => this.#leaving.delete(image))
+    await closed
   }
 
   #find(key: number): ServedImage {

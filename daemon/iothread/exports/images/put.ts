@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PUT of bytes: received into pieces of slots and written from there, some pieces at once while more come.
-// Rule: the reply comes when all was written, and flushed unless the client does not want that.
+// Rules: the reply comes when all was written, and flushed unless the client does not want that. A file grows to what came
+// and not to what was announced: one whose upload ends early does not look whole.
 
 import { parseContentRange } from '../../../../protocol/http/range.js'
 import { badRequest, Refusal } from '../../../../protocol/http/refusal.js'
@@ -32,7 +33,7 @@ export async function putBytes(
   const offset = range === undefined ? 0 : parseContentRange(range)
   if (chunked) throw badRequest('a body in chunks is not understood: expected content-length')
   if (length === undefined) throw badRequest('the content-length is missing')
-  await reachOrRefuse(image, offset, length)
+  checkReach(image, offset, length)
   const writes = new TaskPool(AT_ONCE)
   try {
     await writeAll(image, exchange, operation, writes, { pool, holder, offset, length })
@@ -45,16 +46,16 @@ export async function putBytes(
   exchange.reply(200, corsHeaders(exchange.head))
 }
 
-/** @throws Refusal 416 when the range is not inside the ticket, or the image ends before and cannot grow */
-export async function reachOrRefuse(image: ServedImage, offset: number, length: number): Promise<void> {
+/** @throws Refusal 416 when the range is not inside the ticket, or the image ends before and does not grow */
+export function checkReach(image: ServedImage, offset: number, length: number): void {
   const end = offset + length
-  const limit = image.writable
   const beyond = (what: string, size: number) =>
     new Refusal(416, `the range is beyond the end of the ${what}, which has ${size} bytes`, [
       ['content-range', `bytes */${size}`],
     ])
-  if (end > limit) throw beyond('ticket', limit)
-  if (length > 0 && !(await image.reach(end))) throw beyond('image', image.node.length())
+  if (end > image.writable) throw beyond('ticket', image.writable)
+  const size = image.node.length()
+  if (length > 0 && end > size && !image.grows) throw beyond('image', size)
 }
 
 interface Body {
@@ -74,6 +75,7 @@ async function writeAll(
 ): Promise<void> {
   const write = (at: number, piece: Piece, bytes: number) => async () => {
     try {
+      await image.reach(at, bytes)
       await image.node.write(at, bytes === piece.length ? piece : { ...piece, length: bytes })
       operation.touched(at, bytes)
     } finally {
@@ -84,7 +86,7 @@ async function writeAll(
     await writes.room()
     operation.check()
     const at = offset + done
-    const piece = await takePiece(pool, holder, pieceLength(at, length - done, pool.longest))
+    const piece = await takePiece(pool, holder, pieceLength(at, length - done, pool.longest), operation)
     const got = await fill(exchange, piece).catch((error: unknown) => {
       pool.give(holder, piece)
       throw error

@@ -3,7 +3,10 @@
 // Rule: a connection is here as long as its requests name this ticket; the first that names another takes it away.
 
 import type { IoEngine } from '../../../../native/types.js'
+import type { Clock } from '../../../common/clock.js'
+import { giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
+import { HEAD_MS, LEAVE_MS } from '../../../http/limits.js'
 import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
 import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
@@ -15,14 +18,15 @@ import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.
 import type { Holder, PiecePool } from '../piece-pool.js'
 import { ImageAnswers } from './answers.js'
 import { Ticket } from './ticket.js'
-
-/** For the head of a request, milliseconds. */
-const HEAD_MS = 30_000
+import type { Turns } from './turns.js'
 
 export interface ImageEnv {
   readonly graph: Graph
   readonly engine: IoEngine
   readonly pool: PiecePool
+  readonly clock: Clock
+  /** Those who make checksums. */
+  readonly checksums: Turns
   report(report: ImageReport): void
   /** A disk said no, or a client was lost. */
   log(level: 'info' | 'warn', fields: Readonly<Record<string, unknown>>, text: string): void
@@ -35,6 +39,8 @@ export interface ImageEnv {
 /** A connection, and what memory it has. */
 interface Client extends Holder {
   readonly stream: HttpStream
+  /** Resolves when it is here no more, and that was reported. */
+  served: Promise<void>
 }
 
 export class ServedImage {
@@ -44,8 +50,6 @@ export class ServedImage {
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
-  /** Requests that grow the node, one after the other. */
-  #growing: Promise<void> = Promise.resolve()
   #retired = false
   #freshening: Promise<void> | undefined
 
@@ -81,6 +85,12 @@ export class ServedImage {
     return Math.min(this.writable, this.node.length())
   }
 
+  /** Whether what is written behind the end makes the node longer. */
+  get grows(): boolean {
+    const { driver } = this.node
+    return this.ticket.spec.own && driver.can.resize && driver.grow !== undefined
+  }
+
   /** Bytes that may be written. */
   get writable(): number {
     return this.ticket.spec.size ?? this.node.length()
@@ -105,15 +115,15 @@ export class ServedImage {
     let stream: HttpStream
     const idleMs = this.ticket.spec.inactivityTimeout * 1000
     try {
-      stream = new HttpStream(fd, rest, { idleMs, headMs: HEAD_MS })
+      stream = new HttpStream(fd, rest, { idleMs, headMs: HEAD_MS }, this.#env.clock)
     } catch (error) {
       const text = `a client could not be served: ${(error as Error).message}`
       throw new CommandError(text, 'GenericError', { cause: error })
     }
-    const client: Client = { stream, held: 0 }
+    const client: Client = { stream, held: 0, served: Promise.resolve() }
     this.#clients.set(connection, client)
     this.#env.came()
-    void this.#serve(connection, client)
+    client.served = this.#serve(connection, client)
   }
 
   async #serve(connection: number, client: Client): Promise<void> {
@@ -130,17 +140,10 @@ export class ServedImage {
     this.#env.left()
   }
 
-  /** Makes the node reach to `end`, where it may grow. @returns false where it may not */
-  async reach(end: number): Promise<boolean> {
-    if (end <= this.node.length()) return true
-    if (!this.ticket.spec.own || !this.node.driver.can.resize) return false
-    const grown = this.#growing.then(async () => {
-      if (end > this.node.length()) await this.node.resize(end)
-    })
-    // Whoever comes next tries for itself.
-    this.#growing = grown.catch(() => undefined)
-    await grown
-    return true
+  /** Makes a node that grows reach to the end of a range, just before that is written: it is as long as what came. */
+  async reach(offset: number, length: number): Promise<void> {
+    if (offset + length <= this.node.length() || !this.grows) return
+    await this.node.withDriver(async (driver) => driver.grow?.(offset, length))
   }
 
   /** Looks anew at an image that others may have changed: one that was opened for its ticket, to read it. */
@@ -163,23 +166,43 @@ export class ServedImage {
     return this.ticket.idle()
   }
 
-  /** After cancel() or retire(): connections go back to where they came from, and the node to its others. */
+  /**
+   * After cancel() or retire(): the node goes back to its others, and connections to where they came from, each when its
+   * client has taken its reply and sent what it owes of a request.
+   */
   async close(): Promise<void> {
+    this.#retired = true
     for (const { stream } of this.#clients.values()) stream.askBack()
     await this.#release()
+  }
+
+  /** After close(): resolves when no connection is left; who takes too long is cut off. */
+  async left(): Promise<void> {
+    const off = this.#env.clock.after(LEAVE_MS, () => this.cutOff())
+    await this.#gone()
+    off()
+  }
+
+  /** No client has any more time. */
+  cutOff(): void {
+    for (const { stream } of [...this.#clients.values()]) stream.close()
   }
 
   /** The end of everything. */
   async end(): Promise<void> {
     const canceled = this.ticket.cancel()
-    for (const { stream } of [...this.#clients.values()]) stream.close()
+    this.cutOff()
     await canceled
     await this.#release()
+    await this.#gone()
   }
 
   async #release(): Promise<void> {
-    await this.dirty?.release()
-    await this.#claim.release()
+    await giveBack([() => this.#claim.release(), () => this.dirty?.release()])
+  }
+
+  async #gone(): Promise<void> {
+    await Promise.all([...this.#clients.values()].map(({ served }) => served))
   }
 }
 

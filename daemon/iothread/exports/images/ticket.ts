@@ -96,6 +96,8 @@ export class Operation implements Disposable {
   readonly #touched: (offset: number, length: number) => void
   readonly #end: () => void
   #stopped: Refusal | undefined
+  /** Who waits for something, and no more when it is stopped. */
+  readonly #waiting = new Set<() => void>()
 
   constructor(stop: Stop, touched: (offset: number, length: number) => void, end: () => void) {
     this.#stop = stop
@@ -108,6 +110,12 @@ export class Operation implements Disposable {
     if (this.#stopped !== undefined) throw this.#stopped
   }
 
+  /** Calls when it is stopped. @returns what calls that off */
+  whenStopped(call: () => void): () => void {
+    this.#waiting.add(call)
+    return () => this.#waiting.delete(call)
+  }
+
   /** So much of the image was read or written. */
   touched(offset: number, length: number): void {
     this.#touched(offset, length)
@@ -116,6 +124,7 @@ export class Operation implements Disposable {
   stop(refusal: Refusal): void {
     this.#stopped = refusal
     this.#stop(refusal)
+    for (const call of [...this.#waiting]) call()
   }
 
   [Symbol.dispose](): void {

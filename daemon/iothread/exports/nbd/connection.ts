@@ -229,6 +229,7 @@ export class Connection implements WireUser, ReplySink {
 
   /** Begins what was received. @returns false: nothing more can be begun now */
   #take(): boolean {
+    const received = this.#inbox.subarray(0, this.#end)
     try {
       while (this.#state === 'open') {
         if (this.#incoming !== undefined) {
@@ -236,7 +237,7 @@ export class Connection implements WireUser, ReplySink {
           continue
         }
         if (this.#skip > 0) this.#skipSome()
-        const request = parseRequest(this.#inbox.subarray(0, this.#end), this.#start, this.#agreed.replies)
+        const request = parseRequest(received, this.#start, this.#agreed.replies)
         if (request === undefined) return true
         if (this.#inFlight >= MOST_REQUESTS || this.#wire.waiting > this.#env.pool.longest) {
           this.#pause()
