@@ -5,9 +5,11 @@
 import type { JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import { DirtyBitmap } from '../block/dirty-bitmap.js'
+import type { Guests } from '../block/guests.js'
 import type { BlockNode } from '../block/node.js'
 import type { Layers } from '../copy/allocated.js'
 import type { Buffers } from '../copy/buffers.js'
+import { Courtesy } from '../copy/courtesy.js'
 import { CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BodyProgress, JobControl } from './body.js'
@@ -23,6 +25,7 @@ const MAX_CHUNKS = 2 ** 28
 export interface Pass {
   readonly source: BlockNode
   readonly target: BlockNode
+  readonly guests: Guests
   readonly below?: 'kept' | 'cut'
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
@@ -40,7 +43,7 @@ export class OnePass {
   #marked = false
   #flushed: JobReceipt['flush'] = 'not-reached'
 
-  constructor({ source, target, below, speed }: Pass, buffers: Buffers, control: JobControl) {
+  constructor({ source, target, guests, below, speed }: Pass, buffers: Buffers, control: JobControl) {
     this.#source = source
     this.#target = target
     this.#control = control
@@ -49,6 +52,7 @@ export class OnePass {
     this.#engine = new CopyEngine({
       ...{ source, target, buffers, control, bitmap: this.#bitmap, limit: this.#limit },
       ...{ tasks: Math.max(1, Math.floor(IN_FLIGHT / buffers.slotSize)), piece: buffers.slotSize },
+      courtesy: new Courtesy(guests, IN_FLIGHT),
       ...{ unmap: true, targetIsZero: false, ...(below !== undefined && { below }) },
     })
   }
