@@ -7,7 +7,7 @@ import type { IoEngine } from '../../native/types.js'
 import { atMost } from '../common/deadline.js'
 import { toWire } from '../common/worker-messages.js'
 import type { Extent } from './block/driver.js'
-import { Graph } from './block/graph.js'
+import { Graph, type GraphLog } from './block/graph.js'
 import { SECTOR } from './block/node.js'
 import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
@@ -26,7 +26,7 @@ import { appendOverlay, emptyImage, nameBacking } from './jobs/overlay.js'
 import type { Policy } from './jobs/runner.js'
 import { StreamJob } from './jobs/stream.js'
 import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
-import { Transactions } from './transactions.js'
+import { type PrepareJob, Transactions } from './transactions.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs or an export has clients. */
 const REFRESH_MS = 1000
@@ -53,9 +53,10 @@ export class Iothread {
   constructor(engine: IoEngine, post: (message: FromWorker) => void) {
     this.#engine = engine
     this.#post = post
+    const log: GraphLog = (level, fields, text) => this.#report({ kind: 'log', level, fields, text })
     this.#graph = new Graph({
       engine,
-      log: (level, fields, text) => this.#report({ kind: 'log', level, fields, text }),
+      log,
       changed: (nodes, gone) => this.#report({ kind: 'nodes', nodes, gone }),
       rearranged: (report) => this.#report({ kind: 'graph', ...report }),
       corrupted: (report) => this.#report({ kind: 'image-corrupted', ...report }),
@@ -74,10 +75,11 @@ export class Iothread {
       came: () => this.#watch(),
       left: () => this.#look(),
     })
-    this.#transactions = new Transactions(this.#graph, async (id, spec) => {
+    const prepareJob: PrepareJob = async (id, spec) => {
       const { start, undo } = await this.#prepare(id, spec)
       return { start: () => start().then(() => this.#watch()), undo }
-    })
+    }
+    this.#transactions = new Transactions(this.#graph, prepareJob, log)
     this.#handlers = this.#makeHandlers()
   }
 

@@ -3,10 +3,11 @@
 // main thread has heard from all workers. Used by the worker's root object.
 // Invariant: what is not kept is undone, and no node is held still after the end, whatever is stuck.
 
-import { CommandError } from '../errors.js'
+import { type Failure, giveBack } from '../common/give-back.js'
+import { CommandError, IoError } from '../errors.js'
 import type { BitmapChange } from './block/bitmaps/named-bitmap.js'
 import type { Release } from './block/claims.js'
-import type { Graph } from './block/graph.js'
+import type { Graph, GraphLog } from './block/graph.js'
 import type { PreparedJob } from './jobs/job-table.js'
 import type { JobSpec, Requests } from './messages.js'
 import type { BitmapAction } from './messages-bitmaps.js'
@@ -17,7 +18,7 @@ type Handlers = {
 }
 
 /** Prepares a job; what it refuses means there never was one. */
-type PrepareJob = (id: string, spec: JobSpec) => Promise<PreparedJob>
+export type PrepareJob = (id: string, spec: JobSpec) => Promise<PreparedJob>
 
 type Done =
   | { readonly kind: 'job'; readonly job: PreparedJob }
@@ -39,11 +40,13 @@ class Transaction {
 export class Transactions {
   readonly #graph: Graph
   readonly #prepareJob: PrepareJob
+  readonly #log: GraphLog
   readonly #open = new Map<number, Transaction>()
 
-  constructor(graph: Graph, prepareJob: PrepareJob) {
+  constructor(graph: Graph, prepareJob: PrepareJob, log: GraphLog) {
     this.#graph = graph
     this.#prepareJob = prepareJob
+    this.#log = log
   }
 
   get handlers(): Handlers {
@@ -84,8 +87,7 @@ export class Transactions {
         if (abort.signal.aborted) throw new CommandError('the transaction was given up')
       }
     } catch (error) {
-      await this.#undo(transaction)
-      throw error
+      await this.#undo(transaction, { error })
     }
     return null
   }
@@ -116,24 +118,32 @@ export class Transactions {
       }
     transaction.letGo()
     for (const job of jobs) await job.start()
-    try {
-      for (const { node, name } of removed) await this.#graph.bitmaps.removeStored(node, name)
-    } finally {
-      await this.#release(transaction)
-    }
+    for (const { node, name } of removed)
+      await this.#afterwards(node, this.#graph.bitmaps.removeStored(node, name))
+    await this.#afterwards(undefined, this.#release(transaction))
     return null
   }
 
-  async #release(transaction: Transaction): Promise<void> {
-    await transaction.release?.()
-    transaction.release = undefined
-    this.#graph.reportBitmaps()
+  /** The changes are made: what fails behind them is told in the log, and does not make them undone. */
+  async #afterwards(node: string | undefined, work: Promise<void>): Promise<void> {
+    try {
+      await work
+    } catch (error) {
+      if (!(error instanceof IoError || error instanceof CommandError)) throw error
+      const text = node === undefined ? 'images could not be released' : 'a removed bitmap stays in its image'
+      this.#log('error', { ...(node !== undefined && { node }), error: error.message }, text)
+    }
   }
 
-  async #undo(transaction: Transaction): Promise<void> {
-    for (const each of transaction.done.splice(0).reverse())
-      if (each.kind === 'job') await each.job.undo()
-      else each.change.undo()
-    await this.#release(transaction)
+  async #release(transaction: Transaction): Promise<void> {
+    const { release } = transaction
+    transaction.release = undefined
+    await giveBack([() => this.#graph.reportBitmaps(), ...(release === undefined ? [] : [release])])
+  }
+
+  async #undo(transaction: Transaction, before?: Failure): Promise<void> {
+    const done = transaction.done.splice(0)
+    const undo = (each: Done) => () => (each.kind === 'job' ? each.job.undo() : each.change.undo())
+    await giveBack([() => this.#release(transaction), ...done.map(undo)], before)
   }
 }

@@ -8,9 +8,11 @@ import { atMost } from '../../common/deadline.js'
 import type { CopyMode, JobProgress, JobReceipt, JobReport, JobResult } from '../../common/job-messages.js'
 import { CommandError } from '../../errors.js'
 import type { Seat } from '../budgets.js'
+import { JobEvents, type JobNumbers } from './job-events.js'
 import { accepts, isDone, isOver, type JobState, type JobVerb, mayFollow, refusal } from './life.js'
-import { isBlockJob, type JobPlan } from './plan.js'
+import type { JobPlan } from './plan.js'
 import type { JobSurroundings, JobWorker } from './surroundings.js'
+import { Verbs } from './verbs.js'
 import { Verdicts } from './verdicts.js'
 
 export type IoStatus = 'ok' | 'failed' | 'nospace'
@@ -52,6 +54,8 @@ export class Job {
   #receipt: JobReceipt | undefined
   #result: JobResult | undefined
   readonly #verdicts: Verdicts
+  readonly #verbs: Verbs
+  readonly #events: JobEvents
 
   constructor(plan: JobPlan, around: JobSurroundings) {
     this.plan = plan
@@ -60,6 +64,8 @@ export class Job {
     this.#copyMode = plan.copyMode
     this.#autoDismiss = plan.autoDismiss
     this.#verdicts = new Verdicts(plan.id, around.events)
+    this.#verbs = new Verbs(plan.id, around)
+    this.#events = new JobEvents(plan, around.events)
     this.ended = new Promise((resolve) => {
       this.#tellEnded = resolve
     })
@@ -113,7 +119,7 @@ export class Job {
     switch (report.kind) {
       case 'job-running':
         this.#progress = report.progress
-        this.#emitStatus()
+        this.#events.status(this.#state)
         this.#to('running')
         return
       case 'job-progress':
@@ -156,18 +162,18 @@ export class Job {
     this.#check('cancel')
     if (!force && this.#userPaused)
       throw new CommandError(`The block job for device '${this.id}' is currently paused`)
-    if (isDone(this.#state)) return this.#cancelDone()
+    if (isDone(this.#state)) return this.#undo()
     if (!force && this.#state === 'ready') {
       if (this.#wish !== 'none') return
       this.#wish = 'soft'
-      this.#tell('job-complete', { id: this.id, pivot: false })
+      this.#verbs.tell('job-complete', { id: this.id, pivot: false })
       return
     }
     if (this.#wish === 'forced') return
     this.#wish = 'forced'
     this.#around.group?.failed()
     if (this.#userPaused) this.#forgetPause()
-    this.#tell('job-cancel', { id: this.id })
+    this.#verbs.tell('job-cancel', { id: this.id })
     if (this.plan.type === 'backup') await atMost(this.#around.group?.ended ?? this.ended, CANCEL_MS)
   }
 
@@ -177,9 +183,7 @@ export class Job {
     if (this.#userPaused) throw new CommandError('Job is already paused')
     this.#userPaused = true
     if (this.#wish === 'forced') return
-    await this.worker
-      .request('job-pause', { id: this.id })
-      .catch((error) => this.#unheard('job-pause', error))
+    await this.#verbs.pause()
   }
 
   resume(): void {
@@ -187,8 +191,8 @@ export class Job {
     this.#check('resume')
     this.#forgetPause()
     if (this.#wish === 'forced') return
-    this.#tell('job-resume', { id: this.id })
-    if (this.#completeLater) this.#tell('job-complete', { id: this.id, pivot: true })
+    this.#verbs.tell('job-resume', { id: this.id })
+    if (this.#completeLater) this.#verbs.tell('job-complete', { id: this.id, pivot: true })
     this.#completeLater = false
   }
 
@@ -199,7 +203,7 @@ export class Job {
     if (this.#wish === 'complete') return
     this.#wish = 'complete'
     if (this.#userPaused) this.#completeLater = true
-    else this.#tell('job-complete', { id: this.id, pivot: true })
+    else this.#verbs.tell('job-complete', { id: this.id, pivot: true })
   }
 
   /** @param speed  bytes per second, 0 = no limit */
@@ -207,12 +211,12 @@ export class Job {
     this.#check('set-speed')
     if (speed < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
     this.#speed = speed
-    this.#tell('job-set-speed', { id: this.id, speed })
+    this.#verbs.tell('job-set-speed', { id: this.id, speed })
   }
 
   /** Its budget gives it another share. @param share  bytes per second, 0 = no limit */
   setShare(share: number): void {
-    if (accepts(this.#state, 'set-speed')) this.#tell('job-set-share', { id: this.id, share })
+    if (accepts(this.#state, 'set-speed')) this.#verbs.tell('job-set-share', { id: this.id, share })
   }
 
   change(copyMode: CopyMode): void {
@@ -222,7 +226,7 @@ export class Job {
     if (copyMode === 'background')
       throw new CommandError("Change to copy mode 'background' is not implemented")
     this.#copyMode = copyMode
-    this.#tell('job-change', { id: this.id, copyMode })
+    this.#verbs.tell('job-change', { id: this.id, copyMode })
   }
 
   /** Answers when the job is concluded. */
@@ -258,11 +262,7 @@ export class Job {
   }
 
   #onIoError(report: Extract<JobReport, { kind: 'job-error' }>): void {
-    this.#around.events.emit('BLOCK_JOB_ERROR', {
-      device: this.id,
-      operation: report.operation,
-      action: report.action,
-    })
+    this.#events.error(report)
     if (report.action !== 'stop' || this.#wish === 'forced') return
     this.#userPaused = true
     if (this.#ioStatus === 'ok') this.#ioStatus = report.nospace ? 'nospace' : 'failed'
@@ -303,8 +303,7 @@ export class Job {
   /** Nobody else is waited for. For the group; others do it by themselves. */
   pend(): void {
     this.#to('pending')
-    if (!this.plan.autoFinalize && isBlockJob(this.plan.type))
-      this.#around.events.emit('BLOCK_JOB_PENDING', { type: this.plan.type, id: this.id })
+    if (!this.plan.autoFinalize) this.#events.pending()
   }
 
   /** Another one of its group failed. */
@@ -323,36 +322,21 @@ export class Job {
   async commit(): Promise<void> {
     if (this.#state !== 'pending' || this.#finalizing) return
     this.#finalizing = true
-    const failure = await this.#ask(true)
+    const failure = await this.#verbs.finalize(true)
     this.#finalizing = false
     if (this.#state !== 'pending') return
     if (failure !== undefined) this.#abort(failure, false)
     else this.#conclude('BLOCK_JOB_COMPLETED')
   }
 
-  async #cancelDone(): Promise<void> {
-    this.#wish = 'forced'
-    await this.#undo()
-  }
-
   async #undo(): Promise<void> {
+    this.#wish = 'forced'
     this.#error = CANCELLED
     this.#cancelled = true
     this.#to('aborting')
     this.#around.group?.failed()
-    await this.#ask(false)
+    await this.#verbs.finalize(false)
     if (this.#state === 'aborting') this.#conclude('BLOCK_JOB_CANCELLED')
-  }
-
-  /** @returns the reason when the worker could not do it */
-  async #ask(commit: boolean): Promise<string | undefined> {
-    try {
-      await this.worker.request('job-finalize', { id: this.id, commit })
-      return undefined
-    } catch (error) {
-      this.#unheard('job-finalize', error)
-      return error instanceof Error ? error.message : String(error)
-    }
   }
 
   #abort(error: string, cancelled: boolean): void {
@@ -364,12 +348,8 @@ export class Job {
   }
 
   #conclude(event: 'BLOCK_JOB_COMPLETED' | 'BLOCK_JOB_CANCELLED'): void {
-    if (isBlockJob(this.plan.type)) {
-      const failed = event === 'BLOCK_JOB_COMPLETED' && this.#error !== undefined
-      if (failed)
-        this.#around.events.emit('BLOCK_JOB_COMPLETED', { ...this.#numbers(), error: this.#error ?? '' })
-      else this.#around.events.emit(event, this.#numbers())
-    }
+    if (event === 'BLOCK_JOB_CANCELLED') this.#events.cancelled(this.#numbers())
+    else this.#events.completed(this.#numbers(), this.#error)
     this.#around.concluded()
     this.#to('concluded')
     if (this.#autoDismiss) {
@@ -384,7 +364,7 @@ export class Job {
     this.#leavePause()
     if (this.#state !== 'running') return
     this.#to('ready')
-    this.#around.events.emit('BLOCK_JOB_READY', this.#numbers())
+    this.#events.ready(this.#numbers())
     if (wasPaused) this.#to('standby')
   }
 
@@ -406,34 +386,14 @@ export class Job {
     this.#leavePause()
   }
 
-  #numbers() {
+  #numbers(): JobNumbers {
     const { len, offset } = this.#progress
-    return { device: this.id, type: this.plan.type, len, offset, speed: this.#speed }
+    return { len, offset, speed: this.#speed }
   }
 
   #to(state: JobState): void {
     assert(mayFollow(this.#state, state), `job ${this.id}: ${this.#state} cannot become ${state}`)
     this.#state = state
-    this.#emitStatus()
-  }
-
-  #emitStatus(): void {
-    this.#around.events.emit('JOB_STATUS_CHANGE', { id: this.id, status: this.#state })
-  }
-
-  /** Sends a verb that is answered by reports. A worker that cannot hear ends, and its end ends the job. */
-  #tell(...[name, args]: Told): void {
-    this.worker.request(name, args).catch((error) => this.#unheard(name, error))
-  }
-
-  #unheard(verb: string, error: unknown): void {
-    this.#around.log.debug({ job: this.id, verb, err: error }, 'the worker refused a verb')
+    this.#events.status(this.#state)
   }
 }
-
-type Told =
-  | ['job-cancel' | 'job-resume', { id: string }]
-  | ['job-complete', { id: string; pivot: boolean }]
-  | ['job-set-speed', { id: string; speed: number }]
-  | ['job-set-share', { id: string; share: number }]
-  | ['job-change', { id: string; copyMode: CopyMode }]

@@ -18,7 +18,7 @@ export interface CbwPolicy {
 
 export class BeforeWrite {
   readonly #snapshot: Snapshot
-  readonly #policy: CbwPolicy
+  #policy: CbwPolicy
   readonly #broken: (error: unknown) => void
   /** Lets the changes go on that wait. */
   readonly #waiting = new Set<() => void>()
@@ -33,14 +33,20 @@ export class BeforeWrite {
     this.#broken = broken
   }
 
+  /** Another policy, for changes that come from now on. */
+  follow(policy: CbwPolicy): void {
+    this.#policy = policy
+  }
+
   /** Resolves when a change of the range may go on. Rejects when it is to fail. */
   async before(offset: number, length: number): Promise<void> {
     if (this.#over || this.#snapshot.isOver(offset, length)) return
+    const policy = this.#policy
     try {
-      await this.#copied(offset, length)
+      await this.#copied(offset, length, policy)
     } catch (error) {
       if (this.#over) return
-      if (this.#policy.onError === 'break-guest-write') throw error
+      if (policy.onError === 'break-guest-write') throw error
       if (!this.#snapshot.broken) {
         this.#snapshot.break()
         this.letGo()
@@ -66,9 +72,8 @@ export class BeforeWrite {
     this.letGo()
   }
 
-  #copied(offset: number, length: number): Promise<void> {
+  #copied(offset: number, length: number, { timeoutMs }: CbwPolicy): Promise<void> {
     return new Promise((resolve, reject) => {
-      const { timeoutMs } = this.#policy
       const late = () => reject(new IoError(ETIMEDOUT, 'write', this.#snapshot.source.name, offset, length))
       const timer = timeoutMs > 0 ? setTimeout(late, timeoutMs) : undefined
       const left = () => {

@@ -39,6 +39,7 @@ interface Direct extends Use {
   node: BlockNode
   /** Undefined: its user stays where it is. */
   readonly moved: Moved | undefined
+  readonly standing: boolean
 }
 
 /** A change that was made and may still be taken back. */
@@ -71,6 +72,8 @@ export interface ClaimHow {
   readonly moved?: Moved | undefined
   /** A parent of the node for which nothing changes, whatever is done here: what it shows does not come from this node. */
   readonly beside?: BlockNode | undefined
+  /** The node's own; see Standing. */
+  readonly standing?: boolean
 }
 
 export class Claims {
@@ -96,7 +99,7 @@ export class Claims {
     user: string,
     node: BlockNode,
     permissions: Permissions,
-    { moved, beside }: ClaimHow = {},
+    { moved, beside, standing = false }: ClaimHow = {},
   ): Promise<Release> {
     const leaves = this.#records.leaves(node)
     using _turn = await this.turn(leaves)
@@ -105,7 +108,7 @@ export class Claims {
     const unused = this.#records
       .tree(node)
       .filter((record) => this.#wanted(record.node, before) === undefined)
-    const use: Direct = { user, role: 'root', permissions, node, moved, beside }
+    const use: Direct = { user, role: 'root', permissions, node, moved, beside, standing }
     this.#direct.set(node, [use, ...(this.#direct.get(node) ?? [])])
     const locked: BlockNode[] = []
     try {
@@ -202,7 +205,7 @@ export class Claims {
   }
 
   isClaimed(node: BlockNode): boolean {
-    return (this.#direct.get(node)?.length ?? 0) > 0
+    return (this.#direct.get(node) ?? []).some(({ standing }) => !standing)
   }
 
   /** What all users of a node want together; undefined without users. */

@@ -158,6 +158,13 @@ export interface BlockDriver {
   lock?(permissions: Permissions | undefined): Promise<void>
   /** On reopening, while the node is drained: takes over the locks of the driver that was in use until now. */
   takeOver?(previous: BlockDriver): Promise<void>
+  /**
+   * Called when the node is in the graph and has what childPermissions() asks for: the driver uses what lies below by itself from now
+   * on, whoever uses the node, until end(). Not called again for a driver that is opened in the place of another.
+   */
+  begin?(): Promise<void>
+  /** The node is being removed, or begin() has failed. */
+  end?(): Promise<void>
   /** Lets requests go on that the driver itself holds back without end; called before it is replaced or closed. */
   release?(): void
   /**

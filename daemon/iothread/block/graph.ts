@@ -19,8 +19,9 @@ import type { BlockNode } from './node.js'
 import { NodeFacts } from './node-facts.js'
 import { duplicate, Opener } from './opener.js'
 import { type NodeRecord, Records } from './records.js'
-import { commitReopen, planReopen, type Reopened, type ReopenStep } from './reopen.js'
+import { commitReopen, isWritten, planReopen, type Reopened, type ReopenStep } from './reopen.js'
 import { Snapshot, type SnapshotOptions } from './snapshot.js'
+import { Standing } from './standing.js'
 import { Surgery } from './surgery.js'
 import { type BitmapFacts, type TopFilter, type TopFilterKind, TopFilters } from './top-filters.js'
 import { makeWritable, type WriteAccess } from './write-access.js'
@@ -49,6 +50,7 @@ export class Graph {
   readonly #env: GraphEnv
   readonly #records = new Records()
   readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))
+  readonly #standing = new Standing(this.#claims)
   readonly #opener: Opener
   readonly #filters: TopFilters
   readonly surgery: Surgery
@@ -88,8 +90,12 @@ export class Graph {
     const opened: NodeRecord[] = []
     try {
       await this.#opener.open(spec, spec, opened)
+      for (const record of opened) await this.#standing.begin(record)
     } catch (error) {
-      for (const record of opened.reverse()) await this.#opener.close(record)
+      for (const record of opened.reverse()) {
+        await this.#endStanding(record)
+        await this.#opener.close(record)
+      }
       throw error
     }
     for (const record of opened) await this.#facts.ask(record)
@@ -125,6 +131,7 @@ export class Graph {
       one.closing = true
       one.node.driver.release?.()
     }
+    for (const one of own) await this.#endStanding(one)
     // After claims and reopenings that are under way; later ones find the node gone.
     using _turn = await this.#claims.turn(this.#records.leaves(record.node))
     for (const one of own) {
@@ -137,6 +144,11 @@ export class Graph {
     )
   }
 
+  async #endStanding(record: NodeRecord): Promise<void> {
+    const failed = (error: unknown) => this.#failed(record.node.name, 'unlock', error)
+    await this.#standing.end(record).catch(failed)
+  }
+
   /** Opens the nodes anew with other options: all or none. */
   async reopen(specs: readonly NodeSpec[]): Promise<void> {
     await this.#reopen(planReopen(specs, this.#records, this.#claims))
@@ -144,7 +156,12 @@ export class Graph {
 
   /** A node that is only read becomes writable, until it is given back. */
   makeWritable(node: BlockNode): Promise<WriteAccess> {
-    return makeWritable(this.#records.get(node.name), this.#records, (steps) => this.#reopen(steps))
+    return makeWritable(this.#records.get(node.name), {
+      records: this.#records,
+      reopen: (steps) => this.#reopen(steps),
+      isWritten: (each) => isWritten(each, this.#claims),
+      kept: (names) => this.keptWritable(names),
+    })
   }
 
   /** Nodes that stay writable: whoever opens them elsewhere is to know. */

@@ -7,9 +7,10 @@
 //
 // Rule: as long as a node is lent there is nothing that would have to be done for each request: no listener, no hook, no
 // drained section, no detection of zeroes. Whoever brings such a thing calls back first; then no new request is begun by the borrower,
-// and one that is under way ends as one that came through the node, or is brought to the node.
+// and one that is under way ends as one that came through the node, or is brought to the node. A write that is not brought there
+// either, because nobody wants its answer any more, may be in the file all the same: the borrower says where when he gives back.
 
-import type { FileId } from '../../../native/types.js'
+import type { FileId, Range } from '../../../native/types.js'
 
 /** What was done with what was lent. */
 export interface LoanCounts {
@@ -38,8 +39,11 @@ export interface LentFile {
 
 export interface Loan {
   readonly lent: LentFile
-  /** Once: nothing of the borrower's is under way any more. */
-  back(): void
+  /**
+   * Once: nothing of the borrower's is under way any more.
+   * @param begun  where a write was begun, and perhaps ended, that is not among what was counted
+   */
+  back(begun: Range | undefined): void
 }
 
 /** The counters of a node that loans change. */

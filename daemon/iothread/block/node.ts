@@ -8,58 +8,36 @@
 
 import type { Range } from '../../../native/types.js'
 import { EINVAL, ENOTSUP, EPERM } from '../../common/errno.js'
-import { Cancelled, IoError, type IoOp } from '../../errors.js'
+import { IoError, type IoOp } from '../../errors.js'
 import type { NodeStats } from '../messages.js'
 import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
+import { clipped } from './clipped.js'
 import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
+import { InFlight } from './in-flight.js'
 import { type Borrower, type Loan, Loans } from './loans.js'
+import { newCounters } from './node-counters.js'
 import type { NodeOptions } from './options.js'
-import { eachPiece } from './pieces.js'
+import { areWhole, eachPiece } from './pieces.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
+import { type BeforeWrite, type DirtyListener, NOBODY, Watchers } from './watchers.js'
 
 /** Sizes are told to users in sectors of this many bytes; the last one may be partial in storage. */
 export const SECTOR = 512
 
-export type DirtyListener = (offset: number, length: number) => void
-export type BeforeWrite = (offset: number, length: number) => Promise<void>
 /** Whether the bytes of a slice are all zero. */
 export type ZeroScan = (slice: Slice) => boolean
-
-type Counters = { -readonly [K in keyof NodeStats]: NodeStats[K] }
 
 export class BlockNode {
   readonly name: string
   readonly bitmaps: NodeBitmaps
   readonly #isZero: ZeroScan
-  readonly #counters: Counters = {
-    reads: 0,
-    readBytes: 0,
-    writes: 0,
-    writeBytes: 0,
-    zeroes: 0,
-    zeroBytes: 0,
-    discards: 0,
-    discardBytes: 0,
-    flushes: 0,
-    failedReads: 0,
-    failedWrites: 0,
-    failedFlushes: 0,
-    writeHighest: 0,
-  }
+  readonly #counters = newCounters()
   readonly #loans = new Loans(this.#counters)
   readonly #ranges = new RangeLock()
-  readonly #dirtyListeners: DirtyListener[] = []
-  /** Replaced when it changes: whoever was told by an older list has not told everybody. */
-  #beforeWrite: readonly BeforeWrite[] = NOBODY
+  readonly #watchers = new Watchers()
+  readonly #flow = new InFlight()
   #driver: BlockDriver
   #options: NodeOptions
-  #inFlight = 0
-  /** Drained sections that are open. New requests wait for `#gate` while there is one. */
-  #drains = 0
-  #gate: Promise<void> | undefined
-  #openGate: (() => void) | undefined
-  /** Called when the last request in flight ends. */
-  #quiet: (() => void)[] = []
 
   /** Only the graph makes nodes. */
   constructor(
@@ -107,25 +85,25 @@ export class BlockNode {
    * @returns with `how.scan`: whether all bytes read are zero; else false
    */
   async read(offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
-    while (this.#gate !== undefined) await this.#gate
+    while (this.#flow.gate !== undefined) await this.#flow.gate
     this.#check('read', offset, into.length)
     this.#counters.reads += 1
     this.#counters.readBytes += into.length
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
       return await this.#driver.read(offset, into, how)
     } catch (error) {
       this.#counters.failedReads += 1
       throw error
     } finally {
-      this.#leave()
+      this.#flow.leave()
     }
   }
 
   async write(offset: number, from: Slice, how?: WriteHow): Promise<void> {
     const length = from.length
     let told = NOBODY
-    while (this.#gate !== undefined || told !== this.#beforeWrite)
+    while (this.#flow.gate !== undefined || told !== this.#watchers.before)
       told = await this.#announce('write', offset, length, told)
     this.#checkChange('write', offset, length)
     const plain = how?.fua !== true && how?.below !== true
@@ -135,7 +113,7 @@ export class BlockNode {
     this.#counters.writes += 1
     this.#counters.writeBytes += length
     let hold: RangeHold | undefined
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.write(offset, from, how ?? PLAIN)
@@ -153,9 +131,9 @@ export class BlockNode {
    * @returns with `how.scan`: whether all bytes read are zero; else false
    */
   async readPieces(pieces: readonly Range[], into: Slice, atOnce: number, how?: ReadHow): Promise<boolean> {
-    while (this.#gate !== undefined) await this.#gate
+    while (this.#flow.gate !== undefined) await this.#flow.gate
     const driver = this.#driver
-    if (driver.readPieces === undefined || !this.#whole(pieces)) {
+    if (driver.readPieces === undefined || !this.#areWhole(pieces)) {
       let zero = true
       await eachPiece(pieces, into, atOnce, async (offset, slice) => {
         if (!(await this.read(offset, slice, how))) zero = false
@@ -164,32 +142,31 @@ export class BlockNode {
     }
     this.#counters.reads += pieces.length
     this.#counters.readBytes += into.length
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
       return await driver.readPieces(pieces, into, atOnce, how)
     } catch (error) {
       this.#counters.failedReads += 1
       throw error
     } finally {
-      this.#leave()
+      this.#flow.leave()
     }
   }
 
   /** Writes pieces that lie apart, `atOnce` of them at once; in the slice they follow each other. */
   async writePieces(pieces: readonly Range[], from: Slice, atOnce: number): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
+    while (this.#flow.gate !== undefined) await this.#flow.gate
     const driver = this.#driver
-    const plain = this.#options.detectZeroes === 'off' && this.#beforeWrite === NOBODY
-    if (driver.writePieces === undefined || !plain || !this.#whole(pieces))
+    const plain = this.#options.detectZeroes === 'off' && this.#watchers.before === NOBODY
+    if (driver.writePieces === undefined || !plain || !this.#areWhole(pieces))
       return eachPiece(pieces, from, atOnce, (offset, slice) => this.write(offset, slice))
     this.#checkChange('write', 0, 0)
     this.#counters.writes += pieces.length
     this.#counters.writeBytes += from.length
     let hold: RangeHold | undefined
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
-      // One hold from the first to the last of them: being shared, it keeps nobody waiting but unaligned writes.
-      if (driver.limits.requestAlign > 1) hold = await this.#lockAll(pieces)
+      if (driver.limits.requestAlign > 1) hold = await this.#ranges.acquireAll(pieces)
       await driver.writePieces(pieces, from, atOnce)
       for (const { offset, length } of pieces) this.#reached(offset + length)
     } catch (error) {
@@ -198,14 +175,14 @@ export class BlockNode {
     } finally {
       if (hold !== undefined) this.#ranges.release(hold)
       for (const { offset, length } of pieces) this.#tell(offset, length)
-      this.#leave()
+      this.#flow.leave()
     }
   }
 
   /** Makes the range read as zeroes. `how.unmap` counts only on a node opened with discard=unmap. */
   async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
     let told = NOBODY
-    while (this.#gate !== undefined || told !== this.#beforeWrite)
+    while (this.#flow.gate !== undefined || told !== this.#watchers.before)
       told = await this.#announce('zero', offset, length, told)
     this.#checkChange('zero', offset, length)
     if (length === 0) return
@@ -213,7 +190,7 @@ export class BlockNode {
     this.#counters.zeroBytes += length
     const unmap = how.unmap && this.#options.discard === 'unmap'
     let hold: RangeHold | undefined
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.zero(offset, length, unmap === how.unmap ? how : { ...how, unmap })
@@ -231,14 +208,14 @@ export class BlockNode {
   async discard(offset: number, length: number): Promise<void> {
     let told = NOBODY
     const ignored = () => this.#options.discard === 'ignore'
-    while (this.#gate !== undefined || (told !== this.#beforeWrite && !ignored()))
+    while (this.#flow.gate !== undefined || (told !== this.#watchers.before && !ignored()))
       told = await this.#announce('discard', offset, length, told)
     this.#checkChange('discard', offset, length)
     if (length === 0 || ignored()) return
     this.#counters.discards += 1
     this.#counters.discardBytes += length
     let hold: RangeHold | undefined
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.discard(offset, length)
@@ -251,44 +228,41 @@ export class BlockNode {
 
   /** The first extent at `offset`, clipped to the range. `length` > 0. */
   async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
-    while (this.#gate !== undefined) await this.#gate
+    while (this.#flow.gate !== undefined) await this.#flow.gate
     // What was written meanwhile is not known before.
     if (!this.#loans.none) await this.#loans.returned()
     this.#check('status', offset, length)
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
-      const extent = await this.#driver.status(offset, length, how)
-      const end = Math.min(extent.offset + extent.length, offset + length)
-      if (extent.offset === offset && extent.offset + extent.length === end) return extent
-      return clipped(extent, offset, end)
+      return clipped(await this.#driver.status(offset, length, how), offset, length)
     } finally {
-      this.#leave()
+      this.#flow.leave()
     }
   }
 
   /** Everything completed before is durable when this resolves. */
   async flush(): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate
+    while (this.#flow.gate !== undefined) await this.#flow.gate
     this.#counters.flushes += 1
-    this.#inFlight += 1
+    this.#flow.enter()
     try {
       await this.#driver.flush()
     } catch (error) {
       this.#counters.failedFlushes += 1
       throw error
     } finally {
-      this.#leave()
+      this.#flow.leave()
     }
   }
 
   /** Something done with the driver itself, as a request is: it waits in drained sections, and they wait for it. */
   async withDriver<T>(work: (driver: BlockDriver) => Promise<T>): Promise<T> {
-    while (this.#gate !== undefined) await this.#gate
-    this.#inFlight += 1
+    while (this.#flow.gate !== undefined) await this.#flow.gate
+    this.#flow.enter()
     try {
       return await work(this.#driver)
     } finally {
-      this.#leave()
+      this.#flow.leave()
     }
   }
 
@@ -308,33 +282,10 @@ export class BlockNode {
    * New requests wait; resolves when none is in flight. Ends with the returned object's dispose; nests.
    * @param signal  gives up waiting: requests go on, and Cancelled is thrown
    */
-  async drain(signal?: AbortSignal): Promise<Disposable> {
-    this.#drains += 1
-    this.#gate ??= new Promise((resolve) => {
-      this.#openGate = resolve
-    })
-    let open = true
-    const section: Disposable = {
-      [Symbol.dispose]: () => {
-        if (!open) return
-        open = false
-        this.#drains -= 1
-        if (this.#drains > 0) return
-        this.#openGate?.()
-        this.#gate = undefined
-      },
-    }
+  drain(signal?: AbortSignal): Promise<Disposable> {
+    const drained = this.#flow.drain(signal)
     this.#loans.callBack()
-    if (this.#inFlight > 0)
-      await new Promise<void>((resolve) => {
-        this.#quiet.push(resolve)
-        signal?.addEventListener('abort', () => resolve(), { once: true })
-      })
-    if (signal?.aborted) {
-      section[Symbol.dispose]()
-      throw new Cancelled()
-    }
-    return section
+    return drained
   }
 
   /**
@@ -344,8 +295,7 @@ export class BlockNode {
    */
   addDirtyListener(listener: DirtyListener): Disposable {
     this.#loans.callBack()
-    this.#dirtyListeners.push(listener)
-    return { [Symbol.dispose]: () => remove(this.#dirtyListeners, listener) }
+    return this.#watchers.addAfter(listener)
   }
 
   /**
@@ -355,13 +305,7 @@ export class BlockNode {
    */
   addBeforeWrite(hook: BeforeWrite): Disposable {
     this.#loans.callBack()
-    this.#beforeWrite = [...this.#beforeWrite, hook]
-    return {
-      [Symbol.dispose]: () => {
-        const left = this.#beforeWrite.filter((other) => other !== hook)
-        this.#beforeWrite = left.length === 0 ? NOBODY : left
-      },
-    }
+    return this.#watchers.addBefore(hook)
   }
 
   /**
@@ -370,16 +314,17 @@ export class BlockNode {
    * @returns undefined where there is no such file, or somebody has to hear of each request
    */
   lend(borrower: Borrower): Loan | undefined {
-    const noticed = this.#dirtyListeners.length + this.#beforeWrite.length > 0 || !this.bitmaps.empty
-    if (noticed || this.#gate !== undefined || this.#options.detectZeroes !== 'off') return undefined
+    const noticed = !this.#watchers.none || !this.bitmaps.empty
+    if (noticed || this.#flow.gate !== undefined || this.#options.detectZeroes !== 'off') return undefined
     const below = this.#driver.lend?.(borrower)
     if (below === undefined) return undefined
-    this.#inFlight += 1
+    this.#flow.enter()
     this.#loans.begin(borrower)
-    const back = () => {
-      below.back()
+    const back = (begun: Range | undefined) => {
+      below.back(begun)
+      if (begun !== undefined) this.#tell(begun.offset, begun.length)
       this.#loans.end(borrower)
-      this.#leave()
+      this.#flow.leave()
     }
     return { lent: below.lent, back }
   }
@@ -396,24 +341,8 @@ export class BlockNode {
     throw new IoError(EINVAL, op, this.name, offset, length)
   }
 
-  /** All of them are aligned and inside the exact length, so none needs the care that an end needs. */
-  #whole(pieces: readonly Range[]): boolean {
-    const limit = this.#driver.length()
-    const align = this.#driver.limits.requestAlign
-    return pieces.every(
-      ({ offset, length }) =>
-        offset >= 0 && offset + length <= limit && offset % align === 0 && length > 0 && length % align === 0,
-    )
-  }
-
-  #lockAll(pieces: readonly Range[]): RangeHold | Promise<RangeHold> {
-    let start = Number.POSITIVE_INFINITY
-    let end = 0
-    for (const { offset, length } of pieces) {
-      start = Math.min(start, offset)
-      end = Math.max(end, offset + length)
-    }
-    return this.#ranges.acquire(start, end - start, false)
+  #areWhole(pieces: readonly Range[]): boolean {
+    return areWhole(pieces, this.#driver.length(), this.#driver.limits.requestAlign)
   }
 
   #checkChange(op: IoOp, offset: number, length: number): void {
@@ -431,12 +360,12 @@ export class BlockNode {
     length: number,
     told: readonly BeforeWrite[],
   ): Promise<readonly BeforeWrite[]> {
-    if (this.#gate !== undefined) {
-      await this.#gate
+    if (this.#flow.gate !== undefined) {
+      await this.#flow.gate
       return told
     }
     this.#checkChange(op, offset, length)
-    const hooks = this.#beforeWrite
+    const hooks = this.#watchers.before
     try {
       if (length > 0) for (const hook of hooks) await hook(offset, length)
     } catch (error) {
@@ -446,12 +375,8 @@ export class BlockNode {
     return hooks
   }
 
-  /** Shared for aligned ranges; exclusive, widened to whole units, for those that need a read-modify-write below. */
   #lock(offset: number, length: number): RangeHold | Promise<RangeHold> {
-    const align = this.#driver.limits.requestAlign
-    const start = Math.floor(offset / align) * align
-    const end = Math.ceil((offset + length) / align) * align
-    return this.#ranges.acquire(start, end - start, start !== offset || end !== offset + length)
+    return this.#ranges.acquireAligned(offset, length, this.#driver.limits.requestAlign)
   }
 
   #reached(end: number): void {
@@ -461,34 +386,13 @@ export class BlockNode {
   #changed(offset: number, length: number, hold: RangeHold | undefined): void {
     if (hold !== undefined) this.#ranges.release(hold)
     this.#tell(offset, length)
-    this.#leave()
+    this.#flow.leave()
   }
 
   #tell(offset: number, length: number): void {
     this.bitmaps.mark(offset, length)
-    for (const listener of this.#dirtyListeners) listener(offset, length)
+    this.#watchers.tell(offset, length)
   }
-
-  #leave(): void {
-    this.#inFlight -= 1
-    if (this.#inFlight > 0 || this.#quiet.length === 0) return
-    const waiting = this.#quiet
-    this.#quiet = []
-    for (const resolve of waiting) resolve()
-  }
-}
-
-/** The part of an extent from `offset` to `end`. */
-function clipped(extent: Extent, offset: number, end: number): Extent {
-  const { host } = extent
-  const part = { ...extent, offset, length: end - offset }
-  return host === undefined ? part : { ...part, host: host + offset - extent.offset }
 }
 
 const PLAIN: WriteHow = {}
-const NOBODY: readonly BeforeWrite[] = []
-
-function remove<T>(list: T[], item: T): void {
-  const index = list.indexOf(item)
-  if (index >= 0) list.splice(index, 1)
-}

@@ -103,6 +103,12 @@ export class Opener {
       }
       const bitmaps = new NodeBitmaps()
       const driver = await this.openDriver(full, options, children, bitmaps, undefined)
+      try {
+        for (const child of children) this.#records.checkHolds(child.node)
+      } catch (error) {
+        await this.closeDriver(driver, name)
+        throw error
+      }
       const effective = effectiveOptions(options, driver, { children })
       const node = new BlockNode(name, driver, effective, this.#isZero, bitmaps)
       const record: NodeRecord = {

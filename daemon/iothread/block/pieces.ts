@@ -25,3 +25,15 @@ export async function eachPiece(
   }
   await pool.idle()
 }
+
+/** All of them are aligned and inside the exact length, so none needs the care that an end needs. */
+export function areWhole(pieces: readonly Range[], length: number, align: number): boolean {
+  return pieces.every(
+    (piece) =>
+      piece.offset >= 0 &&
+      piece.offset + piece.length <= length &&
+      piece.offset % align === 0 &&
+      piece.length > 0 &&
+      piece.length % align === 0,
+  )
+}

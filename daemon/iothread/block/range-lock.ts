@@ -4,6 +4,8 @@
 // Invariant: a waiter never overtakes an earlier conflicting request, held or waiting (no starvation, no deadlock:
 // every request waits only for older ones).
 
+import type { Range } from '../../../native/types.js'
+
 export interface RangeHold {
   readonly offset: number
   readonly end: number
@@ -41,6 +43,24 @@ export class RangeLock {
     return new Promise((resolve) => {
       entry.resolve = () => resolve(entry)
     })
+  }
+
+  /** Shared for whole units of `align` bytes; exclusive, widened to whole units, for ranges that need a read-modify-write below. */
+  acquireAligned(offset: number, length: number, align: number): RangeHold | Promise<RangeHold> {
+    const start = Math.floor(offset / align) * align
+    const end = Math.ceil((offset + length) / align) * align
+    return this.acquire(start, end - start, start !== offset || end !== offset + length)
+  }
+
+  /** One shared hold from the first of some aligned pieces to the last: it keeps nobody waiting but unaligned changes. */
+  acquireAll(pieces: readonly Range[]): RangeHold | Promise<RangeHold> {
+    let start = Number.POSITIVE_INFINITY
+    let end = 0
+    for (const { offset, length } of pieces) {
+      start = Math.min(start, offset)
+      end = Math.max(end, offset + length)
+    }
+    return this.acquire(start, end - start, false)
   }
 
   release(hold: RangeHold): void {

@@ -84,14 +84,18 @@ export class Records {
   /** @throws CommandError when there is no such node, or it is being removed */
   get(name: string): NodeRecord {
     const record = this.#records.get(name)
-    if (record === undefined || record.closing)
-      throw new CommandError(`Cannot find device='${name}' nor node-name='${name}'`)
+    if (record === undefined || record.closing) throw notFound(name)
     return record
   }
 
   /** The record's node is there to stay: not removed, nor being removed. */
   holds(record: NodeRecord): boolean {
     return this.#records.get(record.node.name) === record && !record.closing
+  }
+
+  /** @throws CommandError when the node is not there any more, or is being removed */
+  checkHolds(node: BlockNode): void {
+    if (this.get(node.name).node !== node) throw notFound(node.name)
   }
 
   all(): NodeRecord[] {
@@ -204,6 +208,10 @@ export class Records {
       identity: facts && `${facts.device}:${facts.inode}`,
     }
   }
+}
+
+function notFound(name: string): CommandError {
+  return new CommandError(`Cannot find device='${name}' nor node-name='${name}'`)
 }
 
 /** Which child of a node shows the same, or what shows through it: a filter's only one, the backing file of an image. */

@@ -7,6 +7,7 @@ import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
 import type { Claims } from './claims.js'
 import type { BlockDriver } from './driver.js'
+import type { BlockNode } from './node.js'
 import { driverEntry } from './open.js'
 import { inherit, type NodeOptions, nodeOptions } from './options.js'
 import type { Child, NodeRecord, Records, Role } from './records.js'
@@ -32,13 +33,17 @@ export function planReopen(specs: readonly NodeSpec[], records: Records, claims:
     if (record === undefined || record.closing) throw unknown(spec['node-name'])
     for (const step of planOne(record, spec, spec, records)) steps.set(step.record.node.name, step)
   }
-  for (const { record, options } of steps.values()) {
-    const uses = claims.cumulative(record.node)?.use ?? []
-    if (options.readOnly && uses.some((permission) => permission !== 'consistent read')) {
-      throw new CommandError('Block node is read-only')
-    }
-  }
+  for (const step of steps.values()) checkWriters(step, claims)
   return [...steps.values()]
+}
+
+/** Whether a user of the node may change it. */
+export function isWritten(node: BlockNode, claims: Claims): boolean {
+  return (claims.cumulative(node)?.use ?? []).some((permission) => permission !== 'consistent read')
+}
+
+function checkWriters({ record, options }: ReopenStep, claims: Claims): void {
+  if (options.readOnly && isWritten(record.node, claims)) throw new CommandError('Block node is read-only')
 }
 
 function planOne(record: NodeRecord, own: NodeSpec, full: NodeSpec, records: Records): ReopenStep[] {
@@ -102,6 +107,7 @@ export async function commitReopen(
       if (!records.holds(step.record)) throw unknown(node.name)
       if (step.record.children !== children)
         throw new CommandError(`Node '${node.name}' has got another node below it meanwhile`)
+      checkWriters(step, claims)
     }
     // Parents first: a drained child would hold up its parent's requests for ever.
     // What a format holds back goes to its children while they still take it.

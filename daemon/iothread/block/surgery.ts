@@ -27,6 +27,13 @@ export interface Held extends Disposable {
   readonly nodes: ReadonlySet<BlockNode>
 }
 
+export interface HoldHow {
+  /** They are to get another node below them. */
+  readonly moving: boolean
+  /** Gives up waiting. */
+  readonly signal?: AbortSignal
+}
+
 type Link = Omit<Child, 'role'> | undefined
 
 export class Surgery {
@@ -38,20 +45,34 @@ export class Surgery {
 
   /**
    * Holds back what comes to a node from nodes above it.
-   * @param except  filters of jobs; and `above`, a node whose tree the parents may be part of, because it lies above itself
+   * @param except  filters of jobs
+   * @param to      what else the parents may be part of: a node whose place is to be the first one's does not lie above itself
+   * @throws CommandError when a parent cannot be moved and is to be; Cancelled. Nothing is held back then
    */
-  async hold(node: BlockNode, except: readonly BlockNode[], above: BlockNode): Promise<Held> {
-    const nodes = new Set(this.#parents(node, except, above).map(({ record }) => record.node))
+  async hold(node: BlockNode, except: readonly BlockNode[], to: BlockNode, how: HoldHow): Promise<Held> {
+    const parents = this.#parents(node, except, to)
+    for (const { record } of parents)
+      if (how.moving && !isMovable(record))
+        throw new CommandError(
+          `Node '${record.node.name}' lies above '${node.name}' and cannot be moved to '${to.name}'`,
+        )
+    const nodes = new Set(parents.map(({ record }) => record.node))
     const sections: Disposable[] = []
-    // Parents first: a drained child would hold up its parent's requests for ever.
-    for (const { node: parent } of this.#env.records.parentsFirst())
-      if (nodes.has(parent)) sections.push(await parent.drain())
-    return {
+    const held: Held = {
       nodes,
       [Symbol.dispose]: () => {
         for (const section of sections.splice(0)) section[Symbol.dispose]()
       },
     }
+    try {
+      // Parents first: a drained child would hold up its parent's requests for ever.
+      for (const { node: parent } of this.#env.records.parentsFirst())
+        if (nodes.has(parent)) sections.push(await parent.drain(how.signal))
+    } catch (error) {
+      held[Symbol.dispose]()
+      throw error
+    }
+    return held
   }
 
   /**
@@ -167,12 +188,10 @@ export class Surgery {
     return this.#env.records.parents(node).filter(({ record }) => ownsChild(record, node))
   }
 
-  #checkHeld({ node }: NodeRecord, from: BlockNode, to: BlockNode, held: ReadonlySet<BlockNode>): void {
-    const { driver } = node
-    // A snapshot is of the node that it was made of.
-    if (held.has(node) && driver.replaceChild !== undefined && driver.snapshot === undefined) return
+  #checkHeld(record: NodeRecord, from: BlockNode, to: BlockNode, held: ReadonlySet<BlockNode>): void {
+    if (held.has(record.node) && isMovable(record)) return
     throw new CommandError(
-      `Node '${node.name}' was put above '${from.name}' meanwhile and cannot be moved to '${to.name}'`,
+      `Node '${record.node.name}' was put above '${from.name}' meanwhile and cannot be moved to '${to.name}'`,
     )
   }
 
@@ -227,8 +246,9 @@ export class Surgery {
       edges.push({ node: top.node.name, role: 'backing', child: base?.name ?? null, owned })
     const stays = old?.inline === true && old.node !== base && going.length === 0
     this.#env.rearranged(edges, stays ? [old.node.name] : [])
-    const [closing] = going
-    if (closing !== undefined) await this.#env.remove(closing.node.name)
+    const [first] = going
+    // Somebody else may have begun to.
+    if (first !== undefined && records.holds(first)) await this.#env.remove(first.node.name)
   }
 
   /** Nodes from one on down to the base that only the node above has. */
@@ -250,6 +270,11 @@ export class Surgery {
     const next = this.#env.records.chain(record.node)?.[1]
     return record.children.find(({ node }) => node === next?.node)
   }
+}
+
+/** A snapshot is of the node that it was made of. */
+function isMovable({ node: { driver } }: NodeRecord): boolean {
+  return driver.replaceChild !== undefined && driver.snapshot === undefined
 }
 
 function ownsChild(record: NodeRecord, child: BlockNode): boolean {

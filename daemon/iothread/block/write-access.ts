@@ -3,12 +3,13 @@
 // by the graph.
 
 import type { NodeSpec } from '../messages.js'
+import type { BlockNode } from './node.js'
 import { nodeOptions } from './options.js'
 import type { NodeRecord, Records } from './records.js'
 import type { ReopenStep } from './reopen.js'
 
 export interface WriteAccess {
-  /** It is only read again, as before. A second call does nothing, nor does one after keep(). */
+  /** It is only read again, as before, unless others write it by then. A second call does nothing, nor does one after keep(). */
   restore(): Promise<void>
   /** It stays writable. @returns names of the nodes that were not */
   keep(): string[]
@@ -17,18 +18,35 @@ export interface WriteAccess {
 /** Opens nodes anew, all or none. */
 type Reopen = (steps: readonly ReopenStep[]) => Promise<void>
 
+export interface AccessEnv {
+  readonly records: Records
+  readonly reopen: Reopen
+  /** Whether somebody may change the node. */
+  readonly isWritten: (node: BlockNode) => boolean
+  /** Told of nodes that stay writable, because others write them. */
+  readonly kept: (names: readonly string[]) => void
+}
+
 /** @throws CommandError, IoError when a node cannot be opened for writing; nothing is changed then */
 export async function makeWritable(
   record: NodeRecord,
-  records: Records,
-  reopen: Reopen,
+  { records, reopen, isWritten, kept }: AccessEnv,
 ): Promise<WriteAccess> {
   const changed: NodeRecord[] = []
+  const readOnly = async (last: NodeRecord) => {
+    try {
+      if (!isWritten(last.node)) return await reopen([step(last, true)])
+    } catch (error) {
+      // Somebody began to just now.
+      if (!isWritten(last.node)) throw error
+    }
+    keepWritable(record, last.node.name, records)
+    kept([last.node.name])
+  }
   const restore = async () => {
     // Who holds something back gives it to its children while they still take it.
-    while (changed.length > 0) {
-      const last = changed.at(-1)
-      if (last !== undefined) await reopen([step(last, true)])
+    for (let last = changed.at(-1); last !== undefined; last = changed.at(-1)) {
+      await readOnly(last)
       changed.pop()
     }
   }

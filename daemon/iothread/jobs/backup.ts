@@ -4,6 +4,7 @@
 //
 // Success means: everything of that moment is in the target, and the target was flushed without an error.
 
+import { type GiveBack, giveBack } from '../../common/give-back.js'
 import type { JobReceipt } from '../../common/job-messages.js'
 import { CommandError, IoError } from '../../errors.js'
 import { BeforeWrite } from '../block/before-write.js'
@@ -22,9 +23,10 @@ import type { CopyControl } from '../copy/pace.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BackupSpec } from '../messages-backup.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
-import { isDurable } from './durable.js'
-import { DIFFERENT_SIZES, equalizeLength, isSameSize } from './same-length.js'
+import { checkLength, DIFFERENT_SIZES, equalizeLength, isSameSize } from './same-length.js'
+import { takeBitmap } from './source-bitmap.js'
 import { Stopwatch } from './stopwatch.js'
+import { TargetFlush } from './target-flush.js'
 
 /** Who holds the claims of a backup, as errors name it. */
 export const BACKUP_USER = 'block job: backup'
@@ -45,11 +47,11 @@ export class BackupJob implements JobBody {
   readonly #snapshot: Snapshot
   readonly #guard: BeforeWrite
   readonly #engine: CopyEngine
+  readonly #flush: TargetFlush
   readonly #limit: RateLimit
   readonly #control: JobControl
   readonly #stopwatch = new Stopwatch()
-  readonly #held: (() => void | Promise<void>)[] = []
-  #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
+  readonly #held: GiveBack[] = []
   /** Why the snapshot was lost. */
   #failure: unknown
   #use: BitmapUse | undefined
@@ -82,6 +84,7 @@ export class BackupJob implements JobBody {
       ...{ piece, courtesy: new Courtesy(graph.guests, spec.workers * piece, () => spec.yielding) },
       ...(spec.discardSource && { copied: (part: Area) => this.#discard(part) }),
     })
+    this.#flush = new TargetFlush(target, this.#engine, control)
   }
 
   /** The moment that is copied is when this ends. */
@@ -91,12 +94,9 @@ export class BackupJob implements JobBody {
     try {
       await this.#claim(this.#source, backupSourcePermissions(discardSource))
       await this.#claim(this.#target, this.#targetPermissions())
-      if (this.#source.length() !== this.#bitmap.length)
-        throw new CommandError(
-          `Node '${this.#source.name}' was resized by another program just now; try again`,
-        )
+      checkLength(this.#source, this.#bitmap.length)
       if (!isSameSize(this.#source, this.#target)) throw new CommandError(DIFFERENT_SIZES)
-      await this.#takeBitmap()
+      this.#use = await takeBitmap(this.#graph, this.#source, this.#spec.bitmap, this.#held)
       using _quiet = await this.#source.drain()
       const bitmap = () => this.#snapshot.bitmaps()
       const kind = { driver: 'copy-before-write' } as const
@@ -110,22 +110,10 @@ export class BackupJob implements JobBody {
         () => hook[Symbol.dispose](),
       )
     } catch (error) {
-      await this.#letGo()
-      throw error
+      await giveBack(this.#held, { error })
     }
     // Who waits for a copy that nobody wants any more goes on at once, whatever the target does.
     this.#control.signal.addEventListener('abort', () => this.#guard.cancel(), { once: true })
-  }
-
-  /** @throws CommandError when there is no such bitmap, or it cannot be used */
-  async #takeBitmap(): Promise<void> {
-    const { bitmap } = this.#spec
-    if (bitmap === undefined) return
-    const named = this.#source.bitmaps.find(bitmap.name)
-    if (named === undefined) throw new CommandError(`Bitmap '${bitmap.name}' could not be found`)
-    const use = await this.#graph.bitmaps.take(this.#source, named, bitmap.mode === 'never')
-    this.#use = use
-    this.#held.push(() => use.release())
   }
 
   /** What is to be copied, at the moment that is copied. @returns bytes */
@@ -147,7 +135,7 @@ export class BackupJob implements JobBody {
     this.#phase('bulk')
     await this.#engine.copyDirty()
     this.#phase('flush')
-    await this.#flush()
+    await this.#flush.flush()
     if (this.#failure !== undefined) throw this.#failure
   }
 
@@ -158,18 +146,6 @@ export class BackupJob implements JobBody {
       if (this.#failure !== undefined) throw this.#failure
       if (this.#control.pausing) await this.#control.pausePoint()
       else await this.#control.wait()
-    }
-  }
-
-  async #flush(): Promise<void> {
-    try {
-      await this.#engine.flush()
-      this.#flushed = 'ok'
-    } catch (error) {
-      // Not left to the policy: after a failed flush nobody knows what is on the disk.
-      this.#flushed = 'failed'
-      if (error instanceof IoError) this.#control.ioError('write', error, true)
-      throw error
     }
   }
 
@@ -226,8 +202,7 @@ export class BackupJob implements JobBody {
   receipt(): JobReceipt {
     this.#stopwatch.stop()
     const { copied, zeroed, skipped } = this.#engine.counters
-    const flush = this.#flushed === 'ok' && this.#target.options.noFlush ? 'disabled' : this.#flushed
-    return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
+    return { copied, zeroed, skipped, flush: this.#flush.outcome, durations: this.#stopwatch.durations() }
   }
 
   setSpeed(bytesPerSecond: number): void {
@@ -241,15 +216,21 @@ export class BackupJob implements JobBody {
   }
 
   async finalize(commit: boolean): Promise<void> {
-    const { ownsTarget, target, bitmap } = this.#spec
+    const { ownsTarget, target } = this.#spec
     await this.#guard.end()
-    if (bitmap !== undefined && this.#use !== undefined) {
-      // What is still to do was not copied.
-      const known = !commit && bitmap.mode === 'always' && (await isDurable(this.#engine))
-      this.#use.finish(bitmap.mode, commit, known ? this.#bitmap : undefined)
-    }
-    await this.#letGo()
-    if (ownsTarget) await this.#graph.remove(target)
+    await giveBack([
+      () => (ownsTarget ? this.#graph.remove(target) : undefined),
+      () => giveBack(this.#held),
+      () => this.#finishBitmap(commit),
+    ])
+  }
+
+  async #finishBitmap(success: boolean): Promise<void> {
+    const { bitmap } = this.#spec
+    if (bitmap === undefined || this.#use === undefined) return
+    // What is still to do was not copied.
+    const known = !success && bitmap.mode === 'always' && (await this.#flush.isDurable())
+    this.#use.finish(bitmap.mode, success, known ? this.#bitmap : undefined)
   }
 
   /** A target above the source itself is read by others, and what lies below it is written. */
@@ -263,10 +244,5 @@ export class BackupJob implements JobBody {
   async #claim(node: BlockNode, permissions: Permissions): Promise<void> {
     const claim: Claim = await this.#graph.claim(BACKUP_USER, node, permissions)
     this.#held.push(() => claim.release())
-  }
-
-  /** Releases what prepare() took, last first. */
-  async #letGo(): Promise<void> {
-    for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
 }

@@ -5,6 +5,7 @@
 // The overlay sees the same all the time: what is changed in the base is hidden by the images it is copied from, until
 // the overlay names the base; then it is there.
 
+import type { Failure } from '../../common/give-back.js'
 import type { JobReceipt } from '../../common/job-messages.js'
 import type { Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
@@ -55,8 +56,7 @@ export class CommitJob implements JobBody {
       await holdings.claimUnchanged(this.#overlay)
       this.#pass.checkLength()
     } catch (error) {
-      await holdings.letGo()
-      throw error
+      await holdings.letGo({ error })
     }
   }
 
@@ -87,13 +87,15 @@ export class CommitJob implements JobBody {
 
   async finalize(commit: boolean): Promise<void> {
     const { claims } = this.#holdings
+    let failure: Failure | undefined
     try {
       if (commit) {
         const ending = claims.slice(0, this.#chainClaims)
         await this.#graph.surgery.rebase(this.#overlay, this.#base, this.#spec.backing, ending)
       }
-    } finally {
-      await this.#holdings.letGo()
+    } catch (error) {
+      failure = { error }
     }
+    await this.#holdings.letGo(failure)
   }
 }

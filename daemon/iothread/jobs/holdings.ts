@@ -2,6 +2,7 @@
 // What a job on a backing chain holds: claims on its nodes, and write access to images that are only read otherwise. Taken
 // in prepare(), given back last first.
 
+import { type Failure, type GiveBack, giveBack } from '../../common/give-back.js'
 import { CommandError } from '../../errors.js'
 import type { Claim } from '../block/claims.js'
 import type { Permissions } from '../block/driver.js'
@@ -22,7 +23,7 @@ const UNCHANGED: Permissions = {
 export class Holdings {
   readonly #graph: Graph
   readonly #user: string
-  readonly #held: (() => Promise<void>)[] = []
+  readonly #held: GiveBack[] = []
   readonly claims: Claim[] = []
 
   /** @param user  as conflicts name it */
@@ -59,17 +60,9 @@ export class Holdings {
     }
   }
 
-  /** @throws the first of what went wrong, when all was given back */
-  async letGo(): Promise<void> {
-    let failure: { readonly error: unknown } | undefined
-    for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) {
-      try {
-        await release()
-      } catch (error) {
-        failure ??= { error }
-      }
-    }
-    if (failure !== undefined) throw failure.error
+  /** @throws the first of what went wrong, when all was given back. @param before  what went wrong already */
+  letGo(before?: Failure): Promise<void> {
+    return giveBack(this.#held, before)
   }
 }
 

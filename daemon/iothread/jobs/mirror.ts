@@ -5,8 +5,8 @@
 // Success means: every range accounted for, the target flushed without an error, nothing dirty since. To see that, the
 // source's users are held up at the end. Completed by a pivot, the target takes the source's place for them.
 
+import { type GiveBack, giveBack } from '../../common/give-back.js'
 import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
-import { CommandError, IoError } from '../../errors.js'
 import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
 import { DirtyBitmap } from '../block/dirty-bitmap.js'
@@ -26,11 +26,12 @@ import { WriteThrough } from '../copy/write-through.js'
 import type { MirrorSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { copyControl } from './copy-control.js'
-import { isDurable } from './durable.js'
 import { layersTo } from './holdings.js'
 import { claimEnds, mirrorHoldings } from './mirror-ends.js'
-import { equalizeLength, lengthen } from './same-length.js'
+import { checkLength, equalizeLength, lengthen } from './same-length.js'
+import { takeBitmap } from './source-bitmap.js'
 import { Stopwatch } from './stopwatch.js'
+import { TargetFlush } from './target-flush.js'
 
 const DEFAULT_BUFFER = 16 * 2 ** 20
 /** Bytes that are copied while the source's users wait, at most: a moment at the speed of a disk. */
@@ -46,9 +47,10 @@ export class MirrorJob implements JobBody {
   readonly #bitmap: DirtyBitmap
   readonly #limit: RateLimit
   readonly #stopwatch = new Stopwatch()
-  readonly #held: (() => void | Promise<void>)[] = []
+  readonly #held: GiveBack[] = []
   readonly #control: JobControl
   readonly #engine: CopyEngine
+  readonly #flush: TargetFlush
   readonly #through: WriteThrough
   readonly #watch: ConvergenceWatch
   readonly #claims: Claim[] = []
@@ -64,6 +66,8 @@ export class MirrorJob implements JobBody {
   #marked: DirtyBitmap | undefined
   /** Holds the source's users up while the last is copied, and from then on until finalize(). */
   #hold: Disposable | undefined
+  /** Nobody uses the source itself. */
+  #quiet: Disposable | undefined
   /** The source's users are being stopped. */
   #stopping = false
   #copyMode: CopyMode
@@ -74,8 +78,6 @@ export class MirrorJob implements JobBody {
   #pivot = false
   /** The target is not this job's any more. */
   #over = false
-  /** How the flush went of what was copied last. */
-  #flushed: 'not-reached' | 'ok' | 'failed' = 'not-reached'
   /** Bytes known to be there to do; grows with writes to what was done already. */
   #len = 0
 
@@ -107,6 +109,7 @@ export class MirrorJob implements JobBody {
       unmap: spec.unmap,
       targetIsZero: spec.targetIsZero,
     })
+    this.#flush = new TargetFlush(this.#target, this.#engine, control)
     this.#through = new WriteThrough(
       this.#engine,
       () => this.#writesThrough(),
@@ -124,11 +127,8 @@ export class MirrorJob implements JobBody {
       this.#held.push(() => holdings.letGo())
       this.#access = await claimEnds(holdings, this.#graph, spec)
       this.#claims.push(...holdings.claims)
-      if (this.#source.length() !== this.#bitmap.length)
-        throw new CommandError(
-          `Node '${this.#source.name}' was resized by another program just now; try again`,
-        )
-      await this.#takeBitmap()
+      checkLength(this.#source, this.#bitmap.length)
+      this.#use = await takeBitmap(this.#graph, this.#source, spec.bitmap, this.#held)
       const { granularity } = this.#bitmap
       const bitmap = () => [{ granularity, count: this.#bitmap.count }]
       const kind = { driver: 'mirror_top', guard: this.#watch.guard(this.#through) } as const
@@ -146,29 +146,17 @@ export class MirrorJob implements JobBody {
       // What is under way now is heard of by the job and by what follows the bitmap, when it ends.
       this.#marked = this.#use?.freeze()
     } catch (error) {
-      await this.#letGo()
-      throw error
+      await giveBack(this.#held, { error })
     }
   }
 
-  /** @throws CommandError when there is no such bitmap, or it cannot be used */
-  async #takeBitmap(): Promise<void> {
-    const { bitmap } = this.#spec
-    if (bitmap === undefined) return
-    const found = this.#source.bitmaps.find(bitmap.name)
-    if (found === undefined) throw new CommandError(`Bitmap '${bitmap.name}' could not be found`)
-    const use = await this.#graph.bitmaps.take(this.#source, found, bitmap.mode === 'never')
-    this.#use = use
-    this.#held.push(() => use.release())
-  }
-
-  /** After success the target has everything, so nothing is left for the bitmap to show. */
   /** What was not copied, where the rest is durable. */
   async #left(): Promise<DirtyBitmap | undefined> {
     const asked = this.#use !== undefined && this.#spec.bitmap?.mode === 'always'
-    return asked && this.#begun && (await isDurable(this.#engine)) ? this.#bitmap : undefined
+    return asked && this.#begun && (await this.#flush.isDurable()) ? this.#bitmap : undefined
   }
 
+  /** After success the target has everything, so nothing is left for the bitmap to show. */
   #finishBitmap(success: boolean, left: DirtyBitmap | undefined): void {
     const { bitmap } = this.#spec
     if (this.#use === undefined || this.#marked === undefined || bitmap === undefined) return
@@ -222,19 +210,21 @@ export class MirrorJob implements JobBody {
       if (!this.#nearlyDone()) await this.#synchronize('converge')
       this.#stopping = true
       this.#watch.letGo()
-      this.#hold = await this.#filter?.node.drain()
-      await this.#holdAbove(this.#source)
-      if (this.#nearlyDone()) await this.#synchronize('converge')
-      const quiet = await this.#source.drain()
-      if (this.#hold !== undefined && this.#replaced !== this.#source) await this.#holdAbove(this.#replaced)
-      if (this.#hold !== undefined && this.#bitmap.clean) {
-        this.#held.push(() => quiet[Symbol.dispose]())
-        return
-      }
+      if (await this.#stopUsers()) return
       this.#stopping = false
-      quiet[Symbol.dispose]()
       this.#release()
     }
+  }
+
+  /** @returns whether they are stopped, and nothing is left to be copied */
+  async #stopUsers(): Promise<boolean> {
+    const { signal } = this.#control
+    this.#hold = await this.#filter?.node.drain(signal)
+    await this.#holdAbove(this.#source)
+    if (this.#nearlyDone()) await this.#synchronize('converge')
+    this.#quiet = await this.#source.drain(signal)
+    if (this.#hold !== undefined && this.#replaced !== this.#source) await this.#holdAbove(this.#replaced)
+    return this.#hold !== undefined && this.#bitmap.clean
   }
 
   /** So little is dirty that the source's users may wait for it. */
@@ -244,10 +234,18 @@ export class MirrorJob implements JobBody {
 
   async #holdAbove(node: BlockNode): Promise<void> {
     const filter = this.#filter === undefined ? [] : [this.#filter.node]
-    this.#above.push(await this.#graph.surgery.hold(node, filter, this.#target))
+    const how = { moving: this.#pivots && node === this.#replaced, signal: this.#control.signal }
+    this.#above.push(await this.#graph.surgery.hold(node, filter, this.#target, how))
+  }
+
+  /** A target that is closed in the end takes nobody's place. */
+  get #pivots(): boolean {
+    return this.#pivot && !this.#spec.ownsTarget
   }
 
   #release(): void {
+    this.#quiet?.[Symbol.dispose]()
+    this.#quiet = undefined
     for (const held of this.#above.splice(0)) held[Symbol.dispose]()
     this.#hold?.[Symbol.dispose]()
     this.#hold = undefined
@@ -279,27 +277,15 @@ export class MirrorJob implements JobBody {
     let left = last ? Number.POSITIVE_INFINITY : FIRST_FLUSHES
     do {
       if (!this.#bitmap.clean) {
-        this.#flushed = 'not-reached'
+        this.#flush.begin()
         this.#phase(phase)
         await this.#engine.copyDirty(enough)
       }
       if (last && this.#bitmap.clean) this.#watch.letGo()
       this.#phase('flush')
-      await this.#flush()
+      await this.#flush.flush()
       left--
     } while (!this.#bitmap.clean && !enough() && left > 0)
-  }
-
-  async #flush(): Promise<void> {
-    try {
-      await this.#engine.flush()
-      this.#flushed = 'ok'
-    } catch (error) {
-      // Not left to the policy: after a failed flush nobody knows what is on the disk.
-      this.#flushed = 'failed'
-      if (error instanceof IoError) this.#control.ioError('write', error, true)
-      throw error
-    }
   }
 
   async #keepSynchronized(): Promise<void> {
@@ -360,8 +346,7 @@ export class MirrorJob implements JobBody {
   receipt(): JobReceipt {
     this.#stopwatch.stop()
     const { copied, zeroed, skipped } = this.#engine.counters
-    const flush = this.#flushed === 'ok' && this.#target.options.noFlush ? 'disabled' : this.#flushed
-    return { copied, zeroed, skipped, flush, durations: this.#stopwatch.durations() }
+    return { copied, zeroed, skipped, flush: this.#flush.outcome, durations: this.#stopwatch.durations() }
   }
 
   complete(pivot: boolean): void {
@@ -389,15 +374,15 @@ export class MirrorJob implements JobBody {
     this.#over = true
     await this.#through.idle()
     const left = commit ? undefined : await this.#left()
-    try {
-      // A target that is closed now takes nobody's place.
-      if (commit && this.#pivot && !ownsTarget) await this.#pivotUsers()
-      this.#finishBitmap(commit, left)
-    } finally {
-      this.#finishBitmap(false, undefined)
-      await this.#letGo()
-    }
-    if (ownsTarget) await this.#graph.remove(target)
+    await giveBack([
+      () => (ownsTarget ? this.#graph.remove(target) : undefined),
+      () => giveBack(this.#held),
+      () => this.#finishBitmap(false, undefined),
+      async () => {
+        if (commit && this.#pivots) await this.#pivotUsers()
+        this.#finishBitmap(commit, left)
+      },
+    ])
   }
 
   async #pivotUsers(): Promise<void> {
@@ -406,10 +391,5 @@ export class MirrorJob implements JobBody {
     await this.#graph.pivot(this.#filter, this.#target, this.#claims, this.#replaced, held)
     // Who wrote the source writes the base of a commit from now on.
     if (!this.#source.readOnly) this.#graph.keptWritable(this.#access?.keep() ?? [])
-  }
-
-  /** Releases what prepare() took, last first. */
-  async #letGo(): Promise<void> {
-    for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) await release()
   }
 }

@@ -3,7 +3,6 @@
 // jobs have in common. What is copied does not change while it is copied.
 
 import type { JobReceipt } from '../../common/job-messages.js'
-import { CommandError, IoError } from '../../errors.js'
 import { DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { Guests } from '../block/guests.js'
 import type { BlockNode } from '../block/node.js'
@@ -13,7 +12,9 @@ import { Courtesy } from '../copy/courtesy.js'
 import { CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BodyProgress, JobControl } from './body.js'
+import { checkLength } from './same-length.js'
 import { Stopwatch } from './stopwatch.js'
+import { TargetFlush } from './target-flush.js'
 
 /** Bytes in flight. */
 const IN_FLIGHT = 16 * 2 ** 20
@@ -33,19 +34,17 @@ export interface Pass {
 
 export class OnePass {
   readonly #source: BlockNode
-  readonly #target: BlockNode
   readonly #control: JobControl
   readonly #bitmap: DirtyBitmap
   readonly #engine: CopyEngine
+  readonly #flush: TargetFlush
   readonly #limit: RateLimit
   readonly #stopwatch = new Stopwatch()
   /** It is known what is to be copied. */
   #marked = false
-  #flushed: JobReceipt['flush'] = 'not-reached'
 
   constructor({ source, target, guests, below, speed }: Pass, buffers: Buffers, control: JobControl) {
     this.#source = source
-    this.#target = target
     this.#control = control
     this.#bitmap = new DirtyBitmap(source.length(), granularityFor(source.length()))
     this.#limit = new RateLimit(speed)
@@ -55,12 +54,12 @@ export class OnePass {
       courtesy: new Courtesy(guests, IN_FLIGHT),
       ...{ unmap: true, targetIsZero: false, ...(below !== undefined && { below }) },
     })
+    this.#flush = new TargetFlush(target, this.#engine, control)
   }
 
   /** When the claims are there. @throws CommandError when the size is not what it was */
   checkLength(): void {
-    if (this.#source.length() !== this.#bitmap.length)
-      throw new CommandError(`Node '${this.#source.name}' was resized by another program just now; try again`)
+    checkLength(this.#source, this.#bitmap.length)
   }
 
   /** @param last  what else is to be done to the target, before it is flushed */
@@ -73,19 +72,7 @@ export class OnePass {
     await last()
     if (this.#control.pausing) await this.#control.pausePoint()
     this.#phase('flush')
-    await this.#flush()
-  }
-
-  async #flush(): Promise<void> {
-    try {
-      await this.#engine.flush()
-      this.#flushed = this.#target.options.noFlush ? 'disabled' : 'ok'
-    } catch (error) {
-      // Not left to the policy: after a failed flush nobody knows what is on the disk.
-      this.#flushed = 'failed'
-      if (error instanceof IoError) this.#control.ioError('write', error, true)
-      throw error
-    }
+    await this.#flush.flush()
   }
 
   #phase(phase: 'probe' | 'bulk' | 'flush'): void {
@@ -108,7 +95,7 @@ export class OnePass {
   receipt(): JobReceipt {
     this.#stopwatch.stop()
     const { copied, zeroed, skipped } = this.#engine.counters
-    return { copied, zeroed, skipped, flush: this.#flushed, durations: this.#stopwatch.durations() }
+    return { copied, zeroed, skipped, flush: this.#flush.outcome, durations: this.#stopwatch.durations() }
   }
 }
 

@@ -27,7 +27,7 @@ export async function appendOverlay(
   const top = graph.insertFilter(filter, node, () => [], { driver: 'mirror_top' })
   try {
     using _users = await top.node.drain()
-    using held = await graph.surgery.hold(node, [top.node], overlay)
+    using held = await graph.surgery.hold(node, [top.node], overlay, { moving: true })
     using _quiet = await node.drain()
     // What was written here by then is the overlay's to show, whose flush does not reach below it.
     await node.driver.flush()
@@ -72,7 +72,8 @@ export async function nameBacking(
     await holdings.makeWritable(node)
     await holdings.claimUnchanged(node)
     await graph.surgery.rename(node, backing)
-  } finally {
-    await holdings.letGo()
+  } catch (error) {
+    await holdings.letGo({ error })
   }
+  await holdings.letGo()
 }

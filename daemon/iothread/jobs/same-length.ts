@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Brings source and target of a copying job to one length. Used by job bodies before they copy.
+// Lengths of source and target of a copying job: that they are as expected, and one in the end. Used by job bodies before they copy.
 
+import { CommandError } from '../../errors.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
 
 export const DIFFERENT_SIZES = 'Source and target image have different sizes'
+
+/** When the claims are there. @throws CommandError when the length is not what the job was made for */
+export function checkLength(node: BlockNode, expected: number): void {
+  if (node.length() !== expected)
+    throw new CommandError(`Node '${node.name}' was resized by another program just now; try again`)
+}
 
 /** The same in whole sectors. */
 export function isSameSize(source: BlockNode, target: BlockNode): boolean {

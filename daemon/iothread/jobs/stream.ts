@@ -2,6 +2,7 @@
 // Stream: copies what shows through an image into it, until it needs the images between it and the base no more, or none
 // at all. Whoever writes the image meanwhile is not disturbed: only what it does not store yet is stored.
 
+import type { Failure } from '../../common/give-back.js'
 import type { JobReceipt } from '../../common/job-messages.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
@@ -38,8 +39,7 @@ export class StreamJob implements JobBody {
       await this.#holdings.claimUnchanged(this.#node)
       this.#pass.checkLength()
     } catch (error) {
-      await this.#holdings.letGo()
-      throw error
+      await this.#holdings.letGo({ error })
     }
   }
 
@@ -62,11 +62,13 @@ export class StreamJob implements JobBody {
   }
 
   async finalize(commit: boolean): Promise<void> {
+    let failure: Failure | undefined
     try {
       if (commit && this.#node.driver.backing !== undefined)
         await this.#graph.surgery.rebase(this.#node, this.#base, this.#spec.backing, [])
-    } finally {
-      await this.#holdings.letGo()
+    } catch (error) {
+      failure = { error }
     }
+    await this.#holdings.letGo(failure)
   }
 }

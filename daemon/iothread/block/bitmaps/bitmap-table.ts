@@ -4,6 +4,7 @@
 // looks at one or changes it has claimed its node, so that nobody else changes the image, and it is stored in the end.
 
 import { createHash } from 'node:crypto'
+import { type Failure, giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
 import type {
   BitmapAction,
@@ -56,16 +57,17 @@ export class BitmapTable {
   async change(actions: readonly BitmapAction[]): Promise<void> {
     const persistent = this.#rehearse(actions)
     const releases: Release[] = []
+    let failure: Failure | undefined
     try {
       for (const [node, { changes, held }] of persistent) {
         releases.push(await this.#claims.claim(USER, node, changes ? CHANGES : LOOKS))
         for (const name of held) await node.withDriver(async (driver) => driver.bitmapStore?.hold(name))
       }
       await this.#perform(actions, persistent)
-    } finally {
-      for (const release of releases) await release()
-      this.#report(actions.map(({ node }) => node))
+    } catch (error) {
+      failure = { error }
     }
+    await giveBack([() => this.#report(actions.map(({ node }) => node)), ...releases], failure)
   }
 
   /**
@@ -74,10 +76,8 @@ export class BitmapTable {
    */
   async hold(bitmaps: readonly HeldBitmap[]): Promise<Release> {
     const releases: Release[] = []
-    const release = async () => {
-      for (const each of releases.splice(0)) await each()
-      this.#report(bitmaps.map(({ node }) => node))
-    }
+    const report = () => this.#report(bitmaps.map(({ node }) => node))
+    const release = (before?: Failure) => giveBack([report, ...releases.splice(0)], before)
     try {
       for (const { node: of, name, stored } of bitmaps) {
         const node = this.#records.find(of)?.node
@@ -85,11 +85,10 @@ export class BitmapTable {
         releases.push(await this.#claims.claim(USER, node, CHANGES))
         await node.withDriver(async (driver) => driver.bitmapStore?.hold(name))
       }
-      return release
     } catch (error) {
-      await release()
-      throw error
+      await release({ error })
     }
+    return release
   }
 
   /** What was removed in a drained section is taken out of its image; before what hold() returned is called. */

@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// copy-before-write: a filter that keeps its node as it was when the filter was opened. What a change through it is about to
-// replace is copied to a target first. The snapshot is read through a snapshot-access node above.
+// copy-before-write: a filter that keeps its node as it was when the filter was opened. What a change is about to replace is copied
+// to a target first, whether it comes through the filter or not: a hook of the node below catches it, as in a backup. The snapshot
+// is read through a snapshot-access node above.
 
 import { ENOTSUP } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
-import { BeforeWrite, type OnCbwError } from '../before-write.js'
+import { BeforeWrite, type CbwPolicy, type OnCbwError } from '../before-write.js'
 import { DirtyBitmap } from '../dirty-bitmap.js'
-import {
-  PERMISSIONS,
-  type Permission,
-  type Permissions,
-  type Slice,
-  type WriteHow,
-  type ZeroHow,
-} from '../driver.js'
+import { PERMISSIONS, type Permission, type Permissions } from '../driver.js'
 import { chunkFor } from '../granularity.js'
-import { type BlockNode, SECTOR } from '../node.js'
+import type { BlockNode } from '../node.js'
 import type { ChildNodes, OpenContext } from '../open.js'
 import { sizeOption } from '../options.js'
 import { Snapshot } from '../snapshot.js'
@@ -25,6 +19,11 @@ import { Filter } from './filter.js'
 /** A snapshot outlives a reopen: the new driver shares it with the old one. */
 interface Kept {
   readonly snapshot: Snapshot
+  readonly guard: BeforeWrite
+  /** Says what is to be copied, at the moment that is kept. */
+  readonly mark: () => void
+  /** Tells the guard of changes of the source. */
+  hook: Disposable | undefined
   users: number
 }
 
@@ -45,37 +44,46 @@ export function openCopyBeforeWrite(
     throw new CommandError('min-cluster-size needs to be a power of 2')
   const { previous } = context
   const kept =
-    previous instanceof CopyBeforeWrite
-      ? previous.kept
-      : { snapshot: take(spec, context, source, target), users: 0 }
-  const lost = (error: unknown) => context.log('warn', `snapshot lost: ${(error as Error).message}`)
-  return new CopyBeforeWrite(source, kept, new BeforeWrite(kept.snapshot, policy, lost))
+    previous instanceof CopyBeforeWrite ? previous.kept : keep(spec, context, source, target, policy)
+  return new CopyBeforeWrite(source, kept, policy)
 }
 
-function take(spec: NodeSpec, context: OpenContext, source: BlockNode, target: BlockNode): Snapshot {
-  const length = Math.ceil(source.length() / SECTOR) * SECTOR
-  if (Math.ceil(target.length() / SECTOR) * SECTOR < length)
+function keep(
+  spec: NodeSpec,
+  context: OpenContext,
+  source: BlockNode,
+  target: BlockNode,
+  policy: CbwPolicy,
+): Kept {
+  const length = source.size()
+  if (target.size() < length)
     throw new CommandError(`Target '${target.name}' is smaller than '${source.name}'`)
   const least = sizeOption(spec, 'min-cluster-size', 0)
   const todo = new DirtyBitmap(length, chunkFor(length, target.driver.limits.writeAlign ?? 1, least))
   const wanted = spec.bitmap as { readonly node: string; readonly name: string } | undefined
-  if (wanted === undefined) todo.set(0, length)
-  else todo.merge(context.bitmap(wanted.node, wanted.name))
+  if (wanted !== undefined) context.bitmap(wanted.node, wanted.name)
   const access = wanted === undefined ? undefined : todo.copy()
+  const mark = () => {
+    if (wanted === undefined) todo.set(0, length)
+    else for (const each of [todo, access]) each?.merge(context.bitmap(wanted.node, wanted.name))
+  }
   const covering = context.format(target)?.backing !== undefined
   const how = { unmap: true, vouched: false, covering }
-  return new Snapshot(context.engine, { source, target, todo, access, how })
+  const snapshot = new Snapshot(context.engine, { source, target, todo, access, how })
+  const lost = (error: unknown) => context.log('warn', `snapshot lost: ${(error as Error).message}`)
+  const guard = new BeforeWrite(snapshot, policy, lost)
+  return { snapshot, guard, mark, hook: undefined, users: 0 }
 }
 
 export class CopyBeforeWrite extends Filter {
   readonly type = 'copy-before-write'
   readonly kept: Kept
-  readonly #guard: BeforeWrite
+  readonly #policy: CbwPolicy
 
-  constructor(child: BlockNode, kept: Kept, guard: BeforeWrite) {
+  constructor(child: BlockNode, kept: Kept, policy: CbwPolicy) {
     super(child)
     this.kept = kept
-    this.#guard = guard
+    this.#policy = policy
     kept.users++
   }
 
@@ -83,19 +91,25 @@ export class CopyBeforeWrite extends Filter {
     return this.kept.snapshot
   }
 
-  override async write(offset: number, from: Slice, how: WriteHow): Promise<void> {
-    await this.#guard.before(offset, from.length)
-    return this.child.write(offset, from, how)
+  /** The moment that is kept is when this ends: whoever changes the source from now on, here or below, waits for its copy. */
+  async begin(): Promise<void> {
+    const { kept, child } = this
+    using _quiet = await child.drain()
+    if (child.size() !== kept.snapshot.todo.length)
+      throw new CommandError(`Node '${child.name}' was resized by another program just now; try again`)
+    kept.mark()
+    kept.hook = child.addBeforeWrite((offset, length) => kept.guard.before(offset, length))
   }
 
-  override async zero(offset: number, length: number, how: ZeroHow): Promise<void> {
-    await this.#guard.before(offset, length)
-    return this.child.zero(offset, length, how)
+  async end(): Promise<void> {
+    const { kept } = this
+    await kept.guard.end()
+    kept.hook?.[Symbol.dispose]()
+    kept.hook = undefined
   }
 
-  override async discard(offset: number, length: number): Promise<void> {
-    if (this.child.options.discard !== 'ignore') await this.#guard.before(offset, length)
-    return this.child.discard(offset, length)
+  async takeOver(): Promise<void> {
+    this.kept.guard.follow(this.#policy)
   }
 
   override async resize(length: number): Promise<void> {
@@ -105,17 +119,22 @@ export class CopyBeforeWrite extends Filter {
   /** Its nodes stay: see Surgery. */
   override replaceChild(): void {}
 
-  /** Nobody may write past the filter. The target may lie above the source, which is written below it. */
+  /**
+   * Who uses the filter has the source to himself for writing; as long as nobody does, others write it as they like. The target may
+   * lie above the source, which is written below it.
+   */
   childPermissions(role: string, own: Permissions): Permissions {
     if (role === 'target') return { use: ['consistent read', 'write'], share: without('resize') }
     const use = PERMISSIONS.filter((one) => one === 'consistent read' || own.use.includes(one))
-    return { use, share: own.share.filter((one) => one !== 'write' && one !== 'resize') }
+    const used = own.use.length > 0
+    return { use, share: own.share.filter((one) => one !== 'resize' && (one !== 'write' || !used)) }
   }
 
   override async close(): Promise<void> {
-    await this.#guard.end()
     this.kept.users--
-    if (this.kept.users === 0) this.kept.snapshot.close()
+    if (this.kept.users > 0) return
+    await this.end()
+    this.kept.snapshot.close()
   }
 }
 

@@ -3,6 +3,7 @@
 
 import type { Agreed } from '../../../../protocol/nbd/agreed.js'
 import { ALLOCATION, ALLOCATION_DEPTH, DIRTY_BITMAP } from '../../../../protocol/nbd/contexts.js'
+import { giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
 import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
@@ -85,9 +86,7 @@ export class NbdExport implements ServedNode {
       for (const bitmap of graph.bitmaps.forExport(node, spec.bitmaps ?? [], spec.writable))
         bitmaps.push(await graph.bitmaps.take(bitmap.node, bitmap.bitmap, true))
     } catch (error) {
-      for (const use of bitmaps) await use.release()
-      await claim.release()
-      throw error
+      await giveBack([() => claim.release(), ...bitmaps.map((use) => () => use.release())], { error })
     }
     contexts = [...contextsOf(spec, bitmaps).keys()]
     return new NbdExport(spec, claim, bitmaps, means, ended)
@@ -137,8 +136,7 @@ export class NbdExport implements ServedNode {
       await new Promise<void>((resolve) => {
         this.#quiet = resolve
       })
-    for (const use of this.#bitmaps) await use.release()
-    await this.#claim.release()
+    await giveBack([() => this.#claim.release(), ...this.#bitmaps.map((use) => () => use.release())])
   }
 }
 

@@ -8,10 +8,11 @@
 // else wants the node; the less it was good for, the longer the next row must be.
 
 import type { Lane, LaneCounts, LaneEnd } from '../../../../native/lane-types.js'
-import type { FileId, IoEngine } from '../../../../native/types.js'
-import { type Agreed, hasFlag } from '../../../../protocol/nbd/agreed.js'
+import type { FileId, IoEngine, Range } from '../../../../native/types.js'
+import { type Agreed, hasFlag, type ReplyStyle } from '../../../../protocol/nbd/agreed.js'
 import { commandFlags, commands } from '../../../../protocol/nbd/constants.js'
-import type { Request } from '../../../../protocol/nbd/request.js'
+import { parseRequest, type Request, requestHeaderLength } from '../../../../protocol/nbd/request.js'
+import { PeerError } from '../../../../protocol/peer-error.js'
 import type { Borrower } from '../../block/loans.js'
 import { type Holder, type PiecePool, SMALL } from '../piece-pool.js'
 import type { ServedNode } from './serving.js'
@@ -99,13 +100,14 @@ export class ClientLane implements Borrower {
       this.#row = 0
       return false
     }
+    const length = Math.min(agreed.size, loan.lent.length)
     const lane = lanes.engine.lane({
       file: loan.lent.file,
       stream,
       slot: piece.slot,
       slotOffset: piece.offset,
       room: piece.length,
-      length: Math.min(agreed.size, loan.lent.length),
+      length,
       style: agreed.replies,
       writable: this.#writable,
       align: agreed.blockSizes.minimum,
@@ -114,7 +116,7 @@ export class ClientLane implements Borrower {
     this.#lane = lane
     void lane.ended.then((end) => {
       this.#judge(lane.counts())
-      loan.back()
+      loan.back(this.#begun(end, length))
       this.#lane = undefined
       lanes.give()
       pool.give(holder, piece)
@@ -163,8 +165,32 @@ export class ClientLane implements Borrower {
     if (stream > 0) await this.#env.lanes.engine.close(stream)
   }
 
+  /**
+   * Where something may have been written that has no answer. The connection does it once more, unless it was closed meanwhile;
+   * others are to hear of it either way. A lane begins a write when all of it has come, so it is what came back first.
+   * @param end  of what the lane may write
+   */
+  #begun({ received }: LaneEnd, end: number): Range | undefined {
+    const { replies } = this.#env.agreed
+    const request = firstRequest(received, replies)
+    if (request?.command !== commands.WRITE || !this.#writable) return undefined
+    const { offset, length } = request
+    const whole = received.length >= requestHeaderLength(replies) + length
+    return whole && length > 0 && offset + length <= end ? { offset, length } : undefined
+  }
+
   #judge({ reads, writes }: LaneCounts): void {
     this.#row = 0
     this.#wanted = reads + writes < WORTH ? Math.min(this.#wanted * 2, LONGEST_ROW) : SHORTEST_ROW
+  }
+}
+
+function firstRequest(received: Uint8Array, replies: ReplyStyle): Request | undefined {
+  try {
+    return parseRequest(received, 0, replies)
+  } catch (error) {
+    // The connection ends when it comes to it.
+    if (error instanceof PeerError) return undefined
+    throw error
   }
 }

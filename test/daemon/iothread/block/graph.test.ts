@@ -224,3 +224,17 @@ t.test('a node whose flush is to stall can be removed', async (t) => {
   await graph.remove('n')
   t.same(graph.nodes(), [])
 })
+
+t.test('a node whose child is removed while it is opened is not there', async (t) => {
+  const g = testGraph(t)
+  await g.add({ driver: 'x-memory', 'node-name': 'disk', size: 512 })
+  const rules = [{ op: 'open', 'delay-ms': 30 }]
+  const file = { driver: 'x-inject', 'node-name': 'between', file: 'disk', rules }
+  const adding = g.add({ driver: 'raw', 'node-name': 'above', file })
+  await g.graph.remove('disk')
+  const message = "Cannot find device='disk' nor node-name='disk'"
+  await t.rejects(adding, { message })
+  t.strictSame([...g.reports.keys()], [])
+  await g.add({ driver: 'x-memory', 'node-name': 'disk', size: 512 })
+  await g.add({ driver: 'raw', 'node-name': 'above', file })
+})

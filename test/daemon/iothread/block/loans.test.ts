@@ -50,7 +50,7 @@ t.test('storage is lent where each of its bytes has its place in a file', async 
     const node = await g.add({ 'node-name': 'n', ...spec })
     const loan = node.lend(new Somebody())
     t.equal(loan?.lent.length, length, what)
-    loan?.back()
+    loan?.back(undefined)
     await g.graph.remove('n')
   }
 })
@@ -70,7 +70,7 @@ t.test('who has to hear of requests is not passed by', async (t) => {
   }
   const loan = node.lend(new Somebody())
   t.ok(loan, 'and then it is lent')
-  loan?.back()
+  loan?.back(undefined)
 })
 
 t.test('who comes later calls back', async (t) => {
@@ -92,10 +92,10 @@ t.test('who comes later calls back', async (t) => {
       section[Symbol.dispose]()
     })
     t.strictSame(calls(), [4, 4], `status and a drained section of ${each.name}`)
-    loans[0]?.back()
+    loans[0]?.back(undefined)
     await new Promise(setImmediate)
     t.equal(told, '', 'they wait for both')
-    loans[1]?.back()
+    loans[1]?.back(undefined)
     await drained
     await status
     t.match(told, /drained/)
@@ -114,9 +114,33 @@ t.test('what was written is no hole any more', async (t) => {
   t.match(node.stats, { reads: 3, readBytes: 1536, writes: 1, writeBytes: 4096, writeHighest: MIB })
   const status = node.status(0, MIB)
   t.equal(borrower.called, 1)
-  loan?.back()
+  loan?.back(undefined)
   t.match(await status, { kind: 'data' })
   t.equal(readFileSync(filename)[0], 7)
   for (const each of [node, g.graph.node('file')])
     t.match(each.stats, { reads: 3, readBytes: 1536, writes: 1, writeBytes: 4096 }, 'counted once')
+})
+
+t.test('who hears of changes by then hears where one was begun that nobody was told of', async (t) => {
+  const { g, node } = await disk(t)
+  const heard: string[] = []
+  const loan = node.lend(new Somebody())
+  const other = node.lend(new Somebody())
+  for (const each of [node, g.graph.node('file')]) {
+    each.addDirtyListener((offset, length) => heard.push(`${each.name} ${offset}+${length}`))
+    each.bitmaps.add({ name: 'b', granularity: 512, persistent: false, recording: true })
+  }
+  let drained = false
+  const drain = node.drain().then((section) => {
+    drained = true
+    t.strictSame(heard, ['file 1000+3000', 'disk 1000+3000'], 'before the node rests')
+    section[Symbol.dispose]()
+  })
+  other?.back(undefined)
+  await new Promise(setImmediate)
+  t.strictSame([heard, drained], [[], false], 'nothing was begun by the other')
+  loan?.back({ offset: 1000, length: 3000 })
+  await drain
+  for (const each of [node, g.graph.node('file')])
+    t.equal(each.bitmaps.get('b').bits.bytes, 4096 - 512, `the bitmap of ${each.name} has it`)
 })

@@ -154,3 +154,39 @@ t.test('a handle that cannot be flushed is not replaced', { skip: slowfsAbsent()
     await slow.unmount()
   }
 })
+
+t.test('a node that gets another child while it is opened anew stays as it is', async (t) => {
+  const g = testGraph(t)
+  for (const name of ['one', 'other']) await g.add({ driver: 'x-memory', 'node-name': name, size: MiB })
+  await g.write(g.graph.node('other'), 0, Uint8Array.of(2))
+  const spec = { driver: 'x-inject', 'node-name': 'above', file: 'one' }
+  const above = await g.add({ ...spec, rules: [] })
+  const reopening = g.graph.reopen([{ ...spec, rules: [{ op: 'open', 'delay-ms': 50 }] }])
+  const top = g.graph.insertFilter('top', g.graph.node('one'), () => [], { driver: 'mirror_top' })
+  {
+    using _users = await top.node.drain()
+    const [one, other] = [g.graph.node('one'), g.graph.node('other')]
+    using held = await g.graph.surgery.hold(one, [top.node], other, { moving: true })
+    using _quiet = await one.drain()
+    await g.graph.pivot(top, other, [], one, held.nodes)
+  }
+  top.remove()
+  await t.rejects(reopening, { message: "Node 'above' has got another node below it meanwhile" })
+  t.same(g.reports.get('above')?.children, { file: 'other' })
+  t.equal((await g.read(above, 0, 1))[0], 2)
+})
+
+t.test('a node that somebody begins to write while it is opened for reading stays writable', async (t) => {
+  const g = testGraph(t)
+  await g.add({ driver: 'x-memory', 'node-name': 'memory', size: MiB })
+  const spec = { driver: 'x-inject', 'node-name': 'above', file: 'memory' }
+  const above = await g.add({ ...spec, rules: [] })
+  const slow = { ...spec, 'read-only': true, rules: [{ op: 'open', 'delay-ms': 50 }] }
+  const reopening = g.graph.reopen([slow])
+  const claim = await g.graph.claim('a guest', above, writer)
+  await t.rejects(reopening, { message: 'Block node is read-only' })
+  await g.write(above, 0, Uint8Array.of(1))
+  await claim.release()
+  await g.graph.reopen([slow])
+  t.ok(above.readOnly)
+})

@@ -338,3 +338,38 @@ t.test(
     await slow.unmount()
   },
 )
+
+for (const style of STYLES)
+  t.test(
+    `${style}: a write that is not done once more, its export being removed, is in the bitmap that came meanwhile`,
+    { skip: slowfsAbsent() },
+    async (t) => {
+      const slow = await SlowFs.mount(t.testdir())
+      const own = await disk(t, { folder: slow.mount })
+      const { served } = own
+      const { bench } = served
+      const client = await served.client(style)
+      const lane = await onLane(client, own)
+      slow.rules({ op: 'write', delayMs: 400 })
+      const offset = 10 * 65536 + 512
+      const bytes = pattern(offset, 4096, 5)
+      const answer = client.write(offset, bytes).catch(() => undefined)
+      while (bench.engine.oldest()?.op !== 'write') await pace(5)
+      const bitmap = { node: 'disk', name: 'b' }
+      const add = { kind: 'add', granularity: 512, persistent: false, recording: true, ...bitmap } as const
+      await bench.request('bitmaps-change', { actions: [add] })
+      await served.remove()
+      slow.rules()
+      t.equal(await answer, undefined, 'it has no answer')
+      t.equal((await lane.ended).received.length, (style === 'extended' ? 32 : 28) + bytes.length)
+      const now = readFileSync(join(slow.files, 'disk.img'))
+      t.ok(now.subarray(offset, offset + bytes.length).equals(bytes), 'it is on the disk')
+      const { bits } = await bench.request('bitmap-content', bitmap)
+      const isDirty = (chunk: number) => ((bits[chunk >> 3] ?? 0) >> (chunk & 7)) % 2 === 1
+      const dirty = Array.from({ length: SIZE / 512 }, (_, chunk) => chunk).filter(isDirty)
+      const expected = Array.from({ length: bytes.length / 512 }, (_, index) => offset / 512 + index)
+      t.strictSame(dirty, expected, 'and the bitmap knows')
+      await bench.request('node-del', { node: 'disk' })
+      await slow.unmount()
+    },
+  )

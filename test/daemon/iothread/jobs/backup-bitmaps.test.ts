@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import type { BackupSpec } from '../../../../daemon/iothread/messages-backup.js'
 import { testGraph } from '../../../helpers/graph.js'
 import { GraphJobs } from '../../../helpers/graph-jobs.js'
-import { backupSpec } from '../../../helpers/iothread.js'
+import { backupSpec, mirrorSpec } from '../../../helpers/iothread.js'
 
 const MIB = 2 ** 20
 const CHUNK = 65536
@@ -85,6 +85,62 @@ for (const { mode, after } of failures)
     t.equal((await ended()).kind, 'failed')
     t.same(dirty(), after)
   })
+
+for (const { name, rule } of [
+  { name: 'fails', rule: { op: 'flush', count: 0, errno: EIO } },
+  { name: 'does not end', rule: { op: 'flush', count: 0, stall: true } },
+])
+  t.test(`after a failure with a flush that ${name}, always leaves everything`, async (t) => {
+    const { g, jobs, start, write, dirty, ended } = await disks(t, [
+      { op: 'write', nth: 2, count: 0, errno: EIO },
+      rule,
+    ])
+    const bitmap = { name: 'b', mode: 'always' } as const
+    await start({ sync: 'bitmap', bitmap, speed: 1, workers: 1, maxChunk: CHUNK })
+    await write(9, 3)
+    await jobs.verbs['job-set-speed']({ id: 'j', speed: 0 })
+    t.equal((await ended()).kind, 'failed')
+    t.same(dirty(), [1, 5, 6, 9])
+    g.graph.node('dst').driver.release?.()
+  })
+
+for (const kind of ['backup', 'mirror'] as const)
+  t.test(`after a ${kind} whose flush failed once, always leaves everything`, async (t) => {
+    const { jobs, start, dirty, ended } = await disks(t, [{ op: 'flush', errno: EIO }])
+    const spec = { sync: 'bitmap', bitmap: { name: 'b', mode: 'always' } } as const
+    if (kind === 'backup') await start(spec)
+    else await jobs.start('j', mirrorSpec(spec))
+    t.equal((await ended()).kind, 'failed')
+    t.same(dirty(), [1, 5, 6])
+  })
+
+for (const { flush, after } of [
+  { flush: [], after: [5, 6, 9] },
+  { flush: [{ op: 'flush', count: 0, errno: EIO }], after: [1, 5, 6, 9] },
+])
+  t.test(`after a mirror that failed, always leaves ${after}`, async (t) => {
+    const rules = [{ op: 'write', nth: 2, count: 0, errno: EIO }, ...flush]
+    const { jobs, write, dirty, ended } = await disks(t, rules)
+    const bitmap = { name: 'b', mode: 'always' } as const
+    const spec = { sync: 'bitmap', bitmap, speed: 1, granularity: CHUNK, bufSize: CHUNK } as const
+    await jobs.start('j', mirrorSpec(spec))
+    await write(9, 3)
+    await jobs.verbs['job-set-speed']({ id: 'j', speed: 0 })
+    t.equal((await ended()).kind, 'failed')
+    t.same(dirty(), after)
+  })
+
+t.test('a mirror that fails before it knows what to copy leaves its bitmap as it was', async (t) => {
+  const { g, jobs, dirty, ended } = await disks(t)
+  // What is too long of it cannot be zeroed.
+  const file = { driver: 'x-memory', 'node-name': 'long-memory', size: 5 * MIB }
+  const rules = [{ op: 'zero', count: 0, errno: EIO }]
+  await g.add({ driver: 'x-inject', 'node-name': 'long', file, rules })
+  const bitmap = { name: 'b', mode: 'always' } as const
+  await jobs.start('j', mirrorSpec({ target: 'long', sync: 'bitmap', bitmap }))
+  t.equal((await ended()).kind, 'failed')
+  t.same(dirty(), [1, 5, 6])
+})
 
 t.test('a backup that is cancelled when it is done leaves the bitmap as a failed one does', async (t) => {
   const { start, dirty, ended } = await disks(t)

@@ -42,7 +42,7 @@ for (const lent of ['base', 'store'])
     const back: (() => void)[] = []
     const nothing = { reads: 0, readBytes: 0, writes: 0, writeBytes: 0, from: 0, to: 0 }
     const loan = claim.node.lend({
-      callBack: () => void back.push(() => loan?.back()),
+      callBack: () => void back.push(() => loan?.back(undefined)),
       counts: () => nothing,
     })
     const appending = appendOverlay(g.graph, g.graph.node(lent), image, 'top')
@@ -58,6 +58,31 @@ for (const lent of ['base', 'store'])
     t.equal((await g.read(g.graph.node('store'), 0, 1))[0], 1)
     await claim.release()
   })
+
+t.test('what was under way when an overlay comes is durable below it', async (t) => {
+  const g = testGraph(t)
+  const memory = await g.add({ driver: 'x-memory', 'node-name': 'storage', size: 4 * MIB })
+  const rules = [{ op: 'write', 'delay-ms': 30 }]
+  const base = await g.add({ driver: 'x-inject', 'node-name': 'base', file: 'storage', rules })
+  const image = await addImage(g, null)
+  const order: string[] = []
+  const { driver } = memory
+  const [write, flush] = [driver.write.bind(driver), driver.flush.bind(driver)]
+  driver.write = async (...all) => {
+    await write(...all)
+    order.push('written')
+  }
+  driver.flush = async () => {
+    order.push('flush')
+    await flush()
+  }
+  // By somebody who uses the base itself, and does not wait in the filter.
+  const writing = g.write(base, 0, Buffer.alloc(512, 2))
+  await turn()
+  await appendOverlay(g.graph, base, image, 'top')
+  t.strictSame(order, ['written', 'flush'])
+  await writing
+})
 
 t.test('what is dropped from an image is dirty in its bitmaps', async (t) => {
   const g = testGraph(t)

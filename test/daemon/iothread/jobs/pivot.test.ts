@@ -192,29 +192,32 @@ t.test('a node that keeps a snapshot of the source stays, and so does the source
   const target = { driver: 'x-memory', 'node-name': 'kept', size: BLOCK }
   await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'src', target })
   await jobs.start('j', mirrorSpec({ filter: 'top' }))
+  await jobs.report('job-ready', 'j')
+  // Nobody is stopped for it: this request never ends.
+  await g.add({ driver: 'x-inject', 'node-name': 'stuck', file: 'src', rules: [{ op: 'read', stall: true }] })
+  const stuck = g.engine.takeSlots(1)[0] ?? 0
+  const reading = g.graph.node('stuck').read(0, { slot: stuck, offset: 0, length: 512 })
   await jobs.verbs['job-complete']({ id: 'j', pivot: true })
-  await jobs.report('job-ended', 'j')
-  await t.rejects(async () => jobs.verbs['job-finalize']({ id: 'j', commit: true }), {
-    message: "Node 'cbw' was put above 'src' meanwhile and cannot be moved to 'dst'",
-  })
+  const error = "Node 'cbw' lies above 'src' and cannot be moved to 'dst'"
+  t.same((await jobs.report('job-ended', 'j')).outcome, { kind: 'failed', error })
+  await g.write(g.graph.node('src'), 0, Buffer.alloc(BLOCK, 2))
+  await g.write(g.graph.node('cbw'), 0, Buffer.alloc(BLOCK, 3))
+  t.equal(readFileSync(join(dir, 'src'))[0], 3, 'nobody is held up')
+  await g.graph.remove('stuck')
+  await reading
   t.match(g.reports.get('cbw')?.children, { file: 'src', target: 'kept' })
 })
 
-t.test('a target that a snapshot is kept in takes a place without taking that of its disk', async (t) => {
+t.test("what a snapshot is kept in is nobody else's target", async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1) })
   const g = testGraph(t)
   const jobs = new GraphJobs(g)
   await addDisk(g, 'src', join(dir, 'src'))
-  const disk = await g.add({ driver: 'x-memory', 'node-name': 'disk', size: BLOCK })
+  await g.add({ driver: 'x-memory', 'node-name': 'disk', size: BLOCK })
   const target = { driver: 'x-memory', 'node-name': 'dst', size: BLOCK }
-  const cbw = await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target })
-  await jobs.start('j', mirrorSpec({ filter: 'top' }))
-  await jobs.verbs['job-complete']({ id: 'j', pivot: true })
-  await jobs.report('job-ended', 'j')
-  await jobs.verbs['job-finalize']({ id: 'j', commit: true })
-  await g.write(cbw, 0, Buffer.alloc(BLOCK, 9))
-  t.equal((await g.read(disk, 0, 1))[0], 9)
-  t.match(g.reports.get('cbw')?.children, { file: 'disk', target: 'dst' })
+  await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target })
+  await t.rejects(jobs.start('j', mirrorSpec({ filter: 'top' })), /^Permission conflict on node 'dst'/)
+  await g.graph.remove('cbw')
 })
 
 t.test('a node put above the source when all is held keeps the target from taking its place', async (t) => {
@@ -236,6 +239,54 @@ t.test('a node put above the source when all is held keeps the target from takin
   await g.write(claim.node, 0, Buffer.alloc(BLOCK, 2))
   t.equal(readFileSync(join(dir, 'src'))[0], 2)
   t.equal(readFileSync(join(dir, 'dst'))[0], 1)
+})
+
+for (const { name, stalls, replaces } of [
+  { name: 'a node above the source', stalls: 'above', replaces: undefined },
+  { name: 'the source', stalls: 'src', replaces: undefined },
+  { name: 'a node above what is replaced', stalls: 'above', replaces: 'below' },
+])
+  t.test(`a mirror that waits at its end for ${name} can be cancelled, and nothing is held up`, async (t) => {
+    const g = testGraph(t)
+    const jobs = new GraphJobs(g)
+    const rules = (node: string) => (node === stalls ? [{ op: 'read', stall: true }] : [])
+    for (const node of ['below', 'dst'])
+      await g.add({ driver: 'x-memory', 'node-name': node, size: 4 * BLOCK })
+    await g.add({ driver: 'x-inject', 'node-name': 'src', file: 'below', rules: rules('src') })
+    const file = replaces ?? 'src'
+    await g.add({ driver: 'x-inject', 'node-name': 'above', file, rules: rules('above') })
+    await jobs.start('j', mirrorSpec({ filter: 'top', ...(replaces !== undefined && { replaces }) }))
+    await jobs.report('job-ready', 'j')
+    const slot = g.engine.takeSlots(1)[0] ?? 0
+    const stuck = g.graph.node(stalls)
+    const reading = stuck.read(BLOCK, { slot, offset: 0, length: 512 })
+    await jobs.verbs['job-complete']({ id: 'j', pivot: true })
+    for (let turns = 0; turns < 200; turns++) await turn()
+    t.equal(jobs.find('job-ended', 'j'), undefined, 'it waits')
+    await jobs.verbs['job-cancel']({ id: 'j' })
+    t.same((await jobs.report('job-ended', 'j')).outcome, { kind: 'cancelled' })
+    for (const node of ['above', 'src', 'below']) await g.write(g.graph.node(node), 0, Buffer.alloc(512, 2))
+    stuck.driver.release?.()
+    await reading
+  })
+
+t.test('nodes above one another that lie above one node come to rest, the uppermost first', async (t) => {
+  const g = testGraph(t)
+  const node = await g.add({ driver: 'x-memory', 'node-name': 'disk', size: BLOCK })
+  await g.add({
+    ...{ driver: 'x-inject', 'node-name': 'between', file: 'disk' },
+    rules: [{ op: 'read', 'delay-ms': 30 }],
+  })
+  // It copies what is between to the disk itself: a write waits for that, which is not under way between yet.
+  const both = { driver: 'copy-before-write', 'node-name': 'upper', file: 'between', target: 'disk' }
+  const upper = await g.add(both)
+  const writing = g.write(upper, 0, Buffer.alloc(BLOCK, 7))
+  await turn()
+  const held = await g.graph.surgery.hold(node, [], node, { moving: false })
+  t.same([...held.nodes].map(({ name }) => name).sort(), ['between', 'upper'])
+  await writing
+  held[Symbol.dispose]()
+  t.equal((await g.read(node, 0, 1))[0], 7)
 })
 
 /** Two disks of one MiB, a guest on the first, and a ready mirror in write-blocking mode. */

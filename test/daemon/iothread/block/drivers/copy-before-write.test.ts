@@ -2,8 +2,11 @@
 // Snapshots of a disk that goes on being written: copy-before-write keeps them, snapshot-access shows them.
 // Prints its seed; SEED=n repeats it.
 
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { IoError } from '../../../../../daemon/errors.js'
+import { PERMISSIONS } from '../../../../../daemon/iothread/block/driver.js'
 import { newSeed, random, type TestGraph, testGraph } from '../../../../helpers/graph.js'
 import { guestOf, turn } from '../../../../helpers/graph-jobs.js'
 import { BLOCK, type GuestDisk, StampedDisk } from '../../../../helpers/stamped-disk.js'
@@ -11,6 +14,7 @@ import { BLOCK, type GuestDisk, StampedDisk } from '../../../../helpers/stamped-
 const BLOCKS = 512
 const SIZE = BLOCKS * BLOCK
 const CHUNK = 65536
+const MIB = 1 << 20
 const ROUNDS = 10
 
 interface Rule {
@@ -170,7 +174,91 @@ t.test('a node without a snapshot is refused', async (t) => {
   await t.rejects(g.add({ driver: 'snapshot-access', 'node-name': 'snap', file: 'disk' }), { message })
 })
 
-/** One guest, readers of its snapshot meanwhile. */
+t.test('who writes below the filter is waited for too, as long as the filter is there', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  const disk = g.graph.node('disk')
+  await g.write(disk, 0, Buffer.alloc(CHUNK, 7))
+  await addSnapshot(g)
+  await g.write(disk, 512, Buffer.alloc(512, 9))
+  await disk.zero(4096, 4096, { unmap: true, fast: false })
+  t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(g.graph.node('snap'), 0, CHUNK)), 'nobody uses the filter')
+  const claim = await g.graph.claim('a reader', g.graph.node('snap'), { use: ['consistent read'], share: [] })
+  await t.rejects(
+    g.graph.claim('a writer', disk, { use: ['write'], share: PERMISSIONS }),
+    /Permission conflict/,
+  )
+  await claim.release()
+  await g.graph.remove('snap')
+  await g.graph.remove('cbw')
+  await g.write(disk, 8 * CHUNK, Buffer.alloc(CHUNK, 9))
+  t.equal(
+    (await g.graph.node('target-memory').status(8 * CHUNK, CHUNK)).kind,
+    'zero',
+    'then nothing is copied',
+  )
+})
+
+t.test('a write that is under way when the filter comes is before its moment', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  const rules = [{ op: 'write', 'delay-ms': 30 }]
+  await g.add({ driver: 'x-inject', 'node-name': 'slow', file: 'disk', rules })
+  const writing = g.write(g.graph.node('slow'), 0, Buffer.alloc(512, 7))
+  await turn()
+  await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'slow', target: 'target' })
+  await g.add({ driver: 'snapshot-access', 'node-name': 'snap', file: 'cbw' })
+  t.equal((await g.read(g.graph.node('disk'), 0, 1))[0], 7, 'it has been waited for')
+  await writing
+  t.equal((await g.read(g.graph.node('snap'), 0, 1))[0], 7)
+})
+
+t.test('a change below that waits for its copy is not let go by a reopen of the filter', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g, [{ op: 'write', 'delay-ms': 50 }])
+  const disk = g.graph.node('disk')
+  await g.write(disk, 0, Buffer.alloc(CHUNK, 7))
+  await addSnapshot(g)
+  const writing = g.write(disk, 0, Buffer.alloc(512, 9))
+  await turn()
+  const spec = { driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target: 'target' }
+  await g.graph.reopen([{ ...spec, 'on-cbw-error': 'break-snapshot' }])
+  t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(g.graph.node('snap'), 0, CHUNK)))
+  await writing
+  t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(g.graph.node('snap'), 0, CHUNK)))
+  t.equal((await g.read(disk, 0, 1))[0], 9)
+})
+
+t.test(
+  'its target is locked for writing as long as the filter is there, and its source keeps its length',
+  async (t) => {
+    const g = testGraph(t)
+    const [source, target] = ['source', 'target'].map((name) => join(t.testdir(), name)) as [string, string]
+    for (const filename of [source, target]) writeFileSync(filename, Buffer.alloc(MIB))
+    await g.add({ driver: 'file', 'node-name': 'disk', filename: source })
+    const inline = { driver: 'file', 'node-name': 'target', filename: target }
+    const spec = { driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk' }
+    const other = testGraph(t)
+    await other.add({ driver: 'file', 'node-name': 'other', filename: target })
+    const writer = { use: ['write'] as const, share: ['consistent read', 'write unchanged'] as const }
+    const taken = await other.graph.claim('another', other.graph.node('other'), writer)
+    await t.rejects(g.add({ ...spec, target: inline }), { message: /Failed to get "write" lock/ })
+    t.notOk(g.reports.has('cbw'))
+    await taken.release()
+    await g.add({ ...spec, target: inline })
+    await t.rejects(other.graph.claim('another', other.graph.node('other'), writer), {
+      message: /Failed to get shared "write" lock/,
+    })
+    await t.rejects(g.graph.resize('disk', 2 * MIB), { message: /Permission conflict on node 'disk'/ })
+    await g.graph.remove('cbw')
+    await (await other.graph.claim('another', other.graph.node('other'), writer)).release()
+    await g.add({ ...inline, 'node-name': 'closed', 'read-only': true })
+    await t.rejects(g.add({ ...spec, target: 'closed' }), { message: 'Block node is read-only' })
+    await g.graph.resize('disk', 2 * MIB)
+  },
+)
+
+/** One guest, above the filter or below it, and readers of its snapshot meanwhile. */
 async function round(t: Test, below: (below: number) => number): Promise<void> {
   const g = testGraph(t)
   const ops = ['write', 'read', 'zero', 'status'] as const
@@ -191,16 +279,19 @@ async function round(t: Test, below: (below: number) => number): Promise<void> {
   const disk = new StampedDisk(guestOf(g, served), BLOCKS, below, refused)
   const first = disk.run(4, 0, turn)
   while (disk.requests < 200) await turn()
-  disk.stop()
-  await first
+  const above = below(2) === 0
+  if (above) {
+    disk.stop()
+    await first
+  }
   const moment = disk.moment()
   await addSnapshot(g)
-  name = 'cbw'
+  if (above) name = 'cbw'
   const check = moment()
   const writing = disk.run(1 + below(5), 0, turn)
   for (let looks = 0; looks < 3; looks++) await look(check, g)
   disk.stop()
-  await writing
+  await Promise.all([first, writing])
   await look(check, g)
   await disk.verify(readable(g, 'disk'))
   t.pass()
