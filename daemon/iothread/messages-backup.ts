@@ -23,6 +23,8 @@ export interface BackupSpec {
   readonly onCbwError: 'break-guest-write' | 'break-snapshot'
   /** Longest time a write waits for that, milliseconds; 0 = without end. */
   readonly cbwTimeoutMs: number
+  /** Leaves the disk to its guests. */
+  readonly yielding: boolean
   /** What was copied is discarded in the source. */
   readonly discardSource: boolean
   /** Pieces under way at most. */

@@ -24,6 +24,8 @@ export interface MirrorSpec {
   readonly onTargetError: OnError
   readonly copyMode: CopyMode
   readonly onDiverge: OnDiverge
+  /** Leaves the disk to its guests. */
+  readonly yielding: boolean
   /** Ranges that read as zero may become holes on the target. */
   readonly unmap: boolean
   /** The user vouches that the target reads as zero everywhere. */

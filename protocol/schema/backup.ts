@@ -4,6 +4,7 @@
 import { onCbwError } from './drivers/copy-before-write.js'
 import { bitmapSyncMode, newImageMode, onError } from './mirror.js'
 import { bool, command, enumOf, int, type Members, optional, required, size, str, struct } from './types.js'
+import { yielding } from './yielding.js'
 
 const syncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
 
@@ -51,6 +52,7 @@ const common = {
     'Longest time that a write waits for the target, seconds; then it is as if the copy had failed. 0 = without end.',
     { default: 0 },
   ),
+  'x-yield': yielding,
   'x-budget': optional(str, 'Id of the x-budget object whose bandwidth it shares with other jobs.'),
 } satisfies Members
 

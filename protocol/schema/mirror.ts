@@ -3,6 +3,7 @@
 
 import { onDiverge } from './convergence.js'
 import { bool, command, enumOf, int, type Members, optional, required, str, struct, uint32 } from './types.js'
+import { yielding } from './yielding.js'
 
 const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
 export const copyMode = enumOf('MirrorCopyMode', ['background', 'write-blocking'])
@@ -57,6 +58,7 @@ const extensions = {
     },
   ),
   'x-on-diverge': onDiverge,
+  'x-yield': yielding,
   'x-budget': optional(str, 'Id of the x-budget object whose bandwidth it shares with other jobs.'),
 } satisfies Members
 

@@ -22,34 +22,42 @@ export async function live(options: BenchOptions): Promise<Verdict[]> {
   return verdicts
 }
 
+const NEVER = new Promise<never>(() => undefined)
+
 const sum = (times: GuestTimes) => times.write99 + times.flush99
 
 /** 4 KiB, each made durable before the next, without a mirror and with one after the other at full speed. */
 export async function liveLatency(options: BenchOptions): Promise<Verdict[]> {
   const size = options.size ?? GiB
   print('\n## A guest’s durable writes of 4 KiB during a mirror in the background\n')
-  const results: { name: string; alone: GuestTimes[]; meanwhile: GuestTimes[] }[] = []
-  for (const { name } of daemons(options)) results.push({ name, alone: [], meanwhile: [] })
+  const results = daemons(options).map(({ name }) => ({
+    name,
+    ...{ alone: [] as GuestTimes[], meanwhile: [] as GuestTimes[] },
+    ...{ rates: [] as number[], beside: [] as number[] },
+  }))
   for (let turn = 0; turn < options.rounds; turn++)
     for (const [index, { name, program }] of daemons(options).entries()) {
       await using served = await Served.start(name, program, options.directory, size)
       const guest = () =>
         fio(served.uri, size, ['--bs=4k', '--fsync=1', '--time_based', `--runtime=${SECONDS}`])
       results[index]?.alone.push(await guest())
+      results[index]?.rates.push(await mirrorOnce(served, size))
       const during = guest()
-      await mirrorUntil(served, during)
+      results[index]?.beside.push(await mirrorUntil(served, size, during))
       results[index]?.meanwhile.push(await during)
     }
-  const rows = results.map(({ name, alone, meanwhile }) => [
+  const rows = results.map(({ name, alone, meanwhile, rates, beside }) => [
     name,
     ...[alone, meanwhile].flatMap((all) => [
       all.map(({ write99 }) => round(write99)).join(' '),
       all.map(({ flush99 }) => round(flush99)).join(' '),
       all.map(({ perSecond }) => perSecond.toFixed(0)).join(' '),
     ]),
+    ...[rates, beside].map((all) => all.map((rate) => rate.toFixed(0)).join(' ')),
   ])
   const head = ['write p99, ms', 'flush p99, ms', 'writes/s']
-  print(table(['', ...head, ...head.map((each) => `mirrored: ${each}`)], rows))
+  const mirrors = ['mirror alone, MiB/s', 'with the guest']
+  print(table(['', ...head, ...head.map((each) => `mirrored: ${each}`), ...mirrors], rows))
   const [ours, theirs] = results.map((each) => ({
     alone: median(each.alone.map(sum)),
     meanwhile: median(each.meanwhile.map(sum)),
@@ -61,19 +69,31 @@ export async function liveLatency(options: BenchOptions): Promise<Verdict[]> {
   ]
 }
 
-/** One mirror after the other until the guest ends. */
-async function mirrorUntil(served: Served, guest: Promise<unknown>): Promise<void> {
+/** A mirror until it is ready. @returns MiB per second, of what has come when it is given up */
+async function mirrorOnce(served: Served, size: number, until: Promise<unknown> = NEVER): Promise<number> {
+  const from = performance.now()
+  await served.mirror('d0', 'd1')
+  await Promise.race([served.client.event('BLOCK_JOB_READY', () => true, 600_000), until])
+  const seconds = (performance.now() - from) / 1000
+  const [job] = (await served.client.execute('query-block-jobs')) as { ready: boolean; offset: number }[]
+  await served.client.execute('job-cancel', { id: 'j' })
+  await served.client.status('j', 'null')
+  return Math.min(size, job?.offset ?? 0) / seconds / 2 ** 20
+}
+
+/** One mirror after the other until the guest ends. @returns MiB per second, the median of those that got ready if any did */
+async function mirrorUntil(served: Served, size: number, guest: Promise<unknown>): Promise<number> {
   let ended = false
+  const rates: number[] = []
   const end = guest.finally(() => {
     ended = true
   })
   end.catch(() => undefined)
   while (!ended) {
-    await served.mirror('d0', 'd1')
-    await Promise.race([served.client.event('BLOCK_JOB_READY', () => true, 600_000), end])
-    await served.client.execute('job-cancel', { id: 'j' })
-    await served.client.status('j', 'null')
+    const rate = await mirrorOnce(served, size, end)
+    if (!ended || rates.length === 0) rates.push(rate)
   }
+  return median(rates)
 }
 
 /** A guest that writes all the time goes to the copy and back. */

@@ -3,6 +3,7 @@
 // Used by tests of what jobs do below a guest.
 
 import type { Claim } from '../../daemon/iothread/block/claims.js'
+import type { GuestRequest } from '../../daemon/iothread/block/guests.js'
 import { Buffers } from '../../daemon/iothread/copy/buffers.js'
 import { BackupJob } from '../../daemon/iothread/jobs/backup.js'
 import type { JobBody, JobControl } from '../../daemon/iothread/jobs/body.js'
@@ -84,18 +85,28 @@ export function guestOf(g: TestGraph, claim: Pick<Claim, 'node'>): GuestDisk {
       g.engine.giveSlots([slot])
     }
   }
+  const { guests } = g.graph
+  const felt = async <T>(kind: GuestRequest, length: number, work: () => Promise<T>): Promise<T> => {
+    const began = guests.began()
+    try {
+      return await work()
+    } finally {
+      guests.ended(kind, length, began)
+    }
+  }
   return {
     read: (offset, length) =>
       withSlot(async (slot) => {
-        await claim.node.read(offset, { slot, offset: 0, length })
+        await felt('read', length, () => claim.node.read(offset, { slot, offset: 0, length }))
         return g.engine.slotBytes(slot).slice(0, length)
       }),
     write: (offset, bytes) =>
       withSlot(async (slot) => {
         g.engine.slotBytes(slot).set(bytes)
-        await claim.node.write(offset, { slot, offset: 0, length: bytes.length })
+        const { length } = bytes
+        await felt('write', length, () => claim.node.write(offset, { slot, offset: 0, length }))
       }),
     zero: (offset, length) => claim.node.zero(offset, length, { unmap: true, fast: false }),
-    flush: () => claim.node.flush(),
+    flush: () => felt('flush', 0, () => claim.node.flush()),
   }
 }

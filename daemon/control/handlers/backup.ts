@@ -118,6 +118,7 @@ function backupSpec(
     onTargetError: args['on-target-error'] ?? 'report',
     onCbwError: args['on-cbw-error'] ?? 'break-guest-write',
     cbwTimeoutMs: (args['x-cbw-timeout'] ?? 0) * 1000,
+    yielding: args['x-yield'] ?? true,
     discardSource: args['discard-source'] ?? false,
     workers: Math.min(perf?.['max-workers'] ?? MOST_WORKERS, MOST_WORKERS),
     maxChunk: perf?.['max-chunk'] ?? 0,

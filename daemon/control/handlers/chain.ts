@@ -180,6 +180,7 @@ class ChainJob {
       ...{
         copyMode: 'background',
         onDiverge: 'report',
+        yielding: true,
         unmap: true,
         targetIsZero: false,
         autoComplete: false,

@@ -96,6 +96,7 @@ function mirrorSpec(
     onTargetError: args['on-target-error'] ?? 'report',
     copyMode: args['copy-mode'] ?? 'background',
     onDiverge: args['x-on-diverge'] ?? 'report',
+    yielding: args['x-yield'] ?? true,
     targetIsZero: args['target-is-zero'] ?? false,
     autoComplete: args['x-auto-complete'] ?? false,
   }

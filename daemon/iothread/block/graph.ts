@@ -12,6 +12,7 @@ import { BitmapTable } from './bitmaps/bitmap-table.js'
 import { type Claim, Claims, type Moved } from './claims.js'
 import { createFile } from './create.js'
 import { type BlockDriver, PERMISSIONS, type Permissions } from './driver.js'
+import { Guests } from './guests.js'
 import { ImageSource, type NamedImage } from './image-source.js'
 import { resolveImplied } from './implied.js'
 import type { BlockNode } from './node.js'
@@ -45,6 +46,7 @@ type Corrupted = Extract<Report, { kind: 'image-corrupted' }>
 
 export class Graph {
   readonly bitmaps: BitmapTable
+  readonly guests = new Guests()
   readonly #env: GraphEnv
   readonly #records = new Records()
   readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))

@@ -6,13 +6,15 @@
 
 import type { Convergence, OnDiverge } from '../../common/convergence.js'
 import type { ChangeGuard } from '../block/drivers/mirror-top.js'
-import { ConvergenceMeter } from './convergence.js'
+import { ConvergenceMeter, isBehind } from './convergence.js'
+import type { Courtesy } from './courtesy.js'
 import { DirtiedChunks } from './dirtied-chunks.js'
 import { brakeLimit, WriteBrake } from './write-brake.js'
 
 export class ConvergenceWatch {
   readonly #onDiverge: OnDiverge
   readonly #block: () => void
+  readonly #courtesy: Courtesy
   readonly #meter = new ConvergenceMeter()
   readonly #chunks: DirtiedChunks
   readonly #brake = new WriteBrake()
@@ -20,11 +22,13 @@ export class ConvergenceWatch {
 
   /**
    * @param granularity  of the dirty bitmap, bytes
+   * @param courtesy     gives way to what must be done
    * @param block        has changes wait for the target
    */
-  constructor(granularity: number, onDiverge: OnDiverge, block: () => void) {
+  constructor(granularity: number, onDiverge: OnDiverge, courtesy: Courtesy, block: () => void) {
     this.#chunks = new DirtiedChunks(granularity)
     this.#onDiverge = onDiverge
+    this.#courtesy = courtesy
     this.#block = block
   }
 
@@ -56,6 +60,7 @@ export class ConvergenceWatch {
     const { written, waiting, limit } = this.#brake
     this.#meter.look(at, { done, dirtied: this.#dirtied, written, remaining })
     const { verdict, dirtyRate, copyRate } = this.#meter.state
+    if (verdict !== 'unknown' && isBehind(dirtyRate, copyRate, remaining)) this.#courtesy.press()
     const diverging = verdict === 'diverging'
     if (this.#onDiverge === 'write-blocking' && diverging) this.#block()
     if (this.#onDiverge !== 'throttle' || !(diverging || limit > 0)) return
@@ -65,6 +70,7 @@ export class ConvergenceWatch {
   /** Nothing is dirty, or users are going to be stopped altogether. */
   letGo(): void {
     this.#brake.release()
+    this.#courtesy.relax()
   }
 
   /** The job stands still. */

@@ -15,6 +15,8 @@ const WINDOW_MS = 2000
 const LEAST_MS = 1000
 /** Rates that differ by less of the greater one are alike. */
 const ALIKE = 0.1
+/** Of what is copied, what may be made dirty meanwhile: a copy takes twice as long then. */
+const ENOUGH = 0.5
 /** What is copied within that time, seconds, is as good as done: a writer always leaves something behind it. */
 const SOON = 0.25
 
@@ -27,6 +29,14 @@ export interface Counters {
   /** By users of the source. */
   readonly written: number
   readonly remaining: number
+}
+
+/**
+ * Whether a copy that could be faster should be: what is copied is hardly more than what is made dirty meanwhile.
+ * @param remaining  bytes; rates in bytes per second
+ */
+export function isBehind(dirtyRate: number, copyRate: number, remaining: number): boolean {
+  return remaining > copyRate * SOON && dirtyRate > ENOUGH * copyRate
 }
 
 /** @param remaining  bytes; rates in bytes per second */

@@ -17,6 +17,7 @@ import { type CopyCounters, RangeCopy, type Step } from '../block/range-copy.js'
 import type { Snapshot } from '../block/snapshot.js'
 import { type Layers, markAllocated, unmarkUnallocated } from './allocated.js'
 import type { Buffers } from './buffers.js'
+import type { Courtesy } from './courtesy.js'
 import { type CopyControl, Pace } from './pace.js'
 import type { RateLimit } from './rate-limit.js'
 import { TaskPool } from './task-pool.js'
@@ -35,6 +36,7 @@ export interface CopyOptions {
   readonly limit: RateLimit
   readonly control: CopyControl
   readonly buffers: Buffers
+  readonly courtesy: Courtesy
   /** Pieces under way at most. */
   readonly tasks: number
   /** Longest read and write, bytes; not above the slot size. */
@@ -77,9 +79,10 @@ export class CopyEngine {
 
   constructor(options: CopyOptions) {
     this.#options = options
-    const { source, target, unmap, targetIsZero, snapshot, control, limit, buffers, below } = options
+    const { source, target, unmap, targetIsZero, snapshot, control, limit, buffers, courtesy, below } =
+      options
     this.#ranges = snapshot?.copies ?? new RangeCopy(source, target, { unmap, vouched: targetIsZero, below })
-    this.#pace = new Pace(control, limit, buffers)
+    this.#pace = new Pace(control, limit, buffers, courtesy)
     this.counters = this.#ranges.counters
   }
 
@@ -152,8 +155,9 @@ export class CopyEngine {
    * @param enough  asked after every pass over the dirty bits, with nothing under way: whether to leave it at that
    */
   async copyDirty(enough: () => boolean = () => false): Promise<void> {
-    const { bitmap, tasks, snapshot, control } = this.#options
+    const { bitmap, tasks, snapshot, control, courtesy } = this.#options
     const pool = new TaskPool(tasks)
+    using _listening = courtesy.listen()
     let heard = performance.now()
     try {
       for (let from = 0; ; ) {
@@ -183,7 +187,7 @@ export class CopyEngine {
 
   /** Makes what was written durable. Throws when that fails: it is never tried again and believed. */
   flush(): Promise<void> {
-    return this.#ranges.flush()
+    return this.#options.courtesy.during(0, () => this.#ranges.flush())
   }
 
   /** Walks an area extent by extent. What was not reached, for whatever reason, is dirty again. */
@@ -223,18 +227,22 @@ export class CopyEngine {
 
   /** A run of the source in units that the target writes whole: what is only partly zero counts as data. */
   #wholeUnits(kind: 'data' | 'zero', start: number, end: number, limit: number): Run {
-    const { target, piece, snapshot, bitmap } = this.#options
-    const unit =
-      snapshot === undefined ? Math.min(target.driver.limits.writeAlign ?? 1, piece) : bitmap.granularity
+    const unit = this.#unit()
     if (end >= limit || end % unit === 0) return { kind, end: Math.min(end, limit) }
     const down = Math.floor(end / unit) * unit
     if (kind === 'zero' && down > start) return { kind, end: down }
     return { kind: 'data', end: Math.min(limit, down + unit) }
   }
 
+  /** What the target writes whole, or, of a snapshot, is taken at once. */
+  #unit(): number {
+    const { target, piece, snapshot, bitmap } = this.#options
+    return snapshot === undefined ? Math.min(target.driver.limits.writeAlign ?? 1, piece) : bitmap.granularity
+  }
+
   #pieceLength(): number {
-    const { limit, bitmap, piece } = this.#options
-    return limit.piece(Math.min(bitmap.granularity, piece), piece)
+    const { limit, bitmap, piece, courtesy } = this.#options
+    return courtesy.piece(this.#unit(), limit.piece(Math.min(bitmap.granularity, piece), piece))
   }
 
   /** As #copyArea for a snapshot: what is dirty stays as it is until it is copied, here or before a write. */
@@ -266,7 +274,7 @@ export class CopyEngine {
 
   /** What of a range is still to do when its turn has come. */
   async #startStill(range: Area, snapshot: Snapshot, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
-    const { buffers, limit } = this.#options
+    const { buffers, limit, courtesy } = this.#options
     const slot = kind === 'data' ? await this.#pace.slot(pool) : undefined
     try {
       await pool.room()
@@ -277,7 +285,10 @@ export class CopyEngine {
     if (slot !== undefined) limit.charge(range.length)
     await pool.start(async () => {
       try {
-        for (const part of snapshot.take(range, PART)) await this.#copyPart(part, snapshot, slot)
+        for (const part of snapshot.take(range, PART))
+          await courtesy.during(slot === undefined ? 0 : part.length, () =>
+            this.#copyPart(part, snapshot, slot),
+          )
       } finally {
         if (slot !== undefined) buffers.give(slot)
       }
@@ -302,24 +313,26 @@ export class CopyEngine {
 
   /** @param asked  what the kind of the range was learnt from */
   async #start(range: Area, asked: Question, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
+    const { buffers, limit, courtesy } = this.#options
     while (this.#active.overlaps(range)) await this.#active.free(range)
     const slot = kind === 'data' ? await this.#pace.slot(pool) : undefined
     try {
       await pool.room()
       while (this.#active.overlaps(range)) await this.#active.free(range)
     } catch (error) {
-      if (slot !== undefined) this.#options.buffers.give(slot)
+      if (slot !== undefined) buffers.give(slot)
       throw error
     }
     if (slot === undefined && asked.stale) {
       this.#giveBack(range.offset, range.length)
       return
     }
-    if (slot !== undefined) this.#options.limit.charge(range.length)
+    if (slot !== undefined) limit.charge(range.length)
     await pool.start(async () => {
       this.#active.add(range)
       try {
-        await (slot === undefined ? this.#zero(range) : this.#copy(range, slot))
+        if (slot === undefined) await courtesy.during(0, () => this.#zero(range))
+        else await courtesy.during(range.length, () => this.#copy(range, slot))
       } finally {
         this.#active.delete(range)
       }
@@ -355,8 +368,8 @@ export class CopyEngine {
 
   /** The range in units that the target writes whole. */
   #widened({ offset, length }: Area): Area {
-    const { source, target, piece } = this.#options
-    const unit = Math.min(target.driver.limits.writeAlign ?? 1, piece)
+    const { source } = this.#options
+    const unit = this.#unit()
     const start = Math.floor(offset / unit) * unit
     const last = Math.max(offset + length, source.length())
     const end = Math.min(last, Math.ceil((offset + length) / unit) * unit)

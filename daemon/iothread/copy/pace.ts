@@ -5,11 +5,14 @@
 import type { ErrorAction } from '../../common/job-messages.js'
 import { Cancelled, IoError } from '../../errors.js'
 import type { Buffers } from './buffers.js'
+import type { Courtesy } from './courtesy.js'
 import type { RateLimit } from './rate-limit.js'
 import type { TaskPool } from './task-pool.js'
 
 /** Pauses between rounds of a job that ignores errors, milliseconds: from 1, doubling. */
 const LONGEST_BACKOFF_MS = 1000
+/** Longest time without a look whether the guests have gone, milliseconds. */
+const LOOK_MS = 10
 
 /** What the engine is told and asks while it copies; a job's control is one. */
 export interface CopyControl {
@@ -36,14 +39,18 @@ export class Pace {
   readonly #control: CopyControl
   readonly #limit: RateLimit
   readonly #buffers: Buffers
+  readonly #courtesy: Courtesy
+  readonly #wake: () => void
   /** Length of the next breath after an ignored error, ms; 0 while all goes well. */
   #backoff = 0
   #breathe = false
 
-  constructor(control: CopyControl, limit: RateLimit, buffers: Buffers) {
+  constructor(control: CopyControl, limit: RateLimit, buffers: Buffers, courtesy: Courtesy) {
     this.#control = control
     this.#limit = limit
     this.#buffers = buffers
+    this.#courtesy = courtesy
+    this.#wake = () => control.wake()
   }
 
   /** Stops for a pause (with nothing in flight), a cancel, and the breath between rounds of ignored errors. */
@@ -62,7 +69,7 @@ export class Pace {
     }
   }
 
-  /** Waits until the next piece may start: room in the pool, no pause, no debt to the speed limit. */
+  /** Waits until the next piece may start: room in the pool and beside guests, no pause, no debt to the speed limit. */
   async turn(pool: TaskPool): Promise<void> {
     const control = this.#control
     for (;;) {
@@ -70,7 +77,10 @@ export class Pace {
       await pool.room()
       const debt = this.#limit.wait()
       if (debt > 0) await control.wait(debt)
-      else if (!control.pausing) return
+      else if (!this.#courtesy.room) {
+        this.#courtesy.whenRoom(this.#wake)
+        await control.wait(LOOK_MS)
+      } else if (!control.pausing) return
     }
   }
 

@@ -85,7 +85,7 @@ export class ExportTable {
         const added = await NbdExport.open(
           spec,
           this.#graph,
-          { pool: this.#pool, lanes: this.#lanes },
+          { pool: this.#pool, lanes: this.#lanes, guests: this.#graph.guests },
           ended,
           moved,
         )

@@ -17,6 +17,7 @@ import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
 import type { Snapshot } from '../block/snapshot.js'
 import type { Buffers } from '../copy/buffers.js'
+import { Courtesy } from '../copy/courtesy.js'
 import { CopyEngine } from '../copy/engine.js'
 import type { CopyControl } from '../copy/pace.js'
 import { RateLimit } from '../copy/rate-limit.js'
@@ -76,10 +77,11 @@ export class BackupJob implements JobBody {
     this.#snapshot = graph.snapshot(parts)
     const policy = { onError: spec.onCbwError, timeoutMs: spec.cbwTimeoutMs }
     this.#guard = new BeforeWrite(this.#snapshot, policy, (error) => this.#lost(error))
+    const piece = spec.maxChunk === 0 ? buffers.slotSize : Math.min(buffers.slotSize, spec.maxChunk)
     this.#engine = new CopyEngine({
       ...{ source, target, bitmap, buffers, limit: this.#limit, snapshot: this.#snapshot },
       ...{ control: this.#watched(control), unmap: true, targetIsZero: false, tasks: spec.workers },
-      piece: spec.maxChunk === 0 ? buffers.slotSize : Math.min(buffers.slotSize, spec.maxChunk),
+      ...{ piece, courtesy: new Courtesy(graph.guests, spec.workers * piece, () => spec.yielding) },
       ...(spec.discardSource && { copied: (part: Area) => this.#discard(part) }),
     })
     this.#flush = new TargetFlush(target, this.#engine, control)

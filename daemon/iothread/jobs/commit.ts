@@ -38,7 +38,8 @@ export class CommitJob implements JobBody {
     this.#overlay = graph.node(spec.overlay)
     this.#top = graph.node(spec.top)
     this.#base = graph.node(spec.base)
-    const pass = { source: this.#top, target: this.#base, speed: spec.speed }
+    const { guests } = graph
+    const pass = { source: this.#top, target: this.#base, guests, speed: spec.speed }
     this.#pass = new OnePass(pass, buffers, control)
     this.#holdings = new Holdings(graph, COMMIT_USER)
   }

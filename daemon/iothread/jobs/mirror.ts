@@ -18,6 +18,7 @@ import type { TopFilter } from '../block/top-filters.js'
 import type { WriteAccess } from '../block/write-access.js'
 import type { Buffers } from '../copy/buffers.js'
 import { ConvergenceWatch } from '../copy/convergence-watch.js'
+import { Courtesy } from '../copy/courtesy.js'
 import { CopyEngine } from '../copy/engine.js'
 import type { CopyControl } from '../copy/pace.js'
 import { RateLimit } from '../copy/rate-limit.js'
@@ -91,9 +92,10 @@ export class MirrorJob implements JobBody {
     this.#limit = new RateLimit(spec.speed)
     const length = this.#source.length()
     this.#bitmap = new DirtyBitmap(length, granularityFor(length, spec.granularity))
-    this.#watch = new ConvergenceWatch(this.#bitmap.granularity, spec.onDiverge, () =>
-      this.change('write-blocking'),
-    )
+    const { granularity } = this.#bitmap
+    const courtesy = new Courtesy(graph.guests, this.#bufferSize(), () => this.#yields())
+    const block = () => this.change('write-blocking')
+    this.#watch = new ConvergenceWatch(granularity, spec.onDiverge, courtesy, block)
     this.#engine = new CopyEngine({
       source: this.#source,
       target: this.#target,
@@ -101,6 +103,7 @@ export class MirrorJob implements JobBody {
       limit: this.#limit,
       control: this.#letGoInPauses(control),
       buffers,
+      courtesy,
       tasks: Math.max(1, Math.floor(this.#bufferSize() / buffers.slotSize)),
       piece: Math.min(buffers.slotSize, this.#bufferSize()),
       unmap: spec.unmap,
@@ -294,6 +297,11 @@ export class MirrorJob implements JobBody {
       } else await this.#control.wait()
     }
     if (this.#control.pausing) await this.#control.pausePoint()
+  }
+
+  /** Guests are heeded while they are not held up for the target anyway, where all is to be equal soon. */
+  #yields(): boolean {
+    return this.#spec.yielding && !this.#stopping && this.#copyMode === 'background'
   }
 
   /** No further change waits for the target of a job that is paused: it may be why. */

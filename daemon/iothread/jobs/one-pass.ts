@@ -4,9 +4,11 @@
 
 import type { JobReceipt } from '../../common/job-messages.js'
 import { DirtyBitmap } from '../block/dirty-bitmap.js'
+import type { Guests } from '../block/guests.js'
 import type { BlockNode } from '../block/node.js'
 import type { Layers } from '../copy/allocated.js'
 import type { Buffers } from '../copy/buffers.js'
+import { Courtesy } from '../copy/courtesy.js'
 import { CopyEngine } from '../copy/engine.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BodyProgress, JobControl } from './body.js'
@@ -24,6 +26,7 @@ const MAX_CHUNKS = 2 ** 28
 export interface Pass {
   readonly source: BlockNode
   readonly target: BlockNode
+  readonly guests: Guests
   readonly below?: 'kept' | 'cut'
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
@@ -40,7 +43,7 @@ export class OnePass {
   /** It is known what is to be copied. */
   #marked = false
 
-  constructor({ source, target, below, speed }: Pass, buffers: Buffers, control: JobControl) {
+  constructor({ source, target, guests, below, speed }: Pass, buffers: Buffers, control: JobControl) {
     this.#source = source
     this.#control = control
     this.#bitmap = new DirtyBitmap(source.length(), granularityFor(source.length()))
@@ -48,6 +51,7 @@ export class OnePass {
     this.#engine = new CopyEngine({
       ...{ source, target, buffers, control, bitmap: this.#bitmap, limit: this.#limit },
       ...{ tasks: Math.max(1, Math.floor(IN_FLIGHT / buffers.slotSize)), piece: buffers.slotSize },
+      courtesy: new Courtesy(guests, IN_FLIGHT),
       ...{ unmap: true, targetIsZero: false, ...(below !== undefined && { below }) },
     })
     this.#flush = new TargetFlush(target, this.#engine, control)

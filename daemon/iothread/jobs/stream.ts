@@ -26,7 +26,8 @@ export class StreamJob implements JobBody {
     this.#node = graph.node(spec.node)
     this.#base = spec.base === undefined ? undefined : graph.node(spec.base)
     const below = this.#base === undefined ? 'cut' : 'kept'
-    const pass = { source: this.#node, target: this.#node, below, speed: spec.speed } as const
+    const { guests } = graph
+    const pass = { source: this.#node, target: this.#node, guests, below, speed: spec.speed } as const
     this.#pass = new OnePass(pass, buffers, control)
     this.#holdings = new Holdings(graph, 'block job: stream')
   }

@@ -9,6 +9,7 @@ import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
 import { PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
+import type { Guests } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
 import type { ExportSpec, ServedFacts } from '../../messages.js'
 import type { PiecePool } from '../piece-pool.js'
@@ -27,6 +28,7 @@ export type ExportMoved = (node: string, facts: ServedFacts) => void
 export interface ExportMeans {
   readonly pool: PiecePool
   readonly lanes: Lanes
+  readonly guests: Guests
 }
 
 /** Smallest unit clients are told to prefer, bytes: what the page cache and most disks work in. */
@@ -40,6 +42,7 @@ export class NbdExport implements ServedNode {
   readonly #contexts: readonly string[]
   readonly #pool: PiecePool
   readonly #lanes: Lanes
+  readonly #guests: Guests
   readonly #ended: ConnectionEnded
   readonly #connections = new Map<number, Connection>()
   #quiet: (() => void) | undefined
@@ -49,13 +52,14 @@ export class NbdExport implements ServedNode {
     spec: ExportSpec,
     claim: Claim,
     bitmaps: readonly BitmapUse[],
-    { pool, lanes }: ExportMeans,
+    { pool, lanes, guests }: ExportMeans,
     ended: ConnectionEnded,
   ) {
     this.#claim = claim
     this.#bitmaps = bitmaps
     this.#pool = pool
     this.#lanes = lanes
+    this.#guests = guests
     this.#ended = ended
     this.writethrough = spec.writethrough
     const contexts = contextsOf(spec, bitmaps)
@@ -109,7 +113,8 @@ export class NbdExport implements ServedNode {
     }
     let made: Connection
     try {
-      made = new Connection({ node: this, pool: this.#pool, lanes: this.#lanes, ended }, fd, agreed, rest)
+      const env = { node: this, pool: this.#pool, lanes: this.#lanes, guests: this.#guests, ended }
+      made = new Connection(env, fd, agreed, rest)
     } catch (error) {
       throw new CommandError(`a client could not be served: ${(error as Error).message}`, 'GenericError', {
         cause: error,

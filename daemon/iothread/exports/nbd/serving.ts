@@ -19,6 +19,8 @@ import {
 } from '../../../../protocol/nbd/reply.js'
 import type { Request } from '../../../../protocol/nbd/request.js'
 import { IoError } from '../../../errors.js'
+import type { ReadHow } from '../../block/driver.js'
+import type { GuestRequest, Guests } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
 import type { Holder, Piece, PiecePool } from '../piece-pool.js'
 import type { PartWriter } from './incoming.js'
@@ -55,13 +57,15 @@ export class Serving implements Holder {
   held = 0
   readonly #served: ServedNode
   readonly #pool: PiecePool
+  readonly #guests: Guests
   readonly #agreed: Agreed
   readonly #sink: ReplySink
   readonly #order = new ReplyOrder()
 
-  constructor(served: ServedNode, pool: PiecePool, agreed: Agreed, sink: ReplySink) {
+  constructor(served: ServedNode, pool: PiecePool, guests: Guests, agreed: Agreed, sink: ReplySink) {
     this.#served = served
     this.#pool = pool
+    this.#guests = guests
     this.#agreed = agreed
     this.#sink = sink
   }
@@ -88,7 +92,9 @@ export class Serving implements Holder {
     }
     const write = async (offset: number, piece: Piece) => {
       try {
-        await this.#served.node.write(offset, piece, how)
+        await this.#felt(how.fua ? 'durable-write' : 'write', piece.length, (node) =>
+          node.write(offset, piece, how),
+        )
       } catch (error) {
         failed ??= error
       } finally {
@@ -128,9 +134,10 @@ export class Serving implements Holder {
   async #change(request: Request): Promise<void> {
     const { command, offset, length } = request
     const { node } = this.#served
+    this.#guests.began()
     switch (command) {
       case commands.FLUSH:
-        return node.flush()
+        return this.#felt('flush', 0, () => node.flush())
       case commands.TRIM:
         await node.discard(offset, length)
         break
@@ -173,7 +180,7 @@ export class Serving implements Holder {
       const done = at + piece.length === length
       let zero = false
       try {
-        zero = await this.#served.node.read(from, piece, SCAN)
+        zero = await this.#readNode(from, piece, SCAN)
       } catch (error) {
         this.#pool.give(this, piece)
         const chunk = errorChunk(replies, request, nameOf(error), textOf(error), true, from)
@@ -195,7 +202,7 @@ export class Serving implements Holder {
     const { offset, length } = request
     const first = await this.#take(length)
     try {
-      await this.#served.node.read(offset, first)
+      await this.#readNode(offset, first)
     } catch (error) {
       this.#pool.give(this, first)
       throw error
@@ -219,7 +226,7 @@ export class Serving implements Holder {
         if (other === undefined) await firstSent
         const piece = other ?? shortened(first, length - at)
         try {
-          await this.#served.node.read(offset + at, piece)
+          await this.#readNode(offset + at, piece)
         } catch (error) {
           if (other !== undefined) this.#pool.give(this, other)
           return this.#sink.fail(`reading failed behind the reply's beginning: ${textOf(error)}`)
@@ -271,6 +278,20 @@ export class Serving implements Holder {
     this.#order.whole(() => {
       for (const chunk of chunks) this.#sink.put(chunk)
     })
+  }
+
+  #readNode(offset: number, piece: Piece, how?: ReadHow): Promise<boolean> {
+    return this.#felt('read', piece.length, (node) => node.read(offset, piece, how))
+  }
+
+  /** What the client waits for, seen by whoever wants to leave it room. */
+  async #felt<T>(kind: GuestRequest, length: number, work: (node: BlockNode) => Promise<T>): Promise<T> {
+    const began = this.#guests.began()
+    try {
+      return await work(this.#served.node)
+    } finally {
+      this.#guests.ended(kind, length, began)
+    }
   }
 
   async #take(length: number): Promise<Piece> {

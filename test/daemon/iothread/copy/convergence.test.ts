@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from 'fast-check'
 import t from 'tap'
-import { ConvergenceMeter, judge } from '../../../../daemon/iothread/copy/convergence.js'
+import { ConvergenceMeter, isBehind, judge } from '../../../../daemon/iothread/copy/convergence.js'
 import { DirtiedChunks } from '../../../../daemon/iothread/copy/dirtied-chunks.js'
 import { holds } from '../../../helpers/property.js'
 
@@ -23,6 +23,18 @@ const verdicts = [
 for (const { name, dirty, copy, left, verdict } of verdicts)
   t.test(`${name}: ${verdict}`, async (t) => {
     t.equal(judge(dirty, copy, left), verdict)
+  })
+
+const courtesies = [
+  { name: 'nobody writes', dirty: 0, copy: 100, left: 1000, behind: false },
+  { name: 'half of what is copied', dirty: 50, copy: 100, left: 1000, behind: false },
+  { name: 'more than half', dirty: 51, copy: 100, left: 1000, behind: true },
+  { name: 'more, but what is left is soon copied', dirty: 130, copy: 100, left: 25, behind: false },
+  { name: 'and not quite', dirty: 130, copy: 100, left: 26, behind: true },
+]
+for (const { name, dirty, copy, left, behind } of courtesies)
+  t.test(`${name}: a copy ${behind ? 'should' : 'need not'} be faster`, async (t) => {
+    t.equal(isBehind(dirty, copy, left), behind)
   })
 
 /** Looks twice a second; rates in MiB/s for so many seconds each. @returns verdicts as they change, with the time of each */

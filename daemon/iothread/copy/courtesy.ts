@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Courtesy: how much a copy may have in flight while guests use the disks of its worker. A device serves what it has been given,
+// so a guest's request waits for the copy's bytes that are before it: with 16 MiB in flight some 15 ms, with 256 KiB a third
+// of one. Each copy has one; used by the copy engine, and by the watch over convergence, for which courtesy gives way.
+//
+// Additive increase, multiplicative decrease, as networks share a line: requests that take no longer than they may widen
+// the window by a step, a round with too many late ones halves it. Nobody there: no window.
+// Invariant: one piece may always be in flight, but for the moments in which nothing is (Guests.listening).
+
+import type { Guests } from '../block/guests.js'
+
+/** Smallest window, bytes: one such piece at a time copies at a third of full speed or more, and half as much spares guests nothing. */
+export const LEAST = 128 * 1024
+/** By that much a window grows, bytes; pieces are multiples of it. */
+const STEP = 64 * 1024
+/** What is in flight at first, when somebody has come. */
+const FIRST = 256 * 1024
+/** A request that takes so many times as long as usual is late. */
+const LATE = 1.75
+/** Requests of a round, and late ones that make it a bad one. */
+const ROUND = 16
+const MOST_LATE = 2
+/** By how much the smallest window grows when a copy does not get done. */
+const PRESSURE = 4
+
+export class Courtesy {
+  readonly #guests: Guests
+  readonly #full: number
+  readonly #wanted: () => boolean
+  #window = FIRST
+  #least = LEAST
+  #inFlight = 0
+  /** When the window changed last: what was asked before that says nothing about it. */
+  #changedAt = Number.NEGATIVE_INFINITY
+  #requests = 0
+  #late = 0
+
+  /**
+   * @param full    in flight at most, bytes
+   * @param wanted  whether guests are to be heeded now
+   */
+  constructor(guests: Guests, full: number, wanted: () => boolean = () => true) {
+    this.#guests = guests
+    this.#full = full
+    this.#wanted = wanted
+  }
+
+  /** Bytes that may be in flight now. */
+  get window(): number {
+    if (this.#least >= this.#full || !this.#wanted()) return this.#full
+    if (this.#guests.active) return Math.min(this.#full, Math.max(this.#least, this.#window))
+    this.#window = FIRST
+    return this.#full
+  }
+
+  /** Whether a piece may begin. */
+  get room(): boolean {
+    const { window } = this
+    if (window >= this.#full) return true
+    return this.#inFlight < window && !this.#guests.listening
+  }
+
+  /** Calls once, when there may be room; the same function is called once however often it was handed in. */
+  whenRoom(call: () => void): void {
+    this.#guests.whenChanged(call)
+  }
+
+  /**
+   * Longest piece to begin, bytes. One as long as the window, not two that are read and written at once: beside guests it is
+   * the processors that are short of time, and they have half as much to do (2 × 128 KiB: 640 MiB/s, 1 × 256 KiB: 720).
+   * @param unit  pieces are multiples of this
+   */
+  piece(unit: number, most: number): number {
+    const { window } = this
+    if (window >= this.#full) return most
+    const step = Math.max(STEP, unit)
+    return Math.min(most, Math.max(step, Math.floor(window / step) * step))
+  }
+
+  /** A piece begins; also what moves no bytes is work for a disk. */
+  began(bytes: number): void {
+    this.#inFlight += Math.max(LEAST, bytes)
+    this.#guests.copying()
+  }
+
+  ended(bytes: number): void {
+    this.#inFlight -= Math.max(LEAST, bytes)
+    this.#guests.copied()
+  }
+
+  /** Work that guests may have to wait for. */
+  async during(bytes: number, work: () => Promise<void>): Promise<void> {
+    this.began(bytes)
+    try {
+      await work()
+    } finally {
+      this.ended(bytes)
+    }
+  }
+
+  /** While the copy is at work it hears what guests feel of it. */
+  listen(): Disposable {
+    return this.#guests.addListener((slowdown, began, ended) => {
+      if (began >= this.#changedAt) this.#felt(slowdown, ended)
+    })
+  }
+
+  /** The copy does not get done: guests are heeded less, and after some times not at all. */
+  press(): void {
+    this.#least = Math.min(this.#full, this.#least * PRESSURE)
+  }
+
+  /** It got done. */
+  relax(): void {
+    this.#least = LEAST
+  }
+
+  #felt(slowdown: number, at: number): void {
+    this.#requests++
+    if (slowdown > LATE) this.#late++
+    if (this.#late > MOST_LATE) this.#window = Math.max(LEAST, this.#window / 2)
+    else if (this.#requests < ROUND) return
+    else this.#window = Math.min(this.#full, this.#window + STEP)
+    this.#changedAt = at
+    this.#requests = 0
+    this.#late = 0
+  }
+}
