@@ -19,7 +19,7 @@ export interface Request {
   readonly cookie: bigint
   /** Bytes. Rounded above 2^53, where no export has bytes. */
   readonly offset: number
-  /** The offset as it was sent: extended replies say it again. */
+  /** The offset as it was sent, of an extended request: extended replies say it again. 0n of others. */
   readonly wireOffset: bigint
   /** Bytes of the export that are concerned, or of payload: see payloadLength(). Rounded above 2^53. */
   readonly length: number
@@ -49,7 +49,7 @@ export function parseRequest(bytes: Uint8Array, at: number, replies: ReplyStyle)
     flags: view.getUint16(at + 4),
     cookie: view.getBigUint64(at + 8),
     offset: getUint64(view, at + 16),
-    wireOffset: view.getBigUint64(at + 16),
+    wireOffset: extended ? view.getBigUint64(at + 16) : 0n,
     length: extended ? getUint64(view, at + 24) : view.getUint32(at + 24),
   }
 }

@@ -62,7 +62,7 @@ for (const { name, replies, request, bytes, payload } of cases) {
     t.equal(whole.length, requestHeaderLength(replies))
     t.same(formatRequest(request, replies), whole)
     const found = parseRequest(whole, 0, replies)
-    t.same(found, { ...request, wireOffset: BigInt(request.offset) })
+    t.same(found, { ...request, wireOffset: replies === 'extended' ? BigInt(request.offset) : 0n })
     t.equal(payloadLength(request, replies), payload)
     const inside = Buffer.concat([Buffer.from('xyz'), whole, Buffer.from('more')])
     t.same(parseRequest(inside, 3, replies), found, 'in the middle of other bytes')

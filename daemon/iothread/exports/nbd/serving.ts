@@ -179,13 +179,15 @@ export class Serving implements Holder {
       const piece = this.#pool.take(this, length - at) ?? (await this.#take(length - at))
       const done = at + piece.length === length
       let zero = false
+      const began = this.#guests.began()
       try {
-        zero = await this.#readNode(from, piece, SCAN)
+        zero = await this.#served.node.read(from, piece, SCAN)
       } catch (error) {
         this.#pool.give(this, piece)
         const chunk = errorChunk(replies, request, nameOf(error), textOf(error), true, from)
         return this.#order.whole(() => this.#sink.put(chunk))
       }
+      this.#guests.ended('read', piece.length, began)
       if (zero) {
         this.#order.whole(() => this.#sink.put(holeChunk(replies, request, from, piece.length, done)))
         this.#pool.give(this, piece)
