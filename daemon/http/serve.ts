@@ -88,7 +88,7 @@ export function turnAway(stream: HttpStream, refusal: Refusal): void {
 async function refusedOrLost(stream: HttpStream, error: unknown): Promise<string> {
   if (!(error instanceof Refusal) || stream.closed) {
     stream.close()
-    if (error instanceof PeerError) return error.message
+    if (error instanceof PeerError || error instanceof Refusal) return error.message
     throw error
   }
   const exchange = new Exchange(UNKNOWN, stream)

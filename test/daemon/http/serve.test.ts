@@ -77,3 +77,27 @@ t.test('a client that goes away while its replies are waited for is told as lost
   client.socket.destroy()
   t.match(await served, { kind: 'closed', why: 'the client went away' })
 })
+
+t.test(
+  'a head that is refused on a connection that was cut off meanwhile ends that connection only',
+  async (t) => {
+    const { stream, client } = httpPair(t)
+    const requests = 15
+    const plain = new Plain(1)
+    const answerer: Answerer = {
+      mine: () => true,
+      answer: async (exchange) => {
+        await plain.answer(exchange)
+        // Before the next head is looked at: others are served in between.
+        if (plain.answered === requests) setImmediate(() => stream.close())
+      },
+      failed: (_exchange, error) => {
+        throw error
+      },
+    }
+    const served = serveRequests(stream, answerer)
+    await client.send(`${REQUEST.repeat(requests)}nonsense\r\n\r\n`)
+    t.match(await served, { kind: 'closed' })
+    t.equal(plain.answered, requests)
+  },
+)
