@@ -35,7 +35,7 @@ export class InFlight {
    */
   async drain(signal?: AbortSignal): Promise<Disposable> {
     const section = this.#section()
-    if (this.#count > 0)
+    if (this.#count > 0 && !signal?.aborted)
       await new Promise<void>((resolve) => {
         this.#quiet.push(resolve)
         signal?.addEventListener('abort', () => resolve(), { once: true })

@@ -2,6 +2,7 @@
 // Nodes whose drivers use what lies below them by themselves, from when they are opened until they are removed. Part of the graph.
 // Rule: such a driver does so only while its node has a claim, as jobs and exports do; nobody finds the node in use because of it.
 
+import { giveBack } from '../../common/give-back.js'
 import type { Claims, Release } from './claims.js'
 import { PERMISSIONS } from './driver.js'
 import type { BlockNode } from './node.js'
@@ -30,7 +31,6 @@ export class Standing {
     const release = this.#releases.get(node)
     if (release === undefined) return
     this.#releases.delete(node)
-    await node.driver.end?.()
-    await release()
+    await giveBack([release, () => node.driver.end?.()])
   }
 }
