@@ -14,9 +14,13 @@
 const AWAY_MS = 100
 /** Time from the end of one look at what is usual to the next, milliseconds. */
 const PROBE_EVERY_MS = 2000
-/** A look ends after so many milliseconds with nothing copied, or so many requests. */
-const PROBE_MS = 10
+/** A look ends after so many requests, or after so many milliseconds with nothing copied and one request at least. */
 const PROBE_REQUESTS = 8
+const PROBE_MS = 10
+/** Or after so many altogether: a piece of a copy may be stuck, or take no heed, and the others go on beside it. */
+const LONGEST_PROBE_MS = 50
+/** Copies heed somebody whose request takes no longer, milliseconds: it may never end. */
+const STUCK_MS = 5000
 /** Requests of a kind that are remembered. */
 const REMEMBERED = 15
 /** Requests up to these lengths are alike, bytes. */
@@ -35,32 +39,48 @@ export class Guests {
   readonly #felt = new Set<Felt>()
   readonly #waiting = new Set<() => void>()
   #seenAt = Number.NEGATIVE_INFINITY
+  /** Requests under way. */
+  #open = 0
   /** Pieces of copies under way, and when there was one last. */
   #pieces = 0
   #copiedAt = Number.NEGATIVE_INFINITY
   #probedAt = Number.NEGATIVE_INFINITY
-  /** A look that is under way: requests seen, and since when nothing is copied. */
-  #probe: { requests: number; since: number | undefined } | undefined
+  /** A look that is under way. */
+  #probe: Probe | undefined
 
   /** @param now  monotonic clock, milliseconds */
   constructor(now = () => performance.now()) {
     this.#now = now
   }
 
-  /** Whether anybody asked for something just now. */
+  /** Whether anybody asked for something just now, or waits for it. */
   get active(): boolean {
-    return this.#now() - this.#seenAt < AWAY_MS
+    const quietMs = this.#now() - this.#seenAt
+    return quietMs < AWAY_MS || (this.#open > 0 && quietMs < STUCK_MS)
   }
 
-  /** A request begins. @returns for ended() */
-  began(): number {
+  /** Somebody asks for what says nothing about the disk. */
+  seen(): void {
     this.#seenAt = this.#now()
+  }
+
+  /** A request begins, whose end is told by ended() or failed(). @returns for ended() */
+  began(): number {
+    this.#open++
+    this.seen()
     return this.#seenAt
+  }
+
+  /** How long it took says nothing. */
+  failed(): void {
+    this.#open--
+    this.seen()
   }
 
   /** @param length  bytes, 0 of a flush */
   ended(kind: GuestRequest, length: number, began: number): void {
     const now = this.#now()
+    this.#open--
     this.#seenAt = now
     const calm = this.#pieces === 0 && this.#copiedAt <= began
     const size = ALIKE.findIndex((most) => length <= most)
@@ -93,11 +113,10 @@ export class Guests {
     const now = this.#now()
     if (this.#probe === undefined) {
       if (now - this.#probedAt < PROBE_EVERY_MS) return false
-      this.#probe = { requests: 0, since: undefined }
+      this.#probe = { began: now, calmSince: undefined, requests: 0 }
     }
-    if (this.#pieces > 0) return true
-    this.#probe.since ??= now
-    if (now - this.#probe.since >= PROBE_MS) this.#endProbe()
+    if (this.#pieces === 0) this.#probe.calmSince ??= now
+    if (isOver(this.#probe, now)) this.#endProbe()
     return this.#probe !== undefined
   }
 
@@ -122,6 +141,19 @@ export class Guests {
     this.#waiting.clear()
     for (const call of waiting) call()
   }
+}
+
+interface Probe {
+  readonly began: number
+  /** Since then nothing is copied. */
+  calmSince: number | undefined
+  /** Those that met no copy. */
+  requests: number
+}
+
+function isOver({ began, calmSince, requests }: Probe, now: number): boolean {
+  if (now - began >= LONGEST_PROBE_MS) return true
+  return calmSince !== undefined && requests > 0 && now - calmSince >= PROBE_MS
 }
 
 /** How long requests of one kind took last. */

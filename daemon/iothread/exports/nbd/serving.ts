@@ -134,7 +134,7 @@ export class Serving implements Holder {
   async #change(request: Request): Promise<void> {
     const { command, offset, length } = request
     const { node } = this.#served
-    this.#guests.began()
+    this.#guests.seen()
     switch (command) {
       case commands.FLUSH:
         return this.#felt('flush', 0, () => node.flush())
@@ -182,12 +182,13 @@ export class Serving implements Holder {
       const began = this.#guests.began()
       try {
         zero = await this.#served.node.read(from, piece, SCAN)
+        this.#guests.ended('read', piece.length, began)
       } catch (error) {
+        this.#guests.failed()
         this.#pool.give(this, piece)
         const chunk = errorChunk(replies, request, nameOf(error), textOf(error), true, from)
         return this.#order.whole(() => this.#sink.put(chunk))
       }
-      this.#guests.ended('read', piece.length, began)
       if (zero) {
         this.#order.whole(() => this.#sink.put(holeChunk(replies, request, from, piece.length, done)))
         this.#pool.give(this, piece)
@@ -289,11 +290,15 @@ export class Serving implements Holder {
   /** What the client waits for, seen by whoever wants to leave it room. */
   async #felt<T>(kind: GuestRequest, length: number, work: (node: BlockNode) => Promise<T>): Promise<T> {
     const began = this.#guests.began()
+    let result: T
     try {
-      return await work(this.#served.node)
-    } finally {
-      this.#guests.ended(kind, length, began)
+      result = await work(this.#served.node)
+    } catch (error) {
+      this.#guests.failed()
+      throw error
     }
+    this.#guests.ended(kind, length, began)
+    return result
   }
 
   async #take(length: number): Promise<Piece> {

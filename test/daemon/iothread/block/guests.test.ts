@@ -92,14 +92,47 @@ t.test('copies hold back for 10 ms at most, from when nothing is under way any m
   disk.guests.copying()
   disk.guests.began()
   t.ok(disk.guests.listening)
-  disk.at += 60
+  disk.at += 30
   t.ok(disk.guests.listening, 'a piece is under way')
   disk.guests.copied()
   t.ok(disk.guests.listening)
-  disk.at += 9
+  disk.request(9)
   t.ok(disk.guests.listening)
   disk.at += 1
   t.notOk(disk.guests.listening)
+})
+
+t.test('copies hold back for 50 ms at most where no request ends, or a piece does not', async (t) => {
+  for (const stuck of [false, true]) {
+    const disk = new Disk()
+    if (stuck) disk.guests.copying()
+    disk.guests.began()
+    t.ok(disk.guests.listening)
+    disk.at += 49
+    t.ok(disk.guests.listening)
+    disk.at += 1
+    t.notOk(disk.guests.listening)
+    disk.request(1950)
+    t.notOk(disk.guests.listening, 'nor before the next look')
+  }
+})
+
+t.test('who waits for a request is there, but not for ever; failures say nothing of times', async (t) => {
+  const disk = new Disk()
+  disk.request(2)
+  const began = disk.guests.began()
+  disk.at += 4999
+  t.ok(disk.guests.active)
+  disk.at += 1
+  t.notOk(disk.guests.active)
+  disk.guests.ended('write', 4096, began)
+  disk.guests.began()
+  disk.guests.failed()
+  disk.guests.copying()
+  disk.request(2)
+  t.same(disk.felt, [2 / 5000], 'the upper median of 2 and 5000')
+  disk.at += 100
+  t.notOk(disk.guests.active, 'all requests have ended')
 })
 
 t.test('what was asked before copies held back is not held against them', async (t) => {
@@ -117,7 +150,7 @@ t.test('what was asked before copies held back is not held against them', async 
 t.test('copies do not wait for a guest that has gone', async (t) => {
   const disk = new Disk()
   disk.guests.copying()
-  disk.guests.began()
+  disk.guests.seen()
   t.ok(disk.guests.listening)
   disk.at += 100
   t.notOk(disk.guests.listening)

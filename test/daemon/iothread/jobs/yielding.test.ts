@@ -25,7 +25,7 @@ for (const { name, spec } of jobs)
     const table = new GraphJobs(g)
     await table.start('j', spec)
     while (source.stats.readBytes < SIZE) {
-      g.graph.guests.began()
+      g.graph.guests.seen()
       await turn()
     }
     t.equal(g.graph.node('dst-memory').stats.writes, 0)
