@@ -228,7 +228,7 @@ t.test('a node whose flush is to stall can be removed', async (t) => {
 t.test('a node whose child is removed while it is opened is not there', async (t) => {
   const g = testGraph(t)
   await g.add({ driver: 'x-memory', 'node-name': 'disk', size: 512 })
-  const rules = [{ op: 'open', 'delay-ms': 30 }]
+  const rules = [{ op: 'open', 'delay-ms': 500 }]
   const file = { driver: 'x-inject', 'node-name': 'between', file: 'disk', rules }
   const adding = g.add({ driver: 'raw', 'node-name': 'above', file })
   await g.graph.remove('disk')

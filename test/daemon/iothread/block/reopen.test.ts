@@ -161,7 +161,7 @@ t.test('a node that gets another child while it is opened anew stays as it is', 
   await g.write(g.graph.node('other'), 0, Uint8Array.of(2))
   const spec = { driver: 'x-inject', 'node-name': 'above', file: 'one' }
   const above = await g.add({ ...spec, rules: [] })
-  const reopening = g.graph.reopen([{ ...spec, rules: [{ op: 'open', 'delay-ms': 50 }] }])
+  const reopening = g.graph.reopen([{ ...spec, rules: [{ op: 'open', 'delay-ms': 500 }] }])
   const top = g.graph.insertFilter('top', g.graph.node('one'), () => [], { driver: 'mirror_top' })
   {
     using _users = await top.node.drain()
@@ -181,7 +181,7 @@ t.test('a node that somebody begins to write while it is opened for reading stay
   await g.add({ driver: 'x-memory', 'node-name': 'memory', size: MiB })
   const spec = { driver: 'x-inject', 'node-name': 'above', file: 'memory' }
   const above = await g.add({ ...spec, rules: [] })
-  const slow = { ...spec, 'read-only': true, rules: [{ op: 'open', 'delay-ms': 50 }] }
+  const slow = { ...spec, 'read-only': true, rules: [{ op: 'open', 'delay-ms': 500 }] }
   const reopening = g.graph.reopen([slow])
   const claim = await g.graph.claim('a guest', above, writer)
   await t.rejects(reopening, { message: 'Block node is read-only' })

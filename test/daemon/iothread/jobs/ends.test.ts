@@ -64,7 +64,7 @@ for (const written of [true, false])
       await addImage(t, g)
       const image = g.graph.node('image')
       const stream = { kind: 'stream', node: 'image', base: undefined, backing: undefined, speed: 1 } as const
-      await jobs.start('j', { ...stream, onError: 'report' })
+      await jobs.start('j', { ...stream, onError: 'report', yielding: true })
       const writer = { use: ['write'] as const, share: PERMISSIONS }
       const claim = written ? await g.graph.claim('a guest', image, writer) : undefined
       await jobs.verbs['job-set-speed']({ id: 'j', speed: 0 })
@@ -82,11 +82,11 @@ for (const other of ['removed', 'put below another node'] as const)
   t.test(`a stream ends well when what it makes superfluous is ${other} at that moment`, async (t) => {
     const g = testGraph(t)
     const jobs = new GraphJobs(g)
-    const rules = [{ op: 'open', 'delay-ms': 30 }]
+    const rules = [{ op: 'open', 'delay-ms': 2000 }]
     const slow = { driver: 'x-inject', 'node-name': 'above', file: 'base', rules }
     await addImage(t, g)
     const stream = { kind: 'stream', node: 'image', base: undefined, backing: undefined, speed: 0 } as const
-    await jobs.start('j', { ...stream, onError: 'report' })
+    await jobs.start('j', { ...stream, onError: 'report', yielding: true })
     await jobs.report('job-ended', 'j')
     const adding = other === 'removed' ? undefined : g.add(slow).catch((error: Error) => error.message)
     const ending = Promise.resolve(jobs.verbs['job-finalize']({ id: 'j', commit: true }))
