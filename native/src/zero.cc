@@ -165,8 +165,11 @@ int64_t growFile(File& file, int64_t offset, int64_t length) {
   const int64_t end = offset + length;
   const int64_t size = fileSize(file);
   if (size < 0 || size >= end) return size;
-  const int64_t allocated = tryFallocate(file, Can::fallocate, 0, offset, length);
-  if (allocated > 0) return end;
+  {
+    // Not between another one's look at the size and its change.
+    SharedPass pass(file.gate);
+    if (tryFallocate(file, Can::fallocate, 0, offset, length) > 0) return end;
+  }
   const int64_t before = growTo(file, end);
   return before < 0 ? before : std::max(before, end);
 }
