@@ -39,8 +39,7 @@ export class ImageNodes {
   async use({ url, ops }: TicketSpec): Promise<NodeUser> {
     const writable = ops.includes('write')
     const name = nameOf(url)
-    const known = [...this.#shared].find((each) => each.names.has(name) && (each.writable || !writable))
-    const used = known ?? this.#begin(url, name, writable)
+    const used = this.#known(name, writable) ?? this.#begin(url, name, writable)
     used.users++
     let node: Node
     try {
@@ -61,6 +60,16 @@ export class ImageNodes {
       throw error
     }
     return { node: other, release: () => this.#leave(same, other) }
+  }
+
+  /** What is surely the same. A path may lead to another file by now, unless it is being opened at the moment. */
+  #known(name: string, writable: boolean): Shared | undefined {
+    return [...this.#shared].find(
+      (each) =>
+        each.names.has(name) &&
+        (each.writable || !writable) &&
+        (each.opened === undefined || !name.startsWith('file:')),
+    )
   }
 
   #begin(url: string, name: string, writable: boolean): Shared {

@@ -6,6 +6,7 @@ import {
   linkSync,
   mkdirSync,
   readFileSync,
+  renameSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -65,6 +66,18 @@ t.test('a file that somebody else made longer is not cut', async (t) => {
     const after = ticket === 'put' ? 'cd' : '\0\0'
     t.equal(readFileSync(scratch.file('longer'), 'latin1'), `a${after}${'b'.repeat(9997)}`)
   }
+})
+
+t.test('a path that leads to another file by now is that file', async (t) => {
+  writeFileSync(scratch.file('path'), '')
+  await daemon.ticket('before', 'path', MiB)
+  t.equal((await daemon.images('PUT', 'before', {}, 'before')).status, 200)
+  writeFileSync(scratch.file('fresh'), '')
+  renameSync(scratch.file('fresh'), scratch.file('path'))
+  await daemon.ticket('after', 'path', MiB)
+  t.equal((await daemon.images('PUT', 'after', {}, 'after')).status, 200)
+  t.equal(readFileSync(scratch.file('path'), 'latin1'), 'after')
+  t.equal((await daemon.images('GET', 'before')).bytes.toString(), 'before')
 })
 
 t.test('tickets whose URLs name one file in different ways share it', async (t) => {
