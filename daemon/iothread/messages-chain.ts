@@ -22,6 +22,8 @@ export interface CommitSpec {
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
   readonly onError: OnError
+  /** Leaves the disk to its guests. */
+  readonly yielding: boolean
 }
 
 /** Copies what shows through an image into it; then it lies above the base, or above nothing. */
@@ -34,6 +36,8 @@ export interface StreamSpec {
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
   readonly onError: OnError
+  /** Leaves the disk to its guests. */
+  readonly yielding: boolean
 }
 
 export type ChainSpec = CommitSpec | StreamSpec

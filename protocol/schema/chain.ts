@@ -2,6 +2,7 @@
 // Backing chains: jobs that shorten them, overlays on nodes in use, names of backing files.
 
 import { bool, command, enumOf, int, type Members, optional, required, str, struct } from './types.js'
+import { yielding } from './yielding.js'
 
 const onError = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
 const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
@@ -9,6 +10,7 @@ const newImageMode = enumOf('NewImageMode', ['existing', 'absolute-paths'])
 const running = {
   speed: optional(int, 'Bytes per second, 0 = no limit.', { default: 0 }),
   'on-error': optional(onError, 'When reading or writing fails.', { default: 'report' }),
+  'x-yield': yielding,
   'filter-node-name': optional(str, 'Name of the filter node of the commit of an active image.'),
   'auto-finalize': optional(bool, 'Apply the result without job-finalize.', { default: true }),
   'auto-dismiss': optional(bool, 'Leave the list of jobs without job-dismiss.', { default: true }),

@@ -46,8 +46,8 @@ async function commit(graphs: Graphs, jobs: Jobs, args: CommitArguments): Promis
   if (active) return start.active(members)
   const overlay = images[images.indexOf(top) - 1] ?? device
   const backing = backingSpec(directory, base, args['backing-file'])
-  await start.run(members, ({ speed, onError }) => ({
-    ...{ kind: 'commit', overlay: overlay.name, top: top.name, base: base.name, backing, speed, onError },
+  await start.run(members, (tuning) => ({
+    ...{ kind: 'commit', overlay: overlay.name, top: top.name, base: base.name, backing, ...tuning },
   }))
 }
 
@@ -96,8 +96,8 @@ async function stream(graphs: Graphs, jobs: Jobs, args: StreamArguments): Promis
     throw new CommandError('backing file specified, but streaming the entire chain')
   const [image] = imagesOf(directory, device)
   const backing = base && backingSpec(directory, base, args['backing-file'])
-  await new ChainJob(graphs, jobs, 'stream', args).run(members, ({ speed, onError }) => ({
-    ...{ kind: 'stream', node: (image ?? device).name, base: base?.name, backing, speed, onError },
+  await new ChainJob(graphs, jobs, 'stream', args).run(members, (tuning) => ({
+    ...{ kind: 'stream', node: (image ?? device).name, base: base?.name, backing, ...tuning },
   }))
 }
 
@@ -139,6 +139,8 @@ function checkFree(directory: Directory, node: Node): void {
 interface Tuning {
   readonly speed: number
   readonly onError: 'report' | 'ignore' | 'enospc' | 'stop' | 'auto'
+  /** Leaves the disk to its guests. */
+  readonly yielding: boolean
 }
 
 /** A job on nodes of one chain, which are in one worker. */
@@ -174,13 +176,13 @@ class ChainJob {
       )
       return node
     }
-    await this.#start(members, filter, (top, { speed, onError }) => ({
+    await this.#start(members, filter, (top, { speed, onError, yielding }) => ({
       ...{ kind: 'mirror', source: source.name, target: target.name, sync: 'full', filter: top?.name ?? '' },
       ...{ granularity: 0, bufSize: 0, speed, onSourceError: onError, onTargetError: onError },
       ...{
         copyMode: 'background',
         onDiverge: 'report',
-        yielding: true,
+        yielding,
         unmap: true,
         targetIsZero: false,
         autoComplete: false,
@@ -207,6 +209,7 @@ class ChainJob {
   ): Promise<void> {
     const { directory } = this.#graphs
     const { speed = 0, 'on-error': onError = 'report', 'job-id': id = '' } = this.#args
+    const tuning = { speed, onError, yielding: this.#args['x-yield'] ?? true }
     const reservation = this.#jobs.reserve(id)
     let filter: Node | undefined
     const use = (use: NodeUse | undefined) => {
@@ -240,7 +243,7 @@ class ChainJob {
       autoDismiss: this.#args['auto-dismiss'] ?? true,
     }
     try {
-      await this.#jobs.start(reservation, plan, specOf(filter, { speed, onError }), worker.handle, end)
+      await this.#jobs.start(reservation, plan, specOf(filter, tuning), worker.handle, end)
     } catch (error) {
       this.#jobs.giveBack(reservation)
       end()

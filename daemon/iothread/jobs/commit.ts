@@ -38,8 +38,8 @@ export class CommitJob implements JobBody {
     this.#overlay = graph.node(spec.overlay)
     this.#top = graph.node(spec.top)
     this.#base = graph.node(spec.base)
-    const { guests } = graph
-    const pass = { source: this.#top, target: this.#base, guests, speed: spec.speed }
+    const { speed, yielding } = spec
+    const pass = { source: this.#top, target: this.#base, guests: graph.guests, speed, yielding }
     this.#pass = new OnePass(pass, buffers, control)
     this.#holdings = new Holdings(graph, COMMIT_USER)
   }

@@ -30,6 +30,8 @@ export interface Pass {
   readonly below?: 'kept' | 'cut'
   /** Bytes per second, 0 = no limit. */
   readonly speed: number
+  /** Leaves the disk to its guests. */
+  readonly yielding: boolean
 }
 
 export class OnePass {
@@ -43,7 +45,11 @@ export class OnePass {
   /** It is known what is to be copied. */
   #marked = false
 
-  constructor({ source, target, guests, below, speed }: Pass, buffers: Buffers, control: JobControl) {
+  constructor(
+    { source, target, guests, below, speed, yielding }: Pass,
+    buffers: Buffers,
+    control: JobControl,
+  ) {
     this.#source = source
     this.#control = control
     this.#bitmap = new DirtyBitmap(source.length(), granularityFor(source.length()))
@@ -51,7 +57,7 @@ export class OnePass {
     this.#engine = new CopyEngine({
       ...{ source, target, buffers, control, bitmap: this.#bitmap, limit: this.#limit },
       ...{ tasks: Math.max(1, Math.floor(IN_FLIGHT / buffers.slotSize)), piece: buffers.slotSize },
-      courtesy: new Courtesy(guests, IN_FLIGHT),
+      courtesy: new Courtesy(guests, IN_FLIGHT, () => yielding),
       ...{ unmap: true, targetIsZero: false, ...(below !== undefined && { below }) },
     })
     this.#flush = new TargetFlush(target, this.#engine, control)

@@ -26,8 +26,9 @@ export class StreamJob implements JobBody {
     this.#node = graph.node(spec.node)
     this.#base = spec.base === undefined ? undefined : graph.node(spec.base)
     const below = this.#base === undefined ? 'cut' : 'kept'
-    const { guests } = graph
-    const pass = { source: this.#node, target: this.#node, guests, below, speed: spec.speed } as const
+    const { speed, yielding } = spec
+    const ends = { source: this.#node, target: this.#node }
+    const pass = { ...ends, guests: graph.guests, below, speed, yielding } as const
     this.#pass = new OnePass(pass, buffers, control)
     this.#holdings = new Holdings(graph, 'block job: stream')
   }

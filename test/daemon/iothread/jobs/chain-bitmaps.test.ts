@@ -50,7 +50,12 @@ for (const kind of ['commit', 'stream'] as const)
       const g = testGraph(t)
       const jobs = new GraphJobs(g)
       for (const spec of [base, mid, top]) await g.add(spec)
-      const how = { backing: { name: path('base'), format: 'qcow2' }, speed: 0, onError: 'report' } as const
+      const how = {
+        backing: { name: path('base'), format: 'qcow2' },
+        speed: 0,
+        onError: 'report',
+        yielding: true,
+      } as const
       if (kind === 'commit') await jobs.start('j', { kind, overlay: 'top', top: 'mid', base: 'base', ...how })
       else await jobs.start('j', { kind, node: 'top', base: 'base', ...how })
       t.same((await jobs.report('job-ended', 'j')).outcome, { kind: 'success' })

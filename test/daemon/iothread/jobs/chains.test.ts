@@ -139,7 +139,7 @@ class Chain {
     const { path: name, format } = this.at(base)
     await this.#jobs.start(id, {
       ...{ kind: 'commit', overlay: this.at(top + 1).name, top: this.at(top).name, base: this.at(base).name },
-      ...{ backing: { name, format }, speed: 0, onError: 'report' },
+      ...{ backing: { name, format }, speed: 0, onError: 'report', yielding: true },
     })
     const applied = await this.#onePass(t, id)
     if (applied) await this.#forget(base + 1, top)
@@ -153,7 +153,7 @@ class Chain {
     const { path: name, format } = base < 0 ? { path: '', format: 'raw' } : this.at(base)
     await this.#jobs.start(id, {
       ...{ kind: 'stream', node: this.at(node).name, base: base < 0 ? undefined : this.at(base).name },
-      ...{ backing: base < 0 ? undefined : { name, format }, speed: 0, onError: 'report' },
+      ...{ backing: base < 0 ? undefined : { name, format }, speed: 0, onError: 'report', yielding: true },
     })
     const applied = await this.#onePass(t, id)
     if (applied) await this.#forget(base + 1, node - 1)
