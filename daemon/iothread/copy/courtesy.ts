@@ -9,7 +9,7 @@
 
 import type { Guests } from '../block/guests.js'
 
-/** Smallest window, bytes: one such piece at a time copies at a third of full speed or more, and half as much spares guests nothing. */
+/** Smallest window, bytes: one such piece at a time copies at some 30 % of full speed or more, and half as much spares guests nothing. */
 export const LEAST = 128 * 1024
 /** By that much a window grows, bytes; pieces are multiples of it. */
 const STEP = 64 * 1024
