@@ -49,6 +49,8 @@ export class HttpStream implements WireUser {
   /** Up to here a head has no end. */
   #looked = 0
   #reader: Waiter | undefined
+  /** Whoever wants to know that the client ends the connection while it waits for us. */
+  #whenLeft: (() => void) | undefined
   /** What is waited for is a head. */
   #inHead = false
   #wantedBack = false
@@ -165,6 +167,21 @@ export class HttpStream implements WireUser {
     await new Promise<void>((resolve, reject) => this.#writers.push({ limit, waiter: { resolve, reject } }))
   }
 
+  /**
+   * While somebody works for the client, calls once when it ends the connection, or its half of it: which one cannot be told
+   * until something is sent. Who has sent another request before that waits for both. Nobody receives meanwhile.
+   * @returns what ends that
+   */
+  watchEnd(left: () => void): Disposable {
+    this.#whenLeft = left
+    this.#wire.want(true)
+    return {
+      [Symbol.dispose]: () => {
+        this.#whenLeft = undefined
+      },
+    }
+  }
+
   /** Whoever waits for the client, waits no more. */
   interrupt(error: Error): void {
     const reader = this.#reader
@@ -203,8 +220,8 @@ export class HttpStream implements WireUser {
   readable(): void {
     const reader = this.#reader
     this.#reader = undefined
-    if (reader === undefined) this.#wire.want(false)
-    else reader.resolve()
+    if (reader !== undefined) reader.resolve()
+    else if (this.#whenLeft === undefined || !this.#lookForEnd(this.#whenLeft)) this.#wire.want(false)
   }
 
   drained(): void {
@@ -234,6 +251,24 @@ export class HttpStream implements WireUser {
         this.#reader = { resolve, reject }
       })
     }
+  }
+
+  /** What comes is kept for whoever takes the next head. @returns whether the end is still to be looked for */
+  #lookForEnd(left: () => void): boolean {
+    const got = this.ahead ? 1 : this.#receiveNow()
+    if (got === EAGAIN) return true
+    if (got > 0) return false
+    this.#whenLeft = undefined
+    left()
+    return false
+  }
+
+  /** @returns as Wire.receive(), of what was put where heads are read */
+  #receiveNow(): number {
+    this.#makeRoom()
+    const got = this.#wire.receive(this.#inbox, this.#end, this.#inbox.length)
+    if (got > 0) this.#end += got
+    return got
   }
 
   #lost(why: string): Error {

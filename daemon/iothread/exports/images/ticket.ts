@@ -4,12 +4,15 @@
 
 import type { TicketOp } from '../../../../protocol/http/json-body.js'
 import { Refusal } from '../../../../protocol/http/refusal.js'
+import type { PeerError } from '../../../../protocol/peer-error.js'
 import { monotonicSeconds } from '../../../common/clock.js'
 import type { ImageSpec } from '../../messages-images.js'
 import { ByteUnion } from './byte-union.js'
 
 /** How a request that is under way is stopped. */
-export type Stop = (refusal: Refusal) => void
+export type Stop = (why: Stopped) => void
+/** A refusal, or the client has gone. */
+export type Stopped = Refusal | PeerError
 
 export class Ticket {
   readonly spec: ImageSpec
@@ -95,7 +98,7 @@ export class Operation implements Disposable {
   readonly #stop: Stop
   readonly #touched: (offset: number, length: number) => void
   readonly #end: () => void
-  #stopped: Refusal | undefined
+  #stopped: Stopped | undefined
   /** Who waits for something, and no more when it is stopped. */
   readonly #waiting = new Set<() => void>()
 
@@ -105,7 +108,7 @@ export class Operation implements Disposable {
     this.#end = end
   }
 
-  /** Between two steps. @throws Refusal when it was stopped */
+  /** Between two steps. @throws Refusal, or PeerError, when it was stopped */
   check(): void {
     if (this.#stopped !== undefined) throw this.#stopped
   }
@@ -121,9 +124,9 @@ export class Operation implements Disposable {
     this.#touched(offset, length)
   }
 
-  stop(refusal: Refusal): void {
-    this.#stopped = refusal
-    this.#stop(refusal)
+  stop(why: Stopped): void {
+    this.#stopped ??= why
+    this.#stop(why)
     for (const call of [...this.#waiting]) call()
   }
 
