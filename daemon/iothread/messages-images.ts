@@ -25,6 +25,8 @@ export interface ImageSpec {
   readonly filename: string | undefined
   /** The node was opened for its ticket: it may grow, and while nobody writes it is looked at anew. */
   readonly own: boolean
+  /** What its server tells as dirty may be asked for. */
+  readonly dirty?: boolean
   /** What is told as dirty. */
   readonly bitmap?: ExportBitmap
   /** Address of the local service, where there is one. */

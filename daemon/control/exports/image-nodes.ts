@@ -137,7 +137,8 @@ function definitionsOf(url: string, writable: boolean): Definition[] {
     const address = parseNbdAddress(url)
     if (typeof address === 'string') throw new CommandError(address)
     const { server, exportName } = address
-    return [{ driver: 'nbd', ...common, server: serverOf(server), export: exportName }]
+    // Tickets that may ask for dirty extents share the node with others.
+    return [{ driver: 'nbd', ...common, server: serverOf(server), export: exportName, 'lone-bitmap': true }]
   }
   const filename = filePath(url)
   const file = (driver: string, direct: boolean) => ({ driver, ...common, filename, cache: { direct } })

@@ -287,8 +287,8 @@ export class Tickets {
   async #open(ticket: Ticket, spec: TicketSpec): Promise<void> {
     try {
       const user = await this.#nodes.use(spec)
-      const { size, ops, sparse, timeout, inactivityTimeout = INACTIVITY_S, filename } = spec
-      const how = { size, ops, sparse, timeout, inactivityTimeout, filename, own: true }
+      const { size, ops, sparse, dirty, timeout, inactivityTimeout = INACTIVITY_S, filename } = spec
+      const how = { size, ops, sparse, dirty, timeout, inactivityTimeout, filename, own: true }
       await this.#serve(ticket, user.node, user, how)
     } catch (error) {
       ticket.opening = undefined

@@ -120,6 +120,12 @@ export interface BackingFile {
   readonly format: string | undefined
 }
 
+/** Whether `offset` is dirty, and up to where the same is known; asked for no further than `length` bytes. */
+export type DirtyLook = (
+  offset: number,
+  length: number,
+) => Promise<{ readonly dirty: boolean; readonly end: number }>
+
 export interface BlockDriver {
   readonly type: DriverName
   /** What shows through where nothing is allocated. Formats only. */
@@ -194,6 +200,8 @@ export interface BlockDriver {
   empty?(): Promise<void>
   /** What users are told of the image. Formats only. */
   format?(): FormatFacts
+  /** What the server of a leaf tells of the one dirty bitmap it offers; undefined: it offers none, or several. */
+  dirty?(): DirtyLook | undefined
   /** Facts of the file behind a leaf, asked anew. */
   facts?(): Promise<FileFacts | undefined>
   close(): Promise<void>

@@ -11,7 +11,7 @@ import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
 import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
-import { PERMISSIONS, type Permissions } from '../../block/driver.js'
+import { type DirtyLook, PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
 import type { BlockNode } from '../../block/node.js'
 import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.js'
@@ -45,8 +45,8 @@ interface Client extends Holder {
 
 export class ServedImage {
   readonly ticket: Ticket
-  /** What is told as dirty; undefined: nothing is known of that. */
-  readonly dirty: BitmapUse | undefined
+  /** What is told as dirty, where the export has a bitmap. */
+  readonly #dirty: BitmapUse | undefined
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
@@ -55,7 +55,7 @@ export class ServedImage {
 
   private constructor(spec: ImageSpec, claim: Claim, dirty: BitmapUse | undefined, env: ImageEnv) {
     this.ticket = new Ticket(spec)
-    this.dirty = dirty
+    this.#dirty = dirty
     this.#claim = claim
     this.#env = env
   }
@@ -94,6 +94,12 @@ export class ServedImage {
   /** Bytes that may be written. */
   get writable(): number {
     return this.ticket.spec.size ?? this.node.length()
+  }
+
+  /** What is dirty from now on; undefined: nothing is known of that. */
+  lookForDirt(): DirtyLook | undefined {
+    if (this.#dirty !== undefined) return lookInto(this.#dirty)
+    return this.ticket.spec.dirty === true ? this.node.driver.dirty?.() : undefined
   }
 
   /** Requests that name its ticket are not for it any more. */
@@ -198,7 +204,7 @@ export class ServedImage {
   }
 
   async #release(): Promise<void> {
-    await giveBack([() => this.#claim.release(), () => this.dirty?.release()])
+    await giveBack([() => this.#claim.release(), () => this.#dirty?.release()])
   }
 
   async #gone(): Promise<void> {
@@ -210,6 +216,15 @@ async function bitmapOf({ bitmap, ops }: ImageSpec, node: BlockNode, graph: Grap
   const wanted = bitmap === undefined ? [] : [bitmap]
   const [found] = graph.bitmaps.forExport(node, wanted, ops.includes('write'))
   return found && (await graph.bitmaps.take(found.node, found.bitmap, true))
+}
+
+function lookInto({ bitmap }: BitmapUse): DirtyLook {
+  return async (offset, length) => {
+    const { bits } = bitmap
+    // Of what a layer's bitmap does not reach nothing is known.
+    const known = Math.min(length, bits.length - offset)
+    return known > 0 ? bits.run(offset, offset + known) : { dirty: true, end: offset + length }
+  }
 }
 
 function permissions({ ops, own }: ImageSpec): Permissions {
