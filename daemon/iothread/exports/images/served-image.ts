@@ -152,9 +152,10 @@ export class ServedImage {
     await this.node.withDriver(async (driver) => driver.grow?.(offset, length))
   }
 
-  /** Looks anew at an image that others may have changed: one that was opened for its ticket, to read it. */
+  /** Looks anew at an image that others may have changed: one that was opened for its ticket, which only reads it. */
   async freshen(): Promise<void> {
-    if (!this.ticket.spec.own || !this.node.readOnly) return
+    const { own, ops } = this.ticket.spec
+    if (!own || ops.includes('write')) return
     this.#freshening ??= Promise.resolve(this.node.driver.freshen?.()).finally(() => {
       this.#freshening = undefined
     })
