@@ -3,6 +3,8 @@
 // Ranges are kept apart and ascending; those that touch become one, so a transfer from front to back is one range. Who
 // touches many places that lie apart is counted exactly up to MOST of them, from then on each range for itself.
 
+import type { CoveredBytes } from '../../messages-images.js'
+
 /** Ranges that are kept. */
 const MOST = 65536
 
@@ -11,9 +13,27 @@ export class ByteUnion {
   readonly #ends: number[] = []
   #total = 0
 
+  /** @param before  from covered() of an earlier one */
+  constructor(before?: CoveredBytes) {
+    if (before === undefined) return
+    const { ranges, total } = before
+    for (let at = 0; at < ranges.length; at += 2) {
+      this.#starts.push(ranges[at] as number)
+      this.#ends.push(ranges[at + 1] as number)
+    }
+    this.#total = total
+  }
+
   /** Bytes covered. */
   get total(): number {
     return this.#total
+  }
+
+  covered(): CoveredBytes {
+    const ranges = new Float64Array(2 * this.#starts.length)
+    for (const [index, start] of this.#starts.entries())
+      ranges.set([start, this.#ends[index] as number], 2 * index)
+    return { ranges, total: this.#total }
   }
 
   add(offset: number, length: number): void {

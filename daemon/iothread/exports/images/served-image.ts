@@ -3,7 +3,7 @@
 // Rule: a connection is here as long as its requests name this ticket; the first that names another takes it away.
 
 import type { IoEngine } from '../../../../native/types.js'
-import type { Clock } from '../../../common/clock.js'
+import { type Clock, monotonicSeconds } from '../../../common/clock.js'
 import { giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
 import { HEAD_MS, LEAVE_MS } from '../../../http/limits.js'
@@ -52,9 +52,15 @@ export class ServedImage {
   readonly #clients = new Map<number, Client>()
   #retired = false
   #freshening: Promise<void> | undefined
+  /** When it is looked whether the ticket has expired, seconds; Infinity: not yet known. */
+  #looksAt = Number.POSITIVE_INFINITY
+  #stopLooking: () => void = () => undefined
+  #waitsForIdle = false
 
   private constructor(spec: ImageSpec, claim: Claim, dirty: BitmapUse | undefined, env: ImageEnv) {
-    this.ticket = new Ticket(spec)
+    this.ticket = new Ticket(spec, () => {
+      if (this.ticket.expires < this.#looksAt) void this.watchExpiry()
+    })
     this.#dirty = dirty
     this.#claim = claim
     this.#env = env
@@ -114,6 +120,28 @@ export class ServedImage {
   status(): ImageStatus {
     const { active, canceled, expires, idleTime, transferred } = this.ticket
     return { active, canceled, connections: this.clients, expires, idleTime, transferred }
+  }
+
+  /** The ticket has expired, and nothing of it is under way. */
+  get expired(): boolean {
+    return !this.ticket.active && monotonicSeconds() >= this.ticket.expires
+  }
+
+  /** Reports it when the ticket has expired, from now on. */
+  async watchExpiry(): Promise<void> {
+    if (this.#waitsForIdle) return
+    this.#waitsForIdle = true
+    await this.ticket.idle()
+    this.#waitsForIdle = false
+    this.#stopLooking()
+    this.#looksAt = Number.POSITIVE_INFINITY
+    if (this.#retired || this.ticket.canceled || this.ticket.expires === Number.POSITIVE_INFINITY) return
+    if (this.expired) this.#env.report({ kind: 'image-expired', key: this.ticket.spec.key })
+    else {
+      this.#looksAt = this.ticket.expires
+      const leftMs = 1000 * (this.#looksAt - monotonicSeconds())
+      this.#stopLooking = this.#env.clock.after(Math.max(1, leftMs), () => void this.watchExpiry())
+    }
   }
 
   /** Begins to serve a connection. @param fd  owned from now on */
@@ -205,6 +233,7 @@ export class ServedImage {
   }
 
   async #release(): Promise<void> {
+    this.#stopLooking()
     await giveBack([() => this.#claim.release(), () => this.#dirty?.release()])
   }
 

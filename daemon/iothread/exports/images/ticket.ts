@@ -6,7 +6,7 @@ import type { TicketOp } from '../../../../protocol/http/json-body.js'
 import { Refusal } from '../../../../protocol/http/refusal.js'
 import type { PeerError } from '../../../../protocol/peer-error.js'
 import { monotonicSeconds } from '../../../common/clock.js'
-import type { ImageSpec } from '../../messages-images.js'
+import type { ImageLeft, ImageSpec } from '../../messages-images.js'
 import { ByteUnion } from './byte-union.js'
 
 /** How a request that is under way is stopped. */
@@ -16,15 +16,19 @@ export type Stopped = Refusal | PeerError
 
 export class Ticket {
   readonly spec: ImageSpec
+  readonly #extended: () => void
   readonly #running = new Set<Operation>()
-  readonly #touched = new ByteUnion()
+  readonly #touched: ByteUnion
   #expires: number
   #canceled = false
   #lastEnd = monotonicSeconds()
   #waiting: (() => void)[] = []
 
-  constructor(spec: ImageSpec) {
+  /** @param extended  called when the expiry has moved */
+  constructor(spec: ImageSpec, extended: () => void) {
     this.spec = spec
+    this.#extended = extended
+    this.#touched = new ByteUnion(spec.done)
     this.#expires = spec.expires
   }
 
@@ -39,6 +43,10 @@ export class Ticket {
   }
   get transferred(): number {
     return this.#touched.total
+  }
+  /** What is told of it when its image is open no more. */
+  get left(): ImageLeft {
+    return { expires: this.#expires, since: this.#lastEnd, done: this.#touched.covered() }
   }
   /** Seconds since the last request ended. */
   get idleTime(): number {
@@ -77,6 +85,7 @@ export class Ticket {
   /** It expires so many seconds from now. */
   extend(seconds: number): void {
     this.#expires = monotonicSeconds() + seconds
+    this.#extended()
   }
 
   /** No request begins any more, and those under way are stopped; resolves when they have ended. */
