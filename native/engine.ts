@@ -3,8 +3,8 @@
 // What every verb promises stands in types.ts; this file only converts.
 
 import { addon, type NativeEngine, type OnFinished, type Op, ops } from './binding.js'
-import type { Lane, LaneTerms } from './lane-types.js'
-import { lend } from './lanes.js'
+import type { HttpLaneTerms, Lane, LaneTerms } from './lane-types.js'
+import { lend, lendHttp } from './lanes.js'
 import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
 import type { StreamAddress } from './stream-types.js'
@@ -290,6 +290,10 @@ class Engine implements IoEngine {
 
   lane(terms: LaneTerms): Lane {
     return lend(this.#native, this.#requests, terms)
+  }
+
+  httpLane(terms: HttpLaneTerms): Lane {
+    return lendHttp(this.#native, this.#requests, terms)
   }
 
   oldest(): StuckRequest | undefined {

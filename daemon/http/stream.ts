@@ -41,6 +41,7 @@ interface Waiter {
 }
 
 export class HttpStream implements WireUser {
+  readonly #fd: number
   readonly #wire: Wire
   readonly #patience: Patience
   #inbox: Buffer
@@ -64,6 +65,7 @@ export class HttpStream implements WireUser {
    * @throws Error with `errno` when the socket cannot be watched; it is closed then
    */
   constructor(fd: number, rest: Uint8Array, limits: StreamLimits, clock: Clock = systemClock) {
+    this.#fd = fd
     this.#wire = new Wire(fd, this)
     this.#inbox = Buffer.alloc(Math.max(INBOX, rest.length))
     this.#inbox.set(rest)
@@ -194,6 +196,28 @@ export class HttpStream implements WireUser {
   askBack(): void {
     this.#wantedBack = true
     if (this.#inHead) this.interrupt(new WantedBack())
+  }
+
+  /**
+   * The socket, lent to whoever serves the client elsewhere; nobody uses this meanwhile, but to close it. Only when nothing was
+   * received and not taken, and nothing is queued.
+   */
+  get socket(): number {
+    return this.#fd
+  }
+
+  /** What is lent is back. @param received  what came meanwhile and has no answer. @param unsent  of the last answer */
+  takeBack(received: Uint8Array, unsent: Uint8Array): void {
+    if (this.#wire.closed) return
+    if (received.length > this.#inbox.length) this.#inbox = Buffer.alloc(received.length)
+    this.#inbox.set(received)
+    this.#start = 0
+    this.#looked = 0
+    this.#end = received.length
+    this.#patience.progress()
+    if (unsent.length === 0) return
+    this.put(unsent)
+    this.send()
   }
 
   /** Nothing more will be sent; what the client still sends can be received. */

@@ -38,6 +38,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::submitPages>("submitPages"),
                          InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
                          InstanceMethod<&EngineObject::submitLane>("submitLane"),
+                         InstanceMethod<&EngineObject::submitHttpLane>("submitHttpLane"),
                          InstanceMethod<&EngineObject::laneCounts>("laneCounts"),
                          InstanceMethod<&EngineObject::callBack>("callBack"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),

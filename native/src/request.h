@@ -57,7 +57,7 @@ struct Piece {
 };
 
 class Batch;
-class NbdLane;
+class Lane;
 
 struct Request {
   double id = 0;
@@ -84,7 +84,7 @@ struct Request {
   std::vector<Piece> from;
   std::vector<Piece> into;
   // lane (`file`: the disk's, `to`: the client's, `memory`: of one request's data)
-  std::shared_ptr<NbdLane> lane;
+  std::shared_ptr<Lane> lane;
   // copyRange, reflink, lane
   double toFileId = 0;
   std::shared_ptr<File> to;

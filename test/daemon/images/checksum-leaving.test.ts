@@ -13,8 +13,8 @@ fill(scratch.file('data'), SIZE)
 const CHECKSUM = 'GET /images/t/checksum HTTP/1.1\r\n\r\n'
 const OPTIONS = 'OPTIONS /images/t HTTP/1.1\r\n\r\n'
 
-async function when(state: () => boolean): Promise<void> {
-  while (!state()) await new Promise(setImmediate)
+async function when(state: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await state())) await new Promise(setImmediate)
 }
 
 const status = ({ table }: TestTable) => table.handlers['image-status']({ key: 1 })
@@ -22,10 +22,10 @@ const status = ({ table }: TestTable) => table.handlers['image-status']({ key: 1
 t.test('a checksum ends soon after its client has gone', async (t) => {
   const test = await imageTable(t, scratch.file('data'), 16, { size: SIZE, ops: ['read'] })
   const client = await test.connect(CHECKSUM)
-  await when(() => status(test).transferred > 0)
+  await when(async () => (await status(test)).transferred > 0)
   client.socket.destroy()
-  await when(() => !status(test).active)
-  const { transferred, connections } = status(test)
+  await when(async () => !(await status(test)).active)
+  const { transferred, connections } = await status(test)
   t.ok(transferred < SIZE / 2, `${transferred} bytes were hashed`)
   t.equal(connections, 0)
   t.match(test.reports, [{ kind: 'image-left', why: 'the client went away' }])

@@ -4,6 +4,7 @@
 import type { Test } from 'tap'
 import { ImageTable } from '../../../daemon/iothread/exports/images/image-table.js'
 import { Turns } from '../../../daemon/iothread/exports/images/turns.js'
+import { Lanes } from '../../../daemon/iothread/exports/lanes.js'
 import { PiecePool } from '../../../daemon/iothread/exports/piece-pool.js'
 import type { ImageReport, ImageSpec } from '../../../daemon/iothread/messages-images.js'
 import type { IoEngine } from '../../../native/types.js'
@@ -42,7 +43,7 @@ export async function imageTable(
   const clock = new FakeClock()
   const [pool, checksums] = [new PiecePool(engine, slots), new Turns(4)]
   const table = new ImageTable({
-    ...{ graph, engine, clock, pool, checksums },
+    ...{ graph, engine, clock, pool, checksums, lanes: new Lanes(engine) },
     report: (report) => reports.push(report),
     log: () => undefined,
     came: () => undefined,

@@ -50,8 +50,8 @@ export class ImageTable {
       return null
     },
     'image-status': ({ key }: ImageRequests['image-status']['args']) => this.#find(key).status(),
-    'image-extend': ({ key, timeout }: ImageRequests['image-extend']['args']) => {
-      this.#find(key).ticket.extend(timeout)
+    'image-extend': async ({ key, timeout }: ImageRequests['image-extend']['args']) => {
+      await this.#find(key).extend(timeout)
       return null
     },
     'image-retire': ({ key }: ImageRequests['image-retire']['args']) => {

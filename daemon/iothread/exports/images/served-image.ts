@@ -4,6 +4,7 @@
 
 import type { IoEngine } from '../../../../native/types.js'
 import { type Clock, monotonicSeconds } from '../../../common/clock.js'
+import { atMost } from '../../../common/deadline.js'
 import { giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
 import { HEAD_MS, LEAVE_MS } from '../../../http/limits.js'
@@ -15,16 +16,22 @@ import { type DirtyLook, PERMISSIONS, type Permissions } from '../../block/drive
 import type { Graph } from '../../block/graph.js'
 import type { BlockNode } from '../../block/node.js'
 import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.js'
+import type { Lanes } from '../lanes.js'
 import type { Holder, PiecePool } from '../piece-pool.js'
 import { ImageAnswers } from './answers.js'
+import type { ImageLane } from './lane.js'
 import { Ticket } from './ticket.js'
 import type { Turns } from './turns.js'
+
+/** A lane is back by then unless its storage does not answer, milliseconds. */
+const BACK_MS = 100
 
 export interface ImageEnv {
   readonly graph: Graph
   readonly engine: IoEngine
   readonly pool: PiecePool
   readonly clock: Clock
+  readonly lanes: Lanes
   /** Those who make checksums. */
   readonly checksums: Turns
   report(report: ImageReport): void
@@ -50,6 +57,8 @@ export class ServedImage {
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
+  /** Those that serve a client now. */
+  readonly lanes = new Set<ImageLane>()
   #retired = false
   #freshening: Promise<void> | undefined
   /** When it is looked whether the ticket has expired, seconds; Infinity: not yet known. */
@@ -117,7 +126,9 @@ export class ServedImage {
     return this.#clients.size
   }
 
-  status(): ImageStatus {
+  /** What lanes did is known when they are back; those that their storage keeps are not waited for. */
+  async status(): Promise<ImageStatus> {
+    await this.#lanesBack()
     const { active, canceled, expires, idleTime, transferred } = this.ticket
     return { active, canceled, connections: this.clients, expires, idleTime, transferred }
   }
@@ -144,6 +155,17 @@ export class ServedImage {
     }
   }
 
+  /** The ticket expires so many seconds from now; what lanes did was before that. */
+  async extend(seconds: number): Promise<void> {
+    await this.#lanesBack()
+    this.ticket.extend(seconds)
+  }
+
+  async #lanesBack(): Promise<void> {
+    if (this.lanes.size === 0) return
+    await atMost(Promise.all([...this.lanes].map((lane) => lane.back())), BACK_MS)
+  }
+
   /** Begins to serve a connection. @param fd  owned from now on */
   connect(connection: number, fd: number, rest: Uint8Array): void {
     let stream: HttpStream
@@ -162,7 +184,9 @@ export class ServedImage {
 
   async #serve(connection: number, client: Client): Promise<void> {
     const { stream } = client
-    const served = await serveRequests(stream, new ImageAnswers(this, this.#env, client))
+    const answers = new ImageAnswers(this, this.#env, client)
+    const served = await serveRequests(stream, answers)
+    void answers.close()
     this.#clients.delete(connection)
     const back = served.kind === 'foreign' ? stream.release() : undefined
     const why = served.kind === 'closed' ? served.why : undefined
@@ -198,6 +222,7 @@ export class ServedImage {
   /** No request begins any more; resolves when those under way have ended. */
   retire(): Promise<void> {
     this.#retired = true
+    for (const lane of this.lanes) lane.callBack()
     return this.ticket.idle()
   }
 

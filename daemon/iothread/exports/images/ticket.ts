@@ -21,6 +21,8 @@ export class Ticket {
   readonly #touched: ByteUnion
   #expires: number
   #canceled = false
+  /** Operations that are rows of requests. */
+  #rows = 0
   #lastEnd = monotonicSeconds()
   #waiting: (() => void)[] = []
 
@@ -39,7 +41,7 @@ export class Ticket {
     return this.#canceled
   }
   get expires(): number {
-    return this.#expires
+    return this.#rows === 0 ? this.#expires : Math.max(this.#expires, monotonicSeconds() + this.spec.timeout)
   }
   get transferred(): number {
     return this.#touched.total
@@ -56,7 +58,7 @@ export class Ticket {
   /** @throws Refusal 403; writing includes reading */
   check(op: TicketOp): void {
     if (this.#canceled) throw forbidden('it was canceled')
-    if (monotonicSeconds() >= this.#expires) throw forbidden('it has expired')
+    if (monotonicSeconds() >= this.expires) throw forbidden('it has expired')
     const { ops } = this.spec
     if (!ops.includes(op) && !(op === 'read' && ops.includes('write'))) throw forbidden(`it forbids to ${op}`)
   }
@@ -64,21 +66,28 @@ export class Ticket {
   /**
    * A request begins; it ends with dispose.
    * @param renews  its end moves the expiry
+   * @param ended   called when it has ended
    * @throws Refusal 403
    */
-  begin(op: TicketOp, renews: boolean, stop: Stop): Operation {
+  begin(op: TicketOp, renews: boolean, stop: Stop, ended?: () => void): Operation {
     this.check(op)
-    const operation = new Operation(
-      stop,
-      (offset, length) => this.#touched.add(offset, length),
-      () => {
-        this.#running.delete(operation)
-        if (renews) this.extend(this.spec.timeout)
-        this.#lastEnd = monotonicSeconds()
-        if (this.#running.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
-      },
-    )
+    const operation = new Operation(stop, this.#touched, () => {
+      this.#running.delete(operation)
+      ended?.()
+      if (renews) this.extend(this.spec.timeout)
+      this.#lastEnd = monotonicSeconds()
+      if (this.#running.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
+    })
     this.#running.add(operation)
+    return operation
+  }
+
+  /** As begin(), for many requests one after the other, each sooner than the ticket expires. */
+  beginRow(op: TicketOp, stop: Stop): Operation {
+    const operation = this.begin(op, true, stop, () => {
+      this.#rows--
+    })
+    this.#rows++
     return operation
   }
 
@@ -105,13 +114,13 @@ export class Ticket {
 /** A request under way. */
 export class Operation implements Disposable {
   readonly #stop: Stop
-  readonly #touched: (offset: number, length: number) => void
+  readonly #touched: ByteUnion
   readonly #end: () => void
   #stopped: Stopped | undefined
   /** Who waits for something, and no more when it is stopped. */
   readonly #waiting = new Set<() => void>()
 
-  constructor(stop: Stop, touched: (offset: number, length: number) => void, end: () => void) {
+  constructor(stop: Stop, touched: ByteUnion, end: () => void) {
     this.#stop = stop
     this.#touched = touched
     this.#end = end
@@ -130,7 +139,12 @@ export class Operation implements Disposable {
 
   /** So much of the image was read or written. */
   touched(offset: number, length: number): void {
-    this.#touched(offset, length)
+    this.#touched.add(offset, length)
+  }
+
+  /** As many bytes at each of these places. */
+  touchedEach(offsets: Float64Array, length: number): void {
+    this.#touched.addEach(offsets, length)
   }
 
   stop(why: Stopped): void {

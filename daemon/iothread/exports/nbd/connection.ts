@@ -24,9 +24,10 @@ import {
 } from '../../../../protocol/nbd/request.js'
 import { PeerError } from '../../../../protocol/peer-error.js'
 import type { Guests } from '../../block/guests.js'
+import type { Lanes } from '../lanes.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Incoming } from './incoming.js'
-import { ClientLane, type Lanes } from './lane.js'
+import { ClientLane } from './lane.js'
 import { type ReplySink, type ServedNode, Serving } from './serving.js'
 
 const EAGAIN = -11
