@@ -319,13 +319,13 @@ export class Tickets {
   }
 
   async #closeExpired(ticket: Ticket, image: OpenImage): Promise<void> {
-    const { key, spec } = ticket
+    const { key, spec, expires } = ticket
     try {
       const left = await image.worker.request('image-expire', { key })
       if (left === null) return
       ticket.left = left
-      // It may have been extended meanwhile.
-      ticket.expires = Math.max(ticket.expires, left.expires)
+      // Unless it was extended meanwhile: of that the worker has not heard.
+      if (ticket.expires === expires) ticket.expires = left.expires
       this.#log.info({ transfer: spec?.transferId }, 'ticket expired, its image is closed')
     } catch (error) {
       this.#log.warn({ err: error }, 'an image was not closed in order')

@@ -58,6 +58,19 @@ t.test(
   },
 )
 
+t.test('the last request sets the expiry, also of an image that is closed by now', async (t) => {
+  fill(scratch.file('again'), MiB)
+  await daemon.ticket('again', 'again', MiB, { timeout: 0 })
+  for (let round = 0; round < 5; round++) {
+    await daemon.tickets('PATCH', 'again', { timeout: 300 })
+    const closed = daemon.logged(/ticket expired/)
+    t.equal((await get('again')).status, 206)
+    await closed
+    t.equal((await get('again')).status, 403)
+  }
+  await daemon.tickets('DELETE', 'again')
+})
+
 t.test('an image that another ticket uses stays open', async (t) => {
   fill(scratch.file('both'), MiB)
   await daemon.ticket('short', 'both', MiB, { timeout: 0 })
