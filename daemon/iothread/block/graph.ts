@@ -67,7 +67,7 @@ export class Graph {
     const isZero = zeroScan(env.engine)
     const failed = (node: string, op: string, error: unknown) => this.#failed(node, op, error)
     this.#opener = new Opener({
-      ...{ env, isZero, failed, records: this.#records },
+      ...{ env, isZero, failed, records: this.#records, guests: this.guests },
       bitmap: (node, name) => this.bitmaps.usable(node, name, true).bits,
     })
     this.#filters = new TopFilters(

@@ -77,6 +77,10 @@ export class CommitJob implements JobBody {
     return this.#pass.progress()
   }
 
+  look(at: number): void {
+    this.#pass.look(at)
+  }
+
   receipt(): JobReceipt {
     return this.#pass.receipt()
   }

@@ -54,6 +54,10 @@ export class StreamJob implements JobBody {
     return this.#pass.progress()
   }
 
+  look(at: number): void {
+    this.#pass.look(at)
+  }
+
   receipt(): JobReceipt {
     return this.#pass.receipt()
   }

@@ -71,7 +71,7 @@ function keep(
   const how = { unmap: true, vouched: false, covering }
   const snapshot = new Snapshot(context.engine, { source, target, todo, access, how })
   const lost = (error: unknown) => context.log('warn', `snapshot lost: ${(error as Error).message}`)
-  const guard = new BeforeWrite(snapshot, policy, lost)
+  const guard = new BeforeWrite(snapshot, policy, context.guests, lost)
   return { snapshot, guard, mark, hook: undefined, users: 0 }
 }
 

@@ -13,6 +13,7 @@ import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
 import { PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
+import type { Guest } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
 import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.js'
 import type { Holder, PiecePool } from '../piece-pool.js'
@@ -47,6 +48,8 @@ export class ServedImage {
   readonly ticket: Ticket
   /** What is told as dirty; undefined: nothing is known of that. */
   readonly dirty: BitmapUse | undefined
+  /** What its clients wait for, seen by whoever wants to leave them room. */
+  readonly guest: Guest
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
@@ -58,6 +61,7 @@ export class ServedImage {
     this.dirty = dirty
     this.#claim = claim
     this.#env = env
+    this.guest = env.graph.guests.join()
   }
 
   /** @throws CommandError when somebody else uses the node in a way that excludes it, or the bitmap cannot be used */
@@ -146,6 +150,10 @@ export class ServedImage {
     await this.node.withDriver(async (driver) => driver.grow?.(offset, length))
   }
 
+  flush(): Promise<void> {
+    return this.guest.during('flush', 0, () => this.node.flush())
+  }
+
   /** Looks anew at an image that others may have changed: one that was opened for its ticket, to read it. */
   async freshen(): Promise<void> {
     if (!this.ticket.spec.own || !this.node.readOnly) return
@@ -198,6 +206,7 @@ export class ServedImage {
   }
 
   async #release(): Promise<void> {
+    this.#env.graph.guests.leave(this.guest)
     await giveBack([() => this.#claim.release(), () => this.dirty?.release()])
   }
 
