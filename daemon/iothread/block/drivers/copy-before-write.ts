@@ -108,7 +108,7 @@ export class CopyBeforeWrite extends Filter {
     kept.hook = undefined
   }
 
-  async takeOver(): Promise<void> {
+  placed(): void {
     this.kept.guard.follow(this.#policy)
   }
 

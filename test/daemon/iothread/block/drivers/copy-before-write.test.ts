@@ -146,6 +146,28 @@ t.test('a snapshot survives a reopen of its filter', async (t) => {
   t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(g.graph.node('snap'), 0, CHUNK)))
 })
 
+t.test('a reopen that fails with a later node of its list leaves the policy as it was', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g, [{ op: 'write', errno: 5 }])
+  await g.write(g.graph.node('disk'), 0, Buffer.alloc(CHUNK, 7))
+  await addSnapshot(g)
+  const filename = join(t.testdir(), 'other')
+  writeFileSync(filename, Buffer.alloc(MIB))
+  const other = { driver: 'file', 'node-name': 'other', filename, locking: 'on' }
+  await g.add(other)
+  const claim = await g.graph.claim('a job', g.graph.node('other'), { use: ['write'], share: [] })
+  const { lock } = g.engine
+  // Its new handle gets no locks: that is the last that can fail.
+  g.engine.lock = async () => -5
+  const spec = { driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target: 'target' }
+  const policy = { 'on-cbw-error': 'break-snapshot', 'cbw-timeout': 1 }
+  await t.rejects(g.graph.reopen([{ ...spec, ...policy }, other]), { message: /^Failed to lock byte/ })
+  g.engine.lock = lock
+  t.equal(await failure(g.write(g.graph.node('cbw'), 0, Buffer.alloc(512, 9))), 'EIO')
+  t.equal((await g.read(g.graph.node('snap'), 0, 1))[0], 7)
+  await claim.release()
+})
+
 t.test('with a bitmap only what is dirty in it is kept, and can be read', async (t) => {
   const g = testGraph(t)
   await addDisk(g)
