@@ -101,7 +101,7 @@ export class BackupJob implements JobBody {
       checkLength(this.#source, this.#bitmap.length)
       if (!isSameSize(this.#source, this.#target)) throw new CommandError(DIFFERENT_SIZES)
       this.#use = await takeBitmap(this.#graph, this.#source, this.#spec.bitmap, this.#held)
-      using _quiet = await this.#source.drain()
+      using _quiet = await this.#source.drain(this.#control.signal)
       const bitmap = () => this.#snapshot.bitmaps()
       const kind = { driver: 'copy-before-write' } as const
       const filter = this.#graph.insertFilter(name, this.#source, bitmap, kind)

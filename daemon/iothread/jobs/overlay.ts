@@ -6,6 +6,8 @@ import { CommandError } from '../../errors.js'
 import type { BackingFile } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
+import { restingSoon } from '../block/rest.js'
+import type { Held } from '../block/surgery.js'
 import { Holdings } from './holdings.js'
 
 const USER = 'an unnamed block device'
@@ -26,14 +28,35 @@ export async function appendOverlay(
     throw new CommandError(`The overlay '${overlay.name}' is shorter than '${node.name}'`)
   const top = graph.insertFilter(filter, node, () => [], { driver: 'mirror_top' })
   try {
-    using _users = await top.node.drain()
-    using held = await graph.surgery.hold(node, [top.node], overlay, { moving: true })
-    using _quiet = await node.drain()
+    using held = await restingSoon(node.name, (signal) => rest(graph, node, top.node, overlay, signal))
     // What was written here by then is the overlay's to show, whose flush does not reach below it.
     await node.driver.flush()
     await graph.surgery.append(top, overlay, held.nodes)
   } finally {
     top.remove()
+  }
+}
+
+/** Nobody uses a node, and nobody who lies above it. @returns with those that lie above it */
+async function rest(
+  graph: Graph,
+  node: BlockNode,
+  filter: BlockNode,
+  overlay: BlockNode,
+  signal: AbortSignal,
+): Promise<Held> {
+  const sections: Disposable[] = []
+  const letGo = () => {
+    for (const section of sections.splice(0).reverse()) section[Symbol.dispose]()
+  }
+  try {
+    sections.push(await filter.drain(signal))
+    const held = await graph.surgery.hold(node, [filter], overlay, { moving: true, signal })
+    sections.push(held, await node.drain(signal))
+    return { nodes: held.nodes, [Symbol.dispose]: letGo }
+  } catch (error) {
+    letGo()
+    throw error
   }
 }
 

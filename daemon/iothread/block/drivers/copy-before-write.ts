@@ -13,6 +13,7 @@ import { chunkFor } from '../granularity.js'
 import type { BlockNode } from '../node.js'
 import type { ChildNodes, OpenContext } from '../open.js'
 import { sizeOption } from '../options.js'
+import { restingSoon } from '../rest.js'
 import { Snapshot } from '../snapshot.js'
 import { Filter } from './filter.js'
 
@@ -94,7 +95,7 @@ export class CopyBeforeWrite extends Filter {
   /** The moment that is kept is when this ends: whoever changes the source from now on, here or below, waits for its copy. */
   async begin(): Promise<void> {
     const { kept, child } = this
-    using _quiet = await child.drain()
+    using _quiet = await restingSoon(child.name, (signal) => child.drain(signal))
     if (child.size() !== kept.snapshot.todo.length)
       throw new CommandError(`Node '${child.name}' was resized by another program just now; try again`)
     kept.mark()
