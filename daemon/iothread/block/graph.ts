@@ -73,7 +73,7 @@ export class Graph {
     this.#filters = new TopFilters(
       this.#records,
       isZero,
-      (record) => this.#facts.report([record]),
+      (record) => this.#facts.announce([record]),
       (name) => env.changed([], [name]),
     )
     this.surgery = new Surgery({
@@ -99,7 +99,7 @@ export class Graph {
       throw error
     }
     for (const record of opened) await this.#facts.ask(record)
-    this.#facts.report(opened)
+    this.#facts.announce(opened)
   }
 
   /** The definition with what its images name themselves; see implied.ts. Nothing is opened for good. */

@@ -99,6 +99,7 @@ export class CopyBeforeWrite extends Filter {
     if (child.size() !== kept.snapshot.todo.length)
       throw new CommandError(`Node '${child.name}' was resized by another program just now; try again`)
     kept.mark()
+    kept.snapshot.begin()
     kept.hook = child.addBeforeWrite((offset, length) => kept.guard.before(offset, length))
   }
 
