@@ -130,7 +130,10 @@ export class Transactions {
       await work
     } catch (error) {
       if (!(error instanceof IoError || error instanceof CommandError)) throw error
-      const text = node === undefined ? 'images could not be released' : 'a removed bitmap stays in its image'
+      const text =
+        node === undefined
+          ? 'images could not be released'
+          : 'a removed bitmap is in its image until that is released'
       this.#log('error', { ...(node !== undefined && { node }), error: error.message }, text)
     }
   }

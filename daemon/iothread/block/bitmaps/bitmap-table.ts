@@ -104,16 +104,18 @@ export class BitmapTable {
     const all = [...persistent].flatMap(([node, { removed }]) => [...removed].map((name) => ({ node, name })))
     const hold = (node: BlockNode, name: string) =>
       node.withDriver(async (driver) => driver.bitmapStore?.hold(name))
+    const gone: { node: BlockNode; name: string }[] = []
     try {
       for (const { node, name } of all) {
         await node.withDriver(async (driver) => driver.bitmapStore?.remove(name))
+        gone.push({ node, name })
         // Another was added in its place.
         if (node.bitmaps.find(name)?.persistent === true) await hold(node, name)
       }
     } catch (error) {
       for (const change of changes.reverse()) change.undo()
       // What was taken out of its image before is stored again in the end.
-      for (const { node, name } of all) await hold(node, name).catch(() => undefined)
+      for (const { node, name } of gone) await hold(node, name).catch(() => undefined)
       throw error
     }
     for (const change of changes) change.keep()
