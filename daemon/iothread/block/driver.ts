@@ -33,6 +33,8 @@ export type DriverName =
   | 'x-inject'
   | 'blkdebug'
   | 'mirror_top'
+  | 'commit_top'
+  | 'copy-on-read'
 
 export interface Limits {
   /** Offset and length of reads and writes are best multiples of this, bytes; others cost a read-modify-write below. */

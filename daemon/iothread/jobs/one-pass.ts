@@ -94,11 +94,17 @@ export class OnePass {
     this.#control.wake()
   }
 
+  setShare(bytesPerSecond: number): void {
+    this.#limit.setShare(bytesPerSecond)
+    this.#control.wake()
+  }
+
   /** The whole disk counts, as managers know it. */
   progress(): BodyProgress {
     const { length } = this.#bitmap
     const offset = this.#marked ? length - this.#engine.remaining : 0
-    return { offset, len: length, busy: this.#engine.busy, activelySynced: false }
+    const { charged } = this.#limit
+    return { offset, len: length, busy: this.#engine.busy, activelySynced: false, charged }
   }
 
   look(at: number): void {

@@ -27,7 +27,9 @@ const MIN_GRANULARITY = 512
 const [LEAST_DEFAULT, MOST_DEFAULT] = [4096, 65536]
 
 /** Drivers that show what is below them as it is. */
-const FILTERS: ReadonlySet<string> = new Set(['throttle', 'compress', 'blkdebug', 'x-inject', 'mirror_top'])
+const FILTERS: ReadonlySet<string> = new Set([
+  ...['throttle', 'compress', 'blkdebug', 'x-inject', 'mirror_top', 'commit_top', 'copy-on-read'],
+])
 
 /** Whose claims they are, as conflicts name it. */
 const USER = 'a dirty bitmap'
