@@ -54,7 +54,7 @@ t.test('nodes above one another rest, in whatever order they are named', async (
   const writing = g.write(above, 0, Buffer.alloc(512, 7))
   await turn()
   const nodes = ['below', 'above']
-  await handlers['transaction-quiesce']({ transaction: 1, nodes, bitmaps: [] })
+  await handlers['transaction-quiesce']({ transaction: 1, nodes, bitmaps: [], overlays: [] })
   await writing
   let written = false
   const later = g.write(above, 0, Buffer.alloc(512, 8)).then(() => {
@@ -78,7 +78,7 @@ t.test(
     const job = { start: async () => void started++, undo: async () => void t.fail('undone') }
     const { handlers, log } = transactions(g, { j: job })
     const bitmaps = names.map((name) => ({ node: 'image', name }))
-    await handlers['transaction-quiesce']({ transaction: 1, nodes: ['image'], bitmaps })
+    await handlers['transaction-quiesce']({ transaction: 1, nodes: ['image'], bitmaps, overlays: [] })
     const remove = (name: string) =>
       ({ kind: 'bitmap', action: { kind: 'remove', node: 'image', name } }) as const
     const steps = [...names.map(remove), { kind: 'job', id: 'j', spec: backupSpec() } as const]
@@ -110,7 +110,7 @@ t.test('whatever is in the way of undoing, all is undone, and the first failure 
     },
   })
   const { handlers } = transactions(g, { one: job('one', false), two: job('two', true) })
-  await handlers['transaction-quiesce']({ transaction: 1, nodes: ['disk'], bitmaps: [] })
+  await handlers['transaction-quiesce']({ transaction: 1, nodes: ['disk'], bitmaps: [], overlays: [] })
   const jobs = ['one', 'two'].map((id) => ({ kind: 'job', id, spec: backupSpec() }) as const)
   const missing = { kind: 'bitmap', action: { kind: 'clear', node: 'disk', name: 'zz' } } as const
   const preparing = handlers['transaction-prepare']({ transaction: 1, steps: [...jobs, missing] })
