@@ -20,6 +20,8 @@ const FIRST = 256 * 1024
 /** Requests of a round at least, and late ones among them, besides those that are late anyway, that do not make it a bad one. */
 const ROUND = 16
 const MOST_LATE = 2
+/** The part of requests that may be late anyway: where more are, what is usual says little, and the copy may be why. */
+const MOST_ANYWAY = 0.25
 /** By how much the smallest window grows when a copy does not get done. */
 const PRESSURE = 4
 
@@ -133,7 +135,7 @@ export class Courtesy {
     this.#requests++
     this.#lateAnyway += lateShare
     if (judged !== 'fine') this.#late++
-    const anyway = this.#lateAnyway / this.#requests
+    const anyway = Math.min(MOST_ANYWAY, this.#lateAnyway / this.#requests)
     const bad = this.#late > (MOST_LATE / ROUND + anyway) * Math.max(ROUND, this.#requests)
     if (bad || judged === 'stalled') {
       this.#window = Math.max(LEAST, this.#window / 2)

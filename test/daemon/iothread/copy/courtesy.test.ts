@@ -142,6 +142,18 @@ t.test('requests of which some take long anyway are no fault of a copy', async (
   t.equal(beside.courtesy.window(), LEAST, 'all take twice as long: it is one')
 })
 
+t.test('where more than a quarter is late anyway, more than 6 of 16 are too many', async (t) => {
+  const beside = new Beside()
+  const many = [2, 2, 2, 2, 2, 2, 10, 10, 10, 10]
+  for (let times = 0; times < 4; times++) for (const ms of many) beside.request(ms)
+  beside.courtesy.began(LEAST)
+  for (const ms of [10, 10, 10, 10, 10, 10]) beside.request(ms)
+  t.equal(beside.courtesy.window(), FIRST)
+  beside.request(10)
+  t.equal(beside.courtesy.window(), FIRST / 2)
+  beside.courtesy.ended(LEAST)
+})
+
 t.test('one long request is heard among many short ones that are fine', async (t) => {
   const beside = new Beside()
   const { courtesy, guest } = beside
