@@ -33,6 +33,8 @@ export type DriverName =
   | 'x-inject'
   | 'blkdebug'
   | 'mirror_top'
+  | 'commit_top'
+  | 'copy-on-read'
 
 export interface Limits {
   /** Offset and length of reads and writes are best multiples of this, bytes; others cost a read-modify-write below. */
@@ -169,6 +171,8 @@ export interface BlockDriver {
   lock?(permissions: Permissions | undefined): Promise<void>
   /** On reopening, while the node is drained: takes over the locks of the driver that was in use until now. */
   takeOver?(previous: BlockDriver): Promise<void>
+  /** On reopening, when it is in the place of the other one and nothing can fail any more: what both share follows its options. */
+  placed?(): void
   /**
    * Called when the node is in the graph and has what childPermissions() asks for: the driver uses what lies below by itself from now
    * on, whoever uses the node, until end(). Not called again for a driver that is opened in the place of another.

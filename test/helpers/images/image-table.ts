@@ -2,6 +2,7 @@
 // The images of a worker without the worker: one ticket on a file, connections to it, and a clock that the test moves.
 
 import type { Test } from 'tap'
+import type { Graph } from '../../../daemon/iothread/block/graph.js'
 import { ImageTable } from '../../../daemon/iothread/exports/images/image-table.js'
 import { Turns } from '../../../daemon/iothread/exports/images/turns.js'
 import { Lanes } from '../../../daemon/iothread/exports/lanes.js'
@@ -14,6 +15,7 @@ import { type Client, socketPair } from '../http-pair.js'
 import { MiB } from '../scratch.js'
 
 export interface TestTable {
+  readonly graph: Graph
   readonly clock: FakeClock
   readonly table: ImageTable
   readonly engine: IoEngine
@@ -59,5 +61,5 @@ export async function imageTable(
     if (text !== '') await client.send(text)
     return client
   }
-  return { clock, table, engine, pool, checksums, reports, connect }
+  return { graph, clock, table, engine, pool, checksums, reports, connect }
 }

@@ -126,7 +126,7 @@ export class ImageAnswers implements Answerer {
     const patch = parsePatch(await exchange.bodyText())
     operation.check()
     if (patch.op === 'zero') await zeroBytes(image, operation, patch)
-    else await image.node.flush()
+    else await image.flush()
     exchange.reply(200)
   }
 }

@@ -14,6 +14,7 @@ import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
 import { type DirtyLook, PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
+import type { Guest } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
 import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.js'
 import type { Lanes } from '../lanes.js'
@@ -54,6 +55,8 @@ export class ServedImage {
   readonly ticket: Ticket
   /** What is told as dirty, where the export has a bitmap. */
   readonly #dirty: BitmapUse | undefined
+  /** What its clients wait for, seen by whoever wants to leave them room. */
+  readonly guest: Guest
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
@@ -73,6 +76,7 @@ export class ServedImage {
     this.#dirty = dirty
     this.#claim = claim
     this.#env = env
+    this.guest = env.graph.guests.join()
   }
 
   /** @throws CommandError when somebody else uses the node in a way that excludes it, or the bitmap cannot be used */
@@ -204,6 +208,10 @@ export class ServedImage {
     await this.node.withDriver(async (driver) => driver.grow?.(offset, length))
   }
 
+  flush(): Promise<void> {
+    return this.guest.during('flush', 0, () => this.node.flush())
+  }
+
   /** Looks anew at an image that others may have changed: one that was opened for its ticket, which only reads it. */
   async freshen(): Promise<void> {
     const { own, ops } = this.ticket.spec
@@ -259,6 +267,7 @@ export class ServedImage {
 
   async #release(): Promise<void> {
     this.#stopLooking()
+    this.#env.graph.guests.leave(this.guest)
     await giveBack([() => this.#claim.release(), () => this.#dirty?.release()])
   }
 
