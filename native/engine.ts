@@ -7,7 +7,7 @@ import type { Lane, LaneTerms } from './lane-types.js'
 import { lend } from './lanes.js'
 import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
-import type { StreamAddress } from './stream-types.js'
+import type { FilePart, StreamAddress } from './stream-types.js'
 import { Streams } from './streams.js'
 import type {
   Capability,
@@ -282,6 +282,20 @@ class Engine implements IoEngine {
     first: Uint8Array,
   ): Promise<number> {
     return this.#streams.sendPages(stream, pages, pageSize, slot, slotOffset, first)
+  }
+
+  sendFile(
+    stream: FileId,
+    file: FileId,
+    parts: readonly FilePart[],
+    slot: number,
+    slotOffset: number,
+  ): Promise<number | PieceFailure> {
+    return this.#streams.sendFile(stream, file, parts, slot, slotOffset)
+  }
+
+  drain(stream: FileId): Promise<number> {
+    return this.#streams.drain(stream)
   }
 
   shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void {
