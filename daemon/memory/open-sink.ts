@@ -14,7 +14,7 @@ import type { MemorySink } from './image.js'
 import type { ImageFile } from './image-file.js'
 import { frontFor } from './libvirt-front.js'
 import { MappedSink } from './mapped-sink.js'
-import type { SinkSpec } from './messages.js'
+import type { Endpoint, SinkSpec } from './messages.js'
 import { MultifdSink } from './multifd-sink.js'
 import { NullSink } from './null-sink.js'
 import type { Slots } from './slots.js'
@@ -173,9 +173,15 @@ async function prepareStream(
     if (channels === 0) return { sink: new StreamSink({ slots, writer, zeroPages }) }
     // Each connection has a slot of its own.
     slots.provideFor(1 + channels)
-    return { sink: new MultifdSink({ slots, writer, channels: others, name, pace, zeroPages }) }
+    return {
+      sink: new MultifdSink({ slots, writer, channels: others, name, pace, zeroPages, local: isUnix(to) }),
+    }
   }
   return { flushes: false, calls: true, open, giveUp: nothing, drop: connections.stop }
+}
+
+function isUnix(to: Endpoint): boolean {
+  return (to.kind === 'connect' || to.kind === 'listen') && to.address.kind === 'unix'
 }
 
 async function nothing(): Promise<void> {}

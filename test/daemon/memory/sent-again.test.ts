@@ -82,7 +82,7 @@ t.test('pages behind a barrier come after those before it, over whatever channel
   const channels = [await connect(), await connect()]
   const pace = new Pace(0, new AbortController().signal)
   const writer = new ConnectionWriter(slots, main, path, pace)
-  const sink = new MultifdSink({ slots, writer, channels, name: path, pace, zeroPages: false })
+  const sink = new MultifdSink({ slots, writer, channels, name: path, pace, zeroPages: false, local: true })
   const head: ImageHead = {
     configuration: { machine: 'pc-q35-10.0', pageBits: undefined, capabilities: undefined, uuid: undefined },
     ...{ pageSize: PAGE, section: 2, blocks: [{ name: 'pc.ram', length: PAGES * PAGE }], syncPerWalk: true },
