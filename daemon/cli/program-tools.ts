@@ -111,7 +111,7 @@ function addBench(program: Command): void {
         .choices(['none', 'writeback', 'unsafe'])
         .default('writeback'),
     )
-    .option('--workers <count>', 'scattered pieces of one request at once (qcow2; default: 8)', wholeNumber)
+    .option('--workers <count>', 'scattered pieces of one request at once (qcow2; default: 16)', wholeNumber)
     .option('-q, --quiet', 'nothing on stdout', false)
     .addOption(aioOption())
   addCommon(command).action((words: string[], options: BenchOptions) => bench(words, options))

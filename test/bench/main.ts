@@ -17,7 +17,7 @@ import { shared } from './memory-shared.js'
 import { nbd } from './nbd.js'
 import { nbdCopies } from './nbd-copies.js'
 import { type BenchOptions, readOptions } from './options.js'
-import { qcow2 } from './qcow2.js'
+import { qcow2, qcow2Parts } from './qcow2.js'
 import { print, table, type Verdict } from './report.js'
 import { scan } from './scan.js'
 import { soak } from './soak.js'
@@ -45,6 +45,7 @@ const BENCHES: Readonly<Record<string, (options: BenchOptions) => Promise<Verdic
   dirtying,
   images,
   ...imageParts,
+  ...qcow2Parts,
   soak,
 }
 /** They take long, and run only when they are asked for. */
@@ -60,7 +61,7 @@ const ASKED_FOR = new Set([
     'restores',
     'shared',
   ],
-  ...['arrivals', 'dirtying', 'images', ...Object.keys(imageParts), 'soak'],
+  ...['arrivals', 'dirtying', 'images', ...Object.keys(imageParts), ...Object.keys(qcow2Parts), 'soak'],
 ])
 
 async function main(): Promise<void> {

@@ -24,7 +24,7 @@ export interface BenchOptions {
 }
 
 const USAGE =
-  'npm run bench -- [random|scattered|fragmented|stall|commands|memory|qcow2|nbd|live[-latency|-pivot|-synced|-copies]|scan|saves|restores|shared|arrivals|dirtying|images[-up|-down|-sparse|-zero|-small|-extents]|soak …] [--rounds N] [--dir D] [--qemu10 DIR] [--imageio DIR] [--size N[KMG]] [--seconds N]'
+  'npm run bench -- [random|scattered|fragmented|stall|commands|memory|qcow2[-seq|-reverse|-rand|-part-rand|-new|-packed|-spread]|nbd|live[-latency|-pivot|-synced|-copies]|scan|saves|restores|shared|arrivals|dirtying|images[-up|-down|-sparse|-zero|-small|-extents]|soak …] [--rounds N] [--dir D] [--qemu10 DIR] [--imageio DIR] [--size N[KMG]] [--seconds N]'
 
 export function readOptions(args: readonly string[]): BenchOptions {
   const { values, positionals } = parseArgs({

@@ -79,7 +79,7 @@ const options = {
   }),
   encrypt: optional(encryption, 'Encrypted images are refused.'),
   'x-tasks': optional(int, 'Scattered pieces of one request that are read or written at once, 1 to 64.', {
-    default: 8,
+    default: 16,
   }),
   'data-file': optional(blockdevRef, "Node that holds the guest's data; absent: as the image says."),
 } satisfies Members

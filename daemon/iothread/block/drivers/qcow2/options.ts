@@ -9,7 +9,8 @@ const KiB = 1024
 const MiB = 1024 * KiB
 const MAX_L2 = 32 * MiB
 const DEFAULT_SLICE = 4 * KiB
-const DEFAULT_TASKS = 8
+/** 1 MiB in clusters of 64 KiB. Random clusters written by 16 took 0.88 of the time that 8 took, by 32 not less. */
+const DEFAULT_TASKS = 16
 const DEFAULT_CLEAN_INTERVAL = 600
 
 /** Bytes. */
