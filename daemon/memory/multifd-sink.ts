@@ -16,7 +16,6 @@ import { formatHead } from '../../protocol/migration/section.js'
 import type { BlockPlace, FilePages, ImageHead, MemorySink, PageBatch } from './image.js'
 import { Lane, type PacketBytes } from './multifd-lane.js'
 import { placesInLine } from './null-sink.js'
-import type { Pace } from './pace.js'
 import { SentPages } from './sent-pages.js'
 import type { Slots } from './slots.js'
 import { runsOf } from './stream-sink.js'
@@ -29,7 +28,6 @@ export interface MultifdSinkOptions {
   readonly channels: readonly FileId[]
   /** For errors. */
   readonly name: string
-  readonly pace: Pace
   /** Records for all pages that are zero: for memory that is not fresh. */
   readonly zeroPages: boolean
   /** The channels are Unix sockets: pages of files can go straight into them. */
@@ -87,11 +85,9 @@ export class MultifdSink implements MemorySink {
     return places
   }
 
-  async pages({ slot, pieces, length }: PageBatch): Promise<void> {
-    const { slots, pace } = this.#options
+  async pages({ slot, pieces }: PageBatch): Promise<void> {
     this.#unsynced = true
     try {
-      await pace.pay(length)
       const packets: PacketBytes[] = []
       let slotOffset = 0
       for (const { head, ranges } of this.#packets(pieces)) {
@@ -101,7 +97,7 @@ export class MultifdSink implements MemorySink {
       }
       await this.#shortestLane().sendPackets(slot, packets)
     } finally {
-      slots.give(slot)
+      this.#options.slots.give(slot)
     }
   }
 

@@ -157,7 +157,7 @@ async function prepareStream(
   spec: Extract<SinkSpec, { kind: 'stream' }>,
   context: TransferContext,
 ): Promise<PreparedSink> {
-  const { slots, pace } = context
+  const { slots } = context
   const { to, channels, zeroPages } = spec
   const connections = await prepareConnections({
     ...context,
@@ -169,12 +169,12 @@ async function prepareStream(
     const [main, ...others] = await connections.open()
     if (main === undefined) throw new Error('no connection was opened')
     const name = nameOf(to)
-    const writer = new ConnectionWriter(slots, main, name, pace)
+    const writer = new ConnectionWriter(slots, main, name)
     if (channels === 0) return { sink: new StreamSink({ slots, writer, zeroPages }) }
     // Each connection has a slot of its own.
     slots.provideFor(1 + channels)
     return {
-      sink: new MultifdSink({ slots, writer, channels: others, name, pace, zeroPages, local: isUnix(to) }),
+      sink: new MultifdSink({ slots, writer, channels: others, name, zeroPages, local: isUnix(to) }),
     }
   }
   return { flushes: false, calls: true, open, giveUp: nothing, drop: connections.stop }
