@@ -37,6 +37,8 @@ export const ops = [
   'lane',
   'cached',
   'grow',
+  'sendFile',
+  'drain',
 ] as const
 export type Op = (typeof ops)[number]
 
@@ -78,6 +80,17 @@ export interface NativeEngine {
     slot: number,
     slotOffset: number,
     first: Uint8Array,
+  ): number
+  /** Parts are `[bytes of the slot, offset, length, …]`, `count` of them. The value of a failed file is the part's number. */
+  submitFile(
+    op: number,
+    id: number,
+    file: number,
+    stream: number,
+    parts: Float64Array,
+    count: number,
+    slot: number,
+    slotOffset: number,
   ): number
   /**
    * listen and connect: `path` is a Unix socket's (flags 0) or a host (flags 1) and `mode` the port.

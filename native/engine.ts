@@ -8,7 +8,7 @@ import { lend, lendHttp } from './lanes.js'
 import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
 import { startNative } from './start-native.js'
-import type { StreamAddress } from './stream-types.js'
+import type { FilePart, StreamAddress } from './stream-types.js'
 import { Streams } from './streams.js'
 import type {
   Codec,
@@ -260,6 +260,20 @@ class Engine implements IoEngine {
     first: Uint8Array,
   ): Promise<number> {
     return this.#streams.sendPages(stream, pages, pageSize, slot, slotOffset, first)
+  }
+
+  sendFile(
+    stream: FileId,
+    file: FileId,
+    parts: readonly FilePart[],
+    slot: number,
+    slotOffset: number,
+  ): Promise<number | PieceFailure> {
+    return this.#streams.sendFile(stream, file, parts, slot, slotOffset)
+  }
+
+  drain(stream: FileId): Promise<number> {
+    return this.#streams.drain(stream)
   }
 
   shutdownStream(stream: FileId, direction: 'read' | 'write' | 'both'): void {

@@ -11,7 +11,7 @@
 // - What a stream has come to stays so: after the end of the stream, or an error, every later request of that direction gets the
 //   same answer.
 
-import type { FileId, Range } from './types.js'
+import type { FileId, PieceFailure, Range } from './types.js'
 
 export type StreamAddress =
   | { readonly kind: 'unix'; readonly path: string }
@@ -20,6 +20,12 @@ export type StreamAddress =
    * listen at, the machine itself to connect to. Port 0 takes a free one.
    */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+
+/** A range of a file and, in front of it, bytes of a slot. */
+export interface FilePart extends Range {
+  /** Bytes. */
+  readonly head: number
+}
 
 export interface StreamVerbs {
   /**
@@ -60,6 +66,25 @@ export interface StreamVerbs {
     slotOffset: number,
     first: Uint8Array,
   ): Promise<number>
+  /**
+   * Sends ranges of a file over a Unix socket that the engine listened for or connected. Nothing is copied here: what the peer has
+   * not read yet is the file, and changes with it. Where the file is not in the page cache, the task waits for its storage.
+   * @param parts  sent in this order; their heads lie one behind the other in the slot
+   * @returns bytes sent, heads included; -errno of the stream, -EOPNOTSUPP for others; or which part of the file could not be
+   *          read, -EIO where it ends. Then the stream has ended too: nothing may follow in the place of what is missing.
+   */
+  sendFile(
+    stream: FileId,
+    file: FileId,
+    parts: readonly FilePart[],
+    slot: number,
+    slotOffset: number,
+  ): Promise<number | PieceFailure>
+  /**
+   * Waits until the peer of such a socket has read every page of a file that was sent, or has gone. The last request of a stream:
+   * there is next to no room in it afterwards. @returns 0 or -errno
+   */
+  drain(stream: FileId): Promise<number>
   /**
    * Ends a direction now, and wakes who waits in it: requests under way and later ones get -ECANCELED. The peer of a socket learns
    * of it (shutdown(2)), whoever else shares the socket; of a pipe when it is closed. Works while a close waits, too.

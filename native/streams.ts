@@ -4,9 +4,10 @@
 import { type NativeEngine, type Op, ops } from './binding.js'
 import { RangeList } from './range-list.js'
 import type { Requests } from './requests.js'
-import type { StreamAddress, StreamVerbs } from './stream-types.js'
-import type { FileId, Range } from './types.js'
+import type { FilePart, StreamAddress, StreamVerbs } from './stream-types.js'
+import type { FileId, PieceFailure, Range } from './types.js'
 
+const ECANCELED = 125
 /** Same bits as in src/stream.h. */
 const shutBits = { read: 1, write: 2, both: 3 } as const
 
@@ -79,6 +80,26 @@ export class Streams implements StreamVerbs {
         first,
       ),
     )
+  }
+
+  sendFile(
+    stream: FileId,
+    file: FileId,
+    parts: readonly FilePart[],
+    slot: number,
+    slotOffset: number,
+  ): Promise<number | PieceFailure> {
+    const list = Float64Array.from(parts.flatMap(({ head, offset, length }) => [head, offset, length]))
+    const op = ops.indexOf('sendFile')
+    return this.#requests.sendFor<number | PieceFailure>(
+      (id) => this.#native.submitFile(op, id, file, stream, list, parts.length, slot, slotOffset),
+      (result, part) => (typeof part === 'number' ? { result, piece: part } : result),
+      -ECANCELED,
+    )
+  }
+
+  drain(stream: FileId): Promise<number> {
+    return this.#submit('drain', stream)
   }
 
   shutdownStream(stream: FileId, direction: keyof typeof shutBits): void {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file that an image is read from: small parts of it as bytes, large ones into slots. Used by sources of files.
 
+import type { FilePart } from '../../native/stream-types.js'
 import type { FileFacts, FileId, IoEngine, Range } from '../../native/types.js'
 import { FormatError } from '../../protocol/format-error.js'
 import type { Parsed } from '../../protocol/migration/bytes.js'
@@ -28,14 +29,14 @@ const MOSTLY = 0.75
 async function openPath(engine: IoEngine, path: string, direct: DirectReading): Promise<FileId> {
   if (direct !== 'unless-cached') return await engine.open(path, { write: false, direct })
   const file = await engine.open(path, { write: false, direct: false })
-  if (file < 0 || (await isCached(engine, file))) return file
+  if (file < 0 || (await isInCache(engine, file))) return file
   await engine.close(file)
   return await engine.open(path, { write: false, direct: true })
 }
 
-async function isCached(engine: IoEngine, file: FileId): Promise<boolean> {
+async function isInCache(engine: IoEngine, file: FileId): Promise<boolean> {
   const facts = await engine.stat(file)
-  if (typeof facts === 'number' || facts.kind !== 'file') return false
+  if (typeof facts === 'number' || facts.kind !== 'file' || facts.direct) return false
   return (await engine.cached(file)) >= Math.min(facts.size, facts.allocated) * MOSTLY
 }
 
@@ -47,17 +48,20 @@ export class FileBytes {
   readonly allocated: number
   /** A block device is longer than what was written to it. */
   readonly isDevice: boolean
+  /** Most of it is in the page cache, where reading finds it. */
+  readonly inCache: boolean
   /** See identityOf(). */
   readonly identity: string
   readonly #slots: Slots
   readonly #file: FileId
 
-  private constructor(slots: Slots, file: FileId, name: string, facts: FileFacts) {
+  private constructor(slots: Slots, file: FileId, name: string, facts: FileFacts, inCache: boolean) {
     this.#slots = slots
     this.#file = file
     this.name = name
     this.length = facts.size
     this.allocated = facts.allocated
+    this.inCache = inCache
     this.isDevice = facts.kind === 'block'
     this.identity = identityOf(facts)
   }
@@ -81,7 +85,7 @@ export class FileBytes {
       if (typeof facts === 'number') throw new IoError(-facts, 'stat', name)
       throw new FormatError(`${name} is neither a file nor a block device`)
     }
-    return new FileBytes(slots, file, name, facts)
+    return new FileBytes(slots, file, name, facts, await isInCache(engine, file))
   }
 
   /** Runs a parser at an offset of the file. @throws FormatError when the file ends too early */
@@ -123,6 +127,19 @@ export class FileBytes {
     const result = await this.#slots.engine.readPieces(this.#file, pieces, slot, 0, atOnce)
     if (typeof result === 'number') return
     const { offset, length } = pieces[result.piece] ?? { offset: 0, length: 0 }
+    throw new IoError(-result.result, 'read', this.name, offset, length)
+  }
+
+  /** Parts over a connection, see IoEngine.sendFile(). @returns as it does, @throws IoError when it is the file that failed */
+  async sendTo(
+    stream: FileId,
+    parts: readonly FilePart[],
+    slot: number,
+    slotOffset: number,
+  ): Promise<number> {
+    const result = await this.#slots.engine.sendFile(stream, this.#file, parts, slot, slotOffset)
+    if (typeof result === 'number') return result
+    const { offset, length } = parts[result.piece] ?? { offset: 0, length: 0 }
     throw new IoError(-result.result, 'read', this.name, offset, length)
   }
 

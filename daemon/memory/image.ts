@@ -63,6 +63,15 @@ export interface PageBatch {
   readonly length: number
 }
 
+/** Pages in a file that is in the page cache. */
+export interface FilePages {
+  readonly file: FileBytes
+  /** In places of the sink (BlockPlace), each within one block. */
+  readonly pieces: readonly Range[]
+  /** What is added to a place for its offset in the file, bytes. */
+  readonly shift: number
+}
+
 export interface MemorySink {
   begin(head: ImageHead): Promise<readonly BlockPlace[]>
   /**
@@ -70,6 +79,8 @@ export interface MemorySink {
    * later call.
    */
   pages(batch: PageBatch): Promise<void>
+  /** The same for pages that need not be read into a slot. Only some sinks can. */
+  readonly filePages?: ((pages: FilePages) => Promise<void>) | undefined
   /**
    * All memory of one block from a file, by sharing its storage; the bits of its pages are the source's to set. Only some
    * sinks can.

@@ -51,6 +51,8 @@ export interface MappedSourceOptions {
 
 /** For errors. */
 const STATES = 'the states of devices'
+/** Pages that go out at once straight from a file, bytes: some packets of multifd. */
+const FROM_FILE = 2 * 2 ** 20
 /** Pieces of one slot under way at once. */
 const PIECES_AT_ONCE = 8
 
@@ -199,7 +201,10 @@ export class MappedSource {
     places: readonly BlockPlace[],
     sink: MemorySink,
   ): Promise<void> {
-    const { slots, atOnce, pausePoint } = this.#options
+    const { slots, file, pace, atOnce, pausePoint } = this.#options
+    // Whoever can take pages of the cache as they are saves two copies of them.
+    const filePages = file.inCache ? sink.filePages : undefined
+    const room = () => pace.piece(filePages === undefined ? slots.size : FROM_FILE)
     const pool = new TaskPool(atOnce)
     try {
       for (const [index, { mapped, usedLength }] of layout.blocks.entries()) {
@@ -207,8 +212,12 @@ export class MappedSource {
         const to = places[index]
         if (from === undefined || to === undefined) throw new RangeError(`block ${index}`)
         to.bitmap.set(from.subarray(0, to.bitmap.length))
-        for (const ranges of batches(from, usedLength, mapped.pageSize, slots.size)) {
+        for (const ranges of batches(from, usedLength, mapped.pageSize, room)) {
           await pausePoint()
+          if (filePages !== undefined) {
+            await pool.start(() => this.#sendBatch(ranges, mapped, to, filePages))
+            continue
+          }
           const slot = await slots.take('gather')
           await pool
             .start(() => this.#copyBatch(slot, ranges, mapped, to, sink))
@@ -232,7 +241,7 @@ export class MappedSource {
     sink: MemorySink,
   ): Promise<void> {
     const { slots, file, pace, read } = this.#options
-    const length = ranges.reduce((sum, range) => sum + range.length, 0)
+    const length = lengthOf(ranges)
     try {
       await pace.pay(length)
       await file.readPieces(ranges.map(moved(pagesOffset)), slot, PIECES_AT_ONCE)
@@ -243,6 +252,19 @@ export class MappedSource {
     read(length)
     if (to.digests !== undefined) digest(slots, slot, ranges, pageSize, to.digests)
     await sink.pages({ slot, pieces: ranges.map(moved(to.place)), length })
+  }
+
+  async #sendBatch(
+    ranges: readonly Range[],
+    { pagesOffset }: MappedHeader,
+    { place }: BlockPlace,
+    filePages: NonNullable<MemorySink['filePages']>,
+  ): Promise<void> {
+    const { file, pace, read } = this.#options
+    const length = lengthOf(ranges)
+    await pace.pay(length)
+    await filePages({ file, pieces: ranges.map(moved(place)), shift: pagesOffset - place })
+    read(length)
   }
 
   async #readFrom<T>(offset: number, work: (input: Input) => Promise<T>): Promise<T> {
@@ -290,15 +312,19 @@ function raise(error: Error): never {
   throw error
 }
 
-/** Runs of pages that are set, a slot full at once. Ranges are in the block. */
+/**
+ * Runs of pages that are set. Ranges are in the block.
+ * @param room  of a batch, bytes; asked anew for each; less than a page means one
+ */
 function* batches(
   bitmap: Uint8Array,
   length: number,
   pageSize: number,
-  slotSize: number,
+  room: () => number,
 ): Generator<Range[]> {
   const pages = length / pageSize
-  const most = slotSize / pageSize
+  const roomInPages = () => Math.max(1, Math.floor(room() / pageSize))
+  let most = roomInPages()
   let batch: Range[] = []
   let filled = 0
   for (let run = nextRun(bitmap, 0, pages, most); run !== undefined; ) {
@@ -308,6 +334,7 @@ function* batches(
       yield batch
       batch = []
       filled = 0
+      most = roomInPages()
     }
     run = nextRun(bitmap, run.page + run.count, pages, most - filled)
   }
@@ -327,6 +354,10 @@ function digest(
     pageDigests(engine, { slot, offset: at, length }, pageSize, digests, offset / pageSize)
     at += length
   }
+}
+
+function lengthOf(ranges: readonly Range[]): number {
+  return ranges.reduce((sum, { length }) => sum + length, 0)
 }
 
 function moved(by: number): (range: Range) => Range {

@@ -3,6 +3,7 @@
 // main connection. Sync points are all the order there is between connections: one before the pages, one at each barrier behind
 // pages, one at their end.
 
+import type { FilePart } from '../../native/stream-types.js'
 import type { FileId, Range } from '../../native/types.js'
 import { formatBlock, formatMemSize, totalOf } from '../../protocol/migration/block-list.js'
 import { concat, Writer } from '../../protocol/migration/bytes.js'
@@ -12,10 +13,9 @@ import { formatPacket, packetCapacity } from '../../protocol/migration/multifd-p
 import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { formatRamEos, formatStreamHead } from '../../protocol/migration/ram-frame.js'
 import { formatHead } from '../../protocol/migration/section.js'
-import { IoError } from '../errors.js'
-import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
+import type { BlockPlace, FilePages, ImageHead, MemorySink, PageBatch } from './image.js'
+import { Lane, type PacketBytes } from './multifd-lane.js'
 import { placesInLine } from './null-sink.js'
-import type { Pace } from './pace.js'
 import { SentPages } from './sent-pages.js'
 import type { Slots } from './slots.js'
 import { runsOf } from './stream-sink.js'
@@ -28,9 +28,16 @@ export interface MultifdSinkOptions {
   readonly channels: readonly FileId[]
   /** For errors. */
   readonly name: string
-  readonly pace: Pace
   /** Records for all pages that are zero: for memory that is not fresh. */
   readonly zeroPages: boolean
+  /** The channels are Unix sockets: pages of files can go straight into them. */
+  readonly local: boolean
+}
+
+/** The head of a packet, and its pages in places of the sink. */
+interface Packet {
+  readonly head: Uint8Array
+  readonly ranges: readonly Range[]
 }
 
 interface Begun {
@@ -50,10 +57,14 @@ export class MultifdSink implements MemorySink {
   /** Pages went out behind the last sync point. */
   #unsynced = false
   #number = 0
+  /** Pages in the sockets are still the file's. */
+  #fromFile = false
+  readonly filePages: MemorySink['filePages']
 
   constructor(options: MultifdSinkOptions) {
     this.#options = options
     this.#lanes = options.channels.map((stream) => new Lane(options.slots, stream, options.name))
+    this.filePages = options.local ? (pages) => this.#sendFile(pages) : undefined
   }
 
   async begin(head: ImageHead): Promise<readonly BlockPlace[]> {
@@ -74,18 +85,19 @@ export class MultifdSink implements MemorySink {
     return places
   }
 
-  async pages({ slot, pieces, length }: PageBatch): Promise<void> {
-    const { slots, pace } = this.#options
+  async pages({ slot, pieces }: PageBatch): Promise<void> {
     this.#unsynced = true
     try {
-      await pace.pay(length)
-      // The lane with the shortest line.
-      const [first, ...others] = this.#lanes
-      if (first === undefined) throw new Error('there are no channels')
-      const lane = others.reduce((best, one) => (one.waiting < best.waiting ? one : best), first)
-      await lane.sendPackets(slot, this.#packets(pieces))
+      const packets: PacketBytes[] = []
+      let slotOffset = 0
+      for (const { head, ranges } of this.#packets(pieces)) {
+        const dataLength = lengthOf(ranges)
+        packets.push({ bytes: head, slotOffset, dataLength })
+        slotOffset += dataLength
+      }
+      await this.#shortestLane().sendPackets(slot, packets)
     } finally {
-      slots.give(slot)
+      this.#options.slots.give(slot)
     }
   }
 
@@ -122,6 +134,7 @@ export class MultifdSink implements MemorySink {
   async finish(): Promise<void> {
     await this.#sent()
     await this.#options.writer.flush()
+    if (this.#fromFile) await Promise.all(this.#lanes.map((lane) => lane.drain()))
     for (const lane of this.#lanes) lane.drop()
   }
 
@@ -147,32 +160,51 @@ export class MultifdSink implements MemorySink {
     await this.#options.writer.bytes(concat([mark, formatRamEos(head.section)]))
   }
 
-  #packets(pieces: readonly Range[]): PacketBytes[] {
+  async #sendFile({ file, pieces, shift }: FilePages): Promise<void> {
+    this.#unsynced = true
+    this.#fromFile = true
+    const heads: Uint8Array[] = []
+    const parts: FilePart[] = []
+    for (const { head, ranges } of this.#packets(pieces)) {
+      heads.push(head)
+      for (const [index, { offset, length }] of ranges.entries())
+        parts.push({ head: index === 0 ? head.length : 0, offset: offset + shift, length })
+    }
+    await this.#shortestLane().sendFile(file, concat(heads), parts)
+  }
+
+  #shortestLane(): Lane {
+    const [first, ...others] = this.#lanes
+    if (first === undefined) throw new Error('there are no channels')
+    return others.reduce((best, one) => (one.waiting < best.waiting ? one : best), first)
+  }
+
+  #packets(pieces: readonly Range[]): Packet[] {
     const { head, places, sent } = this.#started()
     const { pageSize } = head
-    const capacity = packetCapacity(pageSize)
-    const packets: PacketBytes[] = []
-    let slotOffset = 0
+    const packets: Packet[] = []
     for (const run of runsOf(pieces, places, head)) {
       const { block, ranges } = run
       sent.add(run)
-      const pages = ranges.flatMap(({ offset, length }) =>
-        Array.from({ length: length / pageSize }, (_, index) => offset + index * pageSize),
-      )
-      for (let from = 0; from < pages.length; from += capacity) {
-        const normal = pages.slice(from, from + capacity)
-        const dataLength = normal.length * pageSize
+      const name = head.blocks[block]?.name ?? ''
+      const place = places[block]?.place ?? 0
+      for (const part of cut(ranges, packetCapacity(pageSize) * pageSize)) {
+        const normal = part.flatMap(({ offset, length }) =>
+          Array.from({ length: length / pageSize }, (_, index) => offset + index * pageSize),
+        )
+        const number = this.#number++
+        const dataLength = lengthOf(part)
         const packet = {
           sync: false,
           method: 'none',
-          zero: [],
+          block: name,
           normal,
+          zero: [],
           dataLength,
-          number: this.#number++,
+          number,
         } as const
-        const name = head.blocks[block]?.name ?? ''
-        packets.push({ bytes: formatPacket({ ...packet, block: name }, pageSize), slotOffset, dataLength })
-        slotOffset += dataLength
+        const moved = part.map(({ offset, length }) => ({ offset: offset + place, length }))
+        packets.push({ head: formatPacket(packet, pageSize), ranges: moved })
       }
     }
     return packets
@@ -184,78 +216,26 @@ export class MultifdSink implements MemorySink {
   }
 }
 
-interface PacketBytes {
-  readonly bytes: Uint8Array
-  /** The pages, one behind the other. */
-  readonly slotOffset: number
-  readonly dataLength: number
+/** Ranges in parts of at most so many bytes. */
+function* cut(ranges: readonly Range[], most: number): Generator<Range[]> {
+  let part: Range[] = []
+  let room = most
+  for (let { offset, length } of ranges) {
+    while (length > 0) {
+      const step = Math.min(length, room)
+      part.push({ offset, length: step })
+      offset += step
+      length -= step
+      room -= step
+      if (room > 0) continue
+      yield part
+      part = []
+      room = most
+    }
+  }
+  if (part.length > 0) yield part
 }
 
-/** One channel: what goes out over it does so in turn. */
-class Lane {
-  readonly stream: FileId
-  readonly #slots: Slots
-  readonly #name: string
-  #turn: Promise<void> = Promise.resolve()
-  #heads: number | undefined
-  /** Packets and other things in line. */
-  waiting = 0
-
-  constructor(slots: Slots, stream: FileId, name: string) {
-    this.#slots = slots
-    this.stream = stream
-    this.#name = name
-  }
-
-  send(bytes: Uint8Array): Promise<void> {
-    return this.#inTurn(() => this.#sendBytes(bytes))
-  }
-
-  /** The packets of one slot. */
-  sendPackets(slot: number, packets: readonly PacketBytes[]): Promise<void> {
-    return this.#inTurn(async () => {
-      const { engine } = this.#slots
-      this.#heads ??= await this.#slots.take('gather')
-      const heads = this.#slots.bytes(this.#heads)
-      let at = 0
-      const sent: Promise<number>[] = []
-      // All at once: the engine sends them in this order.
-      for (const { bytes, slotOffset, dataLength } of packets) {
-        heads.set(bytes, at)
-        sent.push(engine.send(this.stream, bytes.length, this.#heads, at))
-        sent.push(engine.send(this.stream, dataLength, slot, slotOffset))
-        at += bytes.length
-      }
-      for (const result of await Promise.all(sent)) this.#checked(result)
-    })
-  }
-
-  idle(): Promise<void> {
-    return this.#turn
-  }
-
-  drop(): void {
-    if (this.#heads !== undefined) this.#slots.give(this.#heads)
-    this.#heads = undefined
-  }
-
-  async #sendBytes(bytes: Uint8Array): Promise<void> {
-    this.#heads ??= await this.#slots.take('gather')
-    this.#slots.bytes(this.#heads).set(bytes)
-    this.#checked(await this.#slots.engine.send(this.stream, bytes.length, this.#heads, 0))
-  }
-
-  #checked(result: number): void {
-    if (result < 0) throw new IoError(-result, 'write', this.#name)
-  }
-
-  #inTurn(work: () => Promise<void>): Promise<void> {
-    this.waiting += 1
-    const done = this.#turn.then(work).finally(() => {
-      this.waiting -= 1
-    })
-    this.#turn = done
-    done.catch(() => undefined)
-    return done
-  }
+function lengthOf(ranges: readonly Range[]): number {
+  return ranges.reduce((sum, { length }) => sum + length, 0)
 }

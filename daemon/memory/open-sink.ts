@@ -14,7 +14,7 @@ import type { MemorySink } from './image.js'
 import type { ImageFile } from './image-file.js'
 import { frontFor } from './libvirt-front.js'
 import { MappedSink } from './mapped-sink.js'
-import type { SinkSpec } from './messages.js'
+import type { Endpoint, SinkSpec } from './messages.js'
 import { MultifdSink } from './multifd-sink.js'
 import { NullSink } from './null-sink.js'
 import type { Slots } from './slots.js'
@@ -157,7 +157,7 @@ async function prepareStream(
   spec: Extract<SinkSpec, { kind: 'stream' }>,
   context: TransferContext,
 ): Promise<PreparedSink> {
-  const { slots, pace } = context
+  const { slots } = context
   const { to, channels, zeroPages } = spec
   const connections = await prepareConnections({
     ...context,
@@ -169,13 +169,19 @@ async function prepareStream(
     const [main, ...others] = await connections.open()
     if (main === undefined) throw new Error('no connection was opened')
     const name = nameOf(to)
-    const writer = new ConnectionWriter(slots, main, name, pace)
+    const writer = new ConnectionWriter(slots, main, name)
     if (channels === 0) return { sink: new StreamSink({ slots, writer, zeroPages }) }
     // Each connection has a slot of its own.
     slots.provideFor(1 + channels)
-    return { sink: new MultifdSink({ slots, writer, channels: others, name, pace, zeroPages }) }
+    return {
+      sink: new MultifdSink({ slots, writer, channels: others, name, zeroPages, local: isUnix(to) }),
+    }
   }
   return { flushes: false, calls: true, open, giveUp: nothing, drop: connections.stop }
+}
+
+function isUnix(to: Endpoint): boolean {
+  return (to.kind === 'connect' || to.kind === 'listen') && to.address.kind === 'unix'
 }
 
 async function nothing(): Promise<void> {}

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The speed limit of one transfer, shared by all its connections: who is to move bytes waits for his turn. A new speed acts
-// at once, and nobody waits any more when the transfer is cancelled.
+// The speed limit of one transfer, shared by all its connections: who is to read bytes waits for his turn. What a sink writes has
+// been counted when it was read. A new speed acts at once, and nobody waits any more when the transfer is cancelled.
 
 import { Cancelled } from '../errors.js'
 import { RateLimit } from '../iothread/copy/rate-limit.js'
 
 /** Longest stretch that is moved at once under a limit, milliseconds of its speed. */
 const SLICE_MS = 50
+/** Timers know no longer time, milliseconds. */
+const LONGEST_MS = 2 ** 31 - 1
 
 export class Pace {
   readonly #limit: RateLimit
@@ -39,7 +41,7 @@ export class Pace {
           this.#waiting.delete(look)
           resolve()
         }
-        const timer = setTimeout(look, wait)
+        const timer = setTimeout(look, Math.min(wait, LONGEST_MS))
         this.#waiting.add(look)
       })
     }

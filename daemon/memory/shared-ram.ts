@@ -148,8 +148,9 @@ export class SharedRamSink implements MemorySink {
     length: number,
   ): Promise<void> {
     const { sink, context } = this.#options
-    const { slots, tally } = context
+    const { slots, tally, pace } = context
     try {
+      await pace.pay(length)
       await file.readPieces([{ offset, length }], slot, 1)
     } catch (error) {
       slots.give(slot)

@@ -6,7 +6,6 @@ import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { IoError } from '../errors.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { CopySink } from './copy-sink.js'
-import type { Pace } from './pace.js'
 import type { Slots } from './slots.js'
 
 /** Pages of one block that lie one behind the other in a slot. */
@@ -35,16 +34,14 @@ export class ConnectionWriter implements StreamWriter {
   readonly #slots: Slots
   readonly #stream: FileId
   readonly #name: string
-  readonly #pace: Pace
   readonly #pool = new TaskPool(4)
   /** The last call has made its requests. Never rejects. */
   #line: Promise<unknown> = Promise.resolve()
 
-  constructor(slots: Slots, stream: FileId, name: string, pace: Pace) {
+  constructor(slots: Slots, stream: FileId, name: string) {
     this.#slots = slots
     this.#stream = stream
     this.#name = name
-    this.#pace = pace
   }
 
   bytes(bytes: Uint8Array): Promise<void> {
@@ -52,10 +49,8 @@ export class ConnectionWriter implements StreamWriter {
   }
 
   async pages({ slot, slotOffset, ranges, first }: PageRun, pageSize: number): Promise<void> {
-    const length = ranges.reduce((sum, range) => sum + range.length, 0)
     const { engine } = this.#slots
     const { sent } = await this.#inLine(async () => {
-      await this.#pace.pay(length)
       // Within an object it is not waited for here: who is next makes its request meanwhile.
       return { sent: engine.sendPages(this.#stream, ranges, pageSize, slot, slotOffset, first) }
     })

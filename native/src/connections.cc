@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The listen, portOf, accept and connect verbs. Addresses are tried one after the other; the first that works is taken.
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -135,10 +136,13 @@ bool isPassing(int64_t error) {
 // quarters are free, both sides wake each other for every few pages. TCP sizes its own buffers.
 constexpr int kSendRoom = 4 << 20;
 
-void makeRoom(int fd) {
+bool isUnix(int fd) {
   int family = 0;
   socklen_t size = sizeof family;
-  if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) < 0 || family != AF_UNIX) return;
+  return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) == 0 && family == AF_UNIX;
+}
+
+void makeRoom(int fd) {
   // The second is bounded by net.core.wmem_max; the first takes a privilege.
   if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &kSendRoom, sizeof kSendRoom) == 0) return;
   setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSendRoom, sizeof kSendRoom);
@@ -150,8 +154,11 @@ std::shared_ptr<File> socketFile(UniqueFd fd) {
   // Whoever sends slots wants no gathering of small pieces. Refused where it is no TCP.
   const int yes = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-  makeRoom(fd.get());
   auto file = std::make_shared<File>();
+  if (isUnix(fd.get())) {
+    makeRoom(fd.get());
+    file->ours = fcntl(fd.get(), F_SETFL, O_RDWR | O_NONBLOCK) == 0;
+  }
   file->fd = std::move(fd);
   file->kind = FileKind::socket;
   file->cannot(Can::nowait);

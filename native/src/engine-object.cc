@@ -36,6 +36,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::submitPieces>("submitPieces"),
                          InstanceMethod<&EngineObject::submitPath>("submitPath"),
                          InstanceMethod<&EngineObject::submitPages>("submitPages"),
+                         InstanceMethod<&EngineObject::submitFile>("submitFile"),
                          InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
                          InstanceMethod<&EngineObject::submitLane>("submitLane"),
                          InstanceMethod<&EngineObject::submitHttpLane>("submitHttpLane"),
@@ -226,6 +227,28 @@ Napi::Value EngineObject::submitPages(const Napi::CallbackInfo& info) {
   const auto* const bytes = reinterpret_cast<const std::byte*>(first.Data());
   std::vector<std::byte> head(bytes, bytes + first.ByteLength());
   if (!layOutPages(*request, runs, static_cast<int64_t>(pageSize), std::move(head))) return refuse(EINVAL);
+  return Napi::Number::New(info.Env(), accept(std::move(request)));
+}
+
+Napi::Value EngineObject::submitFile(const Napi::CallbackInfo& info) {
+  const auto refuse = [&](int error) { return Napi::Number::New(info.Env(), -error); };
+  const auto list = info[4].As<Napi::Float64Array>();
+  const size_t count = bitsAt(info, 5);
+  if (count == 0 || count * 3 > list.ElementLength()) return refuse(EINVAL);
+  auto request = std::make_unique<Request>();
+  request->op = static_cast<Op>(bitsAt(info, 0));
+  request->id = numberAt(info, 1);
+  request->fileId = numberAt(info, 2);
+  request->toFileId = numberAt(info, 3);
+  double heads = 0;
+  for (const double* part = list.Data(); request->fileParts.size() < count; part += 3) {
+    if (!isRange(part[1], part[2]) || part[2] < 1 || !isRange(heads, part[0])) return refuse(EINVAL);
+    heads += part[0];
+    request->fileParts.push_back(
+        {static_cast<int64_t>(part[0]), static_cast<int64_t>(part[1]), static_cast<int64_t>(part[2])});
+  }
+  request->length = static_cast<int64_t>(heads);
+  if (!useSlot(*request, numberAt(info, 6), numberAt(info, 7))) return refuse(EINVAL);
   return Napi::Number::New(info.Env(), accept(std::move(request)));
 }
 

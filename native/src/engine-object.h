@@ -41,6 +41,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value submitPath(const Napi::CallbackInfo& info);
   // (op, id, file, pages, count, pageSize, slot, slotOffset, first) → 0 or -errno; pages are [offset in the block, length, …]
   Napi::Value submitPages(const Napi::CallbackInfo& info);
+  // (op, id, file, stream, parts, count, slot, slotOffset) → 0 or -errno; parts are [bytes of the slot, offset, length, …]
+  Napi::Value submitFile(const Napi::CallbackInfo& info);
   // (op, id, codec, total, skip, from, into) → 0 or -errno; places are [slot, offset, length, …]
   Napi::Value submitCodec(const Napi::CallbackInfo& info);
   // (op, id, file, stream, slot, slotOffset, room, length, style, writable, align, idleMs) → 0 or -errno

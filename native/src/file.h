@@ -92,6 +92,9 @@ struct File {
   // The file system has no SEEK_DATA.
   std::atomic<bool> noSeek{false};
 
+  // A Unix socket that was made here, so that nobody else knows it: no call on it waits.
+  bool ours = false;
+
   // Waits for storage and not for a peer.
   bool isStorage() const { return kind == FileKind::file || kind == FileKind::block || kind == FileKind::directory; }
 

@@ -22,7 +22,7 @@ namespace blockferry {
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
   copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, digest, adopt,
-  listen, portOf, accept, connect, receive, send, lane, cached, grow,
+  listen, portOf, accept, connect, receive, send, lane, cached, grow, sendFile, drain,
 };
 
 // Same order as `codecs` in native/engine.ts.
@@ -56,6 +56,13 @@ struct Piece {
   size_t length = 0;
 };
 
+// Of a sendFile: bytes of its memory, then a range of its file; neither end of the range is below 0, and it is not empty.
+struct FilePart {
+  int64_t head = 0;
+  int64_t offset = 0;
+  int64_t length = 0;
+};
+
 class Batch;
 class Lane;
 
@@ -85,7 +92,9 @@ struct Request {
   std::vector<Piece> into;
   // lane (`file`: the disk's, `to`: the client's, `memory`: of one request's data)
   std::shared_ptr<Lane> lane;
-  // copyRange, reflink, lane
+  // sendFile (`file`: whose ranges, `to`: the stream, `memory`: of the heads, one behind the other)
+  std::vector<FilePart> fileParts;
+  // copyRange, reflink, lane, sendFile
   double toFileId = 0;
   std::shared_ptr<File> to;
   int64_t toOffset = 0;
@@ -113,6 +122,7 @@ struct Request {
   std::vector<double> extents;
   FileFacts facts;
   std::shared_ptr<File> opened;
+  int64_t failedPart = -1;  // sendFile: the part whose range could not be read
 
   // It goes to the kernel now. Any task.
   void markStarted();
@@ -128,12 +138,17 @@ struct Request {
   bool isTransfer() const { return op == Op::read || op == Op::write; }
   bool usesSlot() const { return isTransfer() || op == Op::receive || op == Op::send; }
   // Of a stream: one at a time in its direction.
-  bool isStreamed() const { return op == Op::receive || op == Op::send || op == Op::accept; }
-  Direction direction() const { return op == Op::send ? Direction::write : Direction::read; }
+  bool isStreamed() const { return op == Op::receive || op == Op::accept || direction() == Direction::write; }
+  Direction direction() const {
+    return op == Op::send || op == Op::sendFile || op == Op::drain ? Direction::write : Direction::read;
+  }
+  const std::shared_ptr<File>& stream() const { return op == Op::sendFile ? to : file; }
   // Waits for somebody else, who may never come. Not a matter of storage.
   bool waitsForPeer() const { return isStreamed() || op == Op::connect || op == Op::lane; }
   bool makesFile() const { return op == Op::open || op == Op::adopt || op == Op::listen || op == Op::connect; }
-  bool usesTwoFiles() const { return op == Op::copyRange || op == Op::reflink || op == Op::lane; }
+  bool usesTwoFiles() const {
+    return op == Op::copyRange || op == Op::reflink || op == Op::lane || op == Op::sendFile;
+  }
   bool namesFiles() const { return op == Op::unlink || op == Op::rename; }
   // Needs a processor and no file.
   bool isComputation() const { return op == Op::compress || op == Op::decompress || op == Op::digest; }

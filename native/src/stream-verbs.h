@@ -21,5 +21,9 @@ int64_t portOf(File& file);
 int64_t receiveFrom(Request& request, const Ending& ending);
 // The request's length, or -errno.
 int64_t sendTo(Request& request, const Ending& ending);
+// Bytes sent, heads and ranges; or -errno, and `failedPart` where it is the file's.
+int64_t sendFileTo(Request& request, const Ending& ending);
+// 0 once the peer has taken what was sent, or has gone; or -errno.
+int64_t drainTo(Request& request, const Ending& ending);
 
 }  // namespace blockferry

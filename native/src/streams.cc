@@ -42,9 +42,9 @@ void Streams::close() {
   noMoreWaiting_.close();
 }
 
-// Who waits for a peer is not stuck, and is not counted as being in the kernel. A lane says itself when it is.
+// Who waits for a peer is not stuck, and is not counted as being in the kernel. A lane or a sendFile says itself when it is.
 void Streams::perform(Request& request) {
-  if (request.op != Op::lane && (!request.waitsForPeer() || (request.file && request.file->isStorage())))
+  if (request.op != Op::lane && (!request.waitsForPeer() || (request.stream() && request.stream()->isStorage())))
     request.markStarted();
   switch (request.op) {
     case Op::adopt: request.result = adopt(request); break;
@@ -52,6 +52,8 @@ void Streams::perform(Request& request) {
     case Op::connect: request.result = connectTo(request, noMoreComing_); break;
     case Op::receive: request.result = receiveFrom(request, noMoreComing_); break;
     case Op::send: request.result = sendTo(request, noMoreWaiting_); break;
+    case Op::sendFile: request.result = sendFileTo(request, noMoreWaiting_); break;
+    case Op::drain: request.result = drainTo(request, noMoreWaiting_); break;
     case Op::lane: request.result = request.lane->serve(request, noMoreComing_); break;
     default: request.result = -ENOSYS;
   }

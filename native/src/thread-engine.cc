@@ -56,7 +56,7 @@ void ThreadEngine::submit(const std::vector<Request*>& requests) {
 }
 
 void ThreadEngine::submit(Request* request) {
-  if (request->isStreamed() && !request->file->stream.enter(*request)) return;
+  if (request->isStreamed() && !request->stream()->stream.enter(*request)) return;
   {
     std::lock_guard guard(lock_);
     queueOf(*request).push_back(request);
@@ -73,7 +73,7 @@ void ThreadEngine::submit(Request* request) {
 Request* ThreadEngine::finish(Request* request) {
   if (request->isStreamed()) {
     // Once it is told, it and its file may be gone.
-    const std::shared_ptr<File> file = request->file;
+    const std::shared_ptr<File> file = request->stream();
     const Direction direction = request->direction();
     completions_.push(request);
     return file->stream.leave(direction);

@@ -144,6 +144,8 @@ void perform(Request& request) {
       case Op::connect:
       case Op::receive:
       case Op::send:
+      case Op::sendFile:
+      case Op::drain:
       case Op::lane: break;  // Streams does them
     }
     return -ENOSYS;

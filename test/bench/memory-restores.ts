@@ -139,17 +139,20 @@ function row({ saved, restorer, warm, rounds }: Entry, disk: number): string[] {
   ]
 }
 
+/** Ways of ours that are held against QEMU's own. */
+const JUDGED: readonly Restorer[] = [ferryRestorers.mapped, ferryRestorers.mappedMultifd]
+
 /** What restoring through the daemon must reach, against QEMU that reads the file itself in the same round. */
 function verdicts(entries: readonly Entry[]): Verdict[] {
   return entries
-    .filter(({ restorer }) => restorer === ferryRestorers.mapped)
-    .flatMap(({ saved, warm, rounds }) => {
+    .filter(({ restorer }) => JUDGED.includes(restorer))
+    .flatMap(({ saved, restorer, warm, rounds }) => {
       const own = entries.find(
         (each) =>
           each.saved === saved && each.warm === warm && each.restorer.reads === 'stream' && each.restorer.own,
       )
       const speeds = rounds.map(({ seconds }, turn) => (own?.rounds[turn]?.seconds ?? Number.NaN) / seconds)
-      const what = `restores: ${saved.qemu.name}, ${warm ? 'warm' : 'cold'}, over its own`
+      const what = `restores: ${saved.qemu.name}, ${restorer.name}, ${warm ? 'warm' : 'cold'}, over its own`
       const control = rounds.flatMap((each) => each.control?.longest ?? [])
       return [
         atLeast(what, median(speeds), 0.95),

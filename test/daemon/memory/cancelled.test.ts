@@ -12,7 +12,7 @@ import { channelsOf, streamNamed, unpack } from '../../helpers/migration/fixture
 import { shortFolder } from '../../helpers/short-folder.js'
 import { within } from '../../helpers/waiting.js'
 import { dial, HANG_MS, listening, traces } from './attempt.js'
-import { fileSink, fileSource, spec, Worker } from './worker.js'
+import { cachedSource, fileSink, fileSource, spec, Worker } from './worker.js'
 
 const STREAM = 'q10-pc-q35-10.0-live.stream'
 const MULTIFD = 'q10-pc-q35-10.0-live-multifd2.main'
@@ -161,9 +161,13 @@ for (const channels of [0, 2])
     t.notOk(existsSync(socket), 'no socket is left')
   })
 
-for (const channels of [0, 2])
+for (const [channels, sourceOf, from] of [
+  [0, fileSource, 'storage'],
+  [2, fileSource, 'storage'],
+  [2, cachedSource, 'the page cache'],
+] as const)
   t.test(
-    `a restore over ${1 + channels} connections is cancelled while the other side does not read`,
+    `a restore from ${from} over ${1 + channels} connections is cancelled while the other side does not read`,
     async (t) => {
       const { folder, socket, start } = lab(t)
       const path = join(folder, 'source')
@@ -178,7 +182,7 @@ for (const channels of [0, 2])
       t.teardown(() => server.close())
       const address = { kind: 'unix', path: socket } as const
       const sink = { kind: 'stream', channels, zeroPages: true, to: { kind: 'connect', address } } as const
-      const worker = await start(sink, fileSource(path))
+      const worker = await start(sink, sourceOf(path))
       await worker.until((report) => report.kind === 'memory-stats' && report.stats.transferred > 0)
       await cancels(t, worker, folder)
       await closed(t, ...sockets)

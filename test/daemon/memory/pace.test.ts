@@ -43,3 +43,17 @@ t.test('who pays hears of a cancellation, who only waits for the turn goes on', 
   await t.rejects(payment, { name: 'Cancelled' })
   await t.rejects(pace.pay(1), { name: 'Cancelled' })
 })
+
+t.test('a wait that is longer than timers know is one', async (t) => {
+  const warnings: string[] = []
+  const hear = ({ name }: Error) => void warnings.push(name)
+  process.on('warning', hear)
+  t.teardown(() => process.off('warning', hear))
+  const pace = new Pace(1, new AbortController().signal)
+  pace.charge(2 ** 40)
+  const turn = pace.turn()
+  await new Promise((resolve) => setImmediate(resolve))
+  pace.set(0)
+  await turn
+  t.same(warnings, [])
+})

@@ -3,7 +3,7 @@
 // not read.
 
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { closeSync, openSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -15,7 +15,7 @@ import { Replay } from '../../helpers/migration/replay.js'
 import { replayMultifd } from '../../helpers/migration/replay-sets.js'
 import { shortFolder } from '../../helpers/short-folder.js'
 import { attempt } from './attempt.js'
-import { fileSource, spec } from './worker.js'
+import { cachedSource, fileSource, spec, Worker } from './worker.js'
 
 const MAPPED = 'q10-pc-q35-10.0-stopped.mapped'
 const expected = streamNamed(MAPPED)
@@ -26,8 +26,16 @@ interface Peer {
   readonly received: Buffer[]
 }
 
-/** Listens as a QEMU that comes in. @param take  gets every connection; undefined: everything is read to its end */
-async function peer(t: Test, take?: (socket: Socket) => void): Promise<Peer> {
+/**
+ * Listens as a QEMU that comes in.
+ * @param take   gets every connection; undefined: everything is read to its end
+ * @param begun  told of those that are read
+ */
+async function peer(
+  t: Test,
+  take?: (socket: Socket) => void,
+  begun?: (socket: Socket) => void,
+): Promise<Peer> {
   const path = join(shortFolder(t), 'qemu.sock')
   const received: Buffer[] = []
   const server = createServer((socket) => {
@@ -36,6 +44,7 @@ async function peer(t: Test, take?: (socket: Socket) => void): Promise<Peer> {
     socket.on('error', () => undefined)
     if (take !== undefined) take(socket)
     else socket.on('data', (bytes) => parts.push(bytes))
+    begun?.(socket)
     socket.on('close', () => {
       received[index] = Buffer.concat(parts)
     })
@@ -199,47 +208,107 @@ for (const channels of [0, 2])
       t.same(received, [], 'no connection came')
     })
 
-for (const channels of [0, 2, 100])
-  t.test(`a sound image arrives over ${1 + channels} connections`, async (t) => {
-    const source = join(t.testdir(), 'source')
-    writeFileSync(source, whole)
-    const { path, received } = await peer(t)
-    t.equal(await attempt(spec(fileSource(source), sinkTo(path, channels))), undefined)
-    while (received.length < 1 + channels || received.some(({ length }) => length === 0))
-      await new Promise((resolve) => setImmediate(resolve))
-    const main = received.find((bytes) => bytes.toString('latin1', 0, 4) === 'QEVM') ?? Buffer.alloc(0)
-    const others = received.filter((bytes) => bytes !== main)
-    const { replay } = channels === 0 ? { replay: new Replay(main) } : replayMultifd(main, others)
-    const wanted = new Replay(whole)
-    t.same(
-      replay.blocks.map(({ name, memory }) => [name, memory.equals(wanted.block(name).memory)]),
-      wanted.blocks.map(({ name }) => [name, true]),
-    )
-    t.ok(replay.tail.equals(wanted.tail))
-  })
+const readings = [
+  { from: 'storage', sourceOf: fileSource },
+  { from: 'the page cache', sourceOf: cachedSource },
+] as const
 
-for (const channels of [0, 2])
-  for (const [when, after] of [
-    ['at once', 0],
-    ['after a few bytes', 100],
-    ['amid the pages', 500_000],
-  ] as const)
-    t.test(`a peer with ${1 + channels} connections that closes ${when} is named in the error`, async (t) => {
+/** Whether memory and states are those of the image. */
+function arrived(t: Test, connections: readonly Buffer[]): void {
+  const main = connections.find((bytes) => bytes.toString('latin1', 0, 4) === 'QEVM') ?? Buffer.alloc(0)
+  const others = connections.filter((bytes) => bytes !== main)
+  const { replay } = others.length === 0 ? { replay: new Replay(main) } : replayMultifd(main, others)
+  const wanted = new Replay(whole)
+  t.same(
+    replay.blocks.map(({ name, memory }) => [name, memory.equals(wanted.block(name).memory)]),
+    wanted.blocks.map(({ name }) => [name, true]),
+  )
+  t.ok(replay.tail.equals(wanted.tail))
+}
+
+/** All connections have come and closed. */
+async function complete({ received }: Peer, count: number): Promise<readonly Buffer[]> {
+  while (received.length < count || received.some(({ length }) => length === 0))
+    await new Promise((resolve) => setImmediate(resolve))
+  return received
+}
+
+for (const { from, sourceOf } of readings) {
+  for (const channels of [0, 2, 100])
+    t.test(`a sound image arrives from ${from} over ${1 + channels} connections`, async (t) => {
       const source = join(t.testdir(), 'source')
       writeFileSync(source, whole)
-      let left = after
-      const sockets: Socket[] = []
-      const { path } = await peer(t, (socket) => {
-        sockets.push(socket)
-        if (after === 0) socket.destroy()
-        socket.on('data', ({ length }) => {
-          left -= length
-          if (left <= 0) for (const each of sockets) each.destroy()
-        })
-      })
-      const said = await attempt(spec(fileSource(source), sinkTo(path, channels)))
-      t.match(said, /qemu.sock: the other side has closed the connection$/)
+      const to = await peer(t)
+      t.equal(await attempt(spec(sourceOf(source), sinkTo(to.path, channels))), undefined)
+      arrived(t, await complete(to, 1 + channels))
     })
+
+  for (const channels of [0, 2])
+    for (const [when, after] of [
+      ['at once', 0],
+      ['after a few bytes', 100],
+      ['amid the pages', 500_000],
+    ] as const)
+      t.test(
+        `a peer with ${1 + channels} connections that closes ${when} is named, from ${from}`,
+        async (t) => {
+          const source = join(t.testdir(), 'source')
+          writeFileSync(source, whole)
+          let left = after
+          const sockets: Socket[] = []
+          const { path } = await peer(t, (socket) => {
+            sockets.push(socket)
+            if (after === 0) socket.destroy()
+            socket.on('data', ({ length }) => {
+              left -= length
+              if (left <= 0) for (const each of sockets) each.destroy()
+            })
+          })
+          const said = await attempt(spec(sourceOf(source), sinkTo(path, channels)))
+          t.match(said, /qemu.sock: the other side has closed the connection$/)
+        },
+      )
+}
+
+t.test('an image in the page cache may change once its restore is over', async (t) => {
+  const source = join(t.testdir(), 'source')
+  writeFileSync(source, whole)
+  const sockets: Socket[] = []
+  const to = await peer(t, undefined, (socket) => void sockets.push(socket.pause()))
+  const worker = new Worker(t)
+  // Enough of them to hold everything.
+  const channels = 16
+  await worker.start(spec(cachedSource(source), sinkTo(to.path, channels)))
+  await worker.until((report) => report.kind === 'memory-stats' && report.stats.flushing !== undefined)
+  for (let turn = 0; turn < 1000; turn++) await new Promise((resolve) => setImmediate(resolve))
+  t.notOk(
+    worker.reports.some(({ kind }) => kind === 'job-ended'),
+    'it is not over before everything was read',
+  )
+  for (const socket of sockets) socket.resume()
+  t.match(await worker.ended(), { outcome: { kind: 'success' } })
+  const fd = openSync(source, 'r+')
+  writeSync(fd, Buffer.alloc(whole.length, 0xee))
+  closeSync(fd)
+  t.equal(await worker.end(), 0)
+  arrived(t, await complete(to, 1 + channels))
+})
+
+t.test('an image in the page cache that is cut while it goes out is named in the error', async (t) => {
+  const source = join(t.testdir(), 'source')
+  writeFileSync(source, whole)
+  const sockets: Socket[] = []
+  const { path } = await peer(t, (socket) => void sockets.push(socket.pause()))
+  // The hellos, the head of the stream and the first sync points go out, the pages do not.
+  const worker = new Worker(t)
+  await worker.start(spec(cachedSource(source), sinkTo(path, 2), { bandwidth: 100_000 }))
+  await worker.until((report) => report.kind === 'memory-stats' && report.stats.transferred > 0)
+  truncateSync(source, 0)
+  await worker.request('job-set-speed', { id: 'job', speed: 0 })
+  for (const socket of sockets) socket.resume()
+  const { outcome } = await worker.ended()
+  t.match(outcome, { kind: 'failed', error: /cannot read '.*source': Input\/output error/ })
+})
 
 t.test('a peer that is not there is named in the error', async (t) => {
   const folder = t.testdir()

@@ -10,7 +10,6 @@ import t, { type Test } from 'tap'
 import type { ImageHead } from '../../../daemon/memory/image.js'
 import type { SinkSpec } from '../../../daemon/memory/messages.js'
 import { MultifdSink } from '../../../daemon/memory/multifd-sink.js'
-import { Pace } from '../../../daemon/memory/pace.js'
 import { Slots } from '../../../daemon/memory/slots.js'
 import { ConnectionWriter } from '../../../daemon/memory/stream-writer.js'
 import { createEngine } from '../../../native/engine.js'
@@ -80,9 +79,8 @@ t.test('pages behind a barrier come after those before it, over whatever channel
   const connect = () => engine.connect({ kind: 'unix', path })
   const main = await connect()
   const channels = [await connect(), await connect()]
-  const pace = new Pace(0, new AbortController().signal)
-  const writer = new ConnectionWriter(slots, main, path, pace)
-  const sink = new MultifdSink({ slots, writer, channels, name: path, pace, zeroPages: false })
+  const writer = new ConnectionWriter(slots, main, path)
+  const sink = new MultifdSink({ slots, writer, channels, name: path, zeroPages: false, local: true })
   const head: ImageHead = {
     configuration: { machine: 'pc-q35-10.0', pageBits: undefined, capabilities: undefined, uuid: undefined },
     ...{ pageSize: PAGE, section: 2, blocks: [{ name: 'pc.ram', length: PAGES * PAGE }], syncPerWalk: true },

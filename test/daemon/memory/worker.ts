@@ -5,6 +5,7 @@ import type { Test } from 'tap'
 import type { JobReport } from '../../../daemon/common/job-messages.js'
 import { MemoryThread } from '../../../daemon/memory/memory-thread.js'
 import type {
+  DirectReading,
   FromWorker,
   InspectSpec,
   Report,
@@ -120,8 +121,13 @@ export function spec(source: SourceSpec, sink: SinkSpec, more: Partial<TransferS
   return { kind: 'memory', source, sink, bandwidth: 0, shared: [], renames: [], ...more }
 }
 
-export function fileSource(path: string, offset = 0): SourceSpec {
-  return { kind: 'file', file: { kind: 'path', path }, offset, direct: true }
+export function fileSource(path: string, offset = 0, direct: DirectReading = true): SourceSpec {
+  return { kind: 'file', file: { kind: 'path', path }, offset, direct }
+}
+
+/** Of a file that was just written, and so is in the page cache. */
+export function cachedSource(path: string): SourceSpec {
+  return fileSource(path, 0, 'unless-cached')
 }
 
 /** Looks at a file. @returns what was found. @throws Error with what was refused or went wrong */
