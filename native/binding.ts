@@ -115,7 +115,7 @@ export interface NativeEngine {
     from: readonly number[],
     into: readonly number[],
   ): number
-  /** The value is `[received, unsent, …counts]`, counts as of laneCounts(). */
+  /** The value is `[received, unsent, places, …counts]`, counts as of laneCounts(). */
   submitLane(
     op: number,
     id: number,
@@ -129,6 +129,22 @@ export interface NativeEngine {
     writable: boolean,
     align: number,
     idleMs: number,
+  ): number
+  /** As submitLane. @param texts  three of the head, three of the reply */
+  submitHttpLane(
+    op: number,
+    id: number,
+    file: number,
+    stream: number,
+    slot: number,
+    slotOffset: number,
+    room: number,
+    length: number,
+    each: number,
+    writes: boolean,
+    idleMs: number,
+    dateAt: number,
+    texts: readonly Uint8Array[],
   ): number
   /** `[reads, readBytes, writes, writeBytes, from, to]`; nothing but 0 when there is no such lane any more. */
   laneCounts(id: number): number[]

@@ -2,15 +2,15 @@
 // The I/O engine over the addon. Made by the composition roots, used by block drivers.
 // What every verb promises stands in types.ts; this file only converts.
 
-import { addon, type NativeEngine, type OnFinished, type Op, ops } from './binding.js'
-import type { Lane, LaneTerms } from './lane-types.js'
-import { lend } from './lanes.js'
+import { type NativeEngine, type Op, ops } from './binding.js'
+import type { HttpLaneTerms, Lane, LaneTerms } from './lane-types.js'
+import { lend, lendHttp } from './lanes.js'
 import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
+import { startNative } from './start-native.js'
 import type { FilePart, StreamAddress } from './stream-types.js'
 import { Streams } from './streams.js'
 import type {
-  Capability,
   Codec,
   DigestStep,
   EngineKind,
@@ -29,26 +29,9 @@ import type {
   StuckRequest,
   ZeroOptions,
 } from './types.js'
+import { codecs, lockBits, openBits, ourPath, places, withoutBits } from './words.js'
 
 const ECANCELED = 125
-/** Same order as Can in src/file.h. */
-const capabilities: readonly Capability[] = [
-  'zero-range',
-  'punch-hole',
-  'fallocate',
-  'blkzeroout',
-  'blkdiscard',
-  'nowait',
-  'copy-range',
-  'reflink',
-]
-
-/** Same order as Codec in src/request.h. */
-const codecs: readonly Codec[] = ['zlib', 'zstd']
-
-/** Same bits as in src/request.h. */
-const OpenBit = { write: 1, direct: 2, create: 4, exclusive: 8, truncate: 16, directory: 32 } as const
-const lockBits = { unlock: 0, write: 1, read: 2 } as const
 const SLOTS_PER_GROUP = 8
 const TRIM_INTERVAL_MS = 5000
 
@@ -113,13 +96,8 @@ class Engine implements IoEngine {
   }
 
   async open(path: string, flags: OpenFlags): Promise<FileId> {
-    let bits = 0
-    for (const [name, bit] of Object.entries(OpenBit)) {
-      if (flags[name as keyof typeof OpenBit] === true) bits |= bit
-    }
-    let without = 0
-    for (const name of flags.without ?? []) without |= 1 << capabilities.indexOf(name)
-    const file = await this.#submitPath('open', ourPath(path), bits, flags.mode ?? 0o644, without)
+    const mode = flags.mode ?? 0o644
+    const file = await this.#submitPath('open', ourPath(path), openBits(flags), mode, withoutBits(flags))
     if (file > 0) this.#files.add(file)
     return file
   }
@@ -306,6 +284,10 @@ class Engine implements IoEngine {
     return lend(this.#native, this.#requests, terms)
   }
 
+  httpLane(terms: HttpLaneTerms): Lane {
+    return lendHttp(this.#native, this.#requests, terms)
+  }
+
   oldest(): StuckRequest | undefined {
     const found = this.#native.oldest()
     if (found === undefined) return undefined
@@ -408,41 +390,4 @@ class Engine implements IoEngine {
     clearInterval(this.#trimming)
     this.#trimming = undefined
   }
-}
-
-/** `[slot, offset, length, …]`. */
-function places(ranges: SlotRanges): number[] {
-  const list = 'slot' in ranges ? [ranges] : ranges
-  return list.flatMap(({ slot, offset, length }) => [slot, offset, length])
-}
-
-/** The engine's tasks are another process to the kernel: names that mean "mine" are spelt out. */
-function ourPath(path: string): string {
-  return path.replace(/^\/(?:proc\/self|dev(?=\/fd\/))\//, `/proc/${process.pid}/`)
-}
-
-function startNative(
-  options: EngineOptions,
-  slotSize: number,
-  onFinished: OnFinished,
-): { kind: EngineKind; engine: NativeEngine } {
-  const start = (kind: EngineKind) => ({
-    kind,
-    engine: new addon.Engine(
-      kind,
-      slotSize,
-      options.maxSlots ?? 64,
-      options.maxRequests ?? 256,
-      options.maxBytes ?? 128 << 20,
-      onFinished,
-    ),
-  })
-  if (options.aio === 'auto') {
-    try {
-      return start('io_uring')
-    } catch {
-      return start('threads') // refused by the kernel, a container or a limit; threads do the same, with more switches
-    }
-  }
-  return start(options.aio)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the addon promises about lanes: an NBD client that asks for one thing at a time is served by a task of the engine, straight
+// What the addon promises about lanes: a client of NBD or HTTP that asks for one thing at a time is served by a task of the engine, straight
 // from a file. Implemented by native/lanes.ts; lent by daemon/iothread/exports. The rules of types.ts hold here too, and:
 //
 // - A lane does plain reads and writes, one after the other, and only what succeeds. Anything else ends it, and what the client
@@ -10,7 +10,7 @@ import type { FileId } from './types.js'
 
 export type LaneStyle = 'simple' | 'structured' | 'extended'
 
-export interface LaneTerms {
+interface CommonTerms {
   readonly file: FileId
   /** A connected socket. While it is lent nobody else receives from it or sends to it. */
   readonly stream: FileId
@@ -21,13 +21,29 @@ export interface LaneTerms {
   readonly room: number
   /** What may be asked for: the first so many bytes of the file. */
   readonly length: number
+  /** A client that is silent for so long ends the lane. */
+  readonly idleMs: number
+}
+
+/** Requests that differ in nothing but the place: what is not so to the byte ends the lane. */
+export interface HttpLaneTerms extends CommonTerms {
+  readonly writes: boolean
+  /** Bytes of each request. */
+  readonly each: number
+  /** Of the head of a request, around its first and its last byte. */
+  readonly head: readonly [Uint8Array, Uint8Array, Uint8Array]
+  /** The head of the reply: the first, or where there are more, all three with the same numbers between them. */
+  readonly reply: readonly [Uint8Array, Uint8Array, Uint8Array]
+  /** Where the first part of the reply has its date. */
+  readonly dateAt: number
+}
+
+export interface LaneTerms extends CommonTerms {
   /** Of replies, and so of requests. */
   readonly style: LaneStyle
   readonly writable: boolean
   /** Offset and length of requests are multiples of this, bytes, and of what the file wants. A power of two. */
   readonly align: number
-  /** A client that is silent for so long ends the lane. */
-  readonly idleMs: number
 }
 
 export interface LaneCounts {
@@ -47,6 +63,8 @@ export interface LaneEnd {
   readonly received: Uint8Array
   /** What of the last answer is still to be sent. */
   readonly unsent: Uint8Array
+  /** Of HTTP: where each request began that was answered. */
+  readonly places: Float64Array
 }
 
 export interface Lane {

@@ -7,7 +7,7 @@
 // - A result is >= 0, or -errno. Verbs never throw for what storage says and never reject.
 // - A stuck call blocks only itself and is visible in oldest() until it ends.
 
-import type { Lane, LaneTerms } from './lane-types.js'
+import type { HttpLaneTerms, Lane, LaneTerms } from './lane-types.js'
 import type { StreamVerbs } from './stream-types.js'
 
 export type EngineKind = 'threads' | 'io_uring'
@@ -256,6 +256,8 @@ export interface IoEngine extends StreamVerbs {
 
   /** Serves an NBD client from a file until one of them has to come back; see lane-types.ts. */
   lane(terms: LaneTerms): Lane
+  /** The same for a client of HTTP. */
+  httpLane(terms: HttpLaneTerms): Lane
 
   /** The request that has been in the kernel longest. Who waits for a peer is left out: nothing is stuck there. */
   oldest(): StuckRequest | undefined

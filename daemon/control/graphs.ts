@@ -82,6 +82,15 @@ export class Graphs {
     this.#log.info({ node: node.name }, 'node closed')
   }
 
+  /** Opens a node without children anew, to be written too. @throws CommandError, and it stays as it was */
+  async makeWritable(node: Node): Promise<void> {
+    const spec = { ...node.spec, 'read-only': false }
+    await this.change([node], async () => {
+      await node.worker?.request('node-reopen', { specs: [this.directory.complete(node, spec)] })
+      node.spec = spec
+    })
+  }
+
   /** Runs one change of open nodes; other changes of them are refused meanwhile. */
   async change(nodes: readonly Node[], work: () => Promise<void>): Promise<void> {
     for (const node of nodes) this.checkUnchanging(node)

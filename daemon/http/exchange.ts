@@ -24,7 +24,10 @@ const SERVER = `blockferry/${PRODUCT_VERSION}`
 
 export class Exchange {
   readonly head: RequestHead
+  readonly text: string
   readonly stream: HttpStream
+  /** Of the reply, once it has begun. */
+  replyHead: Uint8Array | undefined
   /** Bytes of the body that were not read. */
   #left: number
   #begun = false
@@ -33,8 +36,10 @@ export class Exchange {
   #invited: boolean
   #keepAlive: boolean
 
-  constructor(head: RequestHead, stream: HttpStream) {
+  /** @param text  the head as it came */
+  constructor(head: RequestHead, stream: HttpStream, text = '') {
     this.head = head
+    this.text = text
     this.stream = stream
     this.#left = head.contentLength ?? 0
     this.#invited = !head.expectsContinue || stream.ahead
@@ -63,8 +68,8 @@ export class Exchange {
     return got
   }
 
-  /** The whole body. @throws Refusal when it is too long, has no length, or does not come */
-  async text(): Promise<string> {
+  /** The whole body, as text. @throws Refusal when it is too long, has no length, or does not come */
+  async bodyText(): Promise<string> {
     if (this.head.chunked) throw badRequest('a body in chunks is not understood: expected content-length')
     const length = this.#left
     if (length > LONGEST_TEXT) throw new Refusal(413, `the body is longer than ${LONGEST_TEXT} bytes`)
@@ -93,7 +98,8 @@ export class Exchange {
     const more: Header[] = [...headers]
     if (!this.#keepAlive) more.push(['connection', 'close'])
     else if (this.head.minor === 0) more.push(['connection', 'keep-alive'])
-    this.stream.put(formatHead(status, standing(), more))
+    this.replyHead = formatHead(status, standing(), more)
+    this.stream.put(this.replyHead)
   }
 
   /** The head of a reply whose length shows when it ends. */

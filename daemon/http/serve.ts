@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The life of a connection: request after request in the order they come, each with its reply, until the client or a reply
+// The life of a connection: request after request in the order they come, each with its reply, here or lent elsewhere, until the client or a reply
 // ends it or a request belongs to somebody else. Used by the images server's thread and by the exports of disks.
 
 import { parseHead, type RequestHead } from '../../protocol/http/head.js'
@@ -19,6 +19,11 @@ export interface Answerer {
   mine(head: RequestHead): boolean
   /** @throws Refusal, which becomes the reply; everything else is told by failed() */
   answer(exchange: Exchange): Promise<void>
+  /**
+   * Between two requests, when nothing has come and nothing is queued: whoever can serves the client elsewhere for a while.
+   * @returns resolves when the stream is back; undefined: nobody does
+   */
+  elsewhere?(stream: HttpStream): Promise<void> | undefined
   /** An error that is no refusal. @returns what the client is told */
   failed(exchange: Exchange, error: unknown): Refusal
 }
@@ -49,12 +54,13 @@ async function answerAll(stream: HttpStream, answerer: Answerer): Promise<boolea
     // Who sends request after request and takes no reply waits; others are served meanwhile.
     await stream.room(MOST_QUEUED)
     if (row % ROW === 0) await new Promise((resolve) => setImmediate(resolve))
+    if (!stream.ahead && stream.waiting === 0) await answerer.elsewhere?.(stream)
     const next = await stream.next()
     if (next.kind !== 'head') return next.kind === 'wanted-back'
     const head = parseHead(next.text)
     if (!answerer.mine(head)) return true
     stream.takeHead()
-    const exchange = new Exchange(head, stream)
+    const exchange = new Exchange(head, stream, next.text)
     await answered(exchange, answerer)
     if (await exchange.finish()) continue
     await linger(stream)

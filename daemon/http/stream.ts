@@ -41,6 +41,7 @@ interface Waiter {
 }
 
 export class HttpStream implements WireUser {
+  readonly #fd: number
   readonly #wire: Wire
   readonly #patience: Patience
   #inbox: Buffer
@@ -49,6 +50,8 @@ export class HttpStream implements WireUser {
   /** Up to here a head has no end. */
   #looked = 0
   #reader: Waiter | undefined
+  /** Whoever wants to know that the client ends the connection while it waits for us. */
+  #whenLeft: (() => void) | undefined
   /** What is waited for is a head. */
   #inHead = false
   #wantedBack = false
@@ -62,6 +65,7 @@ export class HttpStream implements WireUser {
    * @throws Error with `errno` when the socket cannot be watched; it is closed then
    */
   constructor(fd: number, rest: Uint8Array, limits: StreamLimits, clock: Clock = systemClock) {
+    this.#fd = fd
     this.#wire = new Wire(fd, this)
     this.#inbox = Buffer.alloc(Math.max(INBOX, rest.length))
     this.#inbox.set(rest)
@@ -165,6 +169,21 @@ export class HttpStream implements WireUser {
     await new Promise<void>((resolve, reject) => this.#writers.push({ limit, waiter: { resolve, reject } }))
   }
 
+  /**
+   * While somebody works for the client, calls once when it ends the connection, or its half of it: which one cannot be told
+   * until something is sent. Who has sent another request before that waits for both. Nobody receives meanwhile.
+   * @returns what ends that
+   */
+  watchEnd(left: () => void): Disposable {
+    this.#whenLeft = left
+    this.#wire.want(true)
+    return {
+      [Symbol.dispose]: () => {
+        this.#whenLeft = undefined
+      },
+    }
+  }
+
   /** Whoever waits for the client, waits no more. */
   interrupt(error: Error): void {
     const reader = this.#reader
@@ -177,6 +196,28 @@ export class HttpStream implements WireUser {
   askBack(): void {
     this.#wantedBack = true
     if (this.#inHead) this.interrupt(new WantedBack())
+  }
+
+  /**
+   * The socket, lent to whoever serves the client elsewhere; nobody uses this meanwhile, but to close it. Only when nothing was
+   * received and not taken, and nothing is queued.
+   */
+  get socket(): number {
+    return this.#fd
+  }
+
+  /** What is lent is back. @param received  what came meanwhile and has no answer. @param unsent  of the last answer */
+  takeBack(received: Uint8Array, unsent: Uint8Array): void {
+    if (this.#wire.closed) return
+    if (received.length > this.#inbox.length) this.#inbox = Buffer.alloc(received.length)
+    this.#inbox.set(received)
+    this.#start = 0
+    this.#looked = 0
+    this.#end = received.length
+    this.#patience.progress()
+    if (unsent.length === 0) return
+    this.put(unsent)
+    this.send()
   }
 
   /** Nothing more will be sent; what the client still sends can be received. */
@@ -203,8 +244,8 @@ export class HttpStream implements WireUser {
   readable(): void {
     const reader = this.#reader
     this.#reader = undefined
-    if (reader === undefined) this.#wire.want(false)
-    else reader.resolve()
+    if (reader !== undefined) reader.resolve()
+    else if (this.#whenLeft === undefined || !this.#lookForEnd(this.#whenLeft)) this.#wire.want(false)
   }
 
   drained(): void {
@@ -234,6 +275,24 @@ export class HttpStream implements WireUser {
         this.#reader = { resolve, reject }
       })
     }
+  }
+
+  /** What comes is kept for whoever takes the next head. @returns whether the end is still to be looked for */
+  #lookForEnd(left: () => void): boolean {
+    const got = this.ahead ? 1 : this.#receiveNow()
+    if (got === EAGAIN) return true
+    if (got > 0) return false
+    this.#whenLeft = undefined
+    left()
+    return false
+  }
+
+  /** @returns as Wire.receive(), of what was put where heads are read */
+  #receiveNow(): number {
+    this.#makeRoom()
+    const got = this.#wire.receive(this.#inbox, this.#end, this.#inbox.length)
+    if (got > 0) this.#end += got
+    return got
   }
 
   #lost(why: string): Error {

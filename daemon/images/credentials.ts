@@ -3,6 +3,7 @@
 
 import type { TlsOptions } from 'node:tls'
 import { createEngine } from '../../native/engine.js'
+import { Renewal } from '../common/renewal.js'
 import { CommandError } from '../errors.js'
 import { textOf } from '../tls/text-file.js'
 import { Encryption } from './encryption.js'
@@ -17,6 +18,7 @@ const WHAT = 'credentials '
 
 export class Credentials {
   readonly #files: TlsFiles
+  readonly #renewal = new Renewal(() => this.#reload())
   readonly encryption: Encryption
 
   private constructor(files: TlsFiles, encryption: Encryption) {
@@ -33,8 +35,15 @@ export class Credentials {
     )
   }
 
-  /** Connections from now on see what the files hold now. @throws CommandError, and nothing is changed then */
-  async reload(): Promise<void> {
+  /**
+   * Connections from then on see what the files hold now. Storage that does not answer holds up one reading, however often
+   * this is called. @throws CommandError, and nothing is changed then
+   */
+  reload(): Promise<void> {
+    return this.#renewal.ask()
+  }
+
+  async #reload(): Promise<void> {
     const options = await optionsOf(this.#files)
     usable(() => this.encryption.replace(options))
   }

@@ -109,9 +109,9 @@ export class FrontAnswers implements Answerer {
 async function question(exchange: Exchange, ticket: string): Promise<Question> {
   switch (exchange.head.method) {
     case 'PUT':
-      return { kind: 'put', spec: parseTicket(await exchange.text(), ticket) }
+      return { kind: 'put', spec: parseTicket(await exchange.bodyText(), ticket) }
     case 'PATCH':
-      return { kind: 'extend', ticket, timeout: parseExtension(await exchange.text()) }
+      return { kind: 'extend', ticket, timeout: parseExtension(await exchange.bodyText()) }
     case 'DELETE':
       return { kind: 'remove', ticket: ticket === '' ? undefined : ticket }
     default:

@@ -48,7 +48,7 @@ export class ImagesThread {
   readonly #handlers: Handlers = {
     listen: (spec) => this.#listen(spec),
     reload: async () => {
-      for (const each of this.#credentials) await each.reload()
+      await Promise.all(this.#credentials.map((each) => each.reload()))
       return null
     },
     answer: ({ question, answer }) => {

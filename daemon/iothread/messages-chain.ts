@@ -10,6 +10,13 @@ export interface BackingSpec {
   readonly format: string | undefined
 }
 
+/** The filter node of a job, which managers look for. */
+export interface FilterSpec {
+  readonly name: string
+  /** The node below it. */
+  readonly below: string
+}
+
 /** Copies what images above the base hold into the base; then the overlay lies above the base. */
 export interface CommitSpec {
   readonly kind: 'commit'
@@ -17,6 +24,7 @@ export interface CommitSpec {
   readonly overlay: string
   readonly top: string
   readonly base: string
+  readonly filter: FilterSpec
   /** How the overlay names the base then. */
   readonly backing: BackingSpec
   /** Bytes per second, 0 = no limit. */
@@ -32,6 +40,7 @@ export interface StreamSpec {
   readonly node: string
   /** Undefined: everything is copied. */
   readonly base: string | undefined
+  readonly filter: FilterSpec
   readonly backing: BackingSpec | undefined
   /** Bytes per second, 0 = no limit. */
   readonly speed: number

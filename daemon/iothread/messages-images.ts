@@ -25,8 +25,12 @@ export interface ImageSpec {
   readonly filename: string | undefined
   /** The node was opened for its ticket: it may grow, and while nobody writes it is looked at anew. */
   readonly own: boolean
+  /** What its server tells as dirty may be asked for. */
+  readonly dirty?: boolean
   /** What is told as dirty. */
   readonly bitmap?: ExportBitmap
+  /** What was done with the ticket when its image was open before. */
+  readonly done?: CoveredBytes
   /** Address of the local service, where there is one. */
   readonly unixSocket: string | undefined
 }
@@ -43,6 +47,22 @@ export interface ImageStatus {
   readonly idleTime: number
   /** Bytes of all ranges that were read or written, each counted once. */
   readonly transferred: number
+}
+
+/** Ranges that were read or written. */
+export interface CoveredBytes {
+  /** `[offset, end, …]`, ascending, apart. */
+  readonly ranges: Float64Array
+  /** Bytes, each counted once as far as ranges are kept. */
+  readonly total: number
+}
+
+/** Of a ticket whose image is open no more. Seconds. */
+export interface ImageLeft {
+  readonly expires: number
+  /** When the last request ended. */
+  readonly since: number
+  readonly done: CoveredBytes
 }
 
 export interface ImageRequests {
@@ -63,9 +83,16 @@ export interface ImageRequests {
    * @param stop  what is under way is stopped; else it ends as it began
    */
   'image-end': { args: { key: number; stop: boolean }; reply: null }
+  /**
+   * If its ticket has expired, and nothing is under way, no request is served any more, and it is gone when this is replied.
+   * @returns null: it is used again, or was extended
+   */
+  'image-expire': { args: { key: number }; reply: ImageLeft | null }
 }
 
 export type ImageReport =
+  /** Its ticket has expired and nothing is under way: `image-expire` is to follow. */
+  | { readonly kind: 'image-expired'; readonly key: number }
   /**
    * A connection has gone.
    * @param why   unless it ended in order

@@ -8,6 +8,16 @@ import type { BitmapAction } from './messages-bitmaps.js'
 export type TransactionStep =
   | { readonly kind: 'job'; readonly id: string; readonly spec: JobSpec }
   | { readonly kind: 'bitmap'; readonly action: BitmapAction }
+  /** The overlay that was named for the node when it was brought to rest. */
+  | { readonly kind: 'overlay'; readonly node: string }
+
+/** An overlay that is going to be put on a node. */
+export interface PlannedOverlay {
+  readonly node: string
+  readonly overlay: string
+  /** Name of a filter that is there meanwhile. */
+  readonly filter: string
+}
 
 /** A bitmap that is going to be changed. */
 export interface HeldBitmap {
@@ -21,7 +31,13 @@ export interface HeldBitmap {
 export interface TransactionRequests {
   /** Answers when nothing is under way on the nodes; requests wait from then on until the end. */
   'transaction-quiesce': {
-    args: { transaction: number; nodes: readonly string[]; bitmaps: readonly HeldBitmap[] }
+    args: {
+      readonly transaction: number
+      /** Those that get overlays are not among them. */
+      readonly nodes: readonly string[]
+      readonly bitmaps: readonly HeldBitmap[]
+      readonly overlays: readonly PlannedOverlay[]
+    }
     reply: null
   }
   /** Does the steps, in order. On failure nothing of them stays. */

@@ -8,14 +8,18 @@ import { CommandError, IoError } from '../errors.js'
 import type { BitmapChange } from './block/bitmaps/named-bitmap.js'
 import type { Release } from './block/claims.js'
 import type { Graph, GraphLog } from './block/graph.js'
+import type { Appended } from './block/surgery.js'
 import type { PreparedJob } from './jobs/job-table.js'
+import { checkOverlay, type OverlayPlace, overlayPlace } from './jobs/overlay.js'
 import type { JobSpec, Requests } from './messages.js'
 import type { BitmapAction } from './messages-bitmaps.js'
-import type { HeldBitmap, TransactionRequests, TransactionStep } from './messages-transaction.js'
+import type { TransactionRequests, TransactionStep } from './messages-transaction.js'
 
 type Handlers = {
   readonly [N in keyof TransactionRequests]: (args: Requests[N]['args']) => Promise<null>
 }
+
+type Quiesce = Requests['transaction-quiesce']['args']
 
 /** Prepares a job; what it refuses means there never was one. */
 export type PrepareJob = (id: string, spec: JobSpec) => Promise<PreparedJob>
@@ -23,17 +27,34 @@ export type PrepareJob = (id: string, spec: JobSpec) => Promise<PreparedJob>
 type Done =
   | { readonly kind: 'job'; readonly job: PreparedJob }
   | { readonly kind: 'bitmap'; readonly action: BitmapAction; readonly change: BitmapChange }
+  | {
+      readonly kind: 'overlay'
+      readonly node: string
+      readonly place: OverlayPlace
+      readonly change: Appended
+    }
 
 class Transaction {
   readonly abort = new AbortController()
   readonly held: Disposable[] = []
+  /** By the node. */
+  readonly places = new Map<string, OverlayPlace>()
+  /** Those whose overlays are being put there, or are there: nobody may go on before they are kept or undone. */
+  readonly changed = new Set<OverlayPlace>()
   readonly done: Done[] = []
   /** Bitmaps are not changed any more. */
   release: Release | undefined
 
-  /** Requests go on. */
+  /** Requests go on, but where an overlay may be there that is to be undone. */
   letGo(): void {
     for (const each of this.held.splice(0)) each[Symbol.dispose]()
+    for (const [node, place] of this.places) if (!this.changed.has(place)) this.leave(node, place)
+  }
+
+  leave(node: string, place: OverlayPlace): void {
+    this.places.delete(node)
+    this.changed.delete(place)
+    place[Symbol.dispose]()
   }
 }
 
@@ -51,24 +72,32 @@ export class Transactions {
 
   get handlers(): Handlers {
     return {
-      'transaction-quiesce': ({ transaction, nodes, bitmaps }) => this.#quiesce(transaction, nodes, bitmaps),
+      'transaction-quiesce': (args) => this.#quiesce(args),
       'transaction-prepare': ({ transaction, steps }) => this.#prepare(this.#get(transaction), steps),
       'transaction-end': ({ transaction, commit }) => this.#end(transaction, commit),
     }
   }
 
-  async #quiesce(id: number, nodes: readonly string[], bitmaps: readonly HeldBitmap[]): Promise<null> {
+  async #quiesce({ transaction: id, nodes, bitmaps, overlays }: Quiesce): Promise<null> {
     const transaction = new Transaction()
     this.#open.set(id, transaction)
+    const { signal } = transaction.abort
+    const graph = this.#graph
+    for (const { node, overlay } of overlays) await checkOverlay(graph, graph.node(node), graph.node(overlay))
     const release = await this.#graph.bitmaps.hold(bitmaps)
-    if (transaction.abort.signal.aborted) await release()
+    if (signal.aborted) await release()
     else transaction.release = release
     // One after the other: a drained child would hold up its parent's requests for ever.
-    for (const node of this.#graph.parentsFirst(nodes)) {
-      if (transaction.abort.signal.aborted) return null
-      transaction.held.push(await node.drain(transaction.abort.signal))
+    for (const node of graph.parentsFirst([...nodes, ...overlays.map((each) => each.node)])) {
+      if (signal.aborted) return null
+      const planned = overlays.find((each) => each.node === node.name)
+      if (planned === undefined) transaction.held.push(await node.drain(signal))
+      else {
+        const overlay = graph.node(planned.overlay)
+        transaction.places.set(node.name, await overlayPlace(graph, node, overlay, planned.filter, signal))
+      }
       // The others may have been let go meanwhile.
-      if (transaction.abort.signal.aborted) transaction.letGo()
+      if (signal.aborted) transaction.letGo()
     }
     return null
   }
@@ -83,7 +112,7 @@ export class Transactions {
     const { done, abort } = transaction
     try {
       for (const step of steps) {
-        done.push(await this.#do(step))
+        done.push(await this.#do(transaction, step))
         if (abort.signal.aborted) throw new CommandError('the transaction was given up')
       }
     } catch (error) {
@@ -92,10 +121,29 @@ export class Transactions {
     return null
   }
 
-  async #do(step: TransactionStep): Promise<Done> {
-    if (step.kind === 'job') return { kind: 'job', job: await this.#prepareJob(step.id, step.spec) }
-    const { action } = step
-    return { kind: 'bitmap', action, change: this.#graph.bitmaps.do(action) }
+  async #do(transaction: Transaction, step: TransactionStep): Promise<Done> {
+    switch (step.kind) {
+      case 'job':
+        return { kind: 'job', job: await this.#prepareJob(step.id, step.spec) }
+      case 'bitmap':
+        return { kind: 'bitmap', action: step.action, change: this.#graph.bitmaps.do(step.action) }
+      case 'overlay':
+        return this.#putOverlay(transaction, step.node)
+      default:
+        return step satisfies never
+    }
+  }
+
+  async #putOverlay({ places, changed }: Transaction, node: string): Promise<Done> {
+    const place = places.get(node)
+    if (place === undefined) throw new CommandError('the transaction was given up')
+    changed.add(place)
+    try {
+      return { kind: 'overlay', node, place, change: await place.put() }
+    } catch (error) {
+      changed.delete(place)
+      throw error
+    }
   }
 
   async #end(id: number, commit: boolean): Promise<null> {
@@ -114,8 +162,9 @@ export class Transactions {
       if (each.kind === 'job') jobs.push(each.job)
       else {
         each.change.keep()
-        if (each.action.kind === 'remove') removed.push(each.action)
+        if (each.kind === 'bitmap' && each.action.kind === 'remove') removed.push(each.action)
       }
+    transaction.changed.clear()
     transaction.letGo()
     for (const job of jobs) await job.start()
     for (const { node, name } of removed)
@@ -124,13 +173,28 @@ export class Transactions {
     return null
   }
 
+  /** Requests wait for that: they were held back for an overlay that nobody is to have written. */
+  async #takeAway(transaction: Transaction, { node, place, change }: Extract<Done, { kind: 'overlay' }>) {
+    try {
+      await change.undo()
+    } catch (error) {
+      if (!(error instanceof IoError || error instanceof CommandError)) throw error
+      this.#log('error', { node, error: error.message }, 'an overlay stays that was to be taken away again')
+    } finally {
+      transaction.leave(node, place)
+    }
+  }
+
   /** The changes are made: what fails behind them is told in the log, and does not make them undone. */
   async #afterwards(node: string | undefined, work: Promise<void>): Promise<void> {
     try {
       await work
     } catch (error) {
       if (!(error instanceof IoError || error instanceof CommandError)) throw error
-      const text = node === undefined ? 'images could not be released' : 'a removed bitmap stays in its image'
+      const text =
+        node === undefined
+          ? 'images could not be released'
+          : 'a removed bitmap is in its image until that is released'
       this.#log('error', { ...(node !== undefined && { node }), error: error.message }, text)
     }
   }
@@ -144,6 +208,13 @@ export class Transactions {
   async #undo(transaction: Transaction, before?: Failure): Promise<void> {
     const done = transaction.done.splice(0)
     const undo = (each: Done) => () => (each.kind === 'job' ? each.job.undo() : each.change.undo())
-    await giveBack([() => this.#release(transaction), ...done.map(undo)], before)
+    const overlays = done.flatMap((each) => (each.kind === 'overlay' ? [each] : []))
+    const others = done.filter(({ kind }) => kind !== 'overlay')
+    // Somebody waits for these.
+    const first = overlays.map((each) => () => this.#takeAway(transaction, each))
+    const left = () => {
+      if (transaction.abort.signal.aborted) transaction.letGo()
+    }
+    await giveBack([() => this.#release(transaction), ...others.map(undo), left, ...first], before)
   }
 }

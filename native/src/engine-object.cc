@@ -39,6 +39,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::submitFile>("submitFile"),
                          InstanceMethod<&EngineObject::submitCodec>("submitCodec"),
                          InstanceMethod<&EngineObject::submitLane>("submitLane"),
+                         InstanceMethod<&EngineObject::submitHttpLane>("submitHttpLane"),
                          InstanceMethod<&EngineObject::laneCounts>("laneCounts"),
                          InstanceMethod<&EngineObject::callBack>("callBack"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),

@@ -47,6 +47,9 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value submitCodec(const Napi::CallbackInfo& info);
   // (op, id, file, stream, slot, slotOffset, room, length, style, writable, align, idleMs) → 0 or -errno
   Napi::Value submitLane(const Napi::CallbackInfo& info);
+  Napi::Value submitHttpLane(const Napi::CallbackInfo& info);
+  std::unique_ptr<Request> laneRequest(const Napi::CallbackInfo& info);
+  Napi::Value acceptLane(Napi::Env env, std::unique_ptr<Request> request, std::shared_ptr<Lane> lane);
   // (id) → [reads, readBytes, writes, writeBytes, from, to]
   Napi::Value laneCounts(const Napi::CallbackInfo& info);
   // (id)
@@ -82,7 +85,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::FunctionReference onFinished_;
   Napi::Reference<Napi::Float64Array> pairs_;
   std::vector<Napi::Reference<Napi::ArrayBuffer>> groupBytes_;
-  std::unordered_map<double, std::shared_ptr<NbdLane>> lanes_;  // by the ids of their requests
+  std::unordered_map<double, std::shared_ptr<Lane>> lanes_;  // by the ids of their requests
 };
 
 }  // namespace blockferry

@@ -31,7 +31,7 @@ class Engine {
   // Something of the file was shut: who waits in it is woken.
   virtual void shut(const std::shared_ptr<File>& file) = 0;
   // Its task is woken, to see that it was called back.
-  virtual void rouse(const std::shared_ptr<NbdLane>& lane) = 0;
+  virtual void rouse(const std::shared_ptr<Lane>& lane) = 0;
   // Nobody waits any more for what peers send, or for connections.
   virtual void endReading() = 0;
   // A group of slots goes out of use.

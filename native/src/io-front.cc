@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "batch.h"
-#include "nbd-lane.h"
+#include "lane.h"
 
 namespace blockferry {
 
@@ -186,7 +186,7 @@ void IoFront::shutStream(double fileId, uint32_t directions) {
   engine_->shut(file);
 }
 
-void IoFront::callBack(const std::shared_ptr<NbdLane>& lane) {
+void IoFront::callBack(const std::shared_ptr<Lane>& lane) {
   if (stopped_) return;
   lane->callBack();
   engine_->rouse(lane);

@@ -2,16 +2,12 @@
 // See nbd-lane.h. Headers and replies as in protocol/nbd/request.ts and reply.ts.
 #include "nbd-lane.h"
 
-#include <poll.h>
-#include <sched.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 
 #include "big-endian.h"
 #include "verbs.h"
@@ -40,48 +36,13 @@ constexpr size_t kCookieAt = 8;
 constexpr size_t kOffsetAt = 16;
 constexpr size_t kLengthAt = 24;
 
-// Longer than it takes a client to wake up, hear the answer, ask again and wake us up.
-constexpr int64_t kSoonNs = 50 * 1000;
-
-int64_t nowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1000000000 + now.tv_nsec;
-}
-
-void add(std::atomic<int64_t>& to, int64_t what) {
-  to.store(to.load(std::memory_order_relaxed) + what, std::memory_order_relaxed);
-}
-
 }  // namespace
 
-void NbdLane::wake() {
-  std::lock_guard guard(lock_);
-  if (!wake_.valid()) return;
-  const uint64_t one = 1;
-  retry([&] { return ::write(wake_.get(), &one, sizeof one); });
-}
-
-LaneCounts NbdLane::counts() const {
-  const auto now = [](const std::atomic<int64_t>& count) { return count.load(std::memory_order_relaxed); };
-  return {now(reads_), now(readBytes_), now(writes_), now(writeBytes_), now(from_), now(to_)};
-}
-
-int64_t NbdLane::serve(Request& request, const Ending& ending) {
-  {
-    std::lock_guard guard(lock_);
-    wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (!wake_.valid()) return -errno;
-  }
-  while (serveOne(request, ending)) continue;
-  {
-    std::lock_guard guard(lock_);
-    wake_.reset();
-  }
+std::vector<std::byte> NbdLane::rest(const Request& request) const {
   const size_t inHead = std::min(got_, headLength());
-  received_.assign(head_.data(), head_.data() + inHead);
-  received_.insert(received_.end(), request.data, request.data + (got_ - inHead));
-  return 0;
+  std::vector<std::byte> bytes(head_.data(), head_.data() + inHead);
+  bytes.insert(bytes.end(), request.data, request.data + (got_ - inHead));
+  return bytes;
 }
 
 // False: the lane ends here.
@@ -95,33 +56,12 @@ bool NbdLane::serveOne(Request& request, const Ending& ending) {
 
 // Until so many bytes of the client are here, or more. False: it is called back, or the client is at an end or idle.
 bool NbdLane::gather(const Request& request, size_t wanted, const Ending& ending) {
-  const int fd = request.to->fd.get();
   while (got_ < wanted) {
-    int64_t received = asksAtOnce_ ? receiveSoon(request) : -EAGAIN;
-    if (received == -EAGAIN) {
-      if (called_.load() || ending.wait(fd, POLLIN, terms_.idleMs, wake_.get()) != 1) return false;
-      received = receive(request);
-    }
-    if (received > 0) {
-      if (got_ == 0) asksAtOnce_ = nowNs() - answeredNs_ < kSoonNs;
-      got_ += static_cast<size_t>(received);
-    } else if (received != -EAGAIN) {
-      return false;
-    }
+    const int64_t received = receiveMore(request, got_ == 0, ending);
+    if (received == 0) return false;
+    got_ += static_cast<size_t>(received);
   }
-  return !called_.load();
-}
-
-// For a client that asked again at once, last time: two threads that put each other to sleep take longer for that than for what they do.
-// On two processors 45000 reads a second instead of 23000. Others may run meanwhile, the client among them.
-int64_t NbdLane::receiveSoon(const Request& request) {
-  const int64_t until = answeredNs_ + kSoonNs;
-  do {
-    const int64_t received = receive(request);
-    if (received != -EAGAIN) return received;
-    sched_yield();
-  } while (nowNs() < until && !called_.load());
-  return -EAGAIN;
+  return !isCalledBack();
 }
 
 // Bytes, 0 at the end, or -errno. The data of a write comes to where it is written from.
@@ -158,30 +98,6 @@ bool NbdLane::parse(const Request& request, Asked& asked) const {
   return true;
 }
 
-// False: it failed, came short, or somebody wants to hear of it: to be done anew.
-bool NbdLane::perform(Request& request, const Asked& asked) {
-  doing_.store(asked.writes ? Op::write : Op::read, std::memory_order_relaxed);
-  request.markStarted();
-  const int64_t result = asked.writes ? writeFile(*request.file, asked.offset, asked.length, request.data)
-                                      : readFile(*request.file, asked.offset, asked.length, request.data);
-  request.startedMs.store(0, std::memory_order_relaxed);
-  // Also of one that failed: some of it may have been written.
-  if (asked.writes) {
-    const bool first = to_.load(std::memory_order_relaxed) == 0;
-    const int64_t end = asked.offset + asked.length;
-    if (first || asked.offset < from_.load(std::memory_order_relaxed)) from_.store(asked.offset);
-    if (end > to_.load(std::memory_order_relaxed)) to_.store(end);
-  }
-  if (result != asked.length || (asked.writes && called_.load())) return false;
-  count(asked);
-  return true;
-}
-
-void NbdLane::count(const Asked& asked) {
-  add(asked.writes ? writes_ : reads_, 1);
-  add(asked.writes ? writeBytes_ : readBytes_, asked.length);
-}
-
 // False: the lane ends here.
 bool NbdLane::answer(const Request& request, const Asked& asked) {
   const int fd = request.to->fd.get();
@@ -192,19 +108,7 @@ bool NbdLane::answer(const Request& request, const Asked& asked) {
   // Who has asked for more before this was answered has several under way, and is better off where they are done at once.
   const int64_t more = retry([&] { return ::recv(fd, head_.data(), headLength(), MSG_DONTWAIT); });
   got_ = more > 0 ? static_cast<size_t>(more) : 0;
-  msghdr message{};
-  message.msg_iov = parts;
-  message.msg_iovlen = 2;
-  const int64_t sent = retry([&] { return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL); });
-  answeredNs_ = nowNs();
-  size_t gone = sent > 0 ? static_cast<size_t>(sent) : 0;
-  for (const iovec& part : parts) {
-    const size_t skipped = std::min(gone, part.iov_len);
-    gone -= skipped;
-    const auto* const data = static_cast<const std::byte*>(part.iov_base);
-    unsent_.insert(unsent_.end(), data + skipped, data + part.iov_len);
-  }
-  return unsent_.empty() && more == -EAGAIN;
+  return send(request, parts) && more == -EAGAIN;
 }
 
 // Its length.

@@ -64,7 +64,7 @@ struct FilePart {
 };
 
 class Batch;
-class NbdLane;
+class Lane;
 
 struct Request {
   double id = 0;
@@ -91,7 +91,7 @@ struct Request {
   std::vector<Piece> from;
   std::vector<Piece> into;
   // lane (`file`: the disk's, `to`: the client's, `memory`: of one request's data)
-  std::shared_ptr<NbdLane> lane;
+  std::shared_ptr<Lane> lane;
   // sendFile (`file`: whose ranges, `to`: the stream, `memory`: of the heads, one behind the other)
   std::vector<FilePart> fileParts;
   // copyRange, reflink, lane, sendFile

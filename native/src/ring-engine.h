@@ -24,7 +24,7 @@ class RingEngine : public Engine {
   void reap(std::vector<Request*>& finished) override { pool_.reap(finished); }
   int pass(int fd, uint64_t tag) override { return pool_.pass(fd, tag); }
   void shut(const std::shared_ptr<File>& file) override { pool_.shut(file); }
-  void rouse(const std::shared_ptr<NbdLane>& lane) override { pool_.rouse(lane); }
+  void rouse(const std::shared_ptr<Lane>& lane) override { pool_.rouse(lane); }
   void endReading() override { pool_.endReading(); }
   void forget(uint32_t group) override;
   size_t tasks() override { return pool_.tasks(); }

@@ -4,7 +4,7 @@
 
 #include <cerrno>
 
-#include "nbd-lane.h"
+#include "lane.h"
 #include "stream-verbs.h"
 #include "verbs.h"
 

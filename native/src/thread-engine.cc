@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "batch.h"
-#include "nbd-lane.h"
+#include "lane.h"
 #include "verbs.h"
 
 namespace blockferry {
@@ -92,7 +92,7 @@ void ThreadEngine::shut(const std::shared_ptr<File>& file) {
   tasks_->tell([file] { file->stream.wake(file->fd); });
 }
 
-void ThreadEngine::rouse(const std::shared_ptr<NbdLane>& lane) {
+void ThreadEngine::rouse(const std::shared_ptr<Lane>& lane) {
   tasks_->tell([lane] { lane->wake(); });
 }
 

@@ -26,7 +26,7 @@ class ThreadEngine : public Engine {
   void reap(std::vector<Request*>& finished) override { completions_.take(finished); }
   int pass(int fd, uint64_t tag) override { return streams_.pass(fd, tag); }
   void shut(const std::shared_ptr<File>& file) override;
-  void rouse(const std::shared_ptr<NbdLane>& lane) override;
+  void rouse(const std::shared_ptr<Lane>& lane) override;
   void endReading() override;
   void forget(uint32_t) override {}
   size_t tasks() override { return tasks_->count(); }

@@ -4,7 +4,7 @@
 // Rule: nothing that a server sends is kept but what ends up in `agreed`.
 // Source: doc/proto.md, "Handshake", "TLS support", "Option types".
 //
-//   hello ─▶ STARTTLS? ─▶ EXTENDED_HEADERS? ─▶ STRUCTURED_REPLY? ─▶ SET_META_CONTEXT? ─▶ GO ─▶ transmission
+//   hello ─▶ STARTTLS? ─▶ EXTENDED_HEADERS? ─▶ STRUCTURED_REPLY? ─▶ LIST_META_CONTEXT? ─▶ SET_META_CONTEXT? ─▶ GO ─▶ transmission
 //        └▶ EXPORT_NAME (not fixed newstyle, or GO unknown)          oldstyle ─▶ transmission
 
 import { quoted } from '../error-text.js'
@@ -13,6 +13,7 @@ import { type Agreed, type Context, type ReplyStyle, usableFlags } from './agree
 import { type BlockSizes, checkBlockSizes, defaultBlockSizes } from './block-sizes.js'
 import { packed, unexpected, utf8 } from './bytes.js'
 import { infos, limits, nameOrNumber, options } from './constants.js'
+import { DIRTY_BITMAP } from './contexts.js'
 import { type ExportHead, exportHeadLength, formatClientFlags, parseExportHead, parseHello } from './hello.js'
 import { Inbox } from './inbox.js'
 import { formatOption, type OptionRequest } from './option.js'
@@ -33,6 +34,8 @@ export interface ClientWishes {
   readonly replies: ReplyStyle
   /** Names of contexts, none a wildcard. Those a server does not have are not agreed on, nor any with simple replies. */
   readonly contexts: readonly string[]
+  /** The dirty bitmap the server offers is wanted besides, if it offers exactly one. */
+  readonly loneBitmap?: boolean
   /** `optional`: go on without when the server has none. */
   readonly tls: 'none' | 'optional' | 'required'
 }
@@ -55,6 +58,8 @@ export class ClientNegotiation {
   #count = 0
   #replies: ReplyStyle = 'simple'
   #contexts: Context[] = []
+  /** Names of dirty bitmaps that were listed; two are as good as more. */
+  readonly #bitmaps: string[] = []
   #blockSizes: BlockSizes = defaultBlockSizes
   #head: ExportHead | undefined
   /** Comes when the step before it was done. */
@@ -146,7 +151,7 @@ export class ClientNegotiation {
   }
 
   #ask(): { readonly kind: 'send'; readonly bytes: Uint8Array } {
-    const { exportName: name, contexts: queries } = this.#wishes
+    const { exportName: name } = this.#wishes
     let kind = this.#plan.shift() ?? 'GO'
     while (this.#makesNoSense(kind)) kind = this.#plan.shift() ?? 'GO'
     switch (kind) {
@@ -154,8 +159,10 @@ export class ClientNegotiation {
       case 'EXTENDED_HEADERS':
       case 'STRUCTURED_REPLY':
         return this.#send({ kind })
+      case 'LIST_META_CONTEXT':
+        return this.#send({ kind, name, queries: [DIRTY_BITMAP] })
       case 'SET_META_CONTEXT':
-        return this.#send({ kind, name, queries })
+        return this.#send({ kind, name, queries: this.#wanted() })
       default:
         return this.#send({ kind: 'GO', name, infos: [infos.BLOCK_SIZE] })
     }
@@ -163,7 +170,14 @@ export class ClientNegotiation {
 
   #makesNoSense(kind: OptionRequest['kind']): boolean {
     if (kind === 'STRUCTURED_REPLY') return this.#replies !== 'simple'
-    return kind === 'SET_META_CONTEXT' && this.#replies === 'simple'
+    if (kind !== 'SET_META_CONTEXT' && kind !== 'LIST_META_CONTEXT') return false
+    return this.#replies === 'simple' || (kind === 'SET_META_CONTEXT' && this.#wanted().length === 0)
+  }
+
+  /** Names of contexts. */
+  #wanted(): readonly string[] {
+    const { contexts } = this.#wishes
+    return this.#bitmaps.length === 1 ? [...contexts, ...this.#bitmaps] : contexts
   }
 
   #askExportName(): { readonly kind: 'send'; readonly bytes: Uint8Array } {
@@ -208,6 +222,7 @@ export class ClientNegotiation {
   #keep(reply: Exclude<OptionReply, { kind: 'ACK' | 'error' }>): void {
     const { kind } = this.#request
     if (reply.kind === 'META_CONTEXT' && kind === 'SET_META_CONTEXT') this.#keepContext(reply)
+    else if (reply.kind === 'META_CONTEXT' && kind === 'LIST_META_CONTEXT') this.#keepBitmap(reply.name)
     else if (reply.kind === 'INFO' && kind === 'GO') this.#keepInfo(reply.info)
     else throw unexpected(`reply to option ${kind}`, reply.kind, 'one that belongs to it')
   }
@@ -219,9 +234,14 @@ export class ClientNegotiation {
     this.#blockSizes = checkBlockSizes({ minimum, preferred, maximumPayload })
   }
 
+  /** Servers may list others than those that were asked for. */
+  #keepBitmap(name: string): void {
+    if (name.startsWith(DIRTY_BITMAP) && this.#bitmaps.length < 2) this.#bitmaps.push(name)
+  }
+
   #keepContext({ id, name }: Context): void {
-    if (!this.#wishes.contexts.includes(name))
-      throw unexpected('context', quoted(name), this.#wishes.contexts.map(quoted).join(' or '))
+    const wanted = this.#wanted()
+    if (!wanted.includes(name)) throw unexpected('context', quoted(name), wanted.map(quoted).join(' or '))
     if (this.#contexts.some((context) => context.id === id || context.name === name))
       throw unexpected(`context ${quoted(name)} with id ${id}`, 'a second time', 'names and ids once')
     this.#contexts.push({ id, name })
@@ -302,12 +322,13 @@ export class ClientNegotiation {
   }
 }
 
-function planFor({ tls, replies, contexts }: ClientWishes): Plan {
+function planFor({ tls, replies, contexts, loneBitmap }: ClientWishes): Plan {
   const plan: Plan = []
   if (tls !== 'none') plan.push('STARTTLS')
   if (replies === 'extended') plan.push('EXTENDED_HEADERS')
   if (replies !== 'simple') plan.push('STRUCTURED_REPLY')
-  if (contexts.length > 0) plan.push('SET_META_CONTEXT')
+  if (loneBitmap === true) plan.push('LIST_META_CONTEXT')
+  if (contexts.length > 0 || loneBitmap === true) plan.push('SET_META_CONTEXT')
   return plan
 }
 

@@ -11,7 +11,8 @@ const running = {
   speed: optional(int, 'Bytes per second, 0 = no limit.', { default: 0 }),
   'on-error': optional(onError, 'When reading or writing fails.', { default: 'report' }),
   'x-yield': yielding,
-  'filter-node-name': optional(str, 'Name of the filter node of the commit of an active image.'),
+  'x-budget': optional(str, 'Id of the x-budget object whose bandwidth it shares with other jobs.'),
+  'filter-node-name': optional(str, 'Name of the filter node that is there while the job runs.'),
   'auto-finalize': optional(bool, 'Apply the result without job-finalize.', { default: true }),
   'auto-dismiss': optional(bool, 'Leave the list of jobs without job-dismiss.', { default: true }),
 } satisfies Members
@@ -22,6 +23,22 @@ const backingName = {
     default: false,
   }),
 } satisfies Members
+
+export const blockdevSnapshot = struct('BlockdevSnapshot', {
+  node: required(str, 'Node that becomes the backing file.'),
+  overlay: required(str, 'Node of an image that was opened with backing: null and that nobody uses.'),
+})
+
+export const blockdevSnapshotSync = struct('BlockdevSnapshotSync', {
+  device: optional(str, 'Node that becomes the backing file.'),
+  'node-name': optional(str, 'The same.'),
+  'snapshot-file': required(str, 'File name of the overlay.'),
+  'snapshot-node-name': optional(str, 'Name of its node; default: generated.'),
+  format: optional(str, 'Its format.', { default: 'qcow2' }),
+  mode: optional(newImageMode, 'Make the overlay, or open one that is there.', {
+    default: 'absolute-paths',
+  }),
+})
 
 export const chainCommands = {
   'block-commit': command({
@@ -63,22 +80,10 @@ export const chainCommands = {
   }),
   'blockdev-snapshot': command({
     doc: 'Puts an overlay on a node: whoever uses the node uses the overlay from then on.',
-    arguments: struct('BlockdevSnapshot', {
-      node: required(str, 'Node that becomes the backing file.'),
-      overlay: required(str, 'Node of an image that was opened with backing: null and that nobody uses.'),
-    }),
+    arguments: blockdevSnapshot,
   }),
   'blockdev-snapshot-sync': command({
     doc: 'The same with an overlay that is made for it.',
-    arguments: struct('BlockdevSnapshotSync', {
-      device: optional(str, 'Node that becomes the backing file.'),
-      'node-name': optional(str, 'The same.'),
-      'snapshot-file': required(str, 'File name of the overlay.'),
-      'snapshot-node-name': optional(str, 'Name of its node; default: generated.'),
-      format: optional(str, 'Its format.', { default: 'qcow2' }),
-      mode: optional(newImageMode, 'Make the overlay, or open one that is there.', {
-        default: 'absolute-paths',
-      }),
-    }),
+    arguments: blockdevSnapshotSync,
   }),
 }

@@ -3,6 +3,7 @@
 
 import { blockdevBackup, driveBackup } from './backup.js'
 import { bitmap, bitmapAdd, bitmapMerge } from './bitmaps.js'
+import { blockdevSnapshot, blockdevSnapshotSync } from './chain.js'
 import { arrayOf, command, enumOf, optional, required, struct, union } from './types.js'
 
 const kind = enumOf('TransactionActionKind', [
@@ -14,6 +15,8 @@ const kind = enumOf('TransactionActionKind', [
   'block-dirty-bitmap-disable',
   'block-dirty-bitmap-merge',
   'blockdev-backup',
+  'blockdev-snapshot',
+  'blockdev-snapshot-sync',
   'drive-backup',
 ])
 
@@ -29,6 +32,8 @@ const action = union('TransactionAction', { type: required(kind, 'What is to be 
   'block-dirty-bitmap-disable': ofBitmap,
   'block-dirty-bitmap-merge': { data: required(bitmapMerge, doc) },
   'blockdev-backup': { data: required(blockdevBackup, doc) },
+  'blockdev-snapshot': { data: required(blockdevSnapshot, doc) },
+  'blockdev-snapshot-sync': { data: required(blockdevSnapshotSync, doc) },
   'drive-backup': { data: required(driveBackup, doc) },
 })
 

@@ -3,7 +3,6 @@
 // Used by tests of what jobs do below a guest.
 
 import type { Claim } from '../../daemon/iothread/block/claims.js'
-import type { GuestRequest } from '../../daemon/iothread/block/guests.js'
 import { Buffers } from '../../daemon/iothread/copy/buffers.js'
 import { BackupJob } from '../../daemon/iothread/jobs/backup.js'
 import type { JobBody, JobControl } from '../../daemon/iothread/jobs/body.js'
@@ -85,28 +84,20 @@ export function guestOf(g: TestGraph, claim: Pick<Claim, 'node'>): GuestDisk {
       g.engine.giveSlots([slot])
     }
   }
-  const { guests } = g.graph
-  const felt = async <T>(kind: GuestRequest, length: number, work: () => Promise<T>): Promise<T> => {
-    const began = guests.began()
-    try {
-      return await work()
-    } finally {
-      guests.ended(kind, length, began)
-    }
-  }
+  const guest = g.graph.guests.join()
   return {
     read: (offset, length) =>
       withSlot(async (slot) => {
-        await felt('read', length, () => claim.node.read(offset, { slot, offset: 0, length }))
+        await guest.during('read', length, () => claim.node.read(offset, { slot, offset: 0, length }))
         return g.engine.slotBytes(slot).slice(0, length)
       }),
     write: (offset, bytes) =>
       withSlot(async (slot) => {
         g.engine.slotBytes(slot).set(bytes)
         const { length } = bytes
-        await felt('write', length, () => claim.node.write(offset, { slot, offset: 0, length }))
+        await guest.during('write', length, () => claim.node.write(offset, { slot, offset: 0, length }))
       }),
     zero: (offset, length) => claim.node.zero(offset, length, { unmap: true, fast: false }),
-    flush: () => felt('flush', 0, () => claim.node.flush()),
+    flush: () => guest.during('flush', 0, () => claim.node.flush()),
   }
 }

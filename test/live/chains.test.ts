@@ -136,6 +136,36 @@ for (const sizes of [
       same(t, s, 'top')
     })
 
+const budgeted = [
+  { command: 'block-commit', drv: 'commit_top', below: 'high', more: { top: 'high' } },
+  { command: 'block-stream', drv: 'copy-on-read', below: 'top', more: {} },
+]
+for (const { command, drv, below, more } of budgeted)
+  t.test(`${command} shares a budget, and has a filter node while it runs`, { skip }, async (t) => {
+    const s = await scene(t)
+    const guest = await exported(s)
+    await s.client.execute('object-add', { 'qom-type': 'x-budget', id: 'wan', bandwidth: 1024 })
+    const files = Object.fromEntries(Object.entries(more).map(([name, file]) => [name, s.path(file)]))
+    const start = { 'job-id': 'j', device: 'top', 'x-budget': 'wan', 'filter-node-name': 'f', ...files }
+    await t.rejects(s.client.execute(command, { ...start, 'x-budget': 'none' }), /none/)
+    await t.rejects(s.client.execute(command, { ...start, 'filter-node-name': 'top' }), /Duplicate nodes/)
+    t.same(await s.client.execute('query-jobs'), [])
+    await s.client.execute(command, start)
+    t.match(await s.client.execute('query-jobs'), [{ id: 'j', 'x-budget': 'wan', 'x-share': 1024 }])
+    const filter = (await nodes(s.client)).find((node) => node['node-name'] === 'f')
+    t.match(filter, { drv, file: s.path(below) })
+    await guest.write(0, Buffer.alloc(4096, 9))
+    t.equal((await guest.read(2 * MiB, 1))[0], 3)
+    await guest.write(0, Buffer.alloc(4096, 1))
+    await s.client.execute('qom-set', { path: '/objects/wan', property: 'bandwidth', value: 0 })
+    await over(t, s.client)
+    t.notOk((await nodes(s.client)).some((node) => node['node-name'] === 'f'))
+    t.equal((await guest.read(0, 1))[0], 1)
+    guest.end()
+    t.equal(await s.daemon.stop(), undefined)
+    same(t, s, 'top')
+  })
+
 t.test('a guest goes on with the base of an active commit, which stays', { skip }, async (t) => {
   const s = await scene(t, { sizes: ['8M', '16M', '16M', '16M'] })
   const guest = await exported(s)

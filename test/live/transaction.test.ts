@@ -15,6 +15,7 @@ import { empty, MiB, rawNode, Scratch } from '../helpers/scratch.js'
 const SIZE = 8 * MiB
 const BLOCK = 4096
 const run = promisify(execFile)
+const skip = installed('qemu-img') ? false : 'no qemu-img'
 
 async function served(scratch: Scratch, names: readonly string[]) {
   const daemon = await Daemon.start({ directory: scratch.path })
@@ -102,7 +103,115 @@ t.test('a transaction that fails changes nothing, and holds nobody up', async (t
   await client.execute('blockdev-del', { 'node-name': 'ta' })
 })
 
-const skip = installed('qemu-img') ? false : 'no qemu-img'
+t.test('overlays of disks in different workers are there at one moment', { skip }, async (t) => {
+  using scratch = new Scratch()
+  const { daemon, client, guest } = await served(scratch, ['a', 'b'])
+  await using _ = daemon
+  const [a, b] = [await guest('a'), await guest('b')]
+  let stopped = false
+  let count = 0
+  const writing = (async () => {
+    while (!stopped) {
+      count++
+      await a.write(0, numbered(count))
+      await b.write(0, numbered(count))
+    }
+  })()
+  writing.catch(() => undefined)
+  await addTarget(client, scratch, 'ready')
+  const top = { a: 'a', b: 'b' }
+  for (let round = 0; round < 4; round++) {
+    const snapshot = (name: 'a' | 'b') => ({
+      type: 'blockdev-snapshot-sync',
+      data: {
+        ...{ 'node-name': top[name], 'snapshot-file': scratch.file(`${name}${round}`) },
+        'snapshot-node-name': `${name}${round}`,
+      },
+    })
+    const actions = [snapshot('a'), snapshot('b')]
+    const abort = { type: 'block-dirty-bitmap-clear', data: { node: 'ready', name: 'zz' } }
+    await t.rejects(client.execute('transaction', { actions: [...actions, abort] }), {
+      message: "Dirty bitmap 'zz' not found",
+    })
+    await client.execute('transaction', { actions })
+    const below = { ...top }
+    top.a = `a${round}`
+    top.b = `b${round}`
+    const exports = (await client.execute('query-block-exports')) as { 'node-name': string }[]
+    t.same(exports.map((each) => each['node-name']).sort(), [top.a, top.b])
+    const [first, second] = await Promise.all(
+      [below.a, below.b].map(async (name) => {
+        const format = name.length === 1 ? 'raw' : 'qcow2'
+        const out = scratch.file(`${name}.raw`)
+        await run('qemu-img', ['convert', '-U', '-f', format, '-O', 'raw', scratch.file(name), out])
+        return numberIn(out)
+      }),
+    )
+    t.ok(first === second || first === (second ?? 0) + 1, `${first} in the first, ${second} in the second`)
+  }
+  stopped = true
+  await writing
+  t.equal((await a.read(0, 4)).readUInt32LE(), count)
+  a.end()
+  b.end()
+  t.equal(await daemon.stop(), undefined)
+  for (const name of [top.a, top.b]) {
+    const { stdout } = await run('qemu-img', ['check', scratch.file(name)])
+    t.match(stdout, /No errors were found/)
+  }
+})
+
+const snapshot = (node: string, overlay: string) => ({ type: 'blockdev-snapshot', data: { node, overlay } })
+
+t.test(
+  'overlays that cannot be put on their disks are refused, and nothing is changed',
+  { skip },
+  async (t) => {
+    using scratch = new Scratch()
+    const { daemon, client, guest } = await served(scratch, ['a', 'b'])
+    await using _ = daemon
+    for (const [name, size] of [
+      ['short', 1],
+      ['good', SIZE],
+    ] as const) {
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', scratch.file(name), String(size)])
+      const file = { driver: 'file', filename: scratch.file(name) }
+      await client.execute('blockdev-add', { driver: 'qcow2', 'node-name': name, file, backing: null })
+    }
+    await addTarget(client, scratch, 'target')
+    const cases: readonly { actions: object[]; message: string | RegExp; more?: object }[] = [
+      {
+        actions: [snapshot('a', 'good'), snapshot('b', 'short')],
+        message: "The overlay 'short' is shorter than 'b'",
+      },
+      {
+        actions: [snapshot('a', 'good'), snapshot('b', 'good')],
+        message: "Node 'good' is part of another snapshot of the transaction",
+      },
+      { actions: [backup('j', 'a', 'target'), snapshot('a', 'good')], message: /^Node 'a' is busy/ },
+      { actions: [snapshot('a', 'good'), { type: 'abort', data: {} }], message: /^Transaction aborted/ },
+      {
+        actions: [snapshot('a', 'good')],
+        more: { properties: { 'completion-mode': 'grouped' } },
+        message: "Action 'blockdev-snapshot' does not support transaction property completion-mode = grouped",
+      },
+    ]
+    for (const { actions, message, more = {} } of cases) {
+      await t.rejects(client.execute('transaction', { actions, ...more }), { message })
+      const exports = (await client.execute('query-block-exports')) as { 'node-name': string }[]
+      t.same(exports.map((each) => each['node-name']).sort(), ['a', 'b'])
+      for (const name of ['a', 'b']) {
+        const disk = await guest(name)
+        await disk.write(0, numbered(1))
+        disk.end()
+      }
+    }
+    t.same(await client.execute('query-jobs'), [])
+    const bitmap = { type: 'block-dirty-bitmap-add', data: { node: 'good', name: 'since' } }
+    await client.execute('transaction', { actions: [snapshot('a', 'good'), bitmap] })
+    await client.execute('blockdev-del', { 'node-name': 'short' })
+  },
+)
 
 t.test('a full backup and incremental ones add up to the disk', { skip }, async (t) => {
   const seed = newSeed()

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Nodes of what the URLs of tickets name. Tickets for one file or export share a node, so that what is written under one is
 // seen under the other, however its URL is written: files are known by device and inode once they are open. Used by Tickets.
-// Rule: who writes shares with all that come later; who reads only and was there first has a node of its own, which is
-// looked at anew by each request.
+// Rule: a file or export has one node. Who is the first to write to it has it opened anew for that, under those who read.
 
 import { filePath, type TicketSpec } from '../../../protocol/http/json-body.js'
 import { type NbdServer, parseNbdAddress } from '../../../protocol/nbd/uri.js'
@@ -11,7 +10,9 @@ import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 
 interface Shared {
-  readonly writable: boolean
+  writable: boolean
+  /** While it is being opened anew, to be written. */
+  upgrade: Promise<void> | undefined
   /** What it was asked for by. */
   readonly names: Set<string>
   readonly opening: Promise<Node>
@@ -49,7 +50,7 @@ export class ImageNodes {
       throw error
     }
     const same = this.#earlier(used)
-    if (same?.opened === undefined) return { node, release: () => this.#leave(used, node) }
+    if (same?.opened === undefined) return this.#allow(used, node, writable)
     const { node: other } = same.opened
     same.names.add(name)
     same.users++
@@ -59,16 +60,41 @@ export class ImageNodes {
       await this.#leave(same, other)
       throw error
     }
-    return { node: other, release: () => this.#leave(same, other) }
+    return this.#allow(same, other, writable)
   }
 
-  /** What is surely the same. A path may lead to another file by now, unless it is being opened at the moment. */
+  /** @throws CommandError when it cannot be opened to be written; then it is given back */
+  async #allow(shared: Shared, node: Node, writable: boolean): Promise<NodeUser> {
+    try {
+      if (writable && !shared.writable) await this.#makeWritable(shared, node)
+    } catch (error) {
+      await this.#leave(shared, node)
+      throw error
+    }
+    return { node, release: () => this.#leave(shared, node) }
+  }
+
+  #makeWritable(shared: Shared, node: Node): Promise<void> {
+    shared.upgrade ??= this.#graphs
+      .makeWritable(node)
+      .then(() => {
+        shared.writable = true
+      })
+      .finally(() => {
+        shared.upgrade = undefined
+      })
+    return shared.upgrade
+  }
+
+  /**
+   * What is surely the same. A path may lead to another file by now, unless it is being opened at the moment; and whether it
+   * may be written is known when it was opened so.
+   */
   #known(name: string, writable: boolean): Shared | undefined {
+    const isFile = name.startsWith('file:')
     return [...this.#shared].find(
       (each) =>
-        each.names.has(name) &&
-        (each.writable || !writable) &&
-        (each.opened === undefined || !name.startsWith('file:')),
+        each.names.has(name) && (!isFile || (each.opened === undefined && (each.writable || !writable))),
     )
   }
 
@@ -78,21 +104,19 @@ export class ImageNodes {
       begun.opened = { turn: this.#turns++, node, identity }
       return node
     })
-    const begun: Shared = { writable, names: new Set([name]), opening, opened: undefined, users: 0 }
+    const begun: Shared = {
+      ...{ writable, names: new Set([name]), opening, opened: undefined, upgrade: undefined, users: 0 },
+    }
     this.#shared.add(begun)
     return begun
   }
 
-  /** Another one of the same file that was open before and allows as much. */
-  #earlier({ opened, writable }: Shared): Shared | undefined {
+  /** Another one of the same file that was open before. */
+  #earlier({ opened }: Shared): Shared | undefined {
     if (opened?.identity === undefined) return undefined
     const { turn, identity } = opened
     return [...this.#shared].find(
-      (each) =>
-        each.opened !== undefined &&
-        each.opened.turn < turn &&
-        each.opened.identity === identity &&
-        (each.writable || !writable),
+      (each) => each.opened !== undefined && each.opened.turn < turn && each.opened.identity === identity,
     )
   }
 
@@ -137,7 +161,8 @@ function definitionsOf(url: string, writable: boolean): Definition[] {
     const address = parseNbdAddress(url)
     if (typeof address === 'string') throw new CommandError(address)
     const { server, exportName } = address
-    return [{ driver: 'nbd', ...common, server: serverOf(server), export: exportName }]
+    // Tickets that may ask for dirty extents share the node with others.
+    return [{ driver: 'nbd', ...common, server: serverOf(server), export: exportName, 'lone-bitmap': true }]
   }
   const filename = filePath(url)
   const file = (driver: string, direct: boolean) => ({ driver, ...common, filename, cache: { direct } })

@@ -5,17 +5,14 @@ import type { TicketSpec } from '../../../protocol/http/json-body.js'
 import { monotonicSeconds } from '../../common/clock.js'
 import type { Answer } from '../../images/messages.js'
 import type { ImageStatus } from '../../iothread/messages-images.js'
+import type { Ticket } from './ticket.js'
 
 /** A connection may make no progress so long where the ticket does not say, seconds. */
 export const INACTIVITY_S = 60
 
 export const DONE: Answer = { kind: 'done' }
 
-interface Waiting {
-  readonly added: number
-  readonly expires: number
-  readonly canceled: boolean
-}
+type Waiting = Pick<Ticket, 'added' | 'expires' | 'canceled' | 'left'>
 
 export function refused(status: number, message: string): Answer {
   return { kind: 'refused', status, message }
@@ -27,9 +24,10 @@ export function forbidden(why: string): Answer {
 }
 
 /** Of a ticket whose image is not open. */
-export function unused({ expires, added, canceled }: Waiting): ImageStatus {
-  const idleTime = monotonicSeconds() - added
-  return { active: false, canceled, connections: 0, expires, idleTime, transferred: 0 }
+export function unused({ expires, added, canceled, left }: Waiting): ImageStatus {
+  const idleTime = monotonicSeconds() - (left?.since ?? added)
+  const transferred = left?.done.total ?? 0
+  return { active: false, canceled, connections: 0, expires, idleTime, transferred }
 }
 
 /** As the API shows a ticket. */

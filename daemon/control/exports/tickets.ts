@@ -2,7 +2,7 @@
 // Tickets of the images API: which there are, and which disk serves each. Used by ImagesService, which brings the questions
 // of clients and managers, and by the handlers of export commands, whose images are tickets without an end.
 // Invariant: what was done with a ticket is known where it is done. Until its image is opened, by its first request, that is
-// here; from then on it is the worker of the disk.
+// here; from then on it is the worker of the disk, until the ticket has expired and its image is given up.
 
 import type { Logger } from 'pino'
 import type { TicketSpec } from '../../../protocol/http/json-body.js'
@@ -16,6 +16,7 @@ import type { Directory, Node } from '../directory.js'
 import type { DiskWorker } from '../workers.js'
 import { ImageClients } from './image-clients.js'
 import type { ImageNodes, NodeUser } from './image-nodes.js'
+import { nameOf, newTicket, type OpenImage, type Ticket } from './ticket.js'
 import { DONE, forbidden, INACTIVITY_S, refused, shown, unused } from './ticket-answers.js'
 
 /** Whoever removes a ticket waits so long for its last request and its storage, milliseconds. */
@@ -26,35 +27,6 @@ export interface Front {
   /** @param fd  the receiver's from now on */
   take(connection: number, fd: number, rest: Uint8Array): void
   left(connection: number): void
-}
-
-export interface Ticket {
-  readonly key: number
-  readonly id: string
-  /** undefined: a node is served by command. */
-  readonly spec: TicketSpec | undefined
-  readonly added: number
-  /** Seconds; the worker knows better once its image is opened. */
-  expires: number
-  opening: Promise<void> | undefined
-  image: Opened | undefined
-  /** No request is let through any more. */
-  canceled: boolean
-  readonly whenCanceled: Promise<void>
-  cancel(): void
-  /** While whoever removes it is waited for, or its storage. */
-  ending: Promise<void> | undefined
-  /** Connections its disk has. */
-  readonly clients: Set<number>
-  /** Connections that wait for its image to be opened. */
-  waiting: number
-}
-
-interface Opened {
-  node: Node
-  readonly worker: DiskWorker
-  /** undefined: the node is there without the ticket. */
-  readonly user: NodeUser | undefined
 }
 
 export class Tickets {
@@ -108,8 +80,9 @@ export class Tickets {
   handed(id: string, connection: number, fd: number, rest: Uint8Array): void {
     const ticket = this.#tickets.get(id)
     const image = ticket?.image
-    if (ticket === undefined || image === undefined || !this.#clients.hasRoom(ticket)) {
-      // Removed meanwhile, or others were faster: it is asked for anew.
+    const open = ticket !== undefined && image !== undefined && ticket.closing === undefined
+    if (!open || !this.#clients.hasRoom(ticket)) {
+      // Removed or expired meanwhile, or others were faster: it is asked for anew.
       this.#front.take(connection, fd, rest)
       return
     }
@@ -123,6 +96,10 @@ export class Tickets {
   report(report: ImageReport): void {
     if (report.kind === 'image-moved') {
       this.#moved(report.key, report.node)
+      return
+    }
+    if (report.kind === 'image-expired') {
+      this.#expired(report.key)
       return
     }
     const { connection, why, back } = report
@@ -176,18 +153,7 @@ export class Tickets {
   }
 
   #enter(id: string, spec: TicketSpec | undefined, expires: number): Ticket {
-    let resolve: () => void = () => undefined
-    const whenCanceled = new Promise<void>((given) => {
-      resolve = given
-    })
-    const cancel = () => {
-      ticket.canceled = true
-      resolve()
-    }
-    const ticket: Ticket = {
-      ...{ key: this.#keys++, id, spec, added: monotonicSeconds(), expires, clients: new Set(), waiting: 0 },
-      ...{ opening: undefined, image: undefined, canceled: false, whenCanceled, cancel, ending: undefined },
-    }
+    const ticket = newTicket(this.#keys++, id, spec, expires)
     this.#tickets.set(id, ticket)
     return ticket
   }
@@ -269,6 +235,8 @@ export class Tickets {
     if (ticket.canceled) return forbidden('it was canceled')
     if (!this.#clients.hasRoom(ticket))
       return refused(503, `the ticket has ${ticket.clients.size} connections, and there is no place for more`)
+    if (ticket.closing !== undefined) await Promise.race([ticket.closing, ticket.whenCanceled])
+    if (ticket.canceled) return forbidden('it was canceled')
     if (ticket.image !== undefined) return DONE
     if (monotonicSeconds() >= ticket.expires) return forbidden('it has expired')
     const { spec } = ticket
@@ -287,8 +255,8 @@ export class Tickets {
   async #open(ticket: Ticket, spec: TicketSpec): Promise<void> {
     try {
       const user = await this.#nodes.use(spec)
-      const { size, ops, sparse, timeout, inactivityTimeout = INACTIVITY_S, filename } = spec
-      const how = { size, ops, sparse, timeout, inactivityTimeout, filename, own: true }
+      const { size, ops, sparse, dirty, timeout, inactivityTimeout = INACTIVITY_S, filename } = spec
+      const how = { size, ops, sparse, dirty, timeout, inactivityTimeout, filename, own: true }
       await this.#serve(ticket, user.node, user, how)
     } catch (error) {
       ticket.opening = undefined
@@ -302,13 +270,15 @@ export class Tickets {
     user: NodeUser | undefined,
     how: Omit<ImageSpec, 'key' | 'id' | 'expires' | 'node' | 'unixSocket'>,
   ): Promise<void> {
-    const { key, id, expires } = ticket
+    const { key, id, expires, left } = ticket
     const { name, worker } = node
     node.exports.add(nameOf(ticket))
     worker?.hold()
     try {
       if (worker === undefined) throw new CommandError(`Node '${name}' was lost`)
-      await worker.request('image-add', { ...how, key, id, expires, node: name, unixSocket: this.unixSocket })
+      const done = left === undefined ? {} : { done: left.done }
+      const spec = { ...how, key, id, expires, node: name, unixSocket: this.unixSocket, ...done }
+      await worker.request('image-add', spec)
       ticket.image = { node, worker, user }
     } catch (error) {
       node.exports.delete(nameOf(ticket))
@@ -321,6 +291,7 @@ export class Tickets {
   /** Resolves when nothing of it is under way any more, and nobody uses its image for it. */
   async #end(ticket: Ticket, stop: boolean): Promise<void> {
     await ticket.opening?.catch(() => undefined) // whoever asked for it was told
+    await ticket.closing
     const { image, key } = ticket
     if (image === undefined) return
     try {
@@ -329,6 +300,40 @@ export class Tickets {
       // Its worker has ended, and all it served with it; or the node could not be given back in order.
       this.#log.warn({ err: error }, 'an image was not closed in order')
     }
+    await this.#giveUp(ticket, image)
+  }
+
+  /** Its image is open for nothing any more: a ticket that is extended after that has it opened again. */
+  #expired(key: number): void {
+    const ticket = [...this.#tickets.values()].find((each) => each.key === key)
+    const image = ticket?.image
+    if (ticket === undefined || ticket.closing !== undefined || ticket.canceled) return
+    if (image === undefined) {
+      // It has expired while it was opened; whoever wants it open is told when that fails.
+      ticket.opening?.then(() => this.#expired(key)).catch(() => undefined)
+      return
+    }
+    ticket.closing = this.#closeExpired(ticket, image).finally(() => {
+      ticket.closing = undefined
+    })
+  }
+
+  async #closeExpired(ticket: Ticket, image: OpenImage): Promise<void> {
+    const { key, spec, expires } = ticket
+    try {
+      const left = await image.worker.request('image-expire', { key })
+      if (left === null) return
+      ticket.left = left
+      // Unless it was extended meanwhile: of that the worker has not heard.
+      if (ticket.expires === expires) ticket.expires = left.expires
+      this.#log.info({ transfer: spec?.transferId }, 'ticket expired, its image is closed')
+    } catch (error) {
+      this.#log.warn({ err: error }, 'an image was not closed in order')
+    }
+    await this.#giveUp(ticket, image)
+  }
+
+  async #giveUp(ticket: Ticket, image: OpenImage): Promise<void> {
     if (ticket.image !== image) return
     this.#closed(ticket)
     await image.user?.release().catch((error: unknown) => {
@@ -357,9 +362,4 @@ export class Tickets {
   #all(): Ticket[] {
     return [...this.#tickets.values(), ...this.#retired]
   }
-}
-
-/** Among the exports of a node. */
-function nameOf({ key }: Ticket): string {
-  return `image ${key}`
 }

@@ -5,6 +5,7 @@
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { JobSpec } from '../../iothread/messages.js'
+import type { ChainSpec, FilterSpec } from '../../iothread/messages-chain.js'
 import type { Handlers } from '../commands.js'
 import type { Directory, Node, NodeUse } from '../directory.js'
 import type { Graphs } from '../graphs.js'
@@ -44,9 +45,10 @@ async function commit(graphs: Graphs, jobs: Jobs, args: CommitArguments): Promis
   const used = chainOf(directory, device)
   const members = used.slice(0, used.indexOf(base) + 1)
   if (active) return start.active(members)
+  const filter = { driver: 'commit_top', above: top } as const
   const overlay = images[images.indexOf(top) - 1] ?? device
   const backing = backingSpec(directory, base, args['backing-file'])
-  await start.run(members, (tuning) => ({
+  await start.run(members, filter, (tuning) => ({
     ...{ kind: 'commit', overlay: overlay.name, top: top.name, base: base.name, backing, ...tuning },
   }))
 }
@@ -96,7 +98,8 @@ async function stream(graphs: Graphs, jobs: Jobs, args: StreamArguments): Promis
     throw new CommandError('backing file specified, but streaming the entire chain')
   const [image] = imagesOf(directory, device)
   const backing = base && backingSpec(directory, base, args['backing-file'])
-  await new ChainJob(graphs, jobs, 'stream', args).run(members, (tuning) => ({
+  const filter = { driver: 'copy-on-read', above: device } as const
+  await new ChainJob(graphs, jobs, 'stream', args).run(members, filter, (tuning) => ({
     ...{ kind: 'stream', node: (image ?? device).name, base: base?.name, backing, ...tuning },
   }))
 }
@@ -143,6 +146,12 @@ interface Tuning {
   readonly yielding: boolean
 }
 
+/** What managers look for while the job runs. */
+interface FilterPlace {
+  readonly driver: 'mirror_top' | 'commit_top' | 'copy-on-read'
+  readonly above: Node
+}
+
 /** A job on nodes of one chain, which are in one worker. */
 class ChainJob {
   readonly #graphs: Graphs
@@ -164,20 +173,11 @@ class ChainJob {
 
   /** The commit of an active image keeps its base equal until it is completed. @param members  from the device to the base */
   async active(members: readonly Node[]): Promise<void> {
-    const { directory } = this.#graphs
     const [source, target] = [members[0], members.at(-1)]
     if (source === undefined || target === undefined) return
-    const id = this.#args['job-id'] ?? ''
-    const filter = () => {
-      const name = this.#args['filter-node-name']
-      const node = directory.enter(
-        { driver: 'mirror_top', 'node-name': name, file: source.name },
-        { kind: 'job', name: id },
-      )
-      return node
-    }
+    const filter = { driver: 'mirror_top', above: source } as const
     await this.#start(members, filter, (top, { speed, onError, yielding }) => ({
-      ...{ kind: 'mirror', source: source.name, target: target.name, sync: 'full', filter: top?.name ?? '' },
+      ...{ kind: 'mirror', source: source.name, target: target.name, sync: 'full', filter: top.name },
       ...{ granularity: 0, bufSize: 0, speed, onSourceError: onError, onTargetError: onError },
       ...{
         copyMode: 'background',
@@ -192,35 +192,37 @@ class ChainJob {
     }))
   }
 
-  async run(members: readonly Node[], spec: (tuning: Tuning) => JobSpec): Promise<void> {
-    const name = this.#args['filter-node-name']
-    if (name !== undefined) this.#graphs.directory.checkNewName(name)
-    await this.#start(
-      members,
-      () => undefined,
-      (_filter, tuning) => spec(tuning),
+  async run(
+    members: readonly Node[],
+    filter: FilterPlace,
+    spec: (tuning: Tuning & { readonly filter: FilterSpec }) => ChainSpec,
+  ): Promise<void> {
+    await this.#start(members, filter, ({ name }, tuning) =>
+      spec({ ...tuning, filter: { name, below: filter.above.name } }),
     )
   }
 
   async #start(
     members: readonly Node[],
-    enterFilter: () => Node | undefined,
-    specOf: (filter: Node | undefined, tuning: Tuning) => JobSpec,
+    { driver, above }: FilterPlace,
+    specOf: (filter: Node, tuning: Tuning) => JobSpec,
   ): Promise<void> {
     const { directory } = this.#graphs
     const { speed = 0, 'on-error': onError = 'report', 'job-id': id = '' } = this.#args
     const tuning = { speed, onError, yielding: this.#args['x-yield'] ?? true }
-    const reservation = this.#jobs.reserve(id)
-    let filter: Node | undefined
+    const reservation = this.#jobs.reserve(id, this.#args['x-budget'])
     const use = (use: NodeUse | undefined) => {
       for (const node of members) node.use = use
     }
     const worker = members[0]?.worker
+    let filter: Node
     try {
       if (speed < 0) throw new CommandError("Parameter 'speed' expects a non-negative value")
       for (const node of members) this.#graphs.checkUnchanging(node)
       if (worker === undefined) throw new CommandError(`Node '${members[0]?.name}' was lost`)
-      filter = enterFilter()
+      const name = this.#args['filter-node-name']
+      const definition = { driver, 'node-name': name, file: above.name }
+      filter = directory.enter(definition, { kind: 'job', name: id })
       use({ job: id, role: 'chain', type: this.#type })
       worker.hold()
     } catch (error) {
@@ -229,14 +231,12 @@ class ChainJob {
     }
     const end = () => {
       use(undefined)
-      if (filter !== undefined) directory.remove(filter)
+      directory.remove(filter)
       worker.release()
     }
-    if (filter !== undefined) {
-      filter.use = { job: id, role: 'filter', type: this.#type }
-      directory.place([filter], worker)
-      filter.state = 'open'
-    }
+    filter.use = { job: id, role: 'filter', type: this.#type }
+    directory.place([filter], worker)
+    filter.state = 'open'
     const plan: Omit<JobPlan, 'id'> = {
       ...{ type: this.#type, speed, copyMode: 'background' },
       autoFinalize: this.#args['auto-finalize'] ?? true,

@@ -6,6 +6,8 @@ const filters: ReadonlySet<string> = new Set([
   'x-inject',
   'blkdebug',
   'mirror_top',
+  'commit_top',
+  'copy-on-read',
   'copy-before-write',
   'compress',
 ])

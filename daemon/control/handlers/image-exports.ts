@@ -6,7 +6,8 @@ import { CommandError } from '../../errors.js'
 import type { EventSink } from '../commands.js'
 import type { Node } from '../directory.js'
 import type { ImagesService } from '../exports/images-service.js'
-import type { Ticket, Tickets } from '../exports/tickets.js'
+import type { Ticket } from '../exports/ticket.js'
+import type { Tickets } from '../exports/tickets.js'
 
 type ImagesOptions = Extract<Arguments<'block-export-add'>, { type: 'x-images' }>
 

@@ -94,7 +94,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
         } else if (report.kind === 'graph') graphs.rearranged(report)
         else if (report.kind === 'export-left') exports.report(report)
         else if (report.kind === 'export-moved') exports.moved(report)
-        else if (report.kind === 'image-left' || report.kind === 'image-moved') tickets.report(report)
+        else if (report.kind !== 'image-corrupted') tickets.report(report)
         else {
           const { node, text, offset, size, fatal } = report
           log.error({ node, offset, size }, `image is corrupt: ${text}`)

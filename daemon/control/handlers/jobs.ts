@@ -12,7 +12,7 @@ export function jobHandlers(jobs: Jobs) {
     'query-jobs': () => jobs.list().map(jobInfo),
     'job-pause': ({ id }) => jobs.find(id).pause(),
     'job-resume': ({ id }) => jobs.find(id).resume(),
-    'job-cancel': ({ id }) => jobs.find(id).cancel(true),
+    'job-cancel': ({ id }) => jobs.findToCancel(id).cancel(true),
     'job-complete': ({ id }) => jobs.find(id).complete(),
     'job-finalize': ({ id }) => jobs.find(id).finalize(),
     'job-dismiss': ({ id }) => jobs.find(id).dismiss(),

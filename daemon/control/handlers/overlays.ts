@@ -18,14 +18,8 @@ type SnapshotSync = Arguments<'blockdev-snapshot-sync'>
 export function overlayHandlers(graphs: Graphs) {
   const { directory } = graphs
   return {
-    'blockdev-snapshot': async ({ node: name, overlay: overlayName }) => {
-      const node = findNode(directory, name)
-      const overlay = findNode(directory, overlayName)
-      checkBelow(directory, node)
-      checkOverlay(overlay)
-      await append(graphs, node, overlay)
-    },
-    'blockdev-snapshot-sync': (args) => snapshotSync(graphs, args),
+    'blockdev-snapshot': async (args) => append(graphs, await claimOverlay(graphs, args).prepare()),
+    'blockdev-snapshot-sync': async (args) => append(graphs, await claimNewOverlay(graphs, args).prepare()),
     'change-backing-file': async ({ device, 'image-node-name': name, 'backing-file': file }) => {
       const top = findNode(directory, device)
       if (top.parents.size > 0) throw new CommandError('Need a root block node')
@@ -63,31 +57,92 @@ function checkOverlay(overlay: Node): void {
   if (overlay.children.has('backing')) throw new CommandError('The overlay already has a backing image')
 }
 
-async function append(graphs: Graphs, node: Node, overlay: Node): Promise<void> {
+/** An overlay whose arguments were checked. Nothing is taken yet. */
+export interface ClaimedOverlay {
+  readonly node: Node
+  /** Undefined: it is going to be made. */
+  readonly overlay: Node | undefined
+  /** Brings both into one worker. On failure nothing is left of it but, perhaps, the file that was made. */
+  prepare(): Promise<PreparedOverlay>
+}
+
+/** An overlay that only has to be put on its node. */
+export interface PreparedOverlay {
+  readonly node: Node
+  readonly overlay: Node
+  readonly worker: DiskWorker
+  /** It is there. */
+  done(): void
+  /** It is not going to be there. */
+  undo(): Promise<void>
+}
+
+export function claimOverlay(
+  graphs: Graphs,
+  { node: name, overlay: overlayName }: Arguments<'blockdev-snapshot'>,
+): ClaimedOverlay {
+  const { directory } = graphs
+  const node = findNode(directory, name)
+  const overlay = findNode(directory, overlayName)
+  checkBelow(directory, node)
+  checkOverlay(overlay)
+  return { node, overlay, prepare: () => join(graphs, node, overlay, async () => {}) }
+}
+
+/** @param discard  closes the overlay when nobody is going to have it */
+async function join(
+  graphs: Graphs,
+  node: Node,
+  overlay: Node,
+  discard: () => Promise<void>,
+): Promise<PreparedOverlay> {
   const worker = await graphs.join([node, overlay])
   try {
     // While it moved, others may have come.
     checkBelow(graphs.directory, node)
     checkOverlay(overlay)
+  } catch (error) {
+    worker.release()
+    throw error
+  }
+  const done = () => worker.release()
+  const undo = async () => {
+    await discard()
+    done()
+  }
+  return { node, overlay, worker, done, undo }
+}
+
+async function append(graphs: Graphs, prepared: PreparedOverlay): Promise<void> {
+  const { node, overlay, worker } = prepared
+  try {
     await graphs.change([node, overlay], async () => {
       const filter = graphs.directory.generateName()
       await worker.request('node-append', { node: node.name, overlay: overlay.name, filter })
     })
-  } finally {
-    worker.release()
+  } catch (error) {
+    await prepared.undo()
+    throw error
   }
+  prepared.done()
 }
 
-async function snapshotSync(graphs: Graphs, args: SnapshotSync): Promise<void> {
+/** With an overlay that is made for it. */
+export function claimNewOverlay(graphs: Graphs, args: SnapshotSync): ClaimedOverlay {
   const { directory } = graphs
-  const { device, 'node-name': name, 'snapshot-file': filename, format = 'qcow2' } = args
+  const { device, 'node-name': name, format = 'qcow2', 'snapshot-node-name': snapshotName } = args
   const node = directory.find(name ?? device ?? '')
   if (node === undefined)
     throw new CommandError(`Cannot find device='${device ?? ''}' nor node-name='${name ?? ''}'`)
   checkBelow(directory, node)
   if (format !== 'qcow2') throw new CommandError(`Invalid snapshot format '${format}'`)
-  const snapshotName = args['snapshot-node-name']
   if (snapshotName !== undefined) directory.checkNewName(snapshotName)
+  return { node, overlay: undefined, prepare: () => makeAndJoin(graphs, node, args) }
+}
+
+async function makeAndJoin(graphs: Graphs, node: Node, args: SnapshotSync): Promise<PreparedOverlay> {
+  const { directory } = graphs
+  const { 'snapshot-file': filename, 'snapshot-node-name': name } = args
   const backing = backingSpec(directory, node, undefined)
   graphs.checkUnchanging(node)
   const worker = node.worker
@@ -99,14 +154,15 @@ async function snapshotSync(graphs: Graphs, args: SnapshotSync): Promise<void> {
     const overlay = await graphs.open(
       {
         ...{ driver: 'qcow2', backing: null, file: { driver: 'file', filename } },
-        ...(snapshotName !== undefined && { 'node-name': snapshotName }),
+        ...(name !== undefined && { 'node-name': name }),
         cache: { direct: below?.cache.direct ?? false, 'no-flush': below?.cache.noFlush ?? false },
       },
       { kind: 'user' },
       worker,
     )
-    await append(graphs, node, overlay).catch(async (error: unknown) => {
-      await graphs.close(overlay).catch(() => undefined)
+    const discard = () => graphs.close(overlay).catch(() => undefined)
+    return await join(graphs, node, overlay, discard).catch(async (error: unknown) => {
+      await discard()
       throw error
     })
   } finally {

@@ -5,7 +5,7 @@
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { atMost } from '../../common/deadline.js'
 import { CommandError } from '../../errors.js'
-import type { HeldBitmap, TransactionStep } from '../../iothread/messages-transaction.js'
+import type { HeldBitmap, PlannedOverlay, TransactionStep } from '../../iothread/messages-transaction.js'
 import type { Handlers } from '../commands.js'
 import type { Node } from '../directory.js'
 import { JobGroup } from '../jobs/group.js'
@@ -14,6 +14,7 @@ import type { DiskWorker } from '../workers.js'
 import { type ClaimedBackup, claimFile, claimNode } from './backup.js'
 import { addedNode, type BitmapCommand, bitmapAction, bitmapNode } from './bitmaps.js'
 import type { CopyStarter, PreparedCopy } from './copy-starter.js'
+import { type ClaimedOverlay, claimNewOverlay, claimOverlay, type PreparedOverlay } from './overlays.js'
 
 type TransactionArguments = Arguments<'transaction'>
 type Action = TransactionArguments['actions'][number]
@@ -43,6 +44,7 @@ export function transactionHandlers(starter: CopyStarter, jobs: Jobs) {
 /** An action that was checked, with its node. */
 type Step =
   | { readonly kind: 'backup'; readonly claimed: ClaimedBackup; prepared: PreparedCopy | undefined }
+  | { readonly kind: 'overlay'; readonly claimed: ClaimedOverlay; prepared: PreparedOverlay | undefined }
   | { readonly kind: 'bitmap'; readonly node: Node; readonly action: BitmapCommand }
 
 class Transaction {
@@ -53,6 +55,7 @@ class Transaction {
   readonly #steps: Step[] = []
   /** Names of bitmaps that are to be added, by node. */
   readonly #added = new Map<string, Set<string>>()
+  #committed = false
 
   constructor(id: number, starter: CopyStarter, jobs: Jobs, group: JobGroup | undefined) {
     this.#id = id
@@ -64,8 +67,8 @@ class Transaction {
   async run(actions: readonly Action[]): Promise<void> {
     try {
       for (const action of actions) this.#steps.push(this.#claim(action))
-      for (const step of [...this.#steps]) if (step.kind === 'backup') await this.#prepare(step)
-      const nodes = new Set(this.#steps.map(nodeOf))
+      for (const step of [...this.#steps]) if (step.kind !== 'bitmap') await this.#prepare(step)
+      const nodes = new Set(this.#steps.flatMap(nodesOf))
       await this.#starter.graphs.change([...nodes], () => this.#change(nodes))
     } catch (error) {
       await this.#undo()
@@ -73,7 +76,7 @@ class Transaction {
     }
   }
 
-  async #prepare(step: Extract<Step, { kind: 'backup' }>): Promise<void> {
+  async #prepare(step: Exclude<Step, { kind: 'bitmap' }>): Promise<void> {
     try {
       step.prepared = await step.claimed.prepare()
     } catch (error) {
@@ -97,6 +100,10 @@ class Transaction {
         const claimed = claimFile(this.#starter, action.data, this.#added.get(action.data.device))
         return { kind: 'backup', claimed, prepared: undefined }
       }
+      case 'blockdev-snapshot':
+        return this.#overlay(claimOverlay(this.#starter.graphs, action.data))
+      case 'blockdev-snapshot-sync':
+        return this.#overlay(claimNewOverlay(this.#starter.graphs, action.data))
       case 'block-dirty-bitmap-add': {
         const { node, name } = action.data
         const added = this.#added.get(node) ?? new Set()
@@ -108,15 +115,30 @@ class Transaction {
     }
   }
 
+  #overlay(claimed: ClaimedOverlay): Step {
+    const mine = [claimed.node, claimed.overlay]
+    for (const step of this.#steps) {
+      const other = step.kind === 'overlay' ? [step.claimed.node, step.claimed.overlay] : []
+      const both = mine.find((node) => node !== undefined && other.includes(node))
+      if (both !== undefined)
+        throw new CommandError(`Node '${both.name}' is part of another snapshot of the transaction`)
+    }
+    return { kind: 'overlay', claimed, prepared: undefined }
+  }
+
   async #change(nodes: ReadonlySet<Node>): Promise<void> {
     const workers = new Map<DiskWorker, string[]>()
     for (const { name, worker } of nodes)
       if (worker !== undefined) workers.set(worker, [...(workers.get(worker) ?? []), name])
     try {
       const held = this.#steps.flatMap(heldBy)
+      const planned = this.#overlays()
       const resting = [...workers].map(([worker, names]) => {
         const bitmaps = held.filter(({ node }) => names.includes(node))
-        return worker.request('transaction-quiesce', { transaction: this.#id, nodes: names, bitmaps })
+        const overlays = planned.filter(({ node }) => names.includes(node))
+        const others = names.filter((name) => !planned.some(({ node }) => node === name))
+        const what = { transaction: this.#id, nodes: others, bitmaps, overlays }
+        return worker.request('transaction-quiesce', what)
       })
       const names = [...nodes].map(({ name }) => `'${name}'`).join(', ')
       await within(Promise.all(resting), REST_MS, `nodes ${names} did not come to rest`)
@@ -137,6 +159,15 @@ class Transaction {
     await worker.request('transaction-end', { transaction: this.#id, commit: false }).catch(() => undefined)
   }
 
+  #overlays(): PlannedOverlay[] {
+    const { directory } = this.#starter.graphs
+    return this.#steps.flatMap((step) => {
+      if (step.kind !== 'overlay' || step.prepared === undefined) return []
+      const { node, overlay } = step.prepared
+      return [{ node: node.name, overlay: overlay.name, filter: directory.generateName() }]
+    })
+  }
+
   async #stepsOf(worker: DiskWorker): Promise<TransactionStep[]> {
     const steps: TransactionStep[] = []
     for (const step of this.#steps) {
@@ -144,6 +175,9 @@ class Transaction {
         const { prepared } = step
         if (prepared?.worker !== worker) continue
         steps.push({ kind: 'job', id: prepared.reservation.id, spec: prepared.spec })
+      } else if (step.kind === 'overlay') {
+        const { node } = step.claimed
+        if (node.worker === worker) steps.push({ kind: 'overlay', node: node.name })
       } else if (step.node.worker === worker) {
         const action = await bitmapAction(this.#starter.graphs.directory, step.action, worker)
         steps.push({ kind: 'bitmap', action })
@@ -152,27 +186,34 @@ class Transaction {
     return steps
   }
 
-  /** From here on the jobs are there, or their workers are lost. */
+  /** From here on the jobs and overlays are there, or their workers are lost. */
   async #commit(workers: readonly DiskWorker[]): Promise<void> {
     const prepared = this.#steps.flatMap((step) =>
       step.kind === 'backup' && step.prepared !== undefined ? [step.prepared] : [],
     )
     for (const { reservation, plan, worker, concluded } of prepared)
       this.#jobs.expect(reservation, plan, worker.handle, concluded, this.#group)
+    const overlays = this.#steps.flatMap((step) =>
+      step.kind === 'overlay' && step.prepared !== undefined ? [step.prepared] : [],
+    )
+    this.#committed = true
     const ends = workers.map((worker) =>
       worker.request('transaction-end', { transaction: this.#id, commit: true }),
     )
     const lost = (await Promise.allSettled(ends)).find((end) => end.status === 'rejected')
+    for (const each of overlays) each.done()
     if (lost === undefined) return
     this.#group?.failed()
     throw lost.reason
   }
 
-  /** What became a job is no longer the transaction's. */
+  /** What became a job, or an overlay, is no longer the transaction's. */
   async #undo(): Promise<void> {
     for (const step of this.#steps.splice(0).reverse()) {
       if (step.kind === 'bitmap') continue
-      if (step.prepared === undefined) step.claimed.release()
+      if (step.kind === 'overlay') {
+        if (!this.#committed) await step.prepared?.undo()
+      } else if (step.prepared === undefined) step.claimed.release()
       else if (this.#jobs.isExpected(step.prepared.reservation)) await step.prepared.undo()
     }
   }
@@ -180,6 +221,7 @@ class Transaction {
 
 /** Bitmaps that a step changes. */
 function heldBy(step: Step): HeldBitmap[] {
+  if (step.kind === 'overlay') return []
   if (step.kind === 'bitmap') {
     const { type, data } = step.action
     const node = step.node.name
@@ -192,8 +234,18 @@ function heldBy(step: Step): HeldBitmap[] {
   return [{ node: spec.source, name: spec.bitmap.name }]
 }
 
-function nodeOf(step: Step): Node {
-  return step.kind === 'backup' ? step.claimed.source : step.node
+/** Nodes that rest while it is done. */
+function nodesOf(step: Step): Node[] {
+  switch (step.kind) {
+    case 'backup':
+      return [step.claimed.source]
+    case 'overlay':
+      return step.prepared === undefined ? [] : [step.prepared.node, step.prepared.overlay]
+    case 'bitmap':
+      return [step.node]
+    default:
+      return step satisfies never
+  }
 }
 
 /** @throws CommandError when it takes longer */

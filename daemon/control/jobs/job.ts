@@ -21,11 +21,7 @@ const CANCELLED = 'Operation canceled'
 /** Who cancels a backup is answered when it has ended, as the reference does, but never waits longer for a stuck target. */
 const CANCEL_MS = 2000
 const NOTHING: JobProgress = {
-  offset: 0,
-  len: 0,
-  busy: false,
-  phase: 'probe',
-  rate: 0,
+  ...({ offset: 0, len: 0, busy: false, phase: 'probe', rate: 0 } as const),
   activelySynced: false,
 }
 
@@ -121,6 +117,8 @@ export class Job {
         this.#progress = report.progress
         this.#events.status(this.#state)
         this.#to('running')
+        // It may have come before the worker knew of the job.
+        if (this.#wish === 'forced') this.#verbs.tell('job-cancel', { id: this.id })
         return
       case 'job-progress':
         this.#advance(report.progress)
@@ -174,7 +172,9 @@ export class Job {
     this.#around.group?.failed()
     if (this.#userPaused) this.#forgetPause()
     this.#verbs.tell('job-cancel', { id: this.id })
-    if (this.plan.type === 'backup') await atMost(this.#around.group?.ended ?? this.ended, CANCEL_MS)
+    const { type } = this.plan
+    if (type === 'backup' && this.#state !== 'created')
+      await atMost(this.#around.group?.ended ?? this.ended, CANCEL_MS)
   }
 
   /** Answers when the worker took notice; the pause has its effect when requests in flight have ended. */

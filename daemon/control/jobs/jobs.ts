@@ -168,6 +168,11 @@ export class Jobs {
     return job
   }
 
+  /** For `job-cancel`, which comes to jobs too whose start waits for storage; that fails then. */
+  findToCancel(id: string): Job {
+    return this.#starting.get(id)?.job ?? this.find(id)
+  }
+
   /** For the `block-job-*` verbs, which see what moves data between nodes only. */
   findBlock(id: string): Job {
     const job = this.#jobs.get(id)
@@ -192,6 +197,7 @@ export class Jobs {
   async endAll(): Promise<void> {
     this.#ending = true
     const empty = new Promise<void>((resolve) => this.#idle.push(resolve))
+    for (const { job } of this.#starting.values()) void job?.end()
     for (const job of [...this.#jobs.values()].reverse()) void job.end()
     this.#tellIdle()
     await empty

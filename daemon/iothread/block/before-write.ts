@@ -5,6 +5,7 @@
 
 import { ETIMEDOUT } from '../../common/errno.js'
 import { IoError } from '../../errors.js'
+import type { Guests } from './guests.js'
 import type { Snapshot } from './snapshot.js'
 
 /** Which of the two is given up: the change fails, or the snapshot is lost. */
@@ -19,6 +20,7 @@ export interface CbwPolicy {
 export class BeforeWrite {
   readonly #snapshot: Snapshot
   #policy: CbwPolicy
+  readonly #guests: Guests
   readonly #broken: (error: unknown) => void
   /** Lets the changes go on that wait. */
   readonly #waiting = new Set<() => void>()
@@ -26,10 +28,14 @@ export class BeforeWrite {
   #idle: (() => void)[] = []
   #over = false
 
-  /** @param broken  told once why the snapshot was lost */
-  constructor(snapshot: Snapshot, policy: CbwPolicy, broken: (error: unknown) => void) {
+  /**
+   * @param guests  know of what is copied: whose change waits for it has met a copy
+   * @param broken  told once why the snapshot was lost
+   */
+  constructor(snapshot: Snapshot, policy: CbwPolicy, guests: Guests, broken: (error: unknown) => void) {
     this.#snapshot = snapshot
     this.#policy = policy
+    this.#guests = guests
     this.#broken = broken
   }
 
@@ -80,10 +86,12 @@ export class BeforeWrite {
         clearTimeout(timer)
         this.#waiting.delete(resolve)
         this.#copies--
+        this.#guests.copied()
         if (this.#copies === 0) for (const idle of this.#idle.splice(0)) idle()
       }
       this.#waiting.add(resolve)
       this.#copies++
+      this.#guests.copying()
       this.#snapshot.copyBefore(offset, length).then(resolve, reject).finally(left)
     })
   }

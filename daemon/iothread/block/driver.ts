@@ -33,6 +33,8 @@ export type DriverName =
   | 'x-inject'
   | 'blkdebug'
   | 'mirror_top'
+  | 'commit_top'
+  | 'copy-on-read'
 
 export interface Limits {
   /** Offset and length of reads and writes are best multiples of this, bytes; others cost a read-modify-write below. */
@@ -120,6 +122,12 @@ export interface BackingFile {
   readonly format: string | undefined
 }
 
+/** Whether `offset` is dirty, and up to where the same is known; asked for no further than `length` bytes. */
+export type DirtyLook = (
+  offset: number,
+  length: number,
+) => Promise<{ readonly dirty: boolean; readonly end: number }>
+
 export interface BlockDriver {
   readonly type: DriverName
   /** What shows through where nothing is allocated. Formats only. */
@@ -163,6 +171,8 @@ export interface BlockDriver {
   lock?(permissions: Permissions | undefined): Promise<void>
   /** On reopening, while the node is drained: takes over the locks of the driver that was in use until now. */
   takeOver?(previous: BlockDriver): Promise<void>
+  /** On reopening, when it is in the place of the other one and nothing can fail any more: what both share follows its options. */
+  placed?(): void
   /**
    * Called when the node is in the graph and has what childPermissions() asks for: the driver uses what lies below by itself from now
    * on, whoever uses the node, until end(). Not called again for a driver that is opened in the place of another.
@@ -194,6 +204,8 @@ export interface BlockDriver {
   empty?(): Promise<void>
   /** What users are told of the image. Formats only. */
   format?(): FormatFacts
+  /** What the server of a leaf tells of the one dirty bitmap it offers; undefined: it offers none, or several. */
+  dirty?(): DirtyLook | undefined
   /** Facts of the file behind a leaf, asked anew. */
   facts?(): Promise<FileFacts | undefined>
   close(): Promise<void>

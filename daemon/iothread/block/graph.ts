@@ -67,13 +67,13 @@ export class Graph {
     const isZero = zeroScan(env.engine)
     const failed = (node: string, op: string, error: unknown) => this.#failed(node, op, error)
     this.#opener = new Opener({
-      ...{ env, isZero, failed, records: this.#records },
+      ...{ env, isZero, failed, records: this.#records, guests: this.guests },
       bitmap: (node, name) => this.bitmaps.usable(node, name, true).bits,
     })
     this.#filters = new TopFilters(
       this.#records,
       isZero,
-      (record) => this.#facts.report([record]),
+      (record) => this.#facts.announce([record]),
       (name) => env.changed([], [name]),
     )
     this.surgery = new Surgery({
@@ -99,7 +99,7 @@ export class Graph {
       throw error
     }
     for (const record of opened) await this.#facts.ask(record)
-    this.#facts.report(opened)
+    this.#facts.announce(opened)
   }
 
   /** The definition with what its images name themselves; see implied.ts. Nothing is opened for good. */

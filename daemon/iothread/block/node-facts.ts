@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the main thread knows of the nodes of a graph: facts of leaves are asked, and nodes that changed are reported. Part of
 // the graph.
+// Rule: nobody hears of a node before it is ready for use and was announced.
 
 import type { NodeReport } from '../messages.js'
 import type { BlockNode } from './node.js'
@@ -64,7 +65,17 @@ export class NodeFacts {
     )
   }
 
+  /** They are ready for use. */
+  announce(records: readonly NodeRecord[]): void {
+    this.#report(records)
+  }
+
+  /** They may have changed. */
   report(records: readonly NodeRecord[]): void {
+    this.#report(records.filter(({ sent }) => sent !== undefined))
+  }
+
+  #report(records: readonly NodeRecord[]): void {
     const changed: NodeReport[] = []
     for (const record of records) {
       const report = nodeReport(record, this.#records)

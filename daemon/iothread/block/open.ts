@@ -20,6 +20,7 @@ import { openFile } from './drivers/open-file.js'
 import { openRaw } from './drivers/raw.js'
 import { SnapshotAccess } from './drivers/snapshot-access.js'
 import { ThrottleDriver } from './drivers/throttle.js'
+import type { Guests } from './guests.js'
 import type { HeldRequests } from './held.js'
 import type { BlockNode } from './node.js'
 import type { NodeOptions } from './options.js'
@@ -42,6 +43,8 @@ export interface OpenContext {
   format(node: BlockNode): BlockDriver | undefined
   /** What is dirty in a bitmap; not to be changed. @throws CommandError when there is no such bitmap, or it is in use */
   bitmap(node: string, name: string): DirtyBitmap
+  /** Users of the worker's disks. */
+  readonly guests: Guests
   /** What a driver coped with. */
   log(level: 'info' | 'warn', text: string): void
   /** The image contradicts its format. */

@@ -11,6 +11,7 @@ import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { BlockDriver } from './driver.js'
 import { DriverBuffers } from './driver-buffers.js'
 import type { GraphEnv } from './graph.js'
+import type { Guests } from './guests.js'
 import { HeldRequests } from './held.js'
 import { BlockNode, type ZeroScan } from './node.js'
 import { type ChildNodes, driverEntry, type OpenContext } from './open.js'
@@ -33,6 +34,7 @@ export interface OpenerParts {
   readonly isZero: ZeroScan
   /** Told of a driver that could not be closed in order. */
   readonly failed: Failed
+  readonly guests: Guests
   /** See OpenContext. */
   readonly bitmap: OpenContext['bitmap']
 }
@@ -44,6 +46,7 @@ export class Opener {
   readonly #records: Records
   readonly #isZero: ZeroScan
   readonly #failed: Failed
+  readonly #guests: Guests
   readonly #bitmap: OpenContext['bitmap']
   readonly #throttleGroups = new ThrottleGroups()
   readonly #held = new HeldRequests()
@@ -54,11 +57,12 @@ export class Opener {
   /** Names of nodes being opened, oldest first. */
   readonly #opening = new Set<string>()
 
-  constructor({ env, records, isZero, failed, bitmap }: OpenerParts) {
+  constructor({ env, records, isZero, failed, guests, bitmap }: OpenerParts) {
     this.#env = env
     this.#records = records
     this.#isZero = isZero
     this.#failed = failed
+    this.#guests = guests
     this.#bitmap = bitmap
   }
 
@@ -168,6 +172,7 @@ export class Opener {
       },
       format: (node) => this.#records.format(node)?.node.driver,
       bitmap: this.#bitmap,
+      guests: this.#guests,
       log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }

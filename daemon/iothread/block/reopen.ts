@@ -125,6 +125,7 @@ export async function commitReopen(
       const { node } = step.record
       const old = node.driver
       node.swap(driver, effectiveOptions(step.options, driver, step.record))
+      driver.placed?.()
       step.record.spec = step.own
       return old
     })

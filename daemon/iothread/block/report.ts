@@ -30,7 +30,9 @@ const common = new Set([
 ])
 
 /** Nodes that are called as what is below them. */
-const transparent: ReadonlySet<string> = new Set(['mirror_top', 'copy-before-write', 'snapshot-access'])
+const transparent: ReadonlySet<string> = new Set([
+  ...['mirror_top', 'commit_top', 'copy-on-read', 'copy-before-write', 'snapshot-access'],
+])
 
 export function nodeReport(record: NodeRecord, records: Records): NodeReport {
   const { node } = record
@@ -91,7 +93,7 @@ function filename(record: NodeRecord, records: Records): string {
   if (children.length === 0) {
     return typeof spec.filename === 'string' ? spec.filename : `json:${spaced(pick(spec))}`
   }
-  const [first] = told(record, records)
+  const [first] = transparent.has(spec.driver) ? children : told(record, records)
   const below = first && records.find(first.node.name)
   if (below === undefined) return ''
   return saysAll(record, below, records)

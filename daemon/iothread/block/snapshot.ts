@@ -6,6 +6,7 @@
 //   chunk:  to do ──take()──▶ under way ──done()──▶ copied          failed(): to do again
 //
 // Invariant: no change reaches a chunk of the source before it is copied and nobody reads its old content there any more.
+// Before begin() there is no moment yet, and nothing can be read.
 
 import type { IoEngine } from '../../../native/types.js'
 import { EACCES } from '../../common/errno.js'
@@ -52,6 +53,7 @@ export class Snapshot {
   #access: DirtyBitmap | undefined
   #pending = 0
   #copiedBefore = 0
+  #begun = false
   #broken = false
 
   /** @throws CommandError when the engine has no buffers for it */
@@ -96,6 +98,11 @@ export class Snapshot {
     const { granularity, length, count } = this.todo
     const readable = this.#access?.count ?? Math.ceil(length / granularity) * granularity
     return [readable, this.#copiedBefore, count].map((count) => ({ granularity, count }))
+  }
+
+  /** The moment that is kept is now. What is to be copied is marked, and who changes the source waits from now on. */
+  begin(): void {
+    this.#begun = true
   }
 
   get broken(): boolean {
@@ -217,8 +224,9 @@ export class Snapshot {
     })
   }
 
-  /** What nobody reads any more: whole chunks are not kept from now on. */
+  /** What nobody reads any more: whole chunks are not kept from now on. @throws IoError EACCES where nothing may be read */
   async forget(offset: number, length: number): Promise<void> {
+    this.#checkAccess('discard', offset, 0)
     const { granularity, length: all } = this.todo
     const start = Math.ceil(offset / granularity) * granularity
     const end = offset + length >= all ? all : Math.floor((offset + length) / granularity) * granularity
@@ -265,12 +273,13 @@ export class Snapshot {
     return { node, offset, length: this.#under.overlaps({ offset, length: clear }) ? rest : clear }
   }
 
-  #checkAccess(op: 'read' | 'status', offset: number, length: number): void {
-    if (!this.#broken && (this.#access === undefined || length === 0)) return
+  #checkAccess(op: 'read' | 'status' | 'discard', offset: number, length: number): void {
+    const lost = this.#broken || !this.#begun
+    if (!lost && (this.#access === undefined || length === 0)) return
     const { granularity } = this.todo
     const run = this.#access?.nextDirty(offset, Math.ceil(length / granularity + 1) * granularity)
     const readable = run !== undefined && run.offset <= offset && run.offset + run.length >= offset + length
-    if (this.#broken || !readable) throw new IoError(EACCES, op, this.source.name, offset, length)
+    if (lost || !readable) throw new IoError(EACCES, op, this.source.name, offset, length)
   }
 
   #isToDo({ offset, length }: Area): boolean {

@@ -34,6 +34,19 @@ export interface HoldHow {
   readonly signal?: AbortSignal
 }
 
+/** An overlay that was put on a node. One of the two is called, once. */
+export interface Appended {
+  /** Those who follow the graph hear of it. */
+  keep(): void
+  /** All is as it was. @throws when that cannot be; the overlay stays then, as if it was kept */
+  undo(): Promise<void>
+}
+
+interface Owning {
+  /** The child is closed with the parent. */
+  readonly inline: boolean
+}
+
 type Link = Omit<Child, 'role'> | undefined
 
 export class Surgery {
@@ -149,31 +162,53 @@ export class Surgery {
     this.#env.report(this.#env.records.above([top]))
   }
 
-  /** An empty overlay gets the node below a filter as its backing file, and its users. */
-  async append(filter: TopFilter, overlay: BlockNode, held: ReadonlySet<BlockNode>): Promise<void> {
+  /**
+   * An empty overlay gets the node below a filter as its backing file, and its users. Nobody hears of it before it is kept; until
+   * then it can be undone, if requests are still held back.
+   */
+  async append(filter: TopFilter, overlay: BlockNode, held: ReadonlySet<BlockNode>): Promise<Appended> {
     const { records, claims } = this.#env
     const { below } = filter
     const record = records.get(overlay.name)
+    if (record.children.some(({ role }) => role === 'backing'))
+      throw new CommandError('The overlay already has a backing image')
     const edges = this.#parents(below, [filter.node], overlay)
     for (const { record: above } of edges) this.#checkHeld(above, below, overlay, held)
-    const kept = edges.some((edge) => ownsChild(edge.record, below)) ? [below.name] : []
-    await claims.rearrange([below, overlay, ...edges.map(({ record: above }) => above.node)], () => {
-      const linked = this.#link(record, 'backing', { node: below, inline: false })
-      const moved = claims.move(below, overlay, [])
-      const others = edges.map((edge) => this.#link(edge.record, edge.role, { node: overlay, inline: false }))
-      return together([linked, moved, ...others])
-    })
+    const before = edges.map((edge) => ({ ...edge, inline: ownsChild(edge.record, below) }))
+    const touched = [below, overlay, ...edges.map(({ record: above }) => above.node)]
+    const change = (from: BlockNode, to: BlockNode, backing: Link, inline: (edge: Owning) => boolean) =>
+      claims.rearrange(touched, () => {
+        const linked = this.#link(record, 'backing', backing)
+        const moved = claims.move(from, to, [])
+        const others = before.map((edge) =>
+          this.#link(edge.record, edge.role, { node: to, inline: inline(edge) }),
+        )
+        return together([linked, moved, ...others])
+      })
+    await change(below, overlay, { node: below, inline: false }, () => false)
     filter.redirect(overlay)
-    this.#env.rearranged(
-      [
-        { node: overlay.name, role: 'backing', child: below.name, owned: false },
-        ...edges.map((edge) => ({
-          ...{ node: edge.record.node.name, role: edge.role, child: overlay.name, owned: false },
-        })),
-      ],
-      kept,
-    )
-    this.#env.report(records.above([overlay, below]))
+    const keep = () => {
+      this.#env.rearranged(
+        [
+          { node: overlay.name, role: 'backing', child: below.name, owned: false },
+          ...edges.map(({ record: { node }, role }) => ({
+            ...{ node: node.name, role, child: overlay.name, owned: false },
+          })),
+        ],
+        before.some(({ inline }) => inline) ? [below.name] : [],
+      )
+      this.#env.report(records.above([overlay, below]))
+    }
+    const undo = async () => {
+      try {
+        await change(overlay, below, undefined, ({ inline }) => inline)
+      } catch (error) {
+        keep()
+        throw error
+      }
+      filter.redirect(below)
+    }
+    return { keep, undo }
   }
 
   #parents(node: BlockNode, except: readonly BlockNode[], above: BlockNode): Parent[] {

@@ -5,8 +5,8 @@
 
 import type { NodeSpec } from '../messages.js'
 import type { BlockDriver } from './driver.js'
-import { BackupTop } from './drivers/backup-top.js'
 import { type ChangeGuard, MirrorTop } from './drivers/mirror-top.js'
+import { type PassingName, PassingTop } from './drivers/passing-top.js'
 import type { ZeroScan } from './node.js'
 import { BlockNode } from './node.js'
 import type { NodeOptions } from './options.js'
@@ -18,7 +18,7 @@ export type BitmapFacts = () => readonly { granularity: number; count: number }[
 /** What a job puts above a node. */
 export type TopFilterKind =
   /** guard: is given the changes that come through the filter. */
-  { readonly driver: 'mirror_top'; readonly guard?: ChangeGuard } | { readonly driver: 'copy-before-write' }
+  { readonly driver: 'mirror_top'; readonly guard?: ChangeGuard } | { readonly driver: PassingName }
 
 export interface TopFilter {
   readonly node: BlockNode
@@ -86,5 +86,5 @@ export class TopFilters {
 }
 
 function driverOf(kind: TopFilterKind, below: BlockNode): BlockDriver {
-  return kind.driver === 'mirror_top' ? new MirrorTop(below, kind.guard) : new BackupTop(below)
+  return kind.driver === 'mirror_top' ? new MirrorTop(below, kind.guard) : new PassingTop(below, kind.driver)
 }

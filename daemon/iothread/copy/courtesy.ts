@@ -4,10 +4,12 @@
 // of one. Each copy has one; used by the copy engine, and by the watch over convergence, for which courtesy gives way.
 //
 // Additive increase, multiplicative decrease, as networks share a line: requests that take no longer than they may widen
-// the window by a step, a round with too many late ones halves it. Nobody there: no window.
-// Invariant: one piece may always be in flight, but for the moments in which nothing is (Guests.listening).
+// the window by a step, a round with more late ones than there would be anyway halves it, and so does a single one that took
+// very long. Nobody there: no window.
+// Invariant: one piece may always be in flight, but for the moments in which nothing is (Guests.holdBack).
 
 import type { Guests } from '../block/guests.js'
+import type { Judgement } from '../block/usual.js'
 
 /** Smallest window, bytes: one such piece at a time copies at some 30 % of full speed or more, and half as much spares guests nothing. */
 export const LEAST = 128 * 1024
@@ -15,11 +17,11 @@ export const LEAST = 128 * 1024
 const STEP = 64 * 1024
 /** What is in flight at first, when somebody has come. */
 const FIRST = 256 * 1024
-/** A request that takes so many times as long as usual is late. */
-const LATE = 1.75
-/** Requests of a round, and late ones that make it a bad one. */
+/** Requests of a round at least, and late ones among them, besides those that are late anyway, that do not make it a bad one. */
 const ROUND = 16
 const MOST_LATE = 2
+/** The part of requests that may be late anyway: where more are, what is usual says little, and the copy may be why. */
+const MOST_ANYWAY = 0.25
 /** By how much the smallest window grows when a copy does not get done. */
 const PRESSURE = 4
 
@@ -30,10 +32,14 @@ export class Courtesy {
   #window = FIRST
   #least = LEAST
   #inFlight = 0
-  /** When the window changed last: what was asked before that says nothing about it. */
+  /** When the window was halved last: what was asked before that says nothing about it. */
+  #halvedAt = Number.NEGATIVE_INFINITY
+  /** When it changed last: a round is not over before something has ended that was asked after that. */
   #changedAt = Number.NEGATIVE_INFINITY
   #requests = 0
   #late = 0
+  /** Of how many the round's requests are late anyway. */
+  #lateAnyway = 0
 
   /**
    * @param full    in flight at most, bytes
@@ -45,19 +51,24 @@ export class Courtesy {
     this.#wanted = wanted
   }
 
-  /** Bytes that may be in flight now. */
-  get window(): number {
+  /** Bytes that may be in flight now. When everybody has gone, the next who comes finds the first window. */
+  window(): number {
     if (this.#least >= this.#full || !this.#wanted()) return this.#full
     if (this.#guests.active) return Math.min(this.#full, Math.max(this.#least, this.#window))
     this.#window = FIRST
     return this.#full
   }
 
-  /** Whether a piece may begin. */
-  get room(): boolean {
-    const { window } = this
+  /** Whether less may be in flight than there could be, for guests who are there, or was just now. */
+  get yields(): boolean {
+    return this.#wanted() && this.#guests.active
+  }
+
+  /** Whether a piece may begin now; see Guests.holdBack for when to ask. */
+  mayBegin(): boolean {
+    const window = this.window()
     if (window >= this.#full) return true
-    return this.#inFlight < window && !this.#guests.listening
+    return this.#inFlight < window && !this.#guests.holdBack()
   }
 
   /** Calls once, when there may be room; the same function is called once however often it was handed in. */
@@ -71,7 +82,7 @@ export class Courtesy {
    * @param unit  pieces are multiples of this
    */
   piece(unit: number, most: number): number {
-    const { window } = this
+    const window = this.window()
     if (window >= this.#full) return most
     const step = Math.max(STEP, unit)
     return Math.min(most, Math.max(step, Math.floor(window / step) * step))
@@ -100,8 +111,8 @@ export class Courtesy {
 
   /** While the copy is at work it hears what guests feel of it. */
   listen(): Disposable {
-    return this.#guests.addListener((slowdown, began, ended) => {
-      if (began >= this.#changedAt) this.#felt(slowdown, ended)
+    return this.#guests.addListener((judged, lateShare, began, ended) => {
+      if (began >= this.#halvedAt) this.#felt(judged, lateShare, began, ended)
     })
   }
 
@@ -110,19 +121,30 @@ export class Courtesy {
     this.#least = Math.min(this.#full, this.#least * PRESSURE)
   }
 
+  /** It gets done by far: takes one press() back. */
+  ease(): void {
+    this.#least = Math.max(LEAST, this.#least / PRESSURE)
+  }
+
   /** It got done. */
   relax(): void {
     this.#least = LEAST
   }
 
-  #felt(slowdown: number, at: number): void {
+  #felt(judged: Judgement, lateShare: number, began: number, at: number): void {
     this.#requests++
-    if (slowdown > LATE) this.#late++
-    if (this.#late > MOST_LATE) this.#window = Math.max(LEAST, this.#window / 2)
-    else if (this.#requests < ROUND) return
+    this.#lateAnyway += lateShare
+    if (judged !== 'fine') this.#late++
+    const anyway = Math.min(MOST_ANYWAY, this.#lateAnyway / this.#requests)
+    const bad = this.#late > (MOST_LATE / ROUND + anyway) * Math.max(ROUND, this.#requests)
+    if (bad || judged === 'stalled') {
+      this.#window = Math.max(LEAST, this.#window / 2)
+      this.#halvedAt = at
+    } else if (this.#requests < ROUND || began < this.#changedAt) return
     else this.#window = Math.min(this.#full, this.#window + STEP)
     this.#changedAt = at
     this.#requests = 0
     this.#late = 0
+    this.#lateAnyway = 0
   }
 }

@@ -5,59 +5,23 @@
 // Invariants: a bit is cleared before its range is copied and set again when that fails, so "clean and idle" is "done".
 // What overlaps is copied one after the other, so the content that was read last is written last.
 // Zeroes: what the source proves to be zero is never read; what the target proves to be zero is never written.
-//
-// Of a snapshot the bits say what is still only in the source, and changes wait for their turn there: a bit is cleared when
-// its chunk is taken, by this engine or by whoever copies before a write, and what is dirty never changes meanwhile.
+// Of a snapshot the bits mean something else: see StillCopy.
 
 import { IoError } from '../../errors.js'
 import { ActiveRanges, overlap } from '../block/active-ranges.js'
 import type { Area, DirtyBitmap } from '../block/dirty-bitmap.js'
-import type { BlockNode } from '../block/node.js'
 import { type CopyCounters, RangeCopy, type Step } from '../block/range-copy.js'
-import type { Snapshot } from '../block/snapshot.js'
 import { type Layers, markAllocated, unmarkUnallocated } from './allocated.js'
-import type { Buffers } from './buffers.js'
-import type { Courtesy } from './courtesy.js'
-import { type CopyControl, Pace } from './pace.js'
-import type { RateLimit } from './rate-limit.js'
+import type { CopyOptions } from './copy-options.js'
+import { Pace } from './pace.js'
+import { PiecePlan, type Run } from './piece-plan.js'
+import { StillCopy } from './still-copy.js'
 import { TaskPool } from './task-pool.js'
 
 /** Longest dirty area taken at once, bytes. Its bits are clear while it is being worked on. */
 const AREA = 2 ** 30
-/** Longest part of a snapshot under way at once, bytes: changes of it wait for all of it. */
-const PART = 16 * 2 ** 20
 /** Longest time without looking whether messages came, milliseconds: what is known to be zero needs no I/O. */
 const TURN = 10
-
-export interface CopyOptions {
-  readonly source: BlockNode
-  readonly target: BlockNode
-  readonly bitmap: DirtyBitmap
-  readonly limit: RateLimit
-  readonly control: CopyControl
-  readonly buffers: Buffers
-  readonly courtesy: Courtesy
-  /** Pieces under way at most. */
-  readonly tasks: number
-  /** Longest read and write, bytes; not above the slot size. */
-  readonly piece: number
-  /** Zero ranges may become holes on the target. */
-  readonly unmap: boolean
-  /** The user vouches that the target reads as zero where nothing was written yet. */
-  readonly targetIsZero: boolean
-  /** The source as it was, with the bitmap of what is to do; undefined: the source as it is. */
-  readonly snapshot?: Snapshot
-  /** Told of what of a snapshot was copied by the engine. */
-  readonly copied?: (part: Area) => Promise<void>
-  /** Source and target are one image, which gets what shows through it; see CopyHow. */
-  readonly below?: 'kept' | 'cut'
-}
-
-/** What the source has up to an offset. */
-interface Run {
-  readonly kind: 'data' | 'zero'
-  readonly end: number
-}
 
 /** A run that the source is asked for. */
 interface Question extends Area {
@@ -70,6 +34,9 @@ export class CopyEngine {
   readonly #options: CopyOptions
   readonly #ranges: RangeCopy
   readonly #pace: Pace
+  readonly #plan: PiecePlan
+  /** Of a snapshot. */
+  readonly #still: StillCopy | undefined
   readonly #active = new ActiveRanges()
   /** What the loop over dirty bits learnt of the source last. */
   #asked: Question | undefined
@@ -83,6 +50,8 @@ export class CopyEngine {
       options
     this.#ranges = snapshot?.copies ?? new RangeCopy(source, target, { unmap, vouched: targetIsZero, below })
     this.#pace = new Pace(control, limit, buffers, courtesy)
+    this.#plan = new PiecePlan(options)
+    this.#still = snapshot && new StillCopy(options, snapshot, this.#pace, this.#plan)
     this.counters = this.#ranges.counters
   }
 
@@ -168,7 +137,7 @@ export class CopyEngine {
         await this.#pace.checkpoint(pool)
         const area = bitmap.nextDirty(from, AREA)
         if (area !== undefined) {
-          await (snapshot === undefined ? this.#copyArea(area, pool) : this.#copyStill(area, snapshot, pool))
+          await (this.#still?.copyArea(area, pool) ?? this.#copyArea(area, pool))
           from = area.offset + area.length
         } else if (from > 0 || pool.running > 0) {
           await pool.idle()
@@ -209,106 +178,20 @@ export class CopyEngine {
           this.#asked = asked
           try {
             const extent = await source.status(at, end - at)
-            known = this.#wholeUnits(extent.kind, at, at + extent.length, end)
+            known = this.#plan.wholeRun(extent.kind, at, at + extent.length, end)
           } catch (error) {
             if (this.#pace.judge('read', error) === 'report') throw error
             return
           }
         }
         const left = known.end - at
-        const length = known.kind === 'zero' ? left : Math.min(left, this.#pieceLength())
+        const length = known.kind === 'zero' ? left : Math.min(left, this.#plan.pieceLength())
         await this.#start({ offset: at, length }, asked, known.kind, pool)
         at += length
       }
     } finally {
       if (at < end) this.#giveBack(at, end - at)
     }
-  }
-
-  /** A run of the source in units that the target writes whole: what is only partly zero counts as data. */
-  #wholeUnits(kind: 'data' | 'zero', start: number, end: number, limit: number): Run {
-    const unit = this.#unit()
-    if (end >= limit || end % unit === 0) return { kind, end: Math.min(end, limit) }
-    const down = Math.floor(end / unit) * unit
-    if (kind === 'zero' && down > start) return { kind, end: down }
-    return { kind: 'data', end: Math.min(limit, down + unit) }
-  }
-
-  /** What the target writes whole, or, of a snapshot, is taken at once. */
-  #unit(): number {
-    const { target, piece, snapshot, bitmap } = this.#options
-    return snapshot === undefined ? Math.min(target.driver.limits.writeAlign ?? 1, piece) : bitmap.granularity
-  }
-
-  #pieceLength(): number {
-    const { limit, bitmap, piece, courtesy } = this.#options
-    return courtesy.piece(this.#unit(), limit.piece(Math.min(bitmap.granularity, piece), piece))
-  }
-
-  /** As #copyArea for a snapshot: what is dirty stays as it is until it is copied, here or before a write. */
-  async #copyStill(area: Area, snapshot: Snapshot, pool: TaskPool): Promise<void> {
-    const { bitmap, source } = this.#options
-    const end = area.offset + area.length
-    let known: Run | undefined
-    for (let at = area.offset; at < end; ) {
-      await this.#pace.turn(pool)
-      const next = bitmap.nextDirty(at, bitmap.granularity)
-      if (next === undefined || next.offset >= end) return
-      at = next.offset
-      if (known === undefined || known.end <= at) {
-        try {
-          const extent = await source.status(at, end - at)
-          known = this.#wholeUnits(extent.kind, at, at + extent.length, end)
-        } catch (error) {
-          if (this.#pace.judge('read', error) === 'report') throw error
-          return
-        }
-      }
-      const left = known.end - at
-      const piece = Math.max(bitmap.granularity, this.#pieceLength())
-      const length = known.kind === 'zero' ? left : Math.min(left, piece)
-      await this.#startStill({ offset: at, length }, snapshot, known.kind, pool)
-      at += length
-    }
-  }
-
-  /** What of a range is still to do when its turn has come. */
-  async #startStill(range: Area, snapshot: Snapshot, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
-    const { buffers, limit, courtesy } = this.#options
-    const slot = kind === 'data' ? await this.#pace.slot(pool) : undefined
-    try {
-      await pool.room()
-    } catch (error) {
-      if (slot !== undefined) buffers.give(slot)
-      throw error
-    }
-    if (slot !== undefined) limit.charge(range.length)
-    await pool.start(async () => {
-      try {
-        for (const part of snapshot.take(range, PART))
-          await courtesy.during(slot === undefined ? 0 : part.length, () =>
-            this.#copyPart(part, snapshot, slot),
-          )
-      } finally {
-        if (slot !== undefined) buffers.give(slot)
-      }
-    })
-  }
-
-  /** @param slot  undefined: the part reads as zero */
-  async #copyPart(part: Area, snapshot: Snapshot, slot: number | undefined): Promise<void> {
-    const step: Step = { operation: 'write' }
-    try {
-      if (slot === undefined) await this.#ranges.zero(part)
-      else await snapshot.copy(part, { slot, offset: 0 }, this.#options.piece, step)
-    } catch (error) {
-      snapshot.failed(part)
-      if (this.#pace.judge(step.operation, error) === 'report') throw error
-      return
-    }
-    snapshot.done(part)
-    this.#pace.wentWell()
-    await this.#options.copied?.(part)
   }
 
   /** @param asked  what the kind of the range was learnt from */
@@ -369,7 +252,7 @@ export class CopyEngine {
   /** The range in units that the target writes whole. */
   #widened({ offset, length }: Area): Area {
     const { source } = this.#options
-    const unit = this.#unit()
+    const unit = this.#plan.unit
     const start = Math.floor(offset / unit) * unit
     const last = Math.max(offset + length, source.length())
     const end = Math.min(last, Math.ceil((offset + length) / unit) * unit)
@@ -382,7 +265,7 @@ export class CopyEngine {
     if (length > piece) {
       const extent = await source.status(offset, length)
       const end = offset + length
-      const run = this.#wholeUnits(extent.kind, offset, offset + extent.length, end)
+      const run = this.#plan.wholeRun(extent.kind, offset, offset + extent.length, end)
       if (run.kind === 'zero') {
         await this.#ranges.zero({ offset, length: run.end - offset })
         return run.end - offset

@@ -77,7 +77,7 @@ export class Pace {
       await pool.room()
       const debt = this.#limit.wait()
       if (debt > 0) await control.wait(debt)
-      else if (!this.#courtesy.room) {
+      else if (!this.#courtesy.mayBegin()) {
         this.#courtesy.whenRoom(this.#wake)
         await control.wait(LOOK_MS)
       } else if (!control.pausing) return

@@ -9,8 +9,8 @@ import type { Graph } from '../block/graph.js'
 import type { Report, Requests, ServedFacts } from '../messages.js'
 import { ImageTable } from './images/image-table.js'
 import { Turns } from './images/turns.js'
+import { Lanes } from './lanes.js'
 import { NbdExport } from './nbd/export.js'
-import { Lanes } from './nbd/lane.js'
 import { PiecePool } from './piece-pool.js'
 
 /** Slots of the engine that clients of exports may fill. The rest is for jobs and formats. */
@@ -47,6 +47,7 @@ export class ExportTable {
       engine,
       pool: this.#pool,
       clock: systemClock,
+      lanes: this.#lanes,
       checksums: new Turns(MOST_CHECKSUMS),
       report: (report) => events.report(report),
       log: (level, fields, text) => events.report({ kind: 'log', level, fields, text }),

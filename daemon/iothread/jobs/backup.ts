@@ -20,6 +20,7 @@ import type { Buffers } from '../copy/buffers.js'
 import { Courtesy } from '../copy/courtesy.js'
 import { CopyEngine } from '../copy/engine.js'
 import type { CopyControl } from '../copy/pace.js'
+import { Patience } from '../copy/patience.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BackupSpec } from '../messages-backup.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
@@ -49,6 +50,7 @@ export class BackupJob implements JobBody {
   readonly #engine: CopyEngine
   readonly #flush: TargetFlush
   readonly #limit: RateLimit
+  readonly #patience: Patience
   readonly #control: JobControl
   readonly #stopwatch = new Stopwatch()
   readonly #held: GiveBack[] = []
@@ -76,12 +78,14 @@ export class BackupJob implements JobBody {
     this.#bitmap = bitmap
     this.#snapshot = graph.snapshot(parts)
     const policy = { onError: spec.onCbwError, timeoutMs: spec.cbwTimeoutMs }
-    this.#guard = new BeforeWrite(this.#snapshot, policy, (error) => this.#lost(error))
+    this.#guard = new BeforeWrite(this.#snapshot, policy, graph.guests, (error) => this.#lost(error))
     const piece = spec.maxChunk === 0 ? buffers.slotSize : Math.min(buffers.slotSize, spec.maxChunk)
+    const courtesy = new Courtesy(graph.guests, spec.workers * piece, () => spec.yielding)
+    this.#patience = new Patience(courtesy)
     this.#engine = new CopyEngine({
       ...{ source, target, bitmap, buffers, limit: this.#limit, snapshot: this.#snapshot },
       ...{ control: this.#watched(control), unmap: true, targetIsZero: false, tasks: spec.workers },
-      ...{ piece, courtesy: new Courtesy(graph.guests, spec.workers * piece, () => spec.yielding) },
+      ...{ piece, courtesy },
       ...(spec.discardSource && { copied: (part: Area) => this.#discard(part) }),
     })
     this.#flush = new TargetFlush(target, this.#engine, control)
@@ -97,7 +101,7 @@ export class BackupJob implements JobBody {
       checkLength(this.#source, this.#bitmap.length)
       if (!isSameSize(this.#source, this.#target)) throw new CommandError(DIFFERENT_SIZES)
       this.#use = await takeBitmap(this.#graph, this.#source, this.#spec.bitmap, this.#held)
-      using _quiet = await this.#source.drain()
+      using _quiet = await this.#source.drain(this.#control.signal)
       const bitmap = () => this.#snapshot.bitmaps()
       const kind = { driver: 'copy-before-write' } as const
       const filter = this.#graph.insertFilter(name, this.#source, bitmap, kind)
@@ -197,6 +201,11 @@ export class BackupJob implements JobBody {
     const { remaining, busy } = this.#engine
     const offset = Math.max(0, this.#len - remaining)
     return { offset, len: this.#len, busy, activelySynced: false, charged: this.#limit.charged }
+  }
+
+  look(at: number): void {
+    if (this.#control.pausing || this.#spec.sync === 'none') this.#patience.pause()
+    else this.#patience.look(at, this.#engine.remaining, this.#limit.speed)
   }
 
   receipt(): JobReceipt {

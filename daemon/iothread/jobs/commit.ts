@@ -10,6 +10,7 @@ import type { JobReceipt } from '../../common/job-messages.js'
 import type { Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
+import type { TopFilter } from '../block/top-filters.js'
 import type { Buffers } from '../copy/buffers.js'
 import type { CommitSpec } from '../messages-chain.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
@@ -29,6 +30,7 @@ export class CommitJob implements JobBody {
   readonly #base: BlockNode
   readonly #pass: OnePass
   readonly #holdings: Holdings
+  #filter: TopFilter | undefined
   /** What the commit is of, and not the overlay's. */
   #chainClaims = 0
 
@@ -55,6 +57,7 @@ export class CommitJob implements JobBody {
       this.#chainClaims = holdings.claims.length
       await holdings.claimUnchanged(this.#overlay)
       this.#pass.checkLength()
+      this.#filter = holdings.insertFilter(this.#spec.filter, 'commit_top')
     } catch (error) {
       await holdings.letGo({ error })
     }
@@ -77,6 +80,10 @@ export class CommitJob implements JobBody {
     return this.#pass.progress()
   }
 
+  look(at: number): void {
+    this.#pass.look(at)
+  }
+
   receipt(): JobReceipt {
     return this.#pass.receipt()
   }
@@ -85,9 +92,15 @@ export class CommitJob implements JobBody {
     this.#pass.setSpeed(bytesPerSecond)
   }
 
+  setShare(bytesPerSecond: number): void {
+    this.#pass.setShare(bytesPerSecond)
+  }
+
   async finalize(commit: boolean): Promise<void> {
     const { claims } = this.#holdings
     let failure: Failure | undefined
+    // What lies between is closed where nobody has it any more.
+    this.#filter?.remove()
     try {
       if (commit) {
         const ending = claims.slice(0, this.#chainClaims)

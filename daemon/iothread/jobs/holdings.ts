@@ -8,7 +8,9 @@ import type { Claim } from '../block/claims.js'
 import type { Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
+import type { TopFilter } from '../block/top-filters.js'
 import type { WriteAccess } from '../block/write-access.js'
+import type { FilterSpec } from '../messages-chain.js'
 
 /** Between top and base: what such a node shows changes with the base, and is right for the node above it only. */
 const BETWEEN: Permissions = { use: [], share: ['write unchanged'] }
@@ -42,6 +44,13 @@ export class Holdings {
     const claim = await this.#graph.claim(this.#user, node, permissions, undefined, beside)
     this.claims.push(claim)
     this.#held.push(() => claim.release())
+  }
+
+  /** The job's filter node. It may be removed before the rest is given back. */
+  insertFilter({ name, below }: FilterSpec, driver: 'commit_top' | 'copy-on-read'): TopFilter {
+    const filter = this.#graph.insertFilter(name, this.#graph.node(below), () => [], { driver })
+    this.#held.push(() => filter.remove())
+    return filter
   }
 
   /** For an image whose content stays as it is. */

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Job table: the jobs of one worker, and the verbs that the main thread has for them. Used by the roots of workers.
-// Invariant: a job is in the table from the moment it runs until it failed or was finalized.
+// Invariant: a job is in the table from the moment it runs until it failed or was finalized. Before that it can be cancelled,
+// and never was one then.
 
 import type { JobReport, JobRequests, LogReport, OldestRequest } from '../../common/job-messages.js'
-import { CommandError } from '../../errors.js'
+import { Cancelled, CommandError } from '../../errors.js'
 import type { JobBody, JobControl } from './body.js'
 import { JobRunner, type Policy } from './runner.js'
 
@@ -25,6 +26,7 @@ export class JobTable {
   readonly #report: (report: JobReport | LogReport) => void
   readonly #oldest: () => OldestRequest | undefined
   readonly #jobs = new Map<string, JobRunner>()
+  readonly #preparing = new Map<string, JobRunner>()
   readonly #running = new Set<Promise<void>>()
 
   constructor(report: (report: JobReport | LogReport) => void, oldest: () => OldestRequest | undefined) {
@@ -63,7 +65,15 @@ export class JobTable {
   ): Promise<PreparedJob> {
     const job = new JobRunner(id, makeBody, policy, this.#report, this.#oldest)
     job.body.setShare?.(share)
-    await job.prepare()
+    this.#preparing.set(id, job)
+    try {
+      await job.prepare()
+    } catch (error) {
+      // Its own text is what managers know.
+      throw error instanceof Cancelled ? new CommandError(error.message) : error
+    } finally {
+      this.#preparing.delete(id)
+    }
     return { start: () => this.#begin(job), undo: () => job.body.finalize(false) }
   }
 
@@ -85,7 +95,7 @@ export class JobTable {
         return null
       },
       'job-resume': ({ id }) => done(this.#job(id).resume()),
-      'job-cancel': ({ id }) => done(this.#job(id).cancel()),
+      'job-cancel': ({ id }) => done((this.#preparing.get(id) ?? this.#job(id)).cancel()),
       'job-complete': ({ id, pivot }) => done(this.#job(id).body.complete?.(pivot)),
       'job-set-speed': ({ id, speed }) => done(this.#job(id).body.setSpeed?.(speed)),
       'job-set-share': ({ id, share }) => done(this.#job(id).body.setShare?.(share)),
@@ -95,7 +105,7 @@ export class JobTable {
   }
 
   cancelAll(): void {
-    for (const job of this.#jobs.values()) job.cancel()
+    for (const job of [...this.#preparing.values(), ...this.#jobs.values()]) job.cancel()
   }
 
   /** Waits for the jobs that work; what succeeded and was never finalized lets go of what it holds. */

@@ -10,6 +10,7 @@ import type { Layers } from '../copy/allocated.js'
 import type { Buffers } from '../copy/buffers.js'
 import { Courtesy } from '../copy/courtesy.js'
 import { CopyEngine } from '../copy/engine.js'
+import { Patience } from '../copy/patience.js'
 import { RateLimit } from '../copy/rate-limit.js'
 import type { BodyProgress, JobControl } from './body.js'
 import { checkLength } from './same-length.js'
@@ -41,6 +42,7 @@ export class OnePass {
   readonly #engine: CopyEngine
   readonly #flush: TargetFlush
   readonly #limit: RateLimit
+  readonly #patience: Patience
   readonly #stopwatch = new Stopwatch()
   /** It is known what is to be copied. */
   #marked = false
@@ -54,11 +56,12 @@ export class OnePass {
     this.#control = control
     this.#bitmap = new DirtyBitmap(source.length(), granularityFor(source.length()))
     this.#limit = new RateLimit(speed)
+    const courtesy = new Courtesy(guests, IN_FLIGHT, () => yielding)
+    this.#patience = new Patience(courtesy)
     this.#engine = new CopyEngine({
       ...{ source, target, buffers, control, bitmap: this.#bitmap, limit: this.#limit },
       ...{ tasks: Math.max(1, Math.floor(IN_FLIGHT / buffers.slotSize)), piece: buffers.slotSize },
-      courtesy: new Courtesy(guests, IN_FLIGHT, () => yielding),
-      ...{ unmap: true, targetIsZero: false, ...(below !== undefined && { below }) },
+      ...{ courtesy, unmap: true, targetIsZero: false, ...(below !== undefined && { below }) },
     })
     this.#flush = new TargetFlush(target, this.#engine, control)
   }
@@ -91,11 +94,22 @@ export class OnePass {
     this.#control.wake()
   }
 
+  setShare(bytesPerSecond: number): void {
+    this.#limit.setShare(bytesPerSecond)
+    this.#control.wake()
+  }
+
   /** The whole disk counts, as managers know it. */
   progress(): BodyProgress {
     const { length } = this.#bitmap
     const offset = this.#marked ? length - this.#engine.remaining : 0
-    return { offset, len: length, busy: this.#engine.busy, activelySynced: false }
+    const { charged } = this.#limit
+    return { offset, len: length, busy: this.#engine.busy, activelySynced: false, charged }
+  }
+
+  look(at: number): void {
+    if (this.#control.pausing || !this.#marked) this.#patience.pause()
+    else this.#patience.look(at, this.#engine.remaining, this.#limit.speed)
   }
 
   receipt(): JobReceipt {

@@ -6,9 +6,59 @@ import { CommandError } from '../../errors.js'
 import type { BackingFile } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
+import { restingSoon } from '../block/rest.js'
+import type { Appended } from '../block/surgery.js'
 import { Holdings } from './holdings.js'
 
 const USER = 'an unnamed block device'
+
+/** An overlay that is to be put on a node which nobody uses now. Its end lets everybody go on. */
+export interface OverlayPlace extends Disposable {
+  /** Everybody who uses the node uses its overlay from now on. */
+  put(): Promise<Appended>
+}
+
+/** @throws CommandError when the overlay is not as it has to be */
+export async function checkOverlay(graph: Graph, node: BlockNode, overlay: BlockNode): Promise<void> {
+  await graph.freshen(overlay.name)
+  if (overlay.length() < node.length())
+    throw new CommandError(`The overlay '${overlay.name}' is shorter than '${node.name}'`)
+}
+
+/**
+ * Has everybody wait who uses a node or lies above it.
+ * @param filter  name of a filter that is there meanwhile
+ * @param signal  gives up
+ * @throws CommandError when somebody above the node cannot be moved
+ */
+export async function overlayPlace(
+  graph: Graph,
+  node: BlockNode,
+  overlay: BlockNode,
+  filter: string,
+  signal: AbortSignal,
+): Promise<OverlayPlace> {
+  const top = graph.insertFilter(filter, node, () => [], { driver: 'mirror_top' })
+  const sections: Disposable[] = []
+  const letGo = () => {
+    for (const section of sections.splice(0).reverse()) section[Symbol.dispose]()
+    top.remove()
+  }
+  try {
+    sections.push(await top.node.drain(signal))
+    const held = await graph.surgery.hold(node, [top.node], overlay, { moving: true, signal })
+    sections.push(held, await node.drain(signal))
+    const put = async () => {
+      // What was written here by then is the overlay's to show, whose flush does not reach below it.
+      await node.driver.flush()
+      return graph.surgery.append(top, overlay, held.nodes)
+    }
+    return { put, [Symbol.dispose]: letGo }
+  } catch (error) {
+    letGo()
+    throw error
+  }
+}
 
 /**
  * Everybody who uses a node uses its overlay from now on. They wait meanwhile.
@@ -21,20 +71,10 @@ export async function appendOverlay(
   overlay: BlockNode,
   filter: string,
 ): Promise<void> {
-  await graph.freshen(overlay.name)
-  if (overlay.length() < node.length())
-    throw new CommandError(`The overlay '${overlay.name}' is shorter than '${node.name}'`)
-  const top = graph.insertFilter(filter, node, () => [], { driver: 'mirror_top' })
-  try {
-    using _users = await top.node.drain()
-    using held = await graph.surgery.hold(node, [top.node], overlay, { moving: true })
-    using _quiet = await node.drain()
-    // What was written here by then is the overlay's to show, whose flush does not reach below it.
-    await node.driver.flush()
-    await graph.surgery.append(top, overlay, held.nodes)
-  } finally {
-    top.remove()
-  }
+  await checkOverlay(graph, node, overlay)
+  using place = await restingSoon(node.name, (signal) => overlayPlace(graph, node, overlay, filter, signal))
+  const { keep } = await place.put()
+  keep()
 }
 
 /** What the image stored is lost, and dirty in its bitmaps. @throws CommandError when somebody uses it */

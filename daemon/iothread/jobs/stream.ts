@@ -6,6 +6,7 @@ import type { Failure } from '../../common/give-back.js'
 import type { JobReceipt } from '../../common/job-messages.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
+import type { TopFilter } from '../block/top-filters.js'
 import type { Buffers } from '../copy/buffers.js'
 import type { StreamSpec } from '../messages-chain.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
@@ -19,6 +20,7 @@ export class StreamJob implements JobBody {
   readonly #base: BlockNode | undefined
   readonly #pass: OnePass
   readonly #holdings: Holdings
+  #filter: TopFilter | undefined
 
   constructor(spec: StreamSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
@@ -39,6 +41,7 @@ export class StreamJob implements JobBody {
       await this.#holdings.makeWritable(this.#node)
       await this.#holdings.claimUnchanged(this.#node)
       this.#pass.checkLength()
+      this.#filter = this.#holdings.insertFilter(this.#spec.filter, 'copy-on-read')
     } catch (error) {
       await this.#holdings.letGo({ error })
     }
@@ -54,6 +57,10 @@ export class StreamJob implements JobBody {
     return this.#pass.progress()
   }
 
+  look(at: number): void {
+    this.#pass.look(at)
+  }
+
   receipt(): JobReceipt {
     return this.#pass.receipt()
   }
@@ -62,8 +69,14 @@ export class StreamJob implements JobBody {
     this.#pass.setSpeed(bytesPerSecond)
   }
 
+  setShare(bytesPerSecond: number): void {
+    this.#pass.setShare(bytesPerSecond)
+  }
+
   async finalize(commit: boolean): Promise<void> {
     let failure: Failure | undefined
+    // What lies between is closed where nobody has it any more.
+    this.#filter?.remove()
     try {
       if (commit && this.#node.driver.backing !== undefined)
         await this.#graph.surgery.rebase(this.#node, this.#base, this.#spec.backing, [])

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry ticket`, `upload` and `download` with a daemon that serves images over HTTP.
 
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import t from 'tap'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
+import { installed } from '../../helpers/program.js'
 import { difference, empty, fill, MiB, Scratch } from '../../helpers/scratch.js'
 import { run } from './run.js'
+
+const skip = installed('qemu-img') ? false : 'no qemu-img'
 
 const scratch = new Scratch()
 t.teardown(() => scratch[Symbol.dispose]())
@@ -20,6 +24,14 @@ async function ticket(file: string, ...more: readonly string[]): Promise<string>
   const { stdout, stderr } = await run(['ticket', 'add', scratch.file(file), ...more, ...control])
   if (stderr !== '') throw new Error(stderr)
   return `${daemon.url}/images/${stdout.trim()}`
+}
+
+/** Where a file of the folder has data: blocks counted by the file system include what it keeps for itself. */
+function dataOf(file: string): { readonly start: number; readonly length: number }[] {
+  const args = ['map', '-f', 'raw', '--output=json', scratch.file(file)]
+  const { stdout } = spawnSync('qemu-img', args, { encoding: 'utf8' })
+  const extents = JSON.parse(stdout) as { start: number; length: number; data: boolean }[]
+  return extents.filter(({ data }) => data).map(({ start, length }) => ({ start, length }))
 }
 
 t.test('a ticket is added, shown, extended and removed', async (t) => {
@@ -55,7 +67,7 @@ t.test('a ticket is added, shown, extended and removed', async (t) => {
   })
 })
 
-t.test('an upload and a download give the same disk, and holes stay holes', async (t) => {
+t.test('an upload and a download give the same disk, and holes stay holes', { skip }, async (t) => {
   fill(scratch.file('source'), 20 * MiB)
   truncateSync(scratch.file('source'), 100 * MiB)
   empty(scratch.file('target'), 100 * MiB)
@@ -68,11 +80,11 @@ t.test('an upload and a download give the same disk, and holes stay holes', asyn
   ])
   t.match(up, { status: 0, stderr: '' })
   t.equal(difference(scratch.file('source'), scratch.file('target')), undefined)
-  t.equal(statSync(scratch.file('target')).blocks, statSync(scratch.file('source')).blocks)
+  t.strictSame(dataOf('target'), [{ start: 0, length: 20 * MiB }])
   const down = await run(['download', await ticket('target'), scratch.file('copy'), '--connections', '3'])
   t.match(down, { status: 0, stderr: '' })
   t.equal(difference(scratch.file('source'), scratch.file('copy')), undefined)
-  t.equal(statSync(scratch.file('copy')).blocks, statSync(scratch.file('source')).blocks)
+  t.strictSame(dataOf('copy'), [{ start: 0, length: 20 * MiB }])
   t.notOk(existsSync(scratch.file('copy.part')))
 })
 

@@ -61,7 +61,7 @@ t.test('a list of a hundred thousand extents is sent while it is made', async (t
   const learned = counting(engine)
   const client = await connect('GET /images/t/extents HTTP/1.1\r\n\r\n')
   await untilStalled(learned)
-  t.ok(table.handlers['image-status']({ key: 1 }).active)
+  t.ok((await table.handlers['image-status']({ key: 1 })).active)
   t.ok(learned.count < EXTENTS / 4, `${learned.count} extents were learned for a client that reads nothing`)
   const head = await client.until((text) => text.includes('\r\n\r\n'))
   t.match(head, /^HTTP\/1.1 200 OK\r\n[\s\S]*transfer-encoding: chunked/)

@@ -10,10 +10,11 @@ import { type SecureVersion, connect as tlsConnect } from 'node:tls'
 import t from 'tap'
 import { RawConnection } from '../../helpers/images/http-client.js'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
+import { childrenOf } from '../../helpers/processes.js'
 import { installed } from '../../helpers/program.js'
 import { fill, MiB, Scratch } from '../../helpers/scratch.js'
 import { SlowFs, slowfsAbsent } from '../../helpers/slowfs.js'
-import { within } from '../../helpers/waiting.js'
+import { pace, within } from '../../helpers/waiting.js'
 
 const skip = installed('openssl') ? false : 'no openssl'
 
@@ -151,6 +152,17 @@ t.test(
 
 const noSlow = skip === false ? slowfsAbsent() : skip
 
+/** Engines of a daemon, when those that are made ahead, some seconds after its start, are there. */
+async function settledChildren(pid: number): Promise<number> {
+  for (let [last, same] = [-1, 0]; ; ) {
+    const now = childrenOf(pid).length
+    same = now === last ? same + 1 : 0
+    if (same === 40) return now
+    last = now
+    await pace(100)
+  }
+}
+
 t.test('credentials that cannot be read hold up nobody, nor the end', { skip: noSlow }, async (t) => {
   using scratch = new Scratch()
   const slow = await SlowFs.mount(scratch.path)
@@ -163,13 +175,18 @@ t.test('credentials that cannot be read hold up nobody, nor the end', { skip: no
     fill(scratch.file('data'), MiB)
     await daemon.ticket('t', 'data', MiB)
     slow.rules({ op: 'open', delayMs: 120_000 })
+    const port = Number(new URL(daemon.url).port)
+    const ca = readFileSync(scratch.file('ca.pem'))
+    t.equal((await ask(port, { ca, method: 'OPTIONS' })).status, 200)
+    const engines = await settledChildren(daemon.pid)
+    process.kill(daemon.pid, 'SIGHUP')
+    while (childrenOf(daemon.pid).length === engines) await pace(20)
     // More than there are threads that all of the process would share.
     for (let count = 0; count < 5; count++) {
       process.kill(daemon.pid, 'SIGHUP')
-      const port = Number(new URL(daemon.url).port)
-      const ca = readFileSync(scratch.file('ca.pem'))
       t.equal((await ask(port, { ca, method: 'OPTIONS' })).status, 200)
     }
+    t.equal(childrenOf(daemon.pid).length, engines + 1, 'the files are being read once')
     await within(daemon[Symbol.asyncDispose](), 60_000, 'the end')
   } finally {
     await slow.unmount()

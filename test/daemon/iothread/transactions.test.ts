@@ -54,7 +54,7 @@ t.test('nodes above one another rest, in whatever order they are named', async (
   const writing = g.write(above, 0, Buffer.alloc(512, 7))
   await turn()
   const nodes = ['below', 'above']
-  await handlers['transaction-quiesce']({ transaction: 1, nodes, bitmaps: [] })
+  await handlers['transaction-quiesce']({ transaction: 1, nodes, bitmaps: [], overlays: [] })
   await writing
   let written = false
   const later = g.write(above, 0, Buffer.alloc(512, 8)).then(() => {
@@ -66,36 +66,37 @@ t.test('nodes above one another rest, in whatever order they are named', async (
   await later
 })
 
-t.test('a bitmap that cannot be taken out of its image is told in the log only', { skip }, async (t) => {
-  const g = testGraph(t)
-  const filename = await addImage(t, g)
-  const names = ['a', 'b']
-  await addBitmaps(g, 'image', names, true)
-  let started = 0
-  const job = { start: async () => void started++, undo: async () => void t.fail('undone') }
-  const { handlers, log } = transactions(g, { j: job })
-  const bitmaps = names.map((name) => ({ node: 'image', name }))
-  await handlers['transaction-quiesce']({ transaction: 1, nodes: ['image'], bitmaps })
-  const remove = (name: string) =>
-    ({ kind: 'bitmap', action: { kind: 'remove', node: 'image', name } }) as const
-  const steps = [...names.map(remove), { kind: 'job', id: 'j', spec: backupSpec() } as const]
-  await handlers['transaction-prepare']({ transaction: 1, steps })
-  const { driver } = g.graph.node('file')
-  const write = driver.write.bind(driver)
-  driver.write = async (offset, from) => {
-    driver.write = write
-    throw new IoError(EIO, 'write', 'file', offset, from.length)
-  }
-  t.equal(await handlers['transaction-end']({ transaction: 1, commit: true }), null)
-  t.equal(started, 1)
-  t.strictSame(log, ['error image: a removed bitmap stays in its image'])
-  t.strictSame(g.graph.node('image').bitmaps.all(), [], 'here both are gone')
-  await g.graph.remove('image')
-  t.strictSame(
-    Object.entries(storedBitmaps(filename)).map(([name, { inUse }]) => [name, inUse]),
-    [['a', true]],
-  )
-})
+t.test(
+  'a bitmap that cannot be taken out of its image is told in the log only, and goes when that is released',
+  { skip },
+  async (t) => {
+    const g = testGraph(t)
+    const filename = await addImage(t, g)
+    const names = ['a', 'b']
+    await addBitmaps(g, 'image', names, true)
+    let started = 0
+    const job = { start: async () => void started++, undo: async () => void t.fail('undone') }
+    const { handlers, log } = transactions(g, { j: job })
+    const bitmaps = names.map((name) => ({ node: 'image', name }))
+    await handlers['transaction-quiesce']({ transaction: 1, nodes: ['image'], bitmaps, overlays: [] })
+    const remove = (name: string) =>
+      ({ kind: 'bitmap', action: { kind: 'remove', node: 'image', name } }) as const
+    const steps = [...names.map(remove), { kind: 'job', id: 'j', spec: backupSpec() } as const]
+    await handlers['transaction-prepare']({ transaction: 1, steps })
+    const { driver } = g.graph.node('file')
+    const write = driver.write.bind(driver)
+    driver.write = async (offset, from) => {
+      driver.write = write
+      throw new IoError(EIO, 'write', 'file', offset, from.length)
+    }
+    t.equal(await handlers['transaction-end']({ transaction: 1, commit: true }), null)
+    t.equal(started, 1)
+    t.strictSame(log, ['error image: a removed bitmap is in its image until that is released'])
+    t.strictSame(g.graph.node('image').bitmaps.all(), [], 'here both are gone')
+    await g.graph.remove('image')
+    t.strictSame(storedBitmaps(filename), {})
+  },
+)
 
 t.test('whatever is in the way of undoing, all is undone, and the first failure is told', async (t) => {
   const g = testGraph(t)
@@ -109,7 +110,7 @@ t.test('whatever is in the way of undoing, all is undone, and the first failure 
     },
   })
   const { handlers } = transactions(g, { one: job('one', false), two: job('two', true) })
-  await handlers['transaction-quiesce']({ transaction: 1, nodes: ['disk'], bitmaps: [] })
+  await handlers['transaction-quiesce']({ transaction: 1, nodes: ['disk'], bitmaps: [], overlays: [] })
   const jobs = ['one', 'two'].map((id) => ({ kind: 'job', id, spec: backupSpec() }) as const)
   const missing = { kind: 'bitmap', action: { kind: 'clear', node: 'disk', name: 'zz' } } as const
   const preparing = handlers['transaction-prepare']({ transaction: 1, steps: [...jobs, missing] })

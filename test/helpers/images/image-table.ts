@@ -2,8 +2,10 @@
 // The images of a worker without the worker: one ticket on a file, connections to it, and a clock that the test moves.
 
 import type { Test } from 'tap'
+import type { Graph } from '../../../daemon/iothread/block/graph.js'
 import { ImageTable } from '../../../daemon/iothread/exports/images/image-table.js'
 import { Turns } from '../../../daemon/iothread/exports/images/turns.js'
+import { Lanes } from '../../../daemon/iothread/exports/lanes.js'
 import { PiecePool } from '../../../daemon/iothread/exports/piece-pool.js'
 import type { ImageReport, ImageSpec } from '../../../daemon/iothread/messages-images.js'
 import type { IoEngine } from '../../../native/types.js'
@@ -13,6 +15,7 @@ import { type Client, socketPair } from '../http-pair.js'
 import { MiB } from '../scratch.js'
 
 export interface TestTable {
+  readonly graph: Graph
   readonly clock: FakeClock
   readonly table: ImageTable
   readonly engine: IoEngine
@@ -42,7 +45,7 @@ export async function imageTable(
   const clock = new FakeClock()
   const [pool, checksums] = [new PiecePool(engine, slots), new Turns(4)]
   const table = new ImageTable({
-    ...{ graph, engine, clock, pool, checksums },
+    ...{ graph, engine, clock, pool, checksums, lanes: new Lanes(engine) },
     report: (report) => reports.push(report),
     log: () => undefined,
     came: () => undefined,
@@ -58,5 +61,5 @@ export async function imageTable(
     if (text !== '') await client.send(text)
     return client
   }
-  return { clock, table, engine, pool, checksums, reports, connect }
+  return { graph, clock, table, engine, pool, checksums, reports, connect }
 }

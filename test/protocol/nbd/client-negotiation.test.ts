@@ -129,6 +129,46 @@ const agreements: readonly {
     agreed: { contexts: [] },
   },
   {
+    name: 'the one dirty bitmap there is',
+    wishes: { ...all, loneBitmap: true },
+    script: {
+      ...complete,
+      LIST_META_CONTEXT: [context(0, 'base:allocation'), context(0, 'qemu:dirty-bitmap:b'), ack],
+      SET_META_CONTEXT: [context(7, 'base:allocation'), context(8, 'qemu:dirty-bitmap:b'), ack],
+    },
+    asked: 'EXTENDED_HEADERS LIST_META_CONTEXT SET_META_CONTEXT GO',
+    agreed: {
+      contexts: [
+        { id: 7, name: 'base:allocation' },
+        { id: 8, name: 'qemu:dirty-bitmap:b' },
+      ],
+    },
+  },
+  {
+    name: 'no dirty bitmap where there are several',
+    wishes: { ...all, loneBitmap: true },
+    script: {
+      ...complete,
+      LIST_META_CONTEXT: ['a', 'b', 'c'].map((name) => context(0, `qemu:dirty-bitmap:${name}`)).concat(ack),
+    },
+    asked: 'EXTENDED_HEADERS LIST_META_CONTEXT SET_META_CONTEXT GO',
+    agreed: { contexts: [{ id: 7, name: 'base:allocation' }] },
+  },
+  {
+    name: 'no dirty bitmap where contexts are not listed',
+    wishes: { ...all, loneBitmap: true },
+    script: complete,
+    asked: 'EXTENDED_HEADERS LIST_META_CONTEXT SET_META_CONTEXT GO',
+    agreed: { contexts: [{ id: 7, name: 'base:allocation' }] },
+  },
+  {
+    name: 'a dirty bitmap is not looked for where replies are simple',
+    wishes: { ...all, loneBitmap: true },
+    script: { GO: complete.GO ?? [] },
+    asked: 'EXTENDED_HEADERS STRUCTURED_REPLY GO',
+    agreed: { replies: 'simple', contexts: [] },
+  },
+  {
     name: 'default block sizes where none are told',
     wishes: few,
     script: { GO: [head, ack] },

@@ -27,7 +27,9 @@ const MIN_GRANULARITY = 512
 const [LEAST_DEFAULT, MOST_DEFAULT] = [4096, 65536]
 
 /** Drivers that show what is below them as it is. */
-const FILTERS: ReadonlySet<string> = new Set(['throttle', 'compress', 'blkdebug', 'x-inject', 'mirror_top'])
+const FILTERS: ReadonlySet<string> = new Set([
+  ...['throttle', 'compress', 'blkdebug', 'x-inject', 'mirror_top', 'commit_top', 'copy-on-read'],
+])
 
 /** Whose claims they are, as conflicts name it. */
 const USER = 'a dirty bitmap'
@@ -104,16 +106,18 @@ export class BitmapTable {
     const all = [...persistent].flatMap(([node, { removed }]) => [...removed].map((name) => ({ node, name })))
     const hold = (node: BlockNode, name: string) =>
       node.withDriver(async (driver) => driver.bitmapStore?.hold(name))
+    const gone: { node: BlockNode; name: string }[] = []
     try {
       for (const { node, name } of all) {
         await node.withDriver(async (driver) => driver.bitmapStore?.remove(name))
+        gone.push({ node, name })
         // Another was added in its place.
         if (node.bitmaps.find(name)?.persistent === true) await hold(node, name)
       }
     } catch (error) {
       for (const change of changes.reverse()) change.undo()
       // What was taken out of its image before is stored again in the end.
-      for (const { node, name } of all) await hold(node, name).catch(() => undefined)
+      for (const { node, name } of gone) await hold(node, name).catch(() => undefined)
       throw error
     }
     for (const change of changes) change.keep()

@@ -30,6 +30,8 @@ export interface NewBitmap {
 export class NodeBitmaps {
   /** In the order they came to be. */
   #list: NamedBitmap[] = []
+  /** Removed, as long as that may be undone: they are marked still. */
+  readonly #leaving = new Set<NamedBitmap>()
   #owner: BitmapOwner | undefined
   #added: () => void = () => {}
   #order = 0
@@ -41,14 +43,15 @@ export class NodeBitmaps {
   }
 
   get empty(): boolean {
-    return this.#list.length === 0
+    return this.#list.length === 0 && this.#leaving.size === 0
   }
 
   /** The range changed, or may have. */
   mark(offset: number, length: number): void {
-    if (this.#list.length === 0) return
+    if (this.empty) return
     this.#follow()
     for (const bitmap of this.#list) bitmap.mark(offset, length)
+    for (const bitmap of this.#leaving) bitmap.mark(offset, length)
   }
 
   find(name: string): NamedBitmap | undefined {
@@ -103,7 +106,12 @@ export class NodeBitmaps {
 
   remove(bitmap: NamedBitmap): BitmapChange {
     this.#take(bitmap)
-    return { undo: () => this.#enter(bitmap), keep: () => {} }
+    this.#leaving.add(bitmap)
+    const undo = () => {
+      this.#leaving.delete(bitmap)
+      this.#enter(bitmap)
+    }
+    return { undo, keep: () => this.#leaving.delete(bitmap) }
   }
 
   /** One as it was in another worker. */
@@ -150,9 +158,9 @@ export class NodeBitmaps {
 
   /** Whoever changes the node's length does not have to know of its bitmaps. */
   #follow(): void {
-    if (this.#list.length === 0 || this.#owner === undefined) return
+    if (this.empty || this.#owner === undefined) return
     const size = this.#size()
-    for (const bitmap of this.#list)
+    for (const bitmap of [...this.#list, ...this.#leaving])
       if (!bitmap.inconsistent && bitmap.bits.length !== size) bitmap.resize(size)
   }
 }

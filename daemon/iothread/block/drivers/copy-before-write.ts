@@ -13,6 +13,7 @@ import { chunkFor } from '../granularity.js'
 import type { BlockNode } from '../node.js'
 import type { ChildNodes, OpenContext } from '../open.js'
 import { sizeOption } from '../options.js'
+import { restingSoon } from '../rest.js'
 import { Snapshot } from '../snapshot.js'
 import { Filter } from './filter.js'
 
@@ -71,7 +72,7 @@ function keep(
   const how = { unmap: true, vouched: false, covering }
   const snapshot = new Snapshot(context.engine, { source, target, todo, access, how })
   const lost = (error: unknown) => context.log('warn', `snapshot lost: ${(error as Error).message}`)
-  const guard = new BeforeWrite(snapshot, policy, lost)
+  const guard = new BeforeWrite(snapshot, policy, context.guests, lost)
   return { snapshot, guard, mark, hook: undefined, users: 0 }
 }
 
@@ -94,10 +95,11 @@ export class CopyBeforeWrite extends Filter {
   /** The moment that is kept is when this ends: whoever changes the source from now on, here or below, waits for its copy. */
   async begin(): Promise<void> {
     const { kept, child } = this
-    using _quiet = await child.drain()
+    using _quiet = await restingSoon(child.name, (signal) => child.drain(signal))
     if (child.size() !== kept.snapshot.todo.length)
       throw new CommandError(`Node '${child.name}' was resized by another program just now; try again`)
     kept.mark()
+    kept.snapshot.begin()
     kept.hook = child.addBeforeWrite((offset, length) => kept.guard.before(offset, length))
   }
 
@@ -108,7 +110,7 @@ export class CopyBeforeWrite extends Filter {
     kept.hook = undefined
   }
 
-  async takeOver(): Promise<void> {
+  placed(): void {
     this.kept.guard.follow(this.#policy)
   }
 

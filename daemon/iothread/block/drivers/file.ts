@@ -59,6 +59,8 @@ export class FileDriver implements BlockDriver {
   /** Undefined for devices: they cannot tell. */
   readonly #extents: ExtentCache | undefined
   #size: number
+  /** How often it grew. */
+  #grown = 0
   /** Zeroing had to write: a fast zero is no longer promised. */
   #slowZero = false
   #slowUnmap = false
@@ -205,6 +207,7 @@ export class FileDriver implements BlockDriver {
     const result = await this.#engine.grow(this.file, offset, length)
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
     if (result < 0) throw new IoError(-result, 'resize', this.#options.name, offset, length)
+    this.#grown++
     this.#size = Math.max(this.#size, result)
   }
 
@@ -226,9 +229,11 @@ export class FileDriver implements BlockDriver {
   }
 
   async freshen(): Promise<void> {
+    const before = this.#grown
     const facts = await this.#engine.stat(this.file)
     if (typeof facts === 'number') throw new IoError(-facts, 'stat', this.#options.name)
-    this.#size = facts.size
+    // It may have grown after it was looked at.
+    this.#size = before === this.#grown ? facts.size : Math.max(this.#size, facts.size)
     this.#extents?.forget(0, Number.MAX_SAFE_INTEGER)
   }
 

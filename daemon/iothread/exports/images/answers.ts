@@ -12,10 +12,12 @@ import { CommandError, IoError } from '../../../errors.js'
 import { corsHeaders } from '../../../http/cors.js'
 import type { Exchange } from '../../../http/exchange.js'
 import type { Answerer } from '../../../http/serve.js'
+import type { HttpStream } from '../../../http/stream.js'
 import type { Holder } from '../piece-pool.js'
 import { sendChecksum } from './checksum.js'
 import { listExtents } from './extents.js'
 import { getBytes } from './get.js'
+import { ImageLane } from './lane.js'
 import { zeroBytes } from './patch.js'
 import { putBytes } from './put.js'
 import type { ImageEnv, ServedImage } from './served-image.js'
@@ -28,6 +30,7 @@ export class ImageAnswers implements Answerer {
   readonly #image: ServedImage
   readonly #env: ImageEnv
   readonly #holder: Holder
+  #lane: ImageLane | undefined
   /** Of the request that mine() looked at last. */
   #target: Target | undefined
 
@@ -62,12 +65,23 @@ export class ImageAnswers implements Answerer {
       case 'OPTIONS':
         return this.#options(exchange)
       case 'GET':
-        return getBytes(this.#image, this.#env.pool, this.#holder, exchange, target.query)
+        await getBytes(this.#image, this.#env.pool, this.#holder, exchange, target.query)
+        return this.#saw(exchange, target)
       case 'PUT':
-        return putBytes(this.#image, this.#env.pool, this.#holder, exchange, target.query)
+        await putBytes(this.#image, this.#env.pool, this.#holder, exchange, target.query)
+        return this.#saw(exchange, target)
       default:
         return this.#patch(exchange)
     }
+  }
+
+  elsewhere(stream: HttpStream): Promise<void> | undefined {
+    return this.#lane?.lend(stream)
+  }
+
+  /** The connection is served here no more. */
+  async close(): Promise<void> {
+    await this.#lane?.close()
   }
 
   failed(exchange: Exchange, error: unknown): Refusal {
@@ -77,6 +91,11 @@ export class ImageAnswers implements Answerer {
     const { method } = exchange.head
     this.#env.log('warn', { op, method, err: error.message }, 'a request for an image failed')
     return new Refusal(500, `the image server could not do this: ${error.message}`, [], { cause: error })
+  }
+
+  #saw(exchange: Exchange, { query }: Target): void {
+    this.#lane ??= new ImageLane(this.#image, this.#env, this.#holder)
+    this.#lane.saw(exchange, query)
   }
 
   async #options(exchange: Exchange): Promise<void> {
@@ -104,10 +123,10 @@ export class ImageAnswers implements Answerer {
   async #patch(exchange: Exchange): Promise<void> {
     const image = this.#image
     using operation = image.ticket.begin('write', true, (refusal) => exchange.stream.interrupt(refusal))
-    const patch = parsePatch(await exchange.text())
+    const patch = parsePatch(await exchange.bodyText())
     operation.check()
     if (patch.op === 'zero') await zeroBytes(image, operation, patch)
-    else await image.node.flush()
+    else await image.flush()
     exchange.reply(200)
   }
 }

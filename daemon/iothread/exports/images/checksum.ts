@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The checksum of an image: its blocks are hashed each for itself, and the digests one behind the other again, so that
 // blocks are hashed in parallel and those that read as zeroes are not read. Hashing runs on the engine's threads.
+// It may take minutes: a client that goes away meanwhile ends it.
 // Source: checksums of ovirt-imageio.
 
 import { DIGEST_STATE, type IoEngine, type SlotRange } from '../../../../native/types.js'
 import { badRequest } from '../../../../protocol/http/refusal.js'
+import { PeerError } from '../../../../protocol/peer-error.js'
 import { IoError } from '../../../errors.js'
 import type { Exchange } from '../../../http/exchange.js'
 import type { BlockNode } from '../../block/node.js'
@@ -44,6 +46,7 @@ export async function sendChecksum(
   if (algorithm !== ALGORITHM) throw badRequest(`query algorithm is unknown: expected ${ALGORITHM}`)
   const blockSize = blockSizeIn(query.get('block_size'))
   using operation = image.ticket.begin('read', true, (refusal) => exchange.stream.interrupt(refusal))
+  using _watch = exchange.stream.watchEnd(() => operation.stop(new PeerError('the client went away')))
   using _turn = await checksums.take(operation)
   await image.freshen()
   const size = image.readable

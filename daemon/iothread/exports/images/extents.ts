@@ -64,16 +64,14 @@ async function lookForZeroes(node: BlockNode, offset: number, length: number): P
 }
 
 /** @throws Refusal 404 where there is no bitmap */
-function dirtyIn({ dirty: use }: ServedImage): Look {
-  if (use === undefined) throw new Refusal(404, 'the image has no dirty extents')
+function dirtyIn(image: ServedImage): Look {
+  const look = image.lookForDirt()
+  if (look === undefined) throw new Refusal(404, 'the image has no dirty extents')
   return async (node, offset, length) => {
     const extent = await node.status(offset, length)
-    const { bits } = use.bitmap
-    // Of what a layer's bitmap does not reach nothing is known.
-    const known = Math.min(extent.length, bits.length - offset)
-    const { dirty, end } =
-      known > 0 ? bits.run(offset, offset + known) : { dirty: true, end: offset + extent.length }
-    return { start: offset, length: end - offset, dirty, zero: extent.kind === 'zero' }
+    const { dirty, end } = await look(offset, extent.length)
+    const until = Math.min(end, offset + extent.length)
+    return { start: offset, length: until - offset, dirty, zero: extent.kind === 'zero' }
   }
 }
 

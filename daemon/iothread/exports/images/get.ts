@@ -130,7 +130,10 @@ class Sending {
     while (at < end && this.#readings.length < AHEAD) {
       const piece = this.#pool.take(this.#holder, pieceLength(at, end - at, this.#pool.longest))
       if (piece === undefined) break
-      const done = this.#image.node.read(at, piece).then(
+      const { guest, node } = this.#image
+      const start = at
+      const read = guest.during('read', piece.length, () => node.read(start, piece))
+      const done = read.then(
         () => ({}),
         (error: unknown) => ({ error }),
       )

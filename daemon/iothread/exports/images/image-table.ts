@@ -35,6 +35,7 @@ export class ImageTable {
       try {
         const image = await ServedImage.open(spec, this.#env)
         this.#images.set(spec.key, { image, memory })
+        void image.watchExpiry()
       } catch (error) {
         memory[Symbol.dispose]()
         throw error
@@ -49,8 +50,8 @@ export class ImageTable {
       return null
     },
     'image-status': ({ key }: ImageRequests['image-status']['args']) => this.#find(key).status(),
-    'image-extend': ({ key, timeout }: ImageRequests['image-extend']['args']) => {
-      this.#find(key).ticket.extend(timeout)
+    'image-extend': async ({ key, timeout }: ImageRequests['image-extend']['args']) => {
+      await this.#find(key).extend(timeout)
       return null
     },
     'image-retire': ({ key }: ImageRequests['image-retire']['args']) => {
@@ -60,13 +61,19 @@ export class ImageTable {
     'image-end': async ({ key, stop }: ImageRequests['image-end']['args']) => {
       const image = this.#find(key)
       await (stop ? image.cancel() : image.retire())
-      const entry = this.#images.get(key)
-      // Somebody else may have waited too.
-      if (entry?.image !== image) return null
-      this.#images.delete(key)
-      using _memory = entry.memory
-      await this.#close(image)
+      await this.#remove(key, image)
       return null
+    },
+    'image-expire': async ({ key }: ImageRequests['image-expire']['args']) => {
+      const image = this.#find(key)
+      if (!image.expired) {
+        void image.watchExpiry()
+        return null
+      }
+      const { left } = image.ticket
+      void image.retire()
+      await this.#remove(key, image)
+      return left
     },
   }
 
@@ -77,6 +84,15 @@ export class ImageTable {
     for (const image of this.#leaving) image.cutOff()
     await Promise.all(all.map(({ image }) => image.end()))
     for (const { memory } of all) memory[Symbol.dispose]()
+  }
+
+  async #remove(key: number, image: ServedImage): Promise<void> {
+    const entry = this.#images.get(key)
+    // Somebody else may have waited too.
+    if (entry?.image !== image) return
+    this.#images.delete(key)
+    using _memory = entry.memory
+    await this.#close(image)
   }
 
   /** Whoever ended it does not wait for what its clients owe. */

@@ -20,9 +20,10 @@ export async function zeroBytes(
     const step = Math.min(STEP, size - done)
     // Its last byte only: the rest is allocated, or not, by zeroing.
     await image.reach(offset + done + step - 1, 1)
+    image.guest.seen()
     await image.node.zero(offset + done, step, { unmap: image.ticket.spec.sparse, fast: false })
     operation.touched(offset + done, step)
   }
   operation.check()
-  if (flush) await image.node.flush()
+  if (flush) await image.flush()
 }

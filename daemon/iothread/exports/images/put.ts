@@ -42,7 +42,7 @@ export async function putBytes(
   }
   await writes.idle()
   operation.check()
-  if (flush) await image.node.flush()
+  if (flush) await image.flush()
   exchange.reply(200, corsHeaders(exchange.head))
 }
 
@@ -76,7 +76,8 @@ async function writeAll(
   const write = (at: number, piece: Piece, bytes: number) => async () => {
     try {
       await image.reach(at, bytes)
-      await image.node.write(at, bytes === piece.length ? piece : { ...piece, length: bytes })
+      const slice = bytes === piece.length ? piece : { ...piece, length: bytes }
+      await image.guest.during('write', bytes, () => image.node.write(at, slice))
       operation.touched(at, bytes)
     } finally {
       pool.give(holder, piece)

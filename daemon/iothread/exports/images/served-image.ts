@@ -3,7 +3,8 @@
 // Rule: a connection is here as long as its requests name this ticket; the first that names another takes it away.
 
 import type { IoEngine } from '../../../../native/types.js'
-import type { Clock } from '../../../common/clock.js'
+import { type Clock, monotonicSeconds } from '../../../common/clock.js'
+import { atMost } from '../../../common/deadline.js'
 import { giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
 import { HEAD_MS, LEAVE_MS } from '../../../http/limits.js'
@@ -11,20 +12,27 @@ import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
 import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
-import { PERMISSIONS, type Permissions } from '../../block/driver.js'
+import { type DirtyLook, PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
+import type { Guest } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
 import type { ImageReport, ImageSpec, ImageStatus } from '../../messages-images.js'
+import type { Lanes } from '../lanes.js'
 import type { Holder, PiecePool } from '../piece-pool.js'
 import { ImageAnswers } from './answers.js'
+import type { ImageLane } from './lane.js'
 import { Ticket } from './ticket.js'
 import type { Turns } from './turns.js'
+
+/** A lane is back by then unless its storage does not answer, milliseconds. */
+const BACK_MS = 100
 
 export interface ImageEnv {
   readonly graph: Graph
   readonly engine: IoEngine
   readonly pool: PiecePool
   readonly clock: Clock
+  readonly lanes: Lanes
   /** Those who make checksums. */
   readonly checksums: Turns
   report(report: ImageReport): void
@@ -45,19 +53,30 @@ interface Client extends Holder {
 
 export class ServedImage {
   readonly ticket: Ticket
-  /** What is told as dirty; undefined: nothing is known of that. */
-  readonly dirty: BitmapUse | undefined
+  /** What is told as dirty, where the export has a bitmap. */
+  readonly #dirty: BitmapUse | undefined
+  /** What its clients wait for, seen by whoever wants to leave them room. */
+  readonly guest: Guest
   readonly #env: ImageEnv
   readonly #claim: Claim
   readonly #clients = new Map<number, Client>()
+  /** Those that serve a client now. */
+  readonly lanes = new Set<ImageLane>()
   #retired = false
   #freshening: Promise<void> | undefined
+  /** When it is looked whether the ticket has expired, seconds; Infinity: not yet known. */
+  #looksAt = Number.POSITIVE_INFINITY
+  #stopLooking: () => void = () => undefined
+  #waitsForIdle = false
 
   private constructor(spec: ImageSpec, claim: Claim, dirty: BitmapUse | undefined, env: ImageEnv) {
-    this.ticket = new Ticket(spec)
-    this.dirty = dirty
+    this.ticket = new Ticket(spec, () => {
+      if (this.ticket.expires < this.#looksAt) void this.watchExpiry()
+    })
+    this.#dirty = dirty
     this.#claim = claim
     this.#env = env
+    this.guest = env.graph.guests.join()
   }
 
   /** @throws CommandError when somebody else uses the node in a way that excludes it, or the bitmap cannot be used */
@@ -96,6 +115,12 @@ export class ServedImage {
     return this.ticket.spec.size ?? this.node.length()
   }
 
+  /** What is dirty from now on; undefined: nothing is known of that. */
+  lookForDirt(): DirtyLook | undefined {
+    if (this.#dirty !== undefined) return lookInto(this.#dirty)
+    return this.ticket.spec.dirty === true ? this.node.driver.dirty?.() : undefined
+  }
+
   /** Requests that name its ticket are not for it any more. */
   get retired(): boolean {
     return this.#retired
@@ -105,9 +130,44 @@ export class ServedImage {
     return this.#clients.size
   }
 
-  status(): ImageStatus {
+  /** What lanes did is known when they are back; those that their storage keeps are not waited for. */
+  async status(): Promise<ImageStatus> {
+    await this.#lanesBack()
     const { active, canceled, expires, idleTime, transferred } = this.ticket
     return { active, canceled, connections: this.clients, expires, idleTime, transferred }
+  }
+
+  /** The ticket has expired, and nothing of it is under way. */
+  get expired(): boolean {
+    return !this.ticket.active && monotonicSeconds() >= this.ticket.expires
+  }
+
+  /** Reports it when the ticket has expired, from now on. */
+  async watchExpiry(): Promise<void> {
+    if (this.#waitsForIdle) return
+    this.#waitsForIdle = true
+    await this.ticket.idle()
+    this.#waitsForIdle = false
+    this.#stopLooking()
+    this.#looksAt = Number.POSITIVE_INFINITY
+    if (this.#retired || this.ticket.canceled || this.ticket.expires === Number.POSITIVE_INFINITY) return
+    if (this.expired) this.#env.report({ kind: 'image-expired', key: this.ticket.spec.key })
+    else {
+      this.#looksAt = this.ticket.expires
+      const leftMs = 1000 * (this.#looksAt - monotonicSeconds())
+      this.#stopLooking = this.#env.clock.after(Math.max(1, leftMs), () => void this.watchExpiry())
+    }
+  }
+
+  /** The ticket expires so many seconds from now; what lanes did was before that. */
+  async extend(seconds: number): Promise<void> {
+    await this.#lanesBack()
+    this.ticket.extend(seconds)
+  }
+
+  async #lanesBack(): Promise<void> {
+    if (this.lanes.size === 0) return
+    await atMost(Promise.all([...this.lanes].map((lane) => lane.back())), BACK_MS)
   }
 
   /** Begins to serve a connection. @param fd  owned from now on */
@@ -128,7 +188,9 @@ export class ServedImage {
 
   async #serve(connection: number, client: Client): Promise<void> {
     const { stream } = client
-    const served = await serveRequests(stream, new ImageAnswers(this, this.#env, client))
+    const answers = new ImageAnswers(this, this.#env, client)
+    const served = await serveRequests(stream, answers)
+    void answers.close()
     this.#clients.delete(connection)
     const back = served.kind === 'foreign' ? stream.release() : undefined
     const why = served.kind === 'closed' ? served.why : undefined
@@ -146,9 +208,14 @@ export class ServedImage {
     await this.node.withDriver(async (driver) => driver.grow?.(offset, length))
   }
 
-  /** Looks anew at an image that others may have changed: one that was opened for its ticket, to read it. */
+  flush(): Promise<void> {
+    return this.guest.during('flush', 0, () => this.node.flush())
+  }
+
+  /** Looks anew at an image that others may have changed: one that was opened for its ticket, which only reads it. */
   async freshen(): Promise<void> {
-    if (!this.ticket.spec.own || !this.node.readOnly) return
+    const { own, ops } = this.ticket.spec
+    if (!own || ops.includes('write')) return
     this.#freshening ??= Promise.resolve(this.node.driver.freshen?.()).finally(() => {
       this.#freshening = undefined
     })
@@ -163,6 +230,7 @@ export class ServedImage {
   /** No request begins any more; resolves when those under way have ended. */
   retire(): Promise<void> {
     this.#retired = true
+    for (const lane of this.lanes) lane.callBack()
     return this.ticket.idle()
   }
 
@@ -198,7 +266,9 @@ export class ServedImage {
   }
 
   async #release(): Promise<void> {
-    await giveBack([() => this.#claim.release(), () => this.dirty?.release()])
+    this.#stopLooking()
+    this.#env.graph.guests.leave(this.guest)
+    await giveBack([() => this.#claim.release(), () => this.#dirty?.release()])
   }
 
   async #gone(): Promise<void> {
@@ -210,6 +280,15 @@ async function bitmapOf({ bitmap, ops }: ImageSpec, node: BlockNode, graph: Grap
   const wanted = bitmap === undefined ? [] : [bitmap]
   const [found] = graph.bitmaps.forExport(node, wanted, ops.includes('write'))
   return found && (await graph.bitmaps.take(found.node, found.bitmap, true))
+}
+
+function lookInto({ bitmap }: BitmapUse): DirtyLook {
+  return async (offset, length) => {
+    const { bits } = bitmap
+    // Of what a layer's bitmap does not reach nothing is known.
+    const known = Math.min(length, bits.length - offset)
+    return known > 0 ? bits.run(offset, offset + known) : { dirty: true, end: offset + length }
+  }
 }
 
 function permissions({ ops, own }: ImageSpec): Permissions {

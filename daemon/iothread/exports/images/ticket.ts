@@ -4,24 +4,33 @@
 
 import type { TicketOp } from '../../../../protocol/http/json-body.js'
 import { Refusal } from '../../../../protocol/http/refusal.js'
+import type { PeerError } from '../../../../protocol/peer-error.js'
 import { monotonicSeconds } from '../../../common/clock.js'
-import type { ImageSpec } from '../../messages-images.js'
+import type { ImageLeft, ImageSpec } from '../../messages-images.js'
 import { ByteUnion } from './byte-union.js'
 
 /** How a request that is under way is stopped. */
-export type Stop = (refusal: Refusal) => void
+export type Stop = (why: Stopped) => void
+/** A refusal, or the client has gone. */
+export type Stopped = Refusal | PeerError
 
 export class Ticket {
   readonly spec: ImageSpec
+  readonly #extended: () => void
   readonly #running = new Set<Operation>()
-  readonly #touched = new ByteUnion()
+  readonly #touched: ByteUnion
   #expires: number
   #canceled = false
+  /** Operations that are rows of requests. */
+  #rows = 0
   #lastEnd = monotonicSeconds()
   #waiting: (() => void)[] = []
 
-  constructor(spec: ImageSpec) {
+  /** @param extended  called when the expiry has moved */
+  constructor(spec: ImageSpec, extended: () => void) {
     this.spec = spec
+    this.#extended = extended
+    this.#touched = new ByteUnion(spec.done)
     this.#expires = spec.expires
   }
 
@@ -32,10 +41,14 @@ export class Ticket {
     return this.#canceled
   }
   get expires(): number {
-    return this.#expires
+    return this.#rows === 0 ? this.#expires : Math.max(this.#expires, monotonicSeconds() + this.spec.timeout)
   }
   get transferred(): number {
     return this.#touched.total
+  }
+  /** What is told of it when its image is open no more. */
+  get left(): ImageLeft {
+    return { expires: this.#expires, since: this.#lastEnd, done: this.#touched.covered() }
   }
   /** Seconds since the last request ended. */
   get idleTime(): number {
@@ -45,7 +58,7 @@ export class Ticket {
   /** @throws Refusal 403; writing includes reading */
   check(op: TicketOp): void {
     if (this.#canceled) throw forbidden('it was canceled')
-    if (monotonicSeconds() >= this.#expires) throw forbidden('it has expired')
+    if (monotonicSeconds() >= this.expires) throw forbidden('it has expired')
     const { ops } = this.spec
     if (!ops.includes(op) && !(op === 'read' && ops.includes('write'))) throw forbidden(`it forbids to ${op}`)
   }
@@ -53,27 +66,35 @@ export class Ticket {
   /**
    * A request begins; it ends with dispose.
    * @param renews  its end moves the expiry
+   * @param ended   called when it has ended
    * @throws Refusal 403
    */
-  begin(op: TicketOp, renews: boolean, stop: Stop): Operation {
+  begin(op: TicketOp, renews: boolean, stop: Stop, ended?: () => void): Operation {
     this.check(op)
-    const operation = new Operation(
-      stop,
-      (offset, length) => this.#touched.add(offset, length),
-      () => {
-        this.#running.delete(operation)
-        if (renews) this.extend(this.spec.timeout)
-        this.#lastEnd = monotonicSeconds()
-        if (this.#running.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
-      },
-    )
+    const operation = new Operation(stop, this.#touched, () => {
+      this.#running.delete(operation)
+      ended?.()
+      if (renews) this.extend(this.spec.timeout)
+      this.#lastEnd = monotonicSeconds()
+      if (this.#running.size === 0) for (const resolve of this.#waiting.splice(0)) resolve()
+    })
     this.#running.add(operation)
+    return operation
+  }
+
+  /** As begin(), for many requests one after the other, each sooner than the ticket expires. */
+  beginRow(op: TicketOp, stop: Stop): Operation {
+    const operation = this.begin(op, true, stop, () => {
+      this.#rows--
+    })
+    this.#rows++
     return operation
   }
 
   /** It expires so many seconds from now. */
   extend(seconds: number): void {
     this.#expires = monotonicSeconds() + seconds
+    this.#extended()
   }
 
   /** No request begins any more, and those under way are stopped; resolves when they have ended. */
@@ -93,19 +114,19 @@ export class Ticket {
 /** A request under way. */
 export class Operation implements Disposable {
   readonly #stop: Stop
-  readonly #touched: (offset: number, length: number) => void
+  readonly #touched: ByteUnion
   readonly #end: () => void
-  #stopped: Refusal | undefined
+  #stopped: Stopped | undefined
   /** Who waits for something, and no more when it is stopped. */
   readonly #waiting = new Set<() => void>()
 
-  constructor(stop: Stop, touched: (offset: number, length: number) => void, end: () => void) {
+  constructor(stop: Stop, touched: ByteUnion, end: () => void) {
     this.#stop = stop
     this.#touched = touched
     this.#end = end
   }
 
-  /** Between two steps. @throws Refusal when it was stopped */
+  /** Between two steps. @throws Refusal, or PeerError, when it was stopped */
   check(): void {
     if (this.#stopped !== undefined) throw this.#stopped
   }
@@ -118,12 +139,17 @@ export class Operation implements Disposable {
 
   /** So much of the image was read or written. */
   touched(offset: number, length: number): void {
-    this.#touched(offset, length)
+    this.#touched.add(offset, length)
   }
 
-  stop(refusal: Refusal): void {
-    this.#stopped = refusal
-    this.#stop(refusal)
+  /** As many bytes at each of these places. */
+  touchedEach(offsets: Float64Array, length: number): void {
+    this.#touched.addEach(offsets, length)
+  }
+
+  stop(why: Stopped): void {
+    this.#stopped ??= why
+    this.#stop(why)
     for (const call of [...this.#waiting]) call()
   }
 

@@ -23,10 +23,11 @@ import {
   requestHeaderLength,
 } from '../../../../protocol/nbd/request.js'
 import { PeerError } from '../../../../protocol/peer-error.js'
-import type { Guests } from '../../block/guests.js'
+import type { Guest } from '../../block/guests.js'
+import type { Lanes } from '../lanes.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Incoming } from './incoming.js'
-import { ClientLane, type Lanes } from './lane.js'
+import { ClientLane } from './lane.js'
 import { type ReplySink, type ServedNode, Serving } from './serving.js'
 
 const EAGAIN = -11
@@ -41,7 +42,7 @@ const READS = 16
 export interface ConnectionEnv {
   readonly node: ServedNode
   readonly pool: PiecePool
-  readonly guests: Guests
+  readonly guest: Guest
   readonly lanes: Lanes
   /** It is closed and nothing of it is under way any more. @param why  undefined: the client ended it, or we did */
   readonly ended: (why: string | undefined) => void
@@ -83,7 +84,7 @@ export class Connection implements WireUser, ReplySink {
     this.#env = env
     this.#agreed = agreed
     this.#wire = new Wire(fd, this)
-    this.#serving = new Serving(env.node, env.pool, env.guests, agreed, this)
+    this.#serving = new Serving(env.node, env.pool, env.guest, agreed, this)
     const { lanes, pool, node: served } = env
     this.#lane = new ClientLane({ lanes, pool, served, agreed, holder: this.#serving }, fd)
     if (rest.length > 0) {

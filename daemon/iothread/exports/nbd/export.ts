@@ -9,12 +9,12 @@ import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
 import { PERMISSIONS, type Permissions } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
-import type { Guests } from '../../block/guests.js'
+import type { Guest, Guests } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
 import type { ExportSpec, ServedFacts } from '../../messages.js'
+import type { Lanes } from '../lanes.js'
 import type { PiecePool } from '../piece-pool.js'
 import { Connection } from './connection.js'
-import type { Lanes } from './lane.js'
 import type { ServedNode } from './serving.js'
 import { allocation, allocationDepth, dirtyIn, type StatusSource } from './status.js'
 
@@ -43,6 +43,7 @@ export class NbdExport implements ServedNode {
   readonly #pool: PiecePool
   readonly #lanes: Lanes
   readonly #guests: Guests
+  readonly #guest: Guest
   readonly #ended: ConnectionEnded
   readonly #connections = new Map<number, Connection>()
   #quiet: (() => void) | undefined
@@ -60,6 +61,7 @@ export class NbdExport implements ServedNode {
     this.#pool = pool
     this.#lanes = lanes
     this.#guests = guests
+    this.#guest = guests.join()
     this.#ended = ended
     this.writethrough = spec.writethrough
     const contexts = contextsOf(spec, bitmaps)
@@ -113,7 +115,7 @@ export class NbdExport implements ServedNode {
     }
     let made: Connection
     try {
-      const env = { node: this, pool: this.#pool, lanes: this.#lanes, guests: this.#guests, ended }
+      const env = { node: this, pool: this.#pool, lanes: this.#lanes, guest: this.#guest, ended }
       made = new Connection(env, fd, agreed, rest)
     } catch (error) {
       throw new CommandError(`a client could not be served: ${(error as Error).message}`, 'GenericError', {
@@ -136,6 +138,7 @@ export class NbdExport implements ServedNode {
       await new Promise<void>((resolve) => {
         this.#quiet = resolve
       })
+    this.#guests.leave(this.#guest)
     await giveBack([() => this.#claim.release(), ...this.#bitmaps.map((use) => () => use.release())])
   }
 }

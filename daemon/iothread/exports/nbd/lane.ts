@@ -8,12 +8,13 @@
 // else wants the node; the less it was good for, the longer the next row must be.
 
 import type { Lane, LaneCounts, LaneEnd } from '../../../../native/lane-types.js'
-import type { FileId, IoEngine, Range } from '../../../../native/types.js'
+import type { FileId, Range } from '../../../../native/types.js'
 import { type Agreed, hasFlag, type ReplyStyle } from '../../../../protocol/nbd/agreed.js'
 import { commandFlags, commands } from '../../../../protocol/nbd/constants.js'
 import { parseRequest, type Request, requestHeaderLength } from '../../../../protocol/nbd/request.js'
 import { PeerError } from '../../../../protocol/peer-error.js'
 import type { Borrower } from '../../block/loans.js'
+import type { Lanes } from '../lanes.js'
 import { type Holder, type PiecePool, SMALL } from '../piece-pool.js'
 import type { ServedNode } from './serving.js'
 
@@ -24,28 +25,6 @@ const LONGEST_ROW = 4096
 const WORTH = 64
 /** A client that is silent for so long holds no memory and no task. */
 const IDLE_MS = 100
-/** Lanes of one worker: each holds a task and a piece of memory. */
-const MOST_LANES = 16
-
-/** The lanes of a worker. */
-export class Lanes {
-  readonly engine: IoEngine
-  #free = MOST_LANES
-
-  constructor(engine: IoEngine) {
-    this.engine = engine
-  }
-
-  take(): boolean {
-    if (this.#free === 0) return false
-    this.#free--
-    return true
-  }
-
-  give(): void {
-    this.#free++
-  }
-}
 
 export interface LaneEnv {
   readonly lanes: Lanes

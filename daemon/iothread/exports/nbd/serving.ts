@@ -20,7 +20,7 @@ import {
 import type { Request } from '../../../../protocol/nbd/request.js'
 import { IoError } from '../../../errors.js'
 import type { ReadHow } from '../../block/driver.js'
-import type { GuestRequest, Guests } from '../../block/guests.js'
+import type { Guest } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
 import type { Holder, Piece, PiecePool } from '../piece-pool.js'
 import type { PartWriter } from './incoming.js'
@@ -57,15 +57,15 @@ export class Serving implements Holder {
   held = 0
   readonly #served: ServedNode
   readonly #pool: PiecePool
-  readonly #guests: Guests
+  readonly #guest: Guest
   readonly #agreed: Agreed
   readonly #sink: ReplySink
   readonly #order = new ReplyOrder()
 
-  constructor(served: ServedNode, pool: PiecePool, guests: Guests, agreed: Agreed, sink: ReplySink) {
+  constructor(served: ServedNode, pool: PiecePool, guest: Guest, agreed: Agreed, sink: ReplySink) {
     this.#served = served
     this.#pool = pool
-    this.#guests = guests
+    this.#guest = guest
     this.#agreed = agreed
     this.#sink = sink
   }
@@ -92,8 +92,8 @@ export class Serving implements Holder {
     }
     const write = async (offset: number, piece: Piece) => {
       try {
-        await this.#felt(how.fua ? 'durable-write' : 'write', piece.length, (node) =>
-          node.write(offset, piece, how),
+        await this.#guest.during(how.fua ? 'durable-write' : 'write', piece.length, () =>
+          this.#served.node.write(offset, piece, how),
         )
       } catch (error) {
         failed ??= error
@@ -134,10 +134,10 @@ export class Serving implements Holder {
   async #change(request: Request): Promise<void> {
     const { command, offset, length } = request
     const { node } = this.#served
-    this.#guests.seen()
+    this.#guest.seen()
     switch (command) {
       case commands.FLUSH:
-        return this.#felt('flush', 0, () => node.flush())
+        return this.#guest.during('flush', 0, () => node.flush())
       case commands.TRIM:
         await node.discard(offset, length)
         break
@@ -179,12 +179,12 @@ export class Serving implements Holder {
       const piece = this.#pool.take(this, length - at) ?? (await this.#take(length - at))
       const done = at + piece.length === length
       let zero = false
-      const began = this.#guests.began()
+      const began = this.#guest.began()
       try {
         zero = await this.#served.node.read(from, piece, SCAN)
-        this.#guests.ended('read', piece.length, began)
+        this.#guest.ended('read', piece.length, began)
       } catch (error) {
-        this.#guests.failed()
+        this.#guest.failed()
         this.#pool.give(this, piece)
         const chunk = errorChunk(replies, request, nameOf(error), textOf(error), true, from)
         return this.#order.whole(() => this.#sink.put(chunk))
@@ -284,21 +284,7 @@ export class Serving implements Holder {
   }
 
   #readNode(offset: number, piece: Piece, how?: ReadHow): Promise<boolean> {
-    return this.#felt('read', piece.length, (node) => node.read(offset, piece, how))
-  }
-
-  /** What the client waits for, seen by whoever wants to leave it room. */
-  async #felt<T>(kind: GuestRequest, length: number, work: (node: BlockNode) => Promise<T>): Promise<T> {
-    const began = this.#guests.began()
-    let result: T
-    try {
-      result = await work(this.#served.node)
-    } catch (error) {
-      this.#guests.failed()
-      throw error
-    }
-    this.#guests.ended(kind, length, began)
-    return result
+    return this.#guest.during('read', piece.length, () => this.#served.node.read(offset, piece, how))
   }
 
   async #take(length: number): Promise<Piece> {

@@ -258,3 +258,31 @@ t.test('a worker that dies ends its job with the reason, whatever its state', as
     t.match(verbs['query-jobs'](), [{ error: 'iothread gone' }])
   }
 })
+
+t.test('a cancel that comes before the worker knows of the job is told again when it runs', async (t) => {
+  const { jobs, seen, start, verbs, worker } = setUp()
+  worker.held = (name) => name === 'job-start'
+  worker.before = (name) => {
+    if (name === 'job-start') worker.say({ kind: 'job-running', id: 'j', progress: progress(0, 64) })
+    else if (name === 'job-cancel' && !seen.includes('S:running')) throw new Error('Job not found')
+  }
+  const starting = start()
+  const cancels = () => worker.asked.filter(({ name }) => name === 'job-cancel').length
+  await verbs['job-cancel']({ id: 'j' })
+  t.equal(cancels(), 1)
+  t.throws(() => jobs.find('j'), { message: 'Job not found' })
+  worker.asked.find(({ name }) => name === 'job-start')?.answer()
+  await starting
+  t.equal(cancels(), 2)
+})
+
+t.test('a job that is about to start when all are to end is cancelled', async (t) => {
+  const { jobs, start, worker } = setUp()
+  worker.held = (name) => name === 'job-start'
+  const starting = start()
+  const ending = jobs.endAll()
+  t.equal(worker.asked.filter(({ name }) => name === 'job-cancel').length, 1)
+  worker.asked.find(({ name }) => name === 'job-start')?.refuse(new Error('Operation canceled'))
+  await t.rejects(starting, { message: 'Operation canceled' })
+  await ending
+})

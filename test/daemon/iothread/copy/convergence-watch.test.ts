@@ -14,6 +14,7 @@ class Watched {
   done = 0
   remaining = 1000 * MIB
   readonly guests = new Guests(() => this.at)
+  readonly guest = this.guests.join()
   readonly courtesy = new Courtesy(this.guests, FULL)
   readonly watch = new ConvergenceWatch(CHUNK, 'report', this.courtesy, () => undefined)
 
@@ -25,8 +26,8 @@ class Watched {
       this.done += (copy * MIB) / 2
       for (let at = 0; at < (dirty * MIB) / 2; at += CHUNK) this.watch.dirtied(at, CHUNK)
       this.watch.look(this.at, this.done, this.remaining)
-      this.guests.began()
-      windows.push(this.courtesy.window / MIB)
+      this.guest.began()
+      windows.push(this.courtesy.window() / MIB)
     }
     return windows
   }

@@ -55,6 +55,7 @@ for (const kind of ['commit', 'stream'] as const)
         speed: 0,
         onError: 'report',
         yielding: true,
+        filter: { name: '#filter', below: kind === 'commit' ? 'mid' : 'top' },
       } as const
       if (kind === 'commit') await jobs.start('j', { kind, overlay: 'top', top: 'mid', base: 'base', ...how })
       else await jobs.start('j', { kind, node: 'top', base: 'base', ...how })

@@ -140,6 +140,7 @@ class Chain {
     await this.#jobs.start(id, {
       ...{ kind: 'commit', overlay: this.at(top + 1).name, top: this.at(top).name, base: this.at(base).name },
       ...{ backing: { name, format }, speed: 0, onError: 'report', yielding: true },
+      filter: { name: `#${id}`, below: this.at(top).name },
     })
     const applied = await this.#onePass(t, id)
     if (applied) await this.#forget(base + 1, top)
@@ -154,6 +155,7 @@ class Chain {
     await this.#jobs.start(id, {
       ...{ kind: 'stream', node: this.at(node).name, base: base < 0 ? undefined : this.at(base).name },
       ...{ backing: base < 0 ? undefined : { name, format }, speed: 0, onError: 'report', yielding: true },
+      filter: { name: `#${id}`, below: this.at(node).name },
     })
     const applied = await this.#onePass(t, id)
     if (applied) await this.#forget(base + 1, node - 1)

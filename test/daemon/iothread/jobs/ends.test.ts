@@ -55,6 +55,8 @@ async function addImage(t: Test, g: TestGraph): Promise<void> {
   await g.add(image)
 }
 
+const FILTER = { name: '#filter', below: 'image' }
+
 for (const written of [true, false])
   t.test(
     `an image that a job has made writable ${written ? 'stays so for its writer' : 'is only read again'}`,
@@ -64,7 +66,7 @@ for (const written of [true, false])
       await addImage(t, g)
       const image = g.graph.node('image')
       const stream = { kind: 'stream', node: 'image', base: undefined, backing: undefined, speed: 1 } as const
-      await jobs.start('j', { ...stream, onError: 'report', yielding: true })
+      await jobs.start('j', { ...stream, filter: FILTER, onError: 'report', yielding: true })
       const writer = { use: ['write'] as const, share: PERMISSIONS }
       const claim = written ? await g.graph.claim('a guest', image, writer) : undefined
       await jobs.verbs['job-set-speed']({ id: 'j', speed: 0 })
@@ -86,7 +88,7 @@ for (const other of ['removed', 'put below another node'] as const)
     const slow = { driver: 'x-inject', 'node-name': 'above', file: 'base', rules }
     await addImage(t, g)
     const stream = { kind: 'stream', node: 'image', base: undefined, backing: undefined, speed: 0 } as const
-    await jobs.start('j', { ...stream, onError: 'report', yielding: true })
+    await jobs.start('j', { ...stream, filter: FILTER, onError: 'report', yielding: true })
     await jobs.report('job-ended', 'j')
     const adding = other === 'removed' ? undefined : g.add(slow).catch((error: Error) => error.message)
     const ending = Promise.resolve(jobs.verbs['job-finalize']({ id: 'j', commit: true }))

@@ -1,12 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-// Jobs that are not to yield to guests do not. That others do is tested with Courtesy, under a clock of its own.
-import t from 'tap'
-import { testGraph } from '../../../helpers/graph.js'
+// Jobs that are not to yield to guests do not, and those that get nowhere yield less. How the others do is tested with Courtesy,
+// under a clock of its own.
+import t, { type Test } from 'tap'
+import { BeforeWrite } from '../../../../daemon/iothread/block/before-write.js'
+import { DirtyBitmap } from '../../../../daemon/iothread/block/dirty-bitmap.js'
+import { Guests } from '../../../../daemon/iothread/block/guests.js'
+import type { Judgement } from '../../../../daemon/iothread/block/usual.js'
+import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
+import { BackupJob } from '../../../../daemon/iothread/jobs/backup.js'
+import { OnePass } from '../../../../daemon/iothread/jobs/one-pass.js'
+import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { GraphJobs, turn } from '../../../helpers/graph-jobs.js'
 import { backupSpec, mirrorSpec } from '../../../helpers/iothread.js'
+import { TestControl } from '../../../helpers/test-control.js'
 
 const MIB = 2 ** 20
 const SIZE = 8 * MIB
+
+/** A disk full of data, and a target that takes nothing yet. */
+async function stuckTarget(t: Test): Promise<TestGraph> {
+  const g = testGraph(t)
+  for (const node of ['src', 'dst-memory']) await g.add({ driver: 'x-memory', 'node-name': node, size: SIZE })
+  const rules = [{ op: 'write', count: 0, stall: true }]
+  await g.add({ driver: 'x-inject', 'node-name': 'dst', file: 'dst-memory', rules })
+  const source = g.graph.node('src')
+  for (let at = 0; at < SIZE; at += MIB) await g.write(source, at, Buffer.alloc(MIB, 1))
+  return g
+}
 
 const jobs = [
   { name: 'a mirror that does not yield', spec: mirrorSpec({ yielding: false }) },
@@ -15,17 +35,13 @@ const jobs = [
 ]
 for (const { name, spec } of jobs)
   t.test(`${name} has all in flight beside a guest`, async (t) => {
-    const g = testGraph(t)
-    for (const node of ['src', 'dst-memory'])
-      await g.add({ driver: 'x-memory', 'node-name': node, size: SIZE })
-    const rules = [{ op: 'write', count: 0, stall: true }]
-    await g.add({ driver: 'x-inject', 'node-name': 'dst', file: 'dst-memory', rules })
+    const g = await stuckTarget(t)
     const source = g.graph.node('src')
-    for (let at = 0; at < SIZE; at += MIB) await g.write(source, at, Buffer.alloc(MIB, 1))
     const table = new GraphJobs(g)
+    const guest = g.graph.guests.join()
     await table.start('j', spec)
     while (source.stats.readBytes < SIZE) {
-      g.graph.guests.seen()
+      guest.seen()
       await turn()
     }
     t.equal(g.graph.node('dst-memory').stats.writes, 0)
@@ -37,3 +53,83 @@ for (const { name, spec } of jobs)
     }
     await table.verbs['job-finalize']({ id: 'j', commit: true })
   })
+
+const copies = [
+  {
+    name: 'a backup',
+    make: async ({ graph, engine }: TestGraph) => {
+      const job = new BackupJob(backupSpec(), graph, new Buffers(engine), new TestControl())
+      await job.prepare()
+      return { job, run: () => job.run(), end: () => job.finalize(true) }
+    },
+  },
+  {
+    name: 'the one pass of a commit or a stream',
+    make: async ({ graph, engine }: TestGraph) => {
+      const ends = { source: graph.node('src'), target: graph.node('dst') }
+      const pass = { ...ends, guests: graph.guests, speed: 0, yielding: true }
+      const job = new OnePass(pass, new Buffers(engine), new TestControl())
+      return { job, run: () => job.run('all'), end: async () => undefined }
+    },
+  },
+]
+for (const { name, make } of copies)
+  t.test(`${name} that gets nowhere beside a guest has more in flight after some time`, async (t) => {
+    const g = await stuckTarget(t)
+    const source = g.graph.node('src')
+    const guest = g.graph.guests.join()
+    guest.began()
+    const { job, run, end } = await make(g)
+    const running = run()
+    const begun = async (bytes: number) => {
+      while (source.stats.readBytes < bytes) {
+        guest.seen()
+        await turn()
+      }
+    }
+    await begun(MIB / 4)
+    for (let turns = 0; turns < 300; turns++) await begun(0).then(turn)
+    t.equal(source.stats.readBytes, MIB / 4, 'one piece')
+    for (const at of [0, 10_000, 20_000, 30_000]) {
+      guest.seen()
+      job.look(at)
+    }
+    await begun(SIZE)
+    t.equal(g.graph.node('dst-memory').stats.writes, 0)
+    g.graph.node('dst').driver.release?.()
+    await running
+    await end()
+    t.equal(job.progress().offset, SIZE)
+  })
+
+t.test('a write that waits for its copy has met one', async (t) => {
+  const g = await stuckTarget(t)
+  let at = 1000
+  const guests = new Guests(() => at)
+  const felt: Judgement[] = []
+  guests.addListener((judged) => felt.push(judged))
+  const guest = guests.join()
+  const write = async (ms: number, work: () => Promise<void>) => {
+    const began = guest.began()
+    const done = work()
+    at += ms
+    g.graph.node('dst').driver.release?.()
+    await done
+    guest.ended('write', 4096, began)
+  }
+  const todo = new DirtyBitmap(SIZE, 65536)
+  todo.set(0, SIZE)
+  const snapshot = g.graph.snapshot({
+    ...{ source: g.graph.node('src'), target: g.graph.node('dst'), todo, access: undefined },
+    how: { unmap: false, vouched: false },
+  })
+  const policy = { onError: 'break-guest-write', timeoutMs: 0 } as const
+  const guard = new BeforeWrite(snapshot, policy, guests, () => undefined)
+  for (let times = 0; times < 8; times++) await write(1, async () => undefined)
+  await write(2, () => guard.before(0, 4096))
+  t.same(felt, ['late'])
+  await write(2, () => guard.before(0, 4096))
+  t.same(felt, ['late'], 'it was copied already')
+  await guard.end()
+  snapshot.close()
+})

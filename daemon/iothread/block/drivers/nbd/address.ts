@@ -16,6 +16,8 @@ export interface NbdPlace {
 export interface NbdTarget extends NbdPlace {
   /** Name of the context that block status is about. */
   readonly context: string
+  /** The server's dirty bitmap is asked for besides, if it offers exactly one. */
+  readonly loneBitmap: boolean
   /** undefined: connections are not encrypted. */
   readonly tls: TlsClient | undefined
 }

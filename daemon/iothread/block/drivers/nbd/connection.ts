@@ -291,7 +291,7 @@ export class Connection implements WireUser {
   }
 
   #answered(pending: Pending): void {
-    pending.answered()
+    pending.answered(this.agreed.contexts.length)
     this.#pending.delete(pending.head.cookie)
   }
 

@@ -123,7 +123,7 @@ class Handshake implements WireUser {
   #ended = false
 
   constructor(fd: number, target: NbdTarget, signal: AbortSignal, outcome: Outcome) {
-    const { server, exportName, context, tls } = target
+    const { server, exportName, context, loneBitmap, tls } = target
     this.#name = serverName(server)
     this.#tls = tls
     this.#outcome = outcome
@@ -132,6 +132,7 @@ class Handshake implements WireUser {
       exportName,
       replies: 'extended',
       contexts: [context],
+      loneBitmap,
       tls: tls === undefined ? 'none' : 'required',
     })
     this.#wire = new Wire(fd, this)

@@ -8,9 +8,20 @@
 import type { IoEngine } from '../../../../../native/types.js'
 import { hasFlag } from '../../../../../protocol/nbd/agreed.js'
 import { allocationState, commandFlags, commands, dirtyState } from '../../../../../protocol/nbd/constants.js'
+import { ALLOCATION, DIRTY_BITMAP } from '../../../../../protocol/nbd/contexts.js'
 import { EIO, ENOTSUP } from '../../../../common/errno.js'
 import { IoError, type IoOp } from '../../../../errors.js'
-import type { BlockDriver, Can, Extent, Limits, ReadHow, Slice, WriteHow, ZeroHow } from '../../driver.js'
+import type {
+  BlockDriver,
+  Can,
+  DirtyLook,
+  Extent,
+  Limits,
+  ReadHow,
+  Slice,
+  WriteHow,
+  ZeroHow,
+} from '../../driver.js'
 import { ExtentCache } from '../../extents.js'
 import type { HeldRequests } from '../../held.js'
 import { type Connection, Lost } from './connection.js'
@@ -35,8 +46,8 @@ export interface NbdOptions {
   readonly name: string
   readonly readOnly: boolean
   readonly noFlush: boolean
-  /** Block status tells bits of a bitmap. */
-  readonly bits: boolean
+  /** What block status is about: base:allocation, or a bitmap whose bits it tells. */
+  readonly context: string
 }
 
 /** A link and the drivers that use it: two while a node is being reopened. */
@@ -64,6 +75,7 @@ export class NbdDriver implements BlockDriver {
   /** Longest payload, bytes, a multiple of the alignment. */
   readonly #most: number
   readonly #extents: ExtentCache | undefined
+  readonly #bits: boolean
 
   constructor(engine: IoEngine, shared: SharedLink, held: HeldRequests, options: NbdOptions) {
     shared.users++
@@ -86,8 +98,9 @@ export class NbdDriver implements BlockDriver {
       fastZero: hasFlag(flags, 'SEND_FAST_ZERO'),
       unmap: hasFlag(flags, 'SEND_TRIM') || hasFlag(flags, 'SEND_WRITE_ZEROES'),
     }
+    this.#bits = options.context !== ALLOCATION
     if (contexts.length > 0)
-      this.#extents = new ExtentCache((offset, length) => this.#askStatus(offset, length))
+      this.#extents = new ExtentCache((offset, length) => this.#askStatus(options.context, offset, length))
   }
 
   length(): number {
@@ -143,8 +156,21 @@ export class NbdDriver implements BlockDriver {
     if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true, host: offset }
     const extent = await this.#extents.at(offset, this.#size)
     // A bit that is set stands where a hole would: it says nothing about zeroes.
-    if (this.#options.bits && extent.kind === 'zero') return { ...extent, kind: 'data', allocated: false }
+    if (this.#bits && extent.kind === 'zero') return { ...extent, kind: 'data', allocated: false }
     return { ...extent, host: extent.offset }
+  }
+
+  /** Of the one bitmap that the server offered; each look asks the server anew. */
+  dirty(): DirtyLook | undefined {
+    const name = this.shared.link.agreed.contexts.find((context) =>
+      context.name.startsWith(DIRTY_BITMAP),
+    )?.name
+    if (name === undefined) return undefined
+    const bits = new ExtentCache((offset, length) => this.#askStatus(name, offset, length))
+    return async (offset, length) => {
+      const extent = await bits.at(offset, Math.min(offset + length, this.#size))
+      return { dirty: extent.kind === 'zero', end: extent.offset + extent.length }
+    }
   }
 
   async flush(): Promise<void> {
@@ -214,7 +240,7 @@ export class NbdDriver implements BlockDriver {
     work: (start: number, end: number) => Promise<void>,
   ): Promise<void> {
     const note = () =>
-      op === 'write' && !this.#options.bits
+      op === 'write' && !this.#bits
         ? this.#extents?.wrote(offset, length)
         : this.#extents?.forget(offset, length)
     note()
@@ -285,19 +311,22 @@ export class NbdDriver implements BlockDriver {
     )
   }
 
-  /** `[offset, length, kind, …]` for the cache: kind 0 reads as zero, or is a bit that is set. */
-  async #askStatus(offset: number, length: number): Promise<Float64Array> {
+  /** `[offset, length, kind, …]` for a cache: kind 0 reads as zero, or is a bit that is set. */
+  async #askStatus(context: string, offset: number, length: number): Promise<Float64Array> {
+    const bits = context !== ALLOCATION
     const [start, limit] = this.#whole(offset, Math.min(length, LONGEST))
     const extents = await this.#do('status', offset, length, () =>
       this.shared.link.run(async (connection: Connection) => {
-        // A server that came back without block status.
-        if (connection.agreed.contexts.length === 0) return [{ length: limit - start, status: 0 }]
+        const chosen = connection.agreed.contexts.find(({ name }) => name === context)
+        // A server that came back without it: bits cannot be guessed.
+        if (chosen === undefined && bits) throw new Refused(EIO, `the server offers no ${context} any more`)
+        if (chosen === undefined) return [{ length: limit - start, status: 0 }]
         const head = { command: commands.BLOCK_STATUS, flags: 0, offset: start, length: limit - start }
-        return (await connection.request(head)).extents
+        return (await connection.request(head)).extents.get(chosen.id) ?? []
       }),
     )
     const marked = ({ status }: { status: number }) =>
-      this.#options.bits ? status === dirtyState.DIRTY : (status & allocationState.ZERO) !== 0
+      bits ? status === dirtyState.DIRTY : (status & allocationState.ZERO) !== 0
     const list = new Float64Array(3 * extents.length)
     let at = start
     let count = 0

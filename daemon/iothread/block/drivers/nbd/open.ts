@@ -36,7 +36,7 @@ export async function openNbd(spec: NodeSpec, options: NodeOptions, context: Nbd
       throw new CommandError(`requested x-dirty-bitmap ${bitmap} not found`)
     return new NbdDriver(context.engine, shared, context.held, {
       name: spec['node-name'],
-      bits: bitmap !== undefined,
+      context: bitmap ?? ALLOCATION,
       readOnly,
       noFlush: options.noFlush,
     })
@@ -58,7 +58,8 @@ async function connect(spec: NodeSpec, { engine, held, log }: NbdContext): Promi
   const context = bitmapOf(spec) ?? ALLOCATION
   const credentials = spec.credentials as CredentialsPlace | undefined
   const tls = credentials && (await TlsClient.open(engine, credentials, hostnameOf(spec, place)))
-  const link = await Link.open({ target: { ...place, context, tls }, reconnectMs, onLost, log }, openMs)
+  const target = { ...place, context, loneBitmap: spec['lone-bitmap'] === true, tls }
+  const link = await Link.open({ target, reconnectMs, onLost, log }, openMs)
   const shared: SharedLink = { link, place: nbdFilename(spec), users: 0, unflushed: false, doubtful: false }
   return shared
 }

@@ -26,8 +26,8 @@ export class Refused extends Error {
 
 /** What a reply told beside data. */
 export interface Answer {
-  /** Extents of BLOCK_STATUS, from the request's offset on. */
-  readonly extents: readonly StatusExtent[]
+  /** Extents of BLOCK_STATUS by the ids of their contexts, from the request's offset on. */
+  readonly extents: ReadonlyMap<number, readonly StatusExtent[]>
   /** All that was read was told to be holes: it is zero. */
   readonly allHoles: boolean
 }
@@ -39,7 +39,7 @@ export class Pending {
   readonly #resolve: (answer: Answer) => void
   readonly #reject: (error: Error) => void
   readonly #cover: ReadCover | undefined
-  #extents: readonly StatusExtent[] | undefined
+  readonly #extents = new Map<number, readonly StatusExtent[]>()
   #allHoles = true
   #refused: Refused | undefined
   #sent: boolean
@@ -78,10 +78,10 @@ export class Pending {
     this.#memory.fill(0, at, at + length)
   }
 
-  status({ extents }: Status): void {
-    if (this.head.command !== commands.BLOCK_STATUS || this.#extents !== undefined)
+  status({ contextId, extents }: Status): void {
+    if (this.head.command !== commands.BLOCK_STATUS || this.#extents.has(contextId))
       throw this.unfit('block status')
-    this.#extents = extents
+    this.#extents.set(contextId, extents)
   }
 
   error({ error, text }: ReplyError): void {
@@ -94,13 +94,13 @@ export class Pending {
     this.#settle()
   }
 
-  /** The reply is complete. @throws PeerError when something is missing in it */
-  answered(): void {
+  /** The reply is complete. @param contexts  how many were chosen. @throws PeerError when something is missing in it */
+  answered(contexts: number): void {
     if (this.#refused === undefined) {
       if (!this.#sent) throw this.unfit('success before its payload was sent')
       if (this.#cover !== undefined && this.#cover.missing > 0)
         throw this.unfit(`an end with ${this.#cover.missing} bytes missing`)
-      if (this.head.command === commands.BLOCK_STATUS && this.#extents === undefined)
+      if (this.head.command === commands.BLOCK_STATUS && this.#extents.size < contexts)
         throw this.unfit('an end without block status')
     }
     this.#answered = true
@@ -129,6 +129,6 @@ export class Pending {
   #settle(): void {
     if (!this.#sent || !this.#answered) return
     if (this.#refused !== undefined) this.#reject(this.#refused)
-    else this.#resolve({ extents: this.#extents ?? [], allHoles: this.#allHoles })
+    else this.#resolve({ extents: this.#extents, allHoles: this.#allHoles })
   }
 }

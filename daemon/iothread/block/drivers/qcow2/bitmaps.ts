@@ -20,7 +20,7 @@ import {
   formatHeader,
   type Header,
 } from '../../../../../protocol/qcow2/header.js'
-import { CommandError } from '../../../../errors.js'
+import { CommandError, IoError } from '../../../../errors.js'
 import type { BitmapState } from '../../bitmaps/named-bitmap.js'
 import type { NodeBitmaps } from '../../bitmaps/node-bitmaps.js'
 import { DirtyBitmap } from '../../dirty-bitmap.js'
@@ -116,18 +116,22 @@ export class Bitmaps {
     await this.#turns.run(() => this.#hold(list.map(({ name }) => name)))
   }
 
-  /** The image is prepared for changes. */
+  /** The image is prepared for changes. After a failure it is there as before. @throws CommandError as the peer has it */
   remove(name: string): Promise<void> {
     return this.#turns.run(async () => {
-      this.#held.delete(name)
       const list = this.#stored?.list ?? []
       const gone = list.filter((stored) => stored.name === name)
-      if (gone.length > 0)
-        await this.#replace(
-          list.filter((stored) => stored.name !== name),
-          gone,
-          [],
-        )
+      const left = list.filter((stored) => stored.name !== name)
+      const taken: Taken = []
+      try {
+        if (gone.length > 0) await this.#replace(left, gone, taken)
+      } catch (error) {
+        await this.#giveBack(taken)
+        if (!(error instanceof IoError)) throw error
+        const text = `Failed to update bitmap extension: ${error.message}`
+        throw new CommandError(text, 'GenericError', { cause: error })
+      }
+      this.#held.delete(name)
     })
   }
 
@@ -148,8 +152,7 @@ export class Bitmaps {
         const added = [...fresh.values()].filter(({ name }) => !old.some((one) => one.name === name))
         await this.#replace([...kept, ...added], gone, taken)
       } catch (error) {
-        for (const { offset, length } of taken)
-          await this.#parts.refcounts.release(offset, length).catch(() => undefined)
+        await this.#giveBack(taken)
         throw error
       }
       this.#held = new Set()
@@ -243,6 +246,12 @@ export class Bitmaps {
     if (old !== undefined) await this.#freeDirectory(old).catch(leaked)
     tables.add(directory.directoryOffset, directory.directorySize, 'bitmap directory')
     for (const { tableOffset, tableSize } of list) tables.add(tableOffset, tableSize * 8, 'bitmap table')
+  }
+
+  /** Clusters that are not in use after a failure. */
+  async #giveBack(taken: Taken): Promise<void> {
+    for (const { offset, length } of taken)
+      await this.#parts.refcounts.release(offset, length).catch(() => undefined)
   }
 
   async #freeDirectory({ directory }: StoredBitmaps): Promise<void> {

@@ -146,6 +146,28 @@ t.test('a snapshot survives a reopen of its filter', async (t) => {
   t.ok(Buffer.alloc(CHUNK, 7).equals(await g.read(g.graph.node('snap'), 0, CHUNK)))
 })
 
+t.test('a reopen that fails with a later node of its list leaves the policy as it was', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g, [{ op: 'write', errno: 5 }])
+  await g.write(g.graph.node('disk'), 0, Buffer.alloc(CHUNK, 7))
+  await addSnapshot(g)
+  const filename = join(t.testdir(), 'other')
+  writeFileSync(filename, Buffer.alloc(MIB))
+  const other = { driver: 'file', 'node-name': 'other', filename, locking: 'on' }
+  await g.add(other)
+  const claim = await g.graph.claim('a job', g.graph.node('other'), { use: ['write'], share: [] })
+  const { lock } = g.engine
+  // Its new handle gets no locks: that is the last that can fail.
+  g.engine.lock = async () => -5
+  const spec = { driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target: 'target' }
+  const policy = { 'on-cbw-error': 'break-snapshot', 'cbw-timeout': 1 }
+  await t.rejects(g.graph.reopen([{ ...spec, ...policy }, other]), { message: /^Failed to lock byte/ })
+  g.engine.lock = lock
+  t.equal(await failure(g.write(g.graph.node('cbw'), 0, Buffer.alloc(512, 9))), 'EIO')
+  t.equal((await g.read(g.graph.node('snap'), 0, 1))[0], 7)
+  await claim.release()
+})
+
 t.test('with a bitmap only what is dirty in it is kept, and can be read', async (t) => {
   const g = testGraph(t)
   await addDisk(g)
@@ -211,6 +233,33 @@ t.test('a write that is under way when the filter comes is before its moment', a
   t.equal((await g.read(g.graph.node('disk'), 0, 1))[0], 7, 'it has been waited for')
   await writing
   t.equal((await g.read(g.graph.node('snap'), 0, 1))[0], 7)
+})
+
+t.test('nobody hears of a snapshot, or can read it, before its moment', async (t) => {
+  const g = testGraph(t)
+  await addDisk(g)
+  await g.write(g.graph.node('disk'), 0, Buffer.alloc(CHUNK, 7))
+  const rules = [{ op: 'write', stall: true }]
+  const slow = await g.add({ driver: 'x-inject', 'node-name': 'slow', file: 'disk', rules })
+  const writing = g.write(slow, CHUNK, Buffer.alloc(512, 9))
+  await turn()
+  const cbw = { driver: 'copy-before-write', 'node-name': 'cbw', file: 'slow', target: 'target' }
+  const adding = g.add({ driver: 'snapshot-access', 'node-name': 'snap', file: cbw, discard: 'unmap' })
+  for (let turns = 0; turns < 10; turns++) await turn()
+  await g.graph.refresh()
+  g.graph.reportBitmaps()
+  t.same([g.reports.has('snap'), g.reports.has('cbw')], [false, false])
+  const snap = g.graph.node('snap')
+  const [slot = 0] = g.engine.takeSlots(1)
+  t.equal(await failure(snap.read(0, { slot, offset: 0, length: 512 })), 'EACCES')
+  t.equal(await failure(snap.status(0, 512)), 'EACCES')
+  t.equal(await failure(snap.discard(0, CHUNK)), 'EACCES')
+  slow.driver.release?.()
+  await Promise.all([writing, adding])
+  t.same([g.reports.has('snap'), g.reports.has('cbw')], [true, true])
+  await snap.read(0, { slot, offset: 0, length: 512 })
+  t.equal(g.engine.slotBytes(slot)[0], 7)
+  g.engine.giveSlots([slot])
 })
 
 t.test('a change below that waits for its copy is not let go by a reopen of the filter', async (t) => {

@@ -4,6 +4,7 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
+import { IoError } from '../../../../../../daemon/errors.js'
 import { PERMISSIONS } from '../../../../../../daemon/iothread/block/driver.js'
 import type { BlockNode } from '../../../../../../daemon/iothread/block/node.js'
 import type { BitmapAction } from '../../../../../../daemon/iothread/messages-bitmaps.js'
@@ -213,14 +214,59 @@ t.test('images that cannot hold a bitmap refuse it', { skip }, async (t) => {
   for (const [action, message] of cases) await t.rejects(change(action), { message })
 })
 
+/** Where the image's directory of bitmaps is. */
+function directoryOf(bytes: Buffer) {
+  const extension = parseHeader(bytes).extensions.find(({ type }) => type === ExtensionType.bitmaps)
+  return parseBitmapsExtension(extension?.data ?? new Uint8Array())
+}
+
+/** The first write to neither the header nor the directory that is there fails. @param before  done before that */
+function newDirectoryFails(file: BlockNode, bytes: Buffer, before: () => Promise<void>): void {
+  const write = file.write.bind(file)
+  const { directoryOffset } = directoryOf(bytes)
+  file.write = async (offset, from, how) => {
+    if (offset === 0 || offset === directoryOffset) return write(offset, from, how)
+    file.write = write
+    await before()
+    throw new IoError(5, 'write', file.name, offset, from.length)
+  }
+}
+
+for (const written of [true, false])
+  t.test(
+    `a bitmap that cannot be taken out of an image ${written ? 'being written' : 'at rest'} stays as it was`,
+    { skip },
+    async (t) => {
+      const { file, add, change, on, g, node, writing, put } = await image(t)
+      await change(add('b'), add('other'))
+      const claim = written ? await writing() : undefined
+      if (written) await put(0, 4 * KiB)
+      newDirectoryFails(g.graph.node(`${node.name}-file`), readFileSync(file), async () => {
+        if (written) await put(8 * KiB, 4 * KiB)
+      })
+      const message = 'Failed to update bitmap extension: Input/output error'
+      await t.rejects(change(on('remove', 'b')), { message })
+      t.match(g.reports.get(node.name)?.dirtyBitmaps, [
+        { name: 'other' },
+        { name: 'b', recording: true, busy: false, count: written ? 8 * KiB : 0 },
+      ])
+      if (written) await put(16 * KiB, 4 * KiB)
+      await claim?.release()
+      const stored = { inUse: false, auto: true, bits: written ? [0, 2, 4] : [] }
+      t.same(storedBitmaps(file), { b: stored, other: stored })
+      t.match(oracle(file), CLEAN)
+      await change(on('remove', 'b'))
+      t.same(Object.keys(storedBitmaps(file)), ['other'])
+    },
+  )
+
 t.test('a bitmap whose table is damaged cannot be used, but the image can', { skip }, async (t) => {
   const { file, add, change, put, g, node } = await image(t)
   await change(add('b'), add('good'))
   await put(0, 4 * KiB)
   await g.graph.remove(node.name)
   const bytes = readFileSync(file)
-  const extension = parseHeader(bytes).extensions.find(({ type }) => type === ExtensionType.bitmaps)
-  const { directoryOffset, directorySize, count } = parseBitmapsExtension(extension?.data ?? new Uint8Array())
+  const { directoryOffset, directorySize, count } = directoryOf(bytes)
   const list = parseBitmapDirectory(bytes.subarray(directoryOffset, directoryOffset + directorySize), count)
   bytes.writeBigUInt64BE(0xffn, list.find(({ name }) => name === 'b')?.tableOffset)
   writeFileSync(file, bytes)

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// When a client of an image gets a lane (native/lane-types.ts), and when it has to go back: as clients of NBD exports do
+// (nbd/lane.ts), behind a row of requests for as many bytes each, one by one. Used by ImageAnswers.
+// Rule: as long as it is lent a request of the ticket is under way, so that whoever ends the ticket waits for it.
+
+import type { Lane, LaneEnd } from '../../../../native/lane-types.js'
+import type { FileId, Range } from '../../../../native/types.js'
+import { Refusal } from '../../../../protocol/http/refusal.js'
+import { yesOrNo } from '../../../../protocol/http/routes.js'
+import type { Exchange } from '../../../http/exchange.js'
+import type { HttpStream } from '../../../http/stream.js'
+import type { Borrower, Loan } from '../../block/loans.js'
+import { type Holder, type Piece, SMALL } from '../piece-pool.js'
+import { type LanePlan, planLane } from './lane-plan.js'
+import type { ImageEnv, ServedImage } from './served-image.js'
+import type { Operation } from './ticket.js'
+
+/** Requests in a row before the first lane, and at most before any. */
+const SHORTEST_ROW = 8
+const LONGEST_ROW = 4096
+/** A lane that served fewer was not worth it. */
+const WORTH = 64
+/** A client that is silent for so long holds no memory and no task. */
+const IDLE_MS = 100
+/** Nobody keeps longer heads in mind. */
+const LONGEST_HEAD = 2048
+const NO_ROOM = new Uint8Array()
+
+/** Of one connection. */
+export class ImageLane implements Borrower {
+  readonly #image: ServedImage
+  readonly #env: ImageEnv
+  readonly #holder: Holder
+  #row = 0
+  #wanted = SHORTEST_ROW
+  #last: Exchange | undefined
+  /** The engine's copy of the socket; a promise while it is being made. */
+  #stream: Promise<FileId> | FileId | undefined
+  #lane: Lane | undefined
+  #lent: Promise<void> | undefined
+
+  constructor(image: ServedImage, env: ImageEnv, holder: Holder) {
+    this.#image = image
+    this.#env = env
+    this.#holder = holder
+  }
+
+  /** A GET or PUT was answered. */
+  saw(exchange: Exchange, query: ReadonlyMap<string, string>): void {
+    const { head, text, stream, keepAlive } = exchange
+    const { headers, contentLength = 0 } = head
+    const plain = keepAlive && head.minor === 1 && !head.expectsContinue && text.length <= LONGEST_HEAD
+    const usual =
+      head.method === 'GET'
+        ? contentLength === 0 && query.size === 0 && headers.has('range')
+        : contentLength > 0 && contentLength <= SMALL && !yesOrNo(query, 'flush', true)
+    this.#row = plain && usual && !stream.ahead ? this.#row + 1 : 0
+    this.#last = exchange
+  }
+
+  /** @returns resolves when the stream is back; undefined: it is not lent */
+  lend(stream: HttpStream): Promise<void> | undefined {
+    if (this.#row < this.#wanted || this.#last === undefined || stream.closed) return undefined
+    const socket = this.#adopted(stream)
+    if (socket === undefined) return undefined
+    this.#row = 0
+    const { head, text, replyHead = NO_ROOM } = this.#last
+    const plan = planLane(head.method === 'PUT', text, Buffer.from(replyHead).toString('latin1'))
+    if (plan === undefined || plan.each > SMALL || (plan.writes && plan.each !== head.contentLength))
+      return undefined
+    const operation = this.#begin(plan)
+    if (operation === undefined) return undefined
+    this.#lent = this.#serve(stream, socket, plan, operation).finally(() => {
+      this.#lent = undefined
+    })
+    return this.#lent
+  }
+
+  callBack(): void {
+    this.#lane?.callBack()
+  }
+
+  counts() {
+    if (this.#lane === undefined) throw new Error('no lane is lent')
+    return this.#lane.counts()
+  }
+
+  /** Calls back; resolves when nothing is lent. */
+  async back(): Promise<void> {
+    this.callBack()
+    await this.#lent
+  }
+
+  /** Nothing is lent any more, nor will be. */
+  async close(): Promise<void> {
+    await this.back()
+    const stream = await this.#stream
+    // What closing a socket may say is of no use to anybody.
+    if (stream !== undefined && stream > 0) await this.#env.engine.close(stream)
+  }
+
+  /** The first to ask comes too early. */
+  #adopted(stream: HttpStream): FileId | undefined {
+    if (typeof this.#stream === 'number') return this.#stream > 0 ? this.#stream : undefined
+    this.#stream ??= this.#env.engine.adopt(stream.socket).then((adopted) => {
+      this.#stream = adopted
+      return adopted
+    })
+    return undefined
+  }
+
+  /** A ticket that does not live from one request to the next is looked at each time. */
+  #begin({ writes }: LanePlan): Operation | undefined {
+    const { ticket, retired } = this.#image
+    if (ticket.spec.timeout < 1 || retired) return undefined
+    try {
+      return ticket.beginRow(writes ? 'write' : 'read', () => this.callBack())
+    } catch (error) {
+      if (error instanceof Refusal) return undefined
+      throw error
+    }
+  }
+
+  async #serve(stream: HttpStream, socket: FileId, plan: LanePlan, operation: Operation): Promise<void> {
+    using _operation = operation
+    const { lanes, pool } = this.#env
+    if (!lanes.take()) return
+    try {
+      const piece = pool.take(this.#holder, SMALL)
+      if (piece === undefined) return
+      try {
+        const loan = this.#image.node.lend(this)
+        if (loan !== undefined) await this.#run(stream, socket, plan, operation, piece, loan)
+      } finally {
+        pool.give(this.#holder, piece)
+      }
+    } finally {
+      lanes.give()
+    }
+  }
+
+  async #run(
+    stream: HttpStream,
+    socket: FileId,
+    plan: LanePlan,
+    operation: Operation,
+    { slot, offset, length: room }: Piece,
+    { lent, back }: Loan,
+  ): Promise<void> {
+    const { writable, readable, lanes } = this.#image
+    const length = Math.min(plan.writes ? writable : readable, lent.length)
+    const lane = this.#env.engine.httpLane({
+      ...{
+        file: lent.file,
+        stream: socket,
+        slot,
+        slotOffset: offset,
+        room,
+        length,
+        idleMs: IDLE_MS,
+        ...plan,
+      },
+    })
+    this.#lane = lane
+    lanes.add(this)
+    const end = await lane.ended
+    const { reads, writes } = lane.counts()
+    this.#wanted = reads + writes < WORTH ? Math.min(this.#wanted * 2, LONGEST_ROW) : SHORTEST_ROW
+    operation.touchedEach(end.places, plan.each)
+    back(begunBy(end, plan, length))
+    this.#lane = undefined
+    lanes.delete(this)
+    stream.takeBack(end.received, end.unsent)
+  }
+}
+
+/**
+ * Where something may have been written that has no answer. A lane begins a write when all of it has come, so it is what came
+ * back first.
+ * @param end  of what the lane may write
+ */
+function begunBy({ received }: LaneEnd, { writes, each, head }: LanePlan, end: number): Range | undefined {
+  if (!writes || received.length < each) return undefined
+  const text = Buffer.from(received.subarray(0, LONGEST_HEAD)).toString('latin1')
+  const digits = /^\d{1,16}/.exec(text.slice(head[0].length))?.[0]
+  const offset = digits === undefined ? end : Number(digits)
+  return offset + each <= end ? { offset, length: each } : undefined
+}

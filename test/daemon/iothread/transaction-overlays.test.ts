@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Overlays that are put on nodes in a transaction: all are there at one moment, or none was ever there, whatever writes wait.
+
+import t, { type Test } from 'tap'
+import { PERMISSIONS } from '../../../daemon/iothread/block/driver.js'
+import { Buffers } from '../../../daemon/iothread/copy/buffers.js'
+import { createImage } from '../../../daemon/iothread/jobs/create.js'
+import type { TransactionStep } from '../../../daemon/iothread/messages-transaction.js'
+import { Transactions } from '../../../daemon/iothread/transactions.js'
+import { type TestGraph, testGraph } from '../../helpers/graph.js'
+import { guestOf, turn } from '../../helpers/graph-jobs.js'
+
+const MIB = 2 ** 20
+const WRITER = { use: ['consistent read', 'write'], share: PERMISSIONS } as const
+const NAMES = ['a', 'b'] as const
+
+async function addOverlay(g: TestGraph, name: string): Promise<void> {
+  await g.add({ driver: 'x-memory', 'node-name': `${name}-memory`, size: 0 })
+  const options = {
+    ...({ size: MIB, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false } as const),
+    ...({ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileRaw: false } as const),
+    ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined },
+  }
+  const file = `${name}-memory`
+  const spec = { kind: 'create', driver: 'qcow2', file, dataFile: undefined, options } as const
+  await createImage(g.graph, spec, new Buffers(g.engine), new AbortController().signal)
+  await g.add({ driver: 'qcow2', 'node-name': name, file, backing: null })
+}
+
+/** Two disks that a guest uses, each below a filter that has its own, with an overlay ready for each. */
+async function scene(t: Test, rules: readonly object[] = []) {
+  const g = testGraph(t)
+  for (const name of NAMES) {
+    await g.add({ driver: 'x-memory', 'node-name': `${name}-store`, size: MIB })
+    await g.add({ driver: 'x-inject', 'node-name': name, file: `${name}-store`, rules })
+    await g.add({ driver: 'raw', 'node-name': `${name}-above`, file: name })
+    await addOverlay(g, `${name}-overlay`)
+  }
+  const claims = await Promise.all(
+    NAMES.map((name) => g.graph.claim('a guest', g.graph.node(name), WRITER, () => undefined)),
+  )
+  const { handlers } = new Transactions(
+    g.graph,
+    () => Promise.reject(new Error('no job')),
+    () => undefined,
+  )
+  const overlays = NAMES.map((name) => ({ node: name, overlay: `${name}-overlay`, filter: `#${name}` }))
+  const quiesce = () => handlers['transaction-quiesce']({ transaction: 1, nodes: [], bitmaps: [], overlays })
+  const prepare = (...more: TransactionStep[]) => {
+    const puts = NAMES.map((node) => ({ kind: 'overlay', node }) as const)
+    return handlers['transaction-prepare']({ transaction: 1, steps: [...puts, ...more] })
+  }
+  const end = (commit: boolean) => handlers['transaction-end']({ transaction: 1, commit })
+  /** With memory of its own, so that nobody waits for what another one waits for. */
+  const on = (name: string) => guestOf(g, { node: g.graph.node(name) })
+  /** Writes of the guest, and of who uses what lies above. */
+  const write = (byte: number) =>
+    Promise.all([
+      ...claims.map((claim) => guestOf(g, claim).write(0, Buffer.alloc(512, byte))),
+      ...NAMES.map((name) => on(`${name}-above`).write(512, Buffer.alloc(512, byte))),
+    ])
+  const bytes = (suffix: string) =>
+    Promise.all(NAMES.flatMap((name) => [0, 512].map(async (at) => (await on(name + suffix).read(at, 1))[0])))
+  const children = () =>
+    NAMES.flatMap((name) => [
+      g.reports.get(`${name}-overlay`)?.children.backing,
+      g.reports.get(`${name}-above`)?.children.file,
+    ])
+  return { g, claims, quiesce, prepare, end, write, bytes, children }
+}
+
+const missing = { kind: 'bitmap', action: { kind: 'clear', node: 'a', name: 'zz' } } as const
+
+t.test('all writes that waited go to the overlays when they are kept', async (t) => {
+  const { g, claims, quiesce, prepare, end, write, bytes, children } = await scene(t)
+  await write(1)
+  await quiesce()
+  const waiting = write(2)
+  for (let turns = 0; turns < 20; turns++) await turn()
+  await prepare()
+  t.same(children(), [undefined, 'a', undefined, 'b'], 'nobody hears of it yet')
+  await end(true)
+  await waiting
+  t.same(children(), ['a', 'a-overlay', 'b', 'b-overlay'])
+  t.same(
+    claims.map(({ node }) => node.name),
+    ['a-overlay', 'b-overlay'],
+  )
+  t.same(await bytes('-store'), [1, 1, 1, 1])
+  t.same(await bytes('-overlay'), [2, 2, 2, 2])
+  t.notOk(g.reports.has('#a'))
+  await write(3)
+  t.same(await bytes('-store'), [1, 1, 1, 1])
+  for (const claim of claims) await claim.release()
+})
+
+for (const failing of [true, false])
+  t.test(
+    failing ? 'a step that fails takes overlays away again' : 'so does who gives the transaction up',
+    async (t) => {
+      const { g, claims, quiesce, prepare, end, write, bytes, children } = await scene(t)
+      await write(1)
+      await quiesce()
+      const waiting = write(2)
+      for (let turns = 0; turns < 20; turns++) await turn()
+      if (failing) await t.rejects(prepare(missing), { message: "Dirty bitmap 'zz' not found" })
+      else await prepare()
+      await end(false)
+      await waiting
+      t.same(children(), [undefined, 'a', undefined, 'b'])
+      t.same(
+        claims.map(({ node }) => node.name),
+        ['a', 'b'],
+      )
+      t.same(await bytes('-store'), [2, 2, 2, 2])
+      t.same(await bytes('-overlay'), [0, 0, 0, 0])
+      t.notOk(g.reports.has('#a'))
+      for (const name of NAMES) await g.graph.remove(`${name}-overlay`)
+      await quiesce().catch(() => undefined)
+      await end(false)
+      await write(3)
+      t.same(await bytes('-store'), [3, 3, 3, 3])
+      for (const claim of claims) await claim.release()
+    },
+  )
+
+t.test('nobody goes on before an overlay that is being put there was taken away again', async (t) => {
+  const { g, claims, quiesce, prepare, end, write, bytes } = await scene(t, [
+    { op: 'flush', count: 1, stall: true },
+  ])
+  await write(1)
+  await quiesce()
+  const waiting = write(2)
+  const preparing = prepare()
+  preparing.catch(() => undefined)
+  for (let turns = 0; turns < 20; turns++) await turn()
+  const ended = end(false)
+  for (let turns = 0; turns < 20; turns++) await turn()
+  t.same((await bytes('-store')).slice(0, 2), [1, 1], 'the flush of the first is stuck')
+  for (const name of NAMES) g.graph.node(name).driver.release?.()
+  await t.rejects(preparing, { message: 'the transaction was given up' })
+  await Promise.all([ended, waiting])
+  t.same(await bytes('-store'), [2, 2, 2, 2])
+  t.same(await bytes('-overlay'), [0, 0, 0, 0])
+  for (const claim of claims) await claim.release()
+})
