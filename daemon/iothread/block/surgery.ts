@@ -163,8 +163,8 @@ export class Surgery {
   }
 
   /**
-   * An empty overlay gets the node below a filter as its backing file, and its users. Nobody hears of it before it is kept; until
-   * then it can be undone, if requests are still held back.
+   * An empty overlay gets the node below a filter as its backing file, and its users, who use it through the filter. Until it
+   * is kept those who follow the graph are not told, and it can be undone, if the filter is drained still.
    */
   async append(filter: TopFilter, overlay: BlockNode, held: ReadonlySet<BlockNode>): Promise<Appended> {
     const { records, claims } = this.#env
@@ -179,14 +179,15 @@ export class Surgery {
     const change = (from: BlockNode, to: BlockNode, backing: Link, inline: (edge: Owning) => boolean) =>
       claims.rearrange(touched, () => {
         const linked = this.#link(record, 'backing', backing)
+        // Before any user is told: what he asks from then on waits too.
+        const through = { undo: () => undefined, moved: () => filter.moveTo(to) }
         const moved = claims.move(from, to, [])
         const others = before.map((edge) =>
           this.#link(edge.record, edge.role, { node: to, inline: inline(edge) }),
         )
-        return together([linked, moved, ...others])
+        return together([through, linked, moved, ...others])
       })
     await change(below, overlay, { node: below, inline: false }, () => false)
-    filter.redirect(overlay)
     const keep = () => {
       this.#env.rearranged(
         [
@@ -206,7 +207,6 @@ export class Surgery {
         keep()
         throw error
       }
-      filter.redirect(below)
     }
     return { keep, undo }
   }

@@ -25,6 +25,8 @@ export interface TopFilter {
   readonly below: BlockNode
   /** Requests that wait in the filter go to another node from now on; call it in a drained section of the filter. */
   redirect(to: BlockNode): void
+  /** The same, and users of that node wait in the filter from now on, instead of those of the node below until now. */
+  moveTo(to: BlockNode): void
   /** A second call does nothing. */
   remove(): void
 }
@@ -71,14 +73,25 @@ export class TopFilters {
     this.#records.add(record)
     this.#above.set(below, node)
     this.#added(record)
+    let standsOn = below
+    const leave = () => {
+      if (this.#above.get(standsOn) === node) this.#above.delete(standsOn)
+    }
+    const redirect = (to: BlockNode) => node.swap(new MirrorTop(to), { ...options, readOnly: to.readOnly })
     return {
       node,
       below,
-      redirect: (to) => node.swap(new MirrorTop(to), { ...options, readOnly: to.readOnly }),
+      redirect,
+      moveTo: (to) => {
+        leave()
+        standsOn = to
+        this.#above.set(to, node)
+        redirect(to)
+      },
       remove: () => {
         if (this.#records.find(name) !== record) return
         this.#records.delete(name)
-        this.#above.delete(below)
+        leave()
         this.#gone(name)
       },
     }

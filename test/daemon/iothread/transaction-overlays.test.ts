@@ -45,11 +45,11 @@ async function scene(t: Test, rules: readonly object[] = []) {
     () => undefined,
   )
   const overlays = NAMES.map((name) => ({ node: name, overlay: `${name}-overlay`, filter: `#${name}` }))
-  const quiesce = () => handlers['transaction-quiesce']({ transaction: 1, nodes: [], bitmaps: [], overlays })
-  const prepare = (...more: TransactionStep[]) => {
-    const puts = NAMES.map((node) => ({ kind: 'overlay', node }) as const)
-    return handlers['transaction-prepare']({ transaction: 1, steps: [...puts, ...more] })
-  }
+  const nodes = overlays.map(({ overlay }) => overlay)
+  const quiesce = () => handlers['transaction-quiesce']({ transaction: 1, nodes, bitmaps: [], overlays })
+  const step = (...steps: TransactionStep[]) => handlers['transaction-prepare']({ transaction: 1, steps })
+  const prepare = (...more: TransactionStep[]) =>
+    step(...NAMES.map((node) => ({ kind: 'overlay', node }) as const), ...more)
   const end = (commit: boolean) => handlers['transaction-end']({ transaction: 1, commit })
   /** With memory of its own, so that nobody waits for what another one waits for. */
   const on = (name: string) => guestOf(g, { node: g.graph.node(name) })
@@ -66,7 +66,7 @@ async function scene(t: Test, rules: readonly object[] = []) {
       g.reports.get(`${name}-overlay`)?.children.backing,
       g.reports.get(`${name}-above`)?.children.file,
     ])
-  return { g, claims, quiesce, prepare, end, write, bytes, children }
+  return { g, claims, quiesce, step, prepare, end, write, bytes, children }
 }
 
 const missing = { kind: 'bitmap', action: { kind: 'clear', node: 'a', name: 'zz' } } as const
@@ -120,6 +120,28 @@ for (const failing of [true, false])
       await end(false)
       await write(3)
       t.same(await bytes('-store'), [3, 3, 3, 3])
+      for (const claim of claims) await claim.release()
+    },
+  )
+
+for (const failing of [true, false])
+  t.test(
+    `what begins above an overlay that is taken away goes to the node: ${failing ? 'a step failed' : 'given up'}`,
+    async (t) => {
+      const { g, claims, quiesce, step, prepare, end, write, bytes } = await scene(t)
+      await write(1)
+      await quiesce()
+      await prepare()
+      const waiting = write(2)
+      const reading = claims.map((claim) => guestOf(g, claim).read(0, 1))
+      for (let turns = 0; turns < 20; turns++) await turn()
+      if (failing) await t.rejects(step(missing), { message: "Dirty bitmap 'zz' not found" })
+      await end(false)
+      await waiting
+      for (const [byte] of await Promise.all(reading))
+        t.ok(byte === 1 || byte === 2, 'what was there, or what was written just then')
+      t.same(await bytes('-store'), [2, 2, 2, 2])
+      t.same(await bytes('-overlay'), [0, 0, 0, 0])
       for (const claim of claims) await claim.release()
     },
   )
