@@ -5,7 +5,7 @@
 import { Cancelled, CommandError } from '../../errors.js'
 
 /** Longest time that requests are held back until those under way have ended, milliseconds. */
-export const REST_MS = 10_000
+const REST_MS = 10_000
 
 /**
  * @param node  as the error names it

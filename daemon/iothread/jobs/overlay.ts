@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Changes of a backing chain that copy nothing: an overlay is put on a node that is in use, an image names another backing
-// file. Used by the worker's root object.
+// file. Used by the worker's root object and its transactions.
 
-import { CommandError } from '../../errors.js'
+import { Cancelled, CommandError } from '../../errors.js'
 import type { BackingFile } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
@@ -12,7 +12,7 @@ import { Holdings } from './holdings.js'
 
 const USER = 'an unnamed block device'
 
-/** An overlay that is to be put on a node which nobody uses now. Its end lets everybody go on. */
+/** An overlay that is to be put on a node which nobody uses now, and which was flushed. Its end lets everybody go on. */
 export interface OverlayPlace extends Disposable {
   /** Everybody who uses the node uses its overlay from now on. */
   put(): Promise<Appended>
@@ -23,6 +23,15 @@ export async function checkOverlay(graph: Graph, node: BlockNode, overlay: Block
   await graph.freshen(overlay.name)
   if (overlay.length() < node.length())
     throw new CommandError(`The overlay '${overlay.name}' is shorter than '${node.name}'`)
+}
+
+/** In a drained section. @throws Cancelled with the signal; a flush that is stuck is not waited for then */
+async function flushUnless(node: BlockNode, signal: AbortSignal): Promise<void> {
+  const aborted = new Promise<never>((_resolve, reject) => {
+    signal.addEventListener('abort', () => reject(new Cancelled()), { once: true })
+  })
+  if (signal.aborted) throw new Cancelled()
+  await Promise.race([node.driver.flush(), aborted])
 }
 
 /**
@@ -48,11 +57,9 @@ export async function overlayPlace(
     sections.push(await top.node.drain(signal))
     const held = await graph.surgery.hold(node, [top.node], overlay, { moving: true, signal })
     sections.push(held, await node.drain(signal))
-    const put = async () => {
-      // What was written here by then is the overlay's to show, whose flush does not reach below it.
-      await node.driver.flush()
-      return graph.surgery.append(top, overlay, held.nodes)
-    }
+    // What was written here by then is the overlay's to show, whose flush does not reach below it.
+    await flushUnless(node, signal)
+    const put = () => graph.surgery.append(top, overlay, held.nodes)
     return { put, [Symbol.dispose]: letGo }
   } catch (error) {
     letGo()

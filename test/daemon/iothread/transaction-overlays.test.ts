@@ -46,7 +46,10 @@ async function scene(t: Test, rules: readonly object[] = []) {
   )
   const overlays = NAMES.map((name) => ({ node: name, overlay: `${name}-overlay`, filter: `#${name}` }))
   const nodes = overlays.map(({ overlay }) => overlay)
-  const quiesce = () => handlers['transaction-quiesce']({ transaction: 1, nodes, bitmaps: [], overlays })
+  const quiesce = (...more: string[]) =>
+    handlers['transaction-quiesce']({
+      ...{ transaction: 1, nodes: [...nodes, ...more], bitmaps: [], overlays },
+    })
   const step = (...steps: TransactionStep[]) => handlers['transaction-prepare']({ transaction: 1, steps })
   const prepare = (...more: TransactionStep[]) =>
     step(...NAMES.map((node) => ({ kind: 'overlay', node }) as const), ...more)
@@ -147,22 +150,49 @@ for (const failing of [true, false])
   )
 
 t.test('nobody goes on before an overlay that is being put there was taken away again', async (t) => {
-  const { g, claims, quiesce, prepare, end, write, bytes } = await scene(t, [
-    { op: 'flush', count: 1, stall: true },
-  ])
+  const { g, claims, quiesce, prepare, end, write, bytes } = await scene(t)
   await write(1)
   await quiesce()
   const waiting = write(2)
+  let go = () => {}
+  const stuck = new Promise<void>((resolve) => {
+    go = resolve
+  })
+  g.graph.node('a-overlay').driver.freshen = () => stuck
   const preparing = prepare()
   preparing.catch(() => undefined)
   for (let turns = 0; turns < 20; turns++) await turn()
   const ended = end(false)
   for (let turns = 0; turns < 20; turns++) await turn()
-  t.same((await bytes('-store')).slice(0, 2), [1, 1], 'the flush of the first is stuck')
-  for (const name of NAMES) g.graph.node(name).driver.release?.()
+  t.same((await bytes('-store')).slice(0, 2), [1, 1], 'the first is stuck on its way')
+  go()
   await t.rejects(preparing, { message: 'the transaction was given up' })
   await Promise.all([ended, waiting])
   t.same(await bytes('-store'), [2, 2, 2, 2])
   t.same(await bytes('-overlay'), [0, 0, 0, 0])
+  for (const claim of claims) await claim.release()
+})
+
+t.test('a flush that is stuck holds nobody up once the transaction was given up', async (t) => {
+  const { g, claims, quiesce, end, write, bytes } = await scene(t, [{ op: 'flush', count: 1, stall: true }])
+  await write(1)
+  const resting = t.rejects(quiesce(), { name: 'Cancelled' })
+  for (let turns = 0; turns < 20; turns++) await turn()
+  const waiting = write(2)
+  await end(false)
+  await Promise.all([resting, waiting])
+  t.same(await bytes('-store'), [2, 2, 2, 2])
+  for (const name of NAMES) g.graph.node(name).driver.release?.()
+  for (const claim of claims) await claim.release()
+})
+
+t.test('a node below is part of the transaction too', async (t) => {
+  const { claims, quiesce, prepare, end, write, bytes } = await scene(t)
+  await write(1)
+  await quiesce('a-store')
+  await prepare()
+  await end(true)
+  await write(2)
+  t.same(await bytes('-store'), [1, 1, 1, 1])
   for (const claim of claims) await claim.release()
 })
