@@ -164,7 +164,11 @@ export class Iothread {
     return null
   }
 
-  async #prepare(id: string, spec: JobSpec, share?: number): Promise<PreparedJob> {
+  #prepare(id: string, spec: JobSpec, share?: number): Promise<PreparedJob> {
+    return this.#jobs.expect(id, () => this.#prepareExpected(id, spec, share))
+  }
+
+  async #prepareExpected(id: string, spec: JobSpec, share?: number): Promise<PreparedJob> {
     for (const node of nodesOf(spec)) await this.#graph.freshen(node)
     const policy = policyOf(spec)
     const make = (control: JobControl) => {

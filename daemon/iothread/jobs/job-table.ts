@@ -27,6 +27,8 @@ export class JobTable {
   readonly #oldest: () => OldestRequest | undefined
   readonly #jobs = new Map<string, JobRunner>()
   readonly #preparing = new Map<string, JobRunner>()
+  /** Starts that are under way, and whether they were cancelled. */
+  readonly #expected = new Map<string, boolean>()
   readonly #running = new Set<Promise<void>>()
 
   constructor(report: (report: JobReport | LogReport) => void, oldest: () => OldestRequest | undefined) {
@@ -56,6 +58,16 @@ export class JobTable {
     await (await this.prepare(id, makeBody, policy, share)).start()
   }
 
+  /** Whoever has something to do before he prepares a job: it can be cancelled from then on. */
+  async expect<T>(id: string, work: () => Promise<T>): Promise<T> {
+    this.#expected.set(id, false)
+    try {
+      return await work()
+    } finally {
+      this.#expected.delete(id)
+    }
+  }
+
   /** The same in two steps. */
   async prepare(
     id: string,
@@ -66,8 +78,14 @@ export class JobTable {
     const job = new JobRunner(id, makeBody, policy, this.#report, this.#oldest)
     job.body.setShare?.(share)
     this.#preparing.set(id, job)
+    if (this.#expected.get(id)) job.cancel()
     try {
       await job.prepare()
+      // Its body may not have looked.
+      if (job.signal.aborted) {
+        await job.body.finalize(false)
+        throw new Cancelled()
+      }
     } catch (error) {
       // Its own text is what managers know.
       throw error instanceof Cancelled ? new CommandError(error.message) : error
@@ -95,7 +113,7 @@ export class JobTable {
         return null
       },
       'job-resume': ({ id }) => done(this.#job(id).resume()),
-      'job-cancel': ({ id }) => done((this.#preparing.get(id) ?? this.#job(id)).cancel()),
+      'job-cancel': ({ id }) => done(this.#cancel(id)),
       'job-complete': ({ id, pivot }) => done(this.#job(id).body.complete?.(pivot)),
       'job-set-speed': ({ id, speed }) => done(this.#job(id).body.setSpeed?.(speed)),
       'job-set-share': ({ id, share }) => done(this.#job(id).body.setShare?.(share)),
@@ -104,7 +122,14 @@ export class JobTable {
     }
   }
 
+  #cancel(id: string): void {
+    const preparing = this.#preparing.get(id)
+    if (preparing === undefined && this.#expected.has(id)) this.#expected.set(id, true)
+    else (preparing ?? this.#job(id)).cancel()
+  }
+
   cancelAll(): void {
+    for (const id of this.#expected.keys()) this.#expected.set(id, true)
     for (const job of [...this.#preparing.values(), ...this.#jobs.values()]) job.cancel()
   }
 
