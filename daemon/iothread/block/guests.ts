@@ -221,7 +221,8 @@ export class Guests {
 
   #endProbe(now: number): void {
     if (this.#probe === undefined) return
-    const tookMs = now - this.#probe.began
+    // Nobody may have looked for long: that says nothing.
+    const tookMs = Math.min(now - this.#probe.began, MOST_PROBE_MS)
     const tooShort = this.#pieces === 0 && this.#there(now).some(({ unseen }) => unseen)
     this.#longestProbeMs = tooShort
       ? Math.min(MOST_PROBE_MS, 2 * this.#longestProbeMs)

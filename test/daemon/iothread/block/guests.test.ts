@@ -250,3 +250,16 @@ t.test('whoever waits is told once of the end of a piece, and of the end of a lo
   disk.look({ guest: disk.guest, ms: 2 })
   t.equal(told, 2)
 })
+
+t.test('a look that nobody ended for an hour is followed by the next one soon', async (t) => {
+  const disk = new Disk()
+  disk.request(1)
+  disk.guests.copying()
+  t.ok(disk.guests.holdBack())
+  disk.at += 3_600_000
+  disk.guest.seen()
+  t.notOk(disk.guests.holdBack())
+  disk.at += 60_000
+  disk.guest.seen()
+  t.ok(disk.guests.holdBack())
+})
