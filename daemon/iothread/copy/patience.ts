@@ -5,7 +5,7 @@
 // The rule: every 10 s in which guests were heeded it is seen how much was done. Less than 4 MiB/s, or so little that the
 // rest would take more than 8 hours, is no progress: the window may not be smaller than four times what it was, and after some
 // such looks it is as large as without guests. Eight times as much as was needed takes one step back. A copy that is to be
-// slow needs no more than half of its speed limit.
+// slow needs no more than half of its speed limit, and takes a step back when it comes near it.
 //
 // Pure: time is handed in.
 
@@ -19,6 +19,8 @@ const LEAST_RATE = 4 * 2 ** 20
 const MOST_S = 8 * 3600
 /** So many times what is needed is enough for a smaller window, which makes it no more than four times slower. */
 const PLENTY = 8
+/** So much of a speed limit is enough too. */
+const NEARLY = 0.9
 
 export class Patience {
   readonly #courtesy: Courtesy
@@ -43,7 +45,8 @@ export class Patience {
     const wanted = Math.max(LEAST_RATE, remaining / MOST_S)
     const needed = limit > 0 ? Math.min(wanted, limit / 2) : wanted
     if (rate < needed) this.#courtesy.press()
-    else if (rate > PLENTY * needed) this.#courtesy.ease()
+    else if (rate > Math.min(PLENTY * needed, NEARLY * (limit || Number.POSITIVE_INFINITY)))
+      this.#courtesy.ease()
   }
 
   /** The copy stands still, or has not begun. */

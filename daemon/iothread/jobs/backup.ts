@@ -58,6 +58,8 @@ export class BackupJob implements JobBody {
   #failure: unknown
   #use: BitmapUse | undefined
   #len = 0
+  /** It is known what is to be copied, and that is being done. */
+  #copies = false
 
   /** @throws CommandError when there is no memory for its bitmap or its buffers */
   constructor(spec: BackupSpec, graph: Graph, buffers: Buffers, control: JobControl) {
@@ -193,6 +195,7 @@ export class BackupJob implements JobBody {
   }
 
   #phase(phase: 'probe' | 'bulk' | 'flush'): void {
+    this.#copies = phase === 'bulk'
     this.#stopwatch.enter(phase)
     this.#control.phase(phase)
   }
@@ -204,7 +207,7 @@ export class BackupJob implements JobBody {
   }
 
   look(at: number): void {
-    if (this.#control.pausing || this.#spec.sync === 'none') this.#patience.pause()
+    if (this.#control.pausing || !this.#copies || this.#spec.sync === 'none') this.#patience.pause()
     else this.#patience.look(at, this.#engine.remaining, this.#limit.speed)
   }
 

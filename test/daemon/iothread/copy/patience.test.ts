@@ -77,6 +77,14 @@ t.test('eight times as much as is needed is enough for a smaller window', async 
   t.equal(slow.copies(30, 33 * MIB), LEAST)
 })
 
+t.test('a copy near its speed limit takes a step back', async (t) => {
+  const slow = new Slow(1024 * MIB)
+  slow.limit = 2 * MIB
+  slow.copies(20, MIB / 2)
+  t.equal(slow.copies(10, 1.7 * MIB), 16 * LEAST)
+  t.equal(slow.copies(10, 1.9 * MIB), 4 * LEAST)
+})
+
 t.test('time in which the copy stood still, or nobody was there, does not count', async (t) => {
   const slow = new Slow(1024 * MIB)
   slow.copies(9, 0)
