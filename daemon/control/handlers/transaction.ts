@@ -212,7 +212,7 @@ class Transaction {
     for (const step of this.#steps.splice(0).reverse()) {
       if (step.kind === 'bitmap') continue
       if (step.kind === 'overlay') {
-        if (!this.#committed) await step.prepared?.undo()
+        if (!this.#committed && step.prepared !== undefined) await atMost(step.prepared.undo(), UNDO_MS)
       } else if (step.prepared === undefined) step.claimed.release()
       else if (this.#jobs.isExpected(step.prepared.reservation)) await step.prepared.undo()
     }
