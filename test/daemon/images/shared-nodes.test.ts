@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tickets on one file or export share one node, whoever came first: who reads sees what others write.
 
-import { linkSync, readFileSync } from 'node:fs'
+import { linkSync, readFileSync, renameSync, truncateSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
 import { RunningServer, servers } from '../../helpers/nbd/servers.js'
@@ -58,6 +58,37 @@ t.test('a reader that came first sees what a later writer writes, in one node', 
   t.equal((await nodes()).length, 1)
   await remove('reader')
   t.equal((await nodes()).length, 0)
+})
+
+t.test('a writer does not get the file that took the name of the one readers have', async (t) => {
+  for (const name of ['own', 'other']) empty(scratch.file(name), MiB)
+  linkSync(scratch.file('own'), scratch.file('own-link'))
+  await daemon.ticket('reader', 'own', MiB, { ops: ['read'] })
+  t.strictSame(await dataOf(t, 'reader'), [])
+  renameSync(scratch.file('other'), scratch.file('own'))
+  await daemon.ticket('writer', 'own-link', MiB)
+  t.equal((await put('writer', 0, Buffer.alloc(4096, 7))).status, 500)
+  t.equal(
+    Buffer.compare(readFileSync(scratch.file('own')), Buffer.alloc(MiB)),
+    0,
+    'the other file is as it was',
+  )
+  t.equal((await daemon.images('GET', 'reader')).status, 200)
+  t.match(await nodes(), [{ ro: true }])
+  await remove('reader')
+  t.equal((await put('writer', 0, Buffer.alloc(4096, 7))).status, 200)
+  t.equal(readFileSync(scratch.file('own-link'))[0], 7)
+  await remove('writer')
+})
+
+t.test('a writer sees how long the file is that grew under readers', async (t) => {
+  empty(scratch.file('longer'), MiB)
+  await daemon.ticket('reader', 'longer', 4 * MiB, { ops: ['read'] })
+  t.equal((await daemon.images('GET', 'reader')).bytes.length, MiB)
+  truncateSync(scratch.file('longer'), 2 * MiB)
+  await daemon.ticket('writer', 'longer', 4 * MiB)
+  t.equal((await daemon.images('GET', 'writer')).bytes.length, 2 * MiB)
+  await remove('reader', 'writer')
 })
 
 t.test('many that come at once share one node', async (t) => {

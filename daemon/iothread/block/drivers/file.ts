@@ -222,10 +222,13 @@ export class FileDriver implements BlockDriver {
   }
 
   async takeOver(previous: BlockDriver): Promise<void> {
-    if (previous instanceof FileDriver) {
-      this.#size = previous.#size
-      if (this.#options.locking !== 'off') await this.#lock.copyFrom(previous.#lock)
-    }
+    if (!(previous instanceof FileDriver)) return
+    const [now, before] = [this.#facts, previous.#facts]
+    if (now.device !== before.device || now.inode !== before.inode)
+      throw new CommandError(`'${this.#options.path}' is another file than the one that is open`)
+    // Of a file we did not write to, the size is what it was when it was opened last: others may have changed it since.
+    if (!previous.#options.readOnly) this.#size = previous.#size
+    if (this.#options.locking !== 'off') await this.#lock.copyFrom(previous.#lock)
   }
 
   async freshen(): Promise<void> {
