@@ -71,6 +71,8 @@ export interface PreparedOverlay {
   readonly node: Node
   readonly overlay: Node
   readonly worker: DiskWorker
+  /** For who changes both now. @throws CommandError when somebody has come to use one meanwhile */
+  check(): void
   /** It is there. */
   done(): void
   /** It is not going to be there. */
@@ -97,10 +99,13 @@ async function join(
   discard: () => Promise<void>,
 ): Promise<PreparedOverlay> {
   const worker = await graphs.join([node, overlay])
-  try {
-    // While it moved, others may have come.
+  const check = () => {
     checkBelow(graphs.directory, node)
     checkOverlay(overlay)
+  }
+  try {
+    // While it moved, others may have come.
+    check()
   } catch (error) {
     worker.release()
     throw error
@@ -110,13 +115,14 @@ async function join(
     await discard()
     done()
   }
-  return { node, overlay, worker, done, undo }
+  return { node, overlay, worker, check, done, undo }
 }
 
 async function append(graphs: Graphs, prepared: PreparedOverlay): Promise<void> {
   const { node, overlay, worker } = prepared
   try {
     await graphs.change([node, overlay], async () => {
+      prepared.check()
       const filter = graphs.directory.generateName()
       await worker.request('node-append', { node: node.name, overlay: overlay.name, filter })
     })

@@ -127,6 +127,8 @@ class Transaction {
   }
 
   async #change(nodes: ReadonlySet<Node>): Promise<void> {
+    // While other actions were prepared, others may have come.
+    for (const step of this.#steps) if (step.kind === 'overlay') step.prepared?.check()
     const workers = new Map<DiskWorker, string[]>()
     for (const { name, worker } of nodes)
       if (worker !== undefined) workers.set(worker, [...(workers.get(worker) ?? []), name])

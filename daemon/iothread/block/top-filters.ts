@@ -3,6 +3,7 @@
 //
 // A filter is where users are made to wait: who drains it stops them, and can still use the node below himself.
 
+import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
 import type { BlockDriver } from './driver.js'
 import { type ChangeGuard, MirrorTop } from './drivers/mirror-top.js'
@@ -56,7 +57,11 @@ export class TopFilters {
     return this.#above.get(node) ?? node
   }
 
+  /** @throws CommandError when there is one above the node already */
   insert(name: string, below: BlockNode, bitmap: BitmapFacts, kind: TopFilterKind): TopFilter {
+    const other = this.#above.get(below)
+    if (other !== undefined)
+      throw new CommandError(`Node '${below.name}' is busy: node '${other.name}' stands above it`)
     const spec: NodeSpec = { driver: kind.driver, 'node-name': name, file: below.name }
     // What users ask of the filter is the node's to grant or ignore.
     const options: NodeOptions = { ...below.options, discard: 'unmap', detectZeroes: 'off' }
