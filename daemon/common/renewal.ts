@@ -14,8 +14,9 @@ export class Renewal {
 
   /** Resolves, or rejects, with a round that began after this was called. */
   ask(): Promise<void> {
+    if (this.#next !== undefined) return this.#next
     if (this.#running === undefined) return this.#begin()
-    this.#next ??= this.#running
+    this.#next = this.#running
       .catch(() => undefined) // told to whoever asked for that round
       .then(() => {
         this.#next = undefined

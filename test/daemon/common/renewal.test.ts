@@ -29,6 +29,18 @@ t.test('many who ask during a round get one more, which begins when that has end
   await late
 })
 
+t.test('who asks again when his round has ended joins the round that others wait for', async (t) => {
+  const { renewal, ends } = rounds()
+  const first = renewal.ask().then(() => renewal.ask())
+  const other = renewal.ask()
+  ends[0]?.resolve()
+  await new Promise(setImmediate)
+  t.equal(ends.length, 2, 'one round is under way')
+  ends[1]?.resolve()
+  await Promise.all([first, other])
+  t.equal(ends.length, 2)
+})
+
 t.test('a round that fails is told to who asked for it, and the next one runs all the same', async (t) => {
   const { renewal, ends } = rounds()
   const first = renewal.ask()
