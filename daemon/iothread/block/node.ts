@@ -228,9 +228,9 @@ export class BlockNode {
 
   /** The first extent at `offset`, clipped to the range. `length` > 0. */
   async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
-    while (this.#flow.gate !== undefined) await this.#flow.gate
-    // What was written meanwhile is not known before.
-    if (!this.#loans.none) await this.#loans.returned()
+    // What was written by borrowers is not known before they are back; somebody may drain the node meanwhile.
+    while (this.#flow.gate !== undefined || !this.#loans.none)
+      await (this.#flow.gate ?? this.#loans.returned())
     this.#check('status', offset, length)
     this.#flow.enter()
     try {
