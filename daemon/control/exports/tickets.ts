@@ -235,7 +235,11 @@ export class Tickets {
     if (ticket.canceled) return forbidden('it was canceled')
     if (!this.#clients.hasRoom(ticket))
       return refused(503, `the ticket has ${ticket.clients.size} connections, and there is no place for more`)
-    if (ticket.closing !== undefined) await Promise.race([ticket.closing, ticket.whenCanceled])
+    if (ticket.closing !== undefined) {
+      await Promise.race([ticket.closing, ticket.whenCanceled])
+      // Another one may have its name by now, and its places be taken.
+      return await this.#admit(id)
+    }
     if (ticket.canceled) return forbidden('it was canceled')
     if (ticket.image !== undefined) return DONE
     if (monotonicSeconds() >= ticket.expires) return forbidden('it has expired')
