@@ -148,7 +148,8 @@ export interface NativeEngine {
   ): number
   /** `[reads, readBytes, writes, writeBytes, from, to]`; nothing but 0 when there is no such lane any more. */
   laneCounts(id: number): number[]
-  callBack(id: number): void
+  /** @param redo  a write under way is not answered */
+  callBack(id: number, redo: boolean): void
   takeSlots(count: number): number[]
   giveSlots(slots: readonly number[]): void
   groupBytes(group: number): ArrayBuffer | undefined

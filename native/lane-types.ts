@@ -75,4 +75,6 @@ export interface Lane {
    * that who listens to changes from now on hears of it before the client.
    */
   callBack(): void
+  /** Ends it soon: no request is begun, and one that is under way is answered. */
+  endSoon(): void
 }

@@ -52,7 +52,10 @@ function begin(native: NativeEngine, requests: Requests, submitAs: (id: number) 
     ended,
     counts: () => last ?? countsOf(soFar()),
     callBack: () => {
-      if (own !== undefined) native.callBack(own)
+      if (own !== undefined) native.callBack(own, true)
+    },
+    endSoon: () => {
+      if (own !== undefined) native.callBack(own, false)
     },
   }
 }

@@ -100,7 +100,7 @@ Napi::Value EngineObject::laneCounts(const Napi::CallbackInfo& info) {
 
 void EngineObject::callBack(const Napi::CallbackInfo& info) {
   const auto found = lanes_.find(numberAt(info, 0));
-  if (found != lanes_.end() && front_) front_->callBack(found->second);
+  if (found != lanes_.end() && front_) front_->callBack(found->second, info[1].As<Napi::Boolean>());
 }
 
 Napi::Value EngineObject::endLane(const Request& request) {

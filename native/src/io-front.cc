@@ -186,9 +186,9 @@ void IoFront::shutStream(double fileId, uint32_t directions) {
   engine_->shut(file);
 }
 
-void IoFront::callBack(const std::shared_ptr<Lane>& lane) {
+void IoFront::callBack(const std::shared_ptr<Lane>& lane, bool redo) {
   if (stopped_) return;
-  lane->callBack();
+  lane->callBack(redo);
   engine_->rouse(lane);
 }
 

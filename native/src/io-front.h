@@ -41,7 +41,7 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   // Ends directions of a stream, also of one whose close waits for its requests.
   void shutStream(double fileId, uint32_t directions);
   // A lane gives back what was lent to it, soon.
-  void callBack(const std::shared_ptr<Lane>& lane);
+  void callBack(const std::shared_ptr<Lane>& lane, bool redo);
   // Nobody waits any more for what peers send.
   void endReading() {
     if (!stopped_) engine_->endReading();

@@ -61,9 +61,11 @@ int64_t Lane::serve(Request& request, const Ending& ending) {
 
 int64_t Lane::receiveMore(const Request& request, bool first, const Ending& ending) {
   for (;;) {
+    // Also where the client never lets it wait.
+    if (called_.load() || ending.begun()) return 0;
     int64_t received = asksAtOnce_ ? receiveSoon(request) : -EAGAIN;
     if (received == -EAGAIN) {
-      if (called_.load() || ending.wait(request.to->fd.get(), POLLIN, idleMs_, wake_.get()) != 1) return 0;
+      if (ending.wait(request.to->fd.get(), POLLIN, idleMs_, wake_.get()) != 1) return 0;
       received = receive(request);
     }
     if (received > 0) {
@@ -99,7 +101,7 @@ bool Lane::perform(Request& request, const Asked& asked) {
     if (first || asked.offset < from_.load(std::memory_order_relaxed)) from_.store(asked.offset);
     if (end > to_.load(std::memory_order_relaxed)) to_.store(end);
   }
-  if (result != asked.length || (asked.writes && called_.load())) return false;
+  if (result != asked.length || (asked.writes && redo_.load())) return false;
   count(asked);
   return true;
 }

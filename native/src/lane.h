@@ -42,10 +42,14 @@ class Lane {
   virtual ~Lane() = default;
 
   /**
-   * JS thread. No request is begun any more; wake() must follow. A write that is under way is answered by JavaScript, which
-   * does it once more: whoever wants to hear of changes from now on hears of it before the client does.
+   * JS thread. No request is begun any more; wake() must follow. One that is under way is answered, but for a write with
+   * `redo`: that is answered by JavaScript, which does it once more, so that whoever wants to hear of changes from now on
+   * hears of it before the client does.
    */
-  void callBack() { called_.store(true); }
+  void callBack(bool redo) {
+    if (redo) redo_.store(true);
+    called_.store(true);
+  }
   // Leader: in the group, where the descriptor lives.
   void wake();
 
@@ -92,6 +96,7 @@ class Lane {
 
   const int idleMs_;
   std::atomic<bool> called_{false};
+  std::atomic<bool> redo_{false};
   std::atomic<Op> doing_{Op::read};
 
   std::mutex lock_;  // guards the descriptor

@@ -3,12 +3,15 @@
 // else who looks at the image, or ends it.
 
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { Lane } from '../../../native/lane-types.js'
 import type { IoEngine } from '../../../native/types.js'
 import type { Client } from '../../helpers/http-pair.js'
 import { imageTable } from '../../helpers/images/image-table.js'
 import { MiB, Scratch } from '../../helpers/scratch.js'
+import { SlowFs, slowfsAbsent } from '../../helpers/slowfs.js'
+import { pace } from '../../helpers/waiting.js'
 import { random as seeded } from '../../native/kinds.js'
 
 const scratch = new Scratch()
@@ -51,8 +54,8 @@ function lanesOf(engine: IoEngine): Lane[] {
   return lent
 }
 
-async function setUp(t: Test, name: string, more: object = {}, holes = false) {
-  const path = scratch.file(name)
+async function setUp(t: Test, name: string, more: object = {}, holes = false, folder?: string) {
+  const path = folder === undefined ? scratch.file(name) : join(folder, name)
   const model = Buffer.from(Array.from({ length: MiB }, (_, index) => (index * 7 + (index >> 12)) & 0xff))
   writeFileSync(path, holes ? '' : model)
   truncateSync(path, MiB)
@@ -206,3 +209,48 @@ t.test('heads that mean the same in other words are served without a lane, and a
     )
   t.equal(done(lanes), before)
 })
+
+/** A lane whose write is stuck in its storage, until the rules are lifted. */
+async function stuckWrite(t: Test, name: string) {
+  const slow = await SlowFs.mount(scratch.path)
+  t.teardown(() => slow.unmount())
+  const test = await setUp(t, name, {}, false, slow.mount)
+  const { client, engine, lanes } = test
+  for (let index = 0; index < ROW; index++) await ask(client, put(index * BLOCK, 'x'.repeat(BLOCK)))
+  const bytes = 'z'.repeat(BLOCK)
+  slow.rules({ op: 'write', delayMs: 500 })
+  const count = lanes.length
+  const answer = ask(client, put(100 * BLOCK, bytes)).catch(() => undefined)
+  while (engine.oldest()?.op !== 'write') await pace(2)
+  const lane = lanes.at(-1)
+  t.ok(lane !== undefined && lanes.length === count && lane.counts().writes > 0, 'a lane does it')
+  return { ...test, slow, answer, bytes, lane: lane! }
+}
+
+t.test(
+  'a write under way in a lane ends as it began when its ticket is replaced',
+  { skip: slowfsAbsent() },
+  async (t) => {
+    const { table, answer, lane, slow, path, bytes } = await stuckWrite(t, 'replaced')
+    table.handlers['image-retire']({ key: 1 })
+    t.match((await answer)?.head, /^HTTP\/1.1 200/)
+    slow.rules()
+    t.equal((await lane.ended).received.length, 0, 'it was done once')
+    t.equal(readFileSync(path).toString('latin1', 100 * BLOCK, 101 * BLOCK), bytes)
+  },
+)
+
+t.test(
+  'a write under way in a lane is told to who begins to listen, before it is answered',
+  { skip: slowfsAbsent() },
+  async (t) => {
+    const { graph, answer, lane, slow, bytes } = await stuckWrite(t, 'listened')
+    const told: number[] = []
+    const listener = graph.node('disk').addDirtyListener((offset) => told.push(offset))
+    t.equal(Number((await lane.ended).received.length) > bytes.length, true, 'it is done anew')
+    slow.rules()
+    t.match((await answer)?.head, /^HTTP\/1.1 200/)
+    t.ok(told.includes(100 * BLOCK))
+    listener[Symbol.dispose]()
+  },
+)

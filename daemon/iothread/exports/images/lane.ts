@@ -24,6 +24,8 @@ const WORTH = 64
 const IDLE_MS = 100
 /** Nobody keeps longer heads in mind. */
 const LONGEST_HEAD = 2048
+/** Of an offset. */
+const MOST_DIGITS = 16
 const NO_ROOM = new Uint8Array()
 
 /** Of one connection. */
@@ -76,8 +78,14 @@ export class ImageLane implements Borrower {
     return this.#lent
   }
 
+  /** For who wants to hear of changes: a write under way comes back to be done here. */
   callBack(): void {
     this.#lane?.callBack()
+  }
+
+  /** A request under way is answered, and none is begun any more. */
+  endSoon(): void {
+    this.#lane?.endSoon()
   }
 
   counts() {
@@ -85,10 +93,16 @@ export class ImageLane implements Borrower {
     return this.#lane.counts()
   }
 
-  /** Calls back; resolves when nothing is lent. */
+  /** Ends it soon; resolves when nothing is lent. */
   async back(): Promise<void> {
-    this.callBack()
+    this.endSoon()
     await this.#lent
+  }
+
+  /** The client hears the end now, also while storage keeps what the lane does for it. */
+  cut(): void {
+    if (typeof this.#stream === 'number' && this.#stream > 0)
+      this.#env.engine.shutdownStream(this.#stream, 'both')
   }
 
   /** Nothing is lent any more, nor will be. */
@@ -114,7 +128,7 @@ export class ImageLane implements Borrower {
     const { ticket, retired } = this.#image
     if (ticket.spec.timeout < 1 || retired) return undefined
     try {
-      return ticket.beginRow(writes ? 'write' : 'read', () => this.callBack())
+      return ticket.beginRow(writes ? 'write' : 'read', () => this.endSoon())
     } catch (error) {
       if (error instanceof Refusal) return undefined
       throw error
@@ -181,8 +195,9 @@ export class ImageLane implements Borrower {
  */
 function begunBy({ received }: LaneEnd, { writes, each, head }: LanePlan, end: number): Range | undefined {
   if (!writes || received.length < each) return undefined
-  const text = Buffer.from(received.subarray(0, LONGEST_HEAD)).toString('latin1')
-  const digits = /^\d{1,16}/.exec(text.slice(head[0].length))?.[0]
+  const from = head[0].length
+  const text = Buffer.from(received.subarray(from, from + MOST_DIGITS)).toString('latin1')
+  const digits = /^\d+/.exec(text)?.[0]
   const offset = digits === undefined ? end : Number(digits)
   return offset + each <= end ? { offset, length: each } : undefined
 }

@@ -230,7 +230,7 @@ export class ServedImage {
   /** No request begins any more; resolves when those under way have ended. */
   retire(): Promise<void> {
     this.#retired = true
-    for (const lane of this.lanes) lane.callBack()
+    for (const lane of this.lanes) lane.endSoon()
     return this.ticket.idle()
   }
 
@@ -254,6 +254,8 @@ export class ServedImage {
   /** No client has any more time. */
   cutOff(): void {
     for (const { stream } of [...this.#clients.values()]) stream.close()
+    // A lane has a copy of its client's socket.
+    for (const lane of this.lanes) lane.cut()
   }
 
   /** The end of everything. */
