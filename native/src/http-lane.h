@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A lane for an HTTP client whose requests differ in nothing but the place they name. JavaScript has understood one of them and
 // says what stands before, between and behind its two numbers, and how the reply looks; a head that is not so to the byte
-// ends the lane. So nothing of HTTP has to be known here.
+// ends the lane. So nothing of HTTP has to be known here but how dates are written.
 #pragma once
 
 #include <array>

@@ -25,7 +25,7 @@ enum class Op : uint32_t {
   listen, portOf, accept, connect, receive, send, lane, cached, grow, sendFile, drain,
 };
 
-// Same order as `codecs` in native/engine.ts.
+// Same order as `codecs` in native/words.ts.
 enum class Codec : uint32_t { zlib, zstd };
 
 // Bits of Request::flags.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Graph surgery: nodes take each other's places, and images lose what lay between them. Part of the graph; used by jobs.
+// Graph surgery: nodes take each other's places, and images lose what lay between them. Part of the graph; used by jobs and transactions.
 //
 // Rules: what changes shows the same before and after, and has no request under way. Edges and claims change in one step.
 // The image on the disk comes first, so a chain on the disk is always one that reads the same as the chain in memory.

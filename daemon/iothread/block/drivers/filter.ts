@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What filters have in common: everything goes to one child unless a filter says otherwise. Base of throttle, inject
-// and mirror_top, and of raw, which only shifts offsets.
+// What filters have in common: everything goes to one child unless a filter says otherwise. Base of all filters,
+// and of raw, which only shifts offsets.
 
 import type {
   BlockDriver,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The filter that stands above a node of a running backup, commit or stream. Managers look for it by name. It lets everything
-// through: what such a job does to requests is done at the node itself, where none can come past. Put in place by
+// through: what a backup does to requests is done at the node itself, where none can come past; the others do nothing to them. Put in place by
 // Graph.insertFilter.
 
 import type { BlockNode } from '../node.js'
