@@ -88,6 +88,7 @@ export class Wire {
     return this.#native.shutdown()
   }
 
+  /** Ends the connection, whoever else has a copy of the socket. */
   close(): void {
     if (this.#closed) return
     this.#closed = true

@@ -58,7 +58,11 @@ void WireObject::end() {
   onReady_.Reset();
 }
 
-void WireObject::close(const Napi::CallbackInfo&) { end(); }
+// The peer hears of it also where an engine has a copy of the socket and is stuck with it.
+void WireObject::close(const Napi::CallbackInfo&) {
+  if (poll_ != nullptr) ::shutdown(poll_->fd(), SHUT_RDWR);
+  end();
+}
 
 Napi::Value WireObject::release(const Napi::CallbackInfo& info) {
   const int fd = poll_ == nullptr ? -EBADF : duplicate(poll_->fd());

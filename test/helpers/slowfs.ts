@@ -71,6 +71,7 @@ export class SlowFs {
   /** The fast side: the same files without delays, for making and comparing images. */
   readonly files: string
   readonly #child: ChildProcess
+  #unmounted: Promise<void> | undefined
 
   private constructor(files: string, mount: string, child: ChildProcess) {
     this.files = files
@@ -106,8 +107,13 @@ export class SlowFs {
     writeFileSync(join(this.files, '.slowfs'), `${lines.join('\n')}\n`)
   }
 
-  /** Unmounts at once; calls that are under way fail. */
-  async unmount(): Promise<void> {
+  /** Unmounts at once; calls that are under way fail. Many calls are one. */
+  unmount(): Promise<void> {
+    this.#unmounted ??= this.#unmount()
+    return this.#unmounted
+  }
+
+  async #unmount(): Promise<void> {
     this.rules()
     spawnSync('fusermount3', ['-u', '-z', this.mount])
     if (this.#child.exitCode === null) {

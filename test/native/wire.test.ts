@@ -121,6 +121,20 @@ for (const kind of KINDS) {
     t.equal((await got).toString(), 'answer')
   })
 
+  t.test(`${kind}: who closes ends the connection, whoever has a copy of the socket`, async (t) => {
+    const { mine, peer, fd } = await socketPair(t, kind)
+    const wire = new Wire(duplicate(fd), {
+      readable: () => undefined,
+      drained: () => undefined,
+      failed: () => undefined,
+    })
+    wire.put(Buffer.from('the last'))
+    wire.flush()
+    wire.close()
+    t.equal((await collect(peer)).toString(), 'the last')
+    t.notOk(mine.destroyed)
+  })
+
   t.test(`${kind}: wires leave no descriptor`, async (t) => {
     const before = openDescriptors()
     await t.test('many', async (t) => {

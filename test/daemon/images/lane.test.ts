@@ -211,14 +211,14 @@ t.test('heads that mean the same in other words are served without a lane, and a
 })
 
 /** A lane whose write is stuck in its storage, until the rules are lifted. */
-async function stuckWrite(t: Test, name: string) {
+async function stuckWrite(t: Test, name: string, delayMs = 500) {
   const slow = await SlowFs.mount(scratch.path)
   t.teardown(() => slow.unmount())
   const test = await setUp(t, name, {}, false, slow.mount)
   const { client, engine, lanes } = test
   for (let index = 0; index < ROW; index++) await ask(client, put(index * BLOCK, 'x'.repeat(BLOCK)))
   const bytes = 'z'.repeat(BLOCK)
-  slow.rules({ op: 'write', delayMs: 500 })
+  slow.rules({ op: 'write', delayMs })
   const count = lanes.length
   const answer = ask(client, put(100 * BLOCK, bytes)).catch(() => undefined)
   while (engine.oldest()?.op !== 'write') await pace(2)
@@ -252,5 +252,19 @@ t.test(
     t.match((await answer)?.head, /^HTTP\/1.1 200/)
     t.ok(told.includes(100 * BLOCK))
     listener[Symbol.dispose]()
+  },
+)
+
+t.test(
+  'a client whose write is stuck in a lane is cut off at the end',
+  { skip: slowfsAbsent() },
+  async (t) => {
+    const { table, client, engine, answer, slow } = await stuckWrite(t, 'cut', 120_000)
+    const closed = table.close()
+    t.equal(await answer, undefined, 'there is no answer')
+    t.ok(client.socket.readableEnded)
+    t.equal(engine.oldest()?.op, 'write', 'which is stuck still')
+    await slow.unmount()
+    await closed
   },
 )

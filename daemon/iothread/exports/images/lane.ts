@@ -99,12 +99,6 @@ export class ImageLane implements Borrower {
     await this.#lent
   }
 
-  /** The client hears the end now, also while storage keeps what the lane does for it. */
-  cut(): void {
-    if (typeof this.#stream === 'number' && this.#stream > 0)
-      this.#env.engine.shutdownStream(this.#stream, 'both')
-  }
-
   /** Nothing is lent any more, nor will be. */
   async close(): Promise<void> {
     await this.back()

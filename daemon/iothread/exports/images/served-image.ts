@@ -71,6 +71,7 @@ export class ServedImage {
 
   private constructor(spec: ImageSpec, claim: Claim, dirty: BitmapUse | undefined, env: ImageEnv) {
     this.ticket = new Ticket(spec, () => {
+      // It ends when the ticket does, which nobody waits for.
       if (this.ticket.expires < this.#looksAt) void this.watchExpiry()
     })
     this.#dirty = dirty
@@ -190,6 +191,7 @@ export class ServedImage {
     const { stream } = client
     const answers = new ImageAnswers(this, this.#env, client)
     const served = await serveRequests(stream, answers)
+    // Takes as long as a lane's storage does, and tells nobody anything: the ticket waits for what is lent.
     void answers.close()
     this.#clients.delete(connection)
     const back = served.kind === 'foreign' ? stream.release() : undefined
@@ -254,8 +256,6 @@ export class ServedImage {
   /** No client has any more time. */
   cutOff(): void {
     for (const { stream } of [...this.#clients.values()]) stream.close()
-    // A lane has a copy of its client's socket.
-    for (const lane of this.lanes) lane.cut()
   }
 
   /** The end of everything. */

@@ -339,6 +339,34 @@ t.test(
   },
 )
 
+for (const way of ['in a lane', 'behind a lane'] as const)
+  t.test(
+    `a client whose write is stuck ${way} is cut off at once when its export is removed`,
+    { skip: slowfsAbsent() },
+    async (t) => {
+      const slow = await SlowFs.mount(t.testdir())
+      t.teardown(() => slow.unmount())
+      const own = await disk(t, { folder: slow.mount })
+      const { served } = own
+      const { engine } = served.bench
+      const client = await served.client()
+      const lane = await onLane(client, own)
+      // Whoever has two requests under way is served without a lane.
+      if (way === 'behind a lane') await Promise.all([client.read(0, 4096), client.read(0, 4096), lane.ended])
+      slow.rules({ op: 'write', delayMs: 120_000 })
+      const answers = [client.write(8192, pattern(0, 4096))]
+      if (way === 'behind a lane') answers.push(client.write(16384, pattern(0, 4096)))
+      const told = Promise.allSettled(answers)
+      while (engine.oldest()?.op !== 'write') await pace(5)
+      const removed = served.remove()
+      await client.ended()
+      t.equal(engine.oldest()?.op, 'write', 'which is stuck still')
+      await slow.unmount()
+      await removed
+      for (const { status } of await told) t.equal(status, 'rejected')
+    },
+  )
+
 for (const style of STYLES)
   t.test(
     `${style}: a write that is not done once more, its export being removed, is in the bitmap that came meanwhile`,
