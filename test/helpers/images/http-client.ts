@@ -49,9 +49,15 @@ export class RawConnection {
     this.socket.write(text)
   }
 
+  /** As send(); resolves when the kernel has it. */
+  sent(text: string | Uint8Array): Promise<void> {
+    return new Promise((resolve) => this.socket.write(text, () => resolve()))
+  }
+
   /** All that came, when it matches. @throws Error when the connection ends before */
-  async until(pattern: RegExp): Promise<string> {
-    while (!pattern.test(this.#text)) {
+  async until(enough: RegExp | ((text: string) => boolean)): Promise<string> {
+    const matches = typeof enough === 'function' ? enough : (text: string) => enough.test(text)
+    while (!matches(this.#text)) {
       if (this.#ended) throw new Error(`ended after ${JSON.stringify(this.#text)}`)
       await this.#change()
     }

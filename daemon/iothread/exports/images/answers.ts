@@ -49,12 +49,15 @@ export class ImageAnswers implements Answerer {
     }
     const { resource } = this.#target
     if (resource.kind !== 'image' && resource.kind !== 'extents' && resource.kind !== 'checksum') return false
-    return resource.ticket === this.#image.ticket.spec.id && !this.#image.retired
+    const { ticket, retired } = this.#image
+    // What began under this ticket ends under it.
+    return resource.ticket === ticket.spec.id && (!retired || this.#lane?.begun === true)
   }
 
   async answer(exchange: Exchange): Promise<void> {
     const target = this.#target
     if (target === undefined) throw new Error('a request that is not ours')
+    using _begun = this.#lane?.takeBegun()
     const { method } = exchange.head
     checkMethod(target.resource, method)
     if (target.resource.kind === 'extents')

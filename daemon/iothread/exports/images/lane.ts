@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // When a client of an image gets a lane (native/lane-types.ts), and when it has to go back: as clients of NBD exports do
 // (nbd/lane.ts), behind a row of requests for as many bytes each, one by one. Used by ImageAnswers.
-// Rule: as long as it is lent a request of the ticket is under way, so that whoever ends the ticket waits for it.
+// Rule: as long as it is lent a request of the ticket is under way, so that whoever ends the ticket waits for it; and so it is
+// until a request is answered whose head came meanwhile, which is the ticket's whatever has taken its place.
 
 import type { Lane, LaneEnd } from '../../../../native/lane-types.js'
 import type { FileId, Range } from '../../../../native/types.js'
+import { findHeadEnd, skipEmptyLines } from '../../../../protocol/http/head.js'
 import { Refusal } from '../../../../protocol/http/refusal.js'
 import { yesOrNo } from '../../../../protocol/http/routes.js'
 import type { Exchange } from '../../../http/exchange.js'
@@ -28,6 +30,14 @@ const LONGEST_HEAD = 2048
 const MOST_DIGITS = 16
 const NO_ROOM = new Uint8Array()
 
+/** Requests that are served by a lane, in the eyes of the ticket one operation. */
+interface Row {
+  readonly stream: HttpStream
+  readonly socket: FileId
+  readonly plan: LanePlan
+  readonly operation: Operation
+}
+
 /** Of one connection. */
 export class ImageLane implements Borrower {
   readonly #image: ServedImage
@@ -40,6 +50,8 @@ export class ImageLane implements Borrower {
   #stream: Promise<FileId> | FileId | undefined
   #lane: Lane | undefined
   #lent: Promise<void> | undefined
+  /** Of a request that began while a lane had the client, and is to be answered here. */
+  #begun: Operation | undefined
 
   constructor(image: ServedImage, env: ImageEnv, holder: Holder) {
     this.#image = image
@@ -93,6 +105,18 @@ export class ImageLane implements Borrower {
     return this.#lane.counts()
   }
 
+  /** A request whose head came to a lane: it is of this ticket, whatever has become of that. */
+  get begun(): boolean {
+    return this.#begun !== undefined
+  }
+
+  /** Of that request; whoever takes this ends it when the request has ended. */
+  takeBegun(): Operation | undefined {
+    const begun = this.#begun
+    this.#begun = undefined
+    return begun
+  }
+
   /** Ends it soon; resolves when nothing is lent. */
   async back(): Promise<void> {
     this.endSoon()
@@ -101,6 +125,7 @@ export class ImageLane implements Borrower {
 
   /** Nothing is lent any more, nor will be. */
   async close(): Promise<void> {
+    this.takeBegun()?.[Symbol.dispose]()
     await this.back()
     const stream = await this.#stream
     // What closing a socket may say is of no use to anybody.
@@ -130,44 +155,43 @@ export class ImageLane implements Borrower {
   }
 
   async #serve(stream: HttpStream, socket: FileId, plan: LanePlan, operation: Operation): Promise<void> {
-    using _operation = operation
     const { lanes, pool } = this.#env
-    if (!lanes.take()) return
+    const row = { stream, socket, plan, operation }
     try {
-      const piece = pool.take(this.#holder, SMALL)
-      if (piece === undefined) return
+      if (!lanes.take()) return
       try {
-        const loan = this.#image.node.lend(this)
-        if (loan !== undefined) await this.#run(stream, socket, plan, operation, piece, loan)
+        const piece = pool.take(this.#holder, SMALL)
+        if (piece === undefined) return
+        try {
+          const loan = this.#image.node.lend(this)
+          if (loan !== undefined) await this.#run(row, piece, loan)
+        } finally {
+          pool.give(this.#holder, piece)
+        }
       } finally {
-        pool.give(this.#holder, piece)
+        lanes.give()
       }
     } finally {
-      lanes.give()
+      if (this.#begun !== operation) operation[Symbol.dispose]()
     }
   }
 
   async #run(
-    stream: HttpStream,
-    socket: FileId,
-    plan: LanePlan,
-    operation: Operation,
+    { stream, socket, plan, operation }: Row,
     { slot, offset, length: room }: Piece,
     { lent, back }: Loan,
   ): Promise<void> {
     const { writable, readable, lanes } = this.#image
     const length = Math.min(plan.writes ? writable : readable, lent.length)
     const lane = this.#env.engine.httpLane({
-      ...{
-        file: lent.file,
-        stream: socket,
-        slot,
-        slotOffset: offset,
-        room,
-        length,
-        idleMs: IDLE_MS,
-        ...plan,
-      },
+      ...plan,
+      file: lent.file,
+      stream: socket,
+      slot,
+      slotOffset: offset,
+      room,
+      length,
+      idleMs: IDLE_MS,
     })
     this.#lane = lane
     lanes.add(this)
@@ -179,7 +203,14 @@ export class ImageLane implements Borrower {
     this.#lane = undefined
     lanes.delete(this)
     stream.takeBack(end.received, end.unsent)
+    if (hasHead(end.received)) this.#begun = operation
   }
+}
+
+/** Whether a request began in this. */
+function hasHead(received: Uint8Array): boolean {
+  const from = skipEmptyLines(received, 0, received.length)
+  return findHeadEnd(received, from, received.length) !== undefined
 }
 
 /**
