@@ -21,7 +21,7 @@ interface CommonTerms {
   readonly room: number
   /** What may be asked for: the first so many bytes of the file. */
   readonly length: number
-  /** A client that is silent for so long ends the lane. */
+  /** A client that is silent for so long, or takes so long to send one request, ends the lane. */
   readonly idleMs: number
 }
 

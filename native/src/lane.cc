@@ -19,6 +19,7 @@ namespace {
 
 // Longer than it takes a client to wake up, hear the answer, ask again and wake us up.
 constexpr int64_t kSoonNs = 50 * 1000;
+constexpr int64_t kNsPerMs = 1000 * 1000;
 
 int64_t nowNs() {
   timespec now{};
@@ -63,17 +64,27 @@ int64_t Lane::receiveMore(const Request& request, bool first, const Ending& endi
   for (;;) {
     // Also where the client never lets it wait.
     if (called_.load() || ending.begun()) return 0;
+    const int waitMs = first ? idleMs_ : leftMs();
+    if (waitMs <= 0) return 0;
     int64_t received = asksAtOnce_ ? receiveSoon(request) : -EAGAIN;
     if (received == -EAGAIN) {
-      if (ending.wait(request.to->fd.get(), POLLIN, idleMs_, wake_.get()) != 1) return 0;
+      if (ending.wait(request.to->fd.get(), POLLIN, waitMs, wake_.get()) != 1) return 0;
       received = receive(request);
     }
     if (received > 0) {
-      if (first) asksAtOnce_ = nowNs() - answeredNs_ < kSoonNs;
+      if (first) {
+        begunNs_ = nowNs();
+        asksAtOnce_ = begunNs_ - answeredNs_ < kSoonNs;
+      }
       return received;
     }
     if (received != -EAGAIN) return 0;
   }
+}
+
+int Lane::leftMs() const {
+  const int64_t gone = (nowNs() - begunNs_) / kNsPerMs;
+  return gone < idleMs_ ? idleMs_ - static_cast<int>(gone) : 0;
 }
 
 // For a client that asked again at once, last time: two threads that put each other to sleep take longer for that than for what they do.

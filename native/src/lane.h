@@ -37,7 +37,7 @@ struct LaneCounts {
 
 class Lane {
  public:
-  // A client that asks for nothing for so long gets no lane.
+  // A client that asks for nothing for so long, or takes so long to send one request, gets no lane.
   explicit Lane(int idleMs) : idleMs_(idleMs) {}
   virtual ~Lane() = default;
 
@@ -80,7 +80,7 @@ class Lane {
   // Bytes, 0 at the end, or -errno.
   virtual int64_t receive(const Request& request) = 0;
 
-  // Some bytes more. 0: it is called back, or the client is at an end or idle. @param first  nothing of the request is here
+  // Some bytes more. 0: it is called back, or the client is at an end, idle or slow. @param first  nothing of the request is here
   int64_t receiveMore(const Request& request, bool first, const Ending& ending);
   // False: it failed, came short, or somebody wants to hear of it: to be done anew.
   bool perform(Request& request, const Asked& asked);
@@ -92,6 +92,8 @@ class Lane {
 
  private:
   int64_t receiveSoon(const Request& request);
+  // What the client has for the rest of its request.
+  int leftMs() const;
   void count(const Asked& asked);
 
   const int idleMs_;
@@ -102,7 +104,8 @@ class Lane {
   std::mutex lock_;  // guards the descriptor
   UniqueFd wake_;    // while it serves, in the group
 
-  // When it was answered last, and whether the client asked again at once. Monotonic nanoseconds.
+  // Monotonic nanoseconds: when the request that comes began, when the last was answered, and whether the client asked again at once.
+  int64_t begunNs_ = 0;
   int64_t answeredNs_ = 0;
   bool asksAtOnce_ = false;
   std::vector<std::byte> received_;

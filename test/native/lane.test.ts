@@ -242,6 +242,32 @@ for (const { aio, absent } of kinds)
       t.equal((await engine.close(terms.stream)) + (await engine.close(terms.file)), 0)
     })
 
+    t.test('a client that sends its request a byte at a time does not keep it', async (t) => {
+      const { engine, client, terms, path } = await track(t, { aio })
+      const before = readFileSync(path)
+      const lane = engine.lane({ ...terms, idleMs: 50 })
+      let over = false
+      const ended = lane.ended.finally(() => {
+        over = true
+      })
+      const { bytes } = client.prepare({
+        command: commands.WRITE,
+        offset: 0,
+        length: 4096,
+        payload: pattern(4096, 9),
+      })
+      let sent = 0
+      for (; !over && sent < bytes.length; sent++) {
+        client.socket.write(bytes.subarray(sent, sent + 1))
+        await pace(5)
+      }
+      const { received } = await ended
+      t.ok(received.length > 0 && received.length < bytes.length, `${received.length} of ${sent} bytes`)
+      t.ok(Buffer.from(received).equals(bytes.subarray(0, received.length)))
+      t.equal(lane.counts().writes, 0)
+      t.ok(readFileSync(path).equals(before), 'nothing was written')
+    })
+
     t.test('a client that goes away ends it', async (t) => {
       const { engine, client, terms } = await track(t, { aio })
       const lane = engine.lane(terms)
