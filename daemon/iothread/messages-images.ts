@@ -82,7 +82,7 @@ export interface ImageRequests {
    * No request is served any more. Replied when nothing is under way and the node is given back: then it is gone.
    * @param stop  what is under way is stopped; else it ends as it began
    */
-  'image-end': { args: { key: number; stop: boolean }; reply: null }
+  'image-end': { args: { key: number; stop: boolean }; reply: ImageLeft }
   /**
    * If its ticket has expired, and nothing is under way, no request is served any more, and it is gone when this is replied.
    * @returns null: it is used again, or was extended

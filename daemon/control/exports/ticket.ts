@@ -62,3 +62,10 @@ export function newTicket(key: number, id: string, spec: TicketSpec | undefined,
 export function nameOf({ key }: Ticket): string {
   return `image ${key}`
 }
+
+/** Its image was closed. @param expires  as was known here before */
+export function leave(ticket: Ticket, left: ImageLeft, expires: number): void {
+  ticket.left = left
+  // Unless it was extended meanwhile: the worker may not have heard of that.
+  if (ticket.expires === expires) ticket.expires = left.expires
+}

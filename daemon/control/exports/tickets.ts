@@ -16,7 +16,7 @@ import type { Directory, Node } from '../directory.js'
 import type { DiskWorker } from '../workers.js'
 import { ImageClients } from './image-clients.js'
 import type { ImageNodes, NodeUser } from './image-nodes.js'
-import { nameOf, newTicket, type OpenImage, type Ticket } from './ticket.js'
+import { leave, nameOf, newTicket, type OpenImage, type Ticket } from './ticket.js'
 import { DONE, forbidden, INACTIVITY_S, refused, shown, unused } from './ticket-answers.js'
 
 /** Whoever removes a ticket waits so long for its last request and its storage, milliseconds. */
@@ -296,10 +296,10 @@ export class Tickets {
   async #end(ticket: Ticket, stop: boolean): Promise<void> {
     await ticket.opening?.catch(() => undefined) // whoever asked for it was told
     await ticket.closing
-    const { image, key } = ticket
+    const { image, key, expires } = ticket
     if (image === undefined) return
     try {
-      await image.worker.request('image-end', { key, stop })
+      leave(ticket, await image.worker.request('image-end', { key, stop }), expires)
     } catch (error) {
       // Its worker has ended, and all it served with it; or the node could not be given back in order.
       this.#log.warn({ err: error }, 'an image was not closed in order')
@@ -327,9 +327,7 @@ export class Tickets {
     try {
       const left = await image.worker.request('image-expire', { key })
       if (left === null) return
-      ticket.left = left
-      // Unless it was extended meanwhile: of that the worker has not heard.
-      if (ticket.expires === expires) ticket.expires = left.expires
+      leave(ticket, left, expires)
       this.#log.info({ transfer: spec?.transferId }, 'ticket expired, its image is closed')
     } catch (error) {
       this.#log.warn({ err: error }, 'an image was not closed in order')

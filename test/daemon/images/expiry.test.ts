@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } fr
 import { Agent } from 'node:http'
 import t from 'tap'
 import { RawConnection, request } from '../../helpers/images/http-client.js'
+import { imageTable } from '../../helpers/images/image-table.js'
 import { ImagesDaemon } from '../../helpers/images/images-daemon.js'
 import { childrenOf } from '../../helpers/processes.js'
 import { installed } from '../../helpers/program.js'
@@ -57,6 +58,26 @@ t.test(
     t.equal((await daemon.tickets('DELETE', 'once')).status, 204)
   },
 )
+
+t.test('what was done is told while the image is closed', async (t) => {
+  fill(scratch.file('told'), MiB)
+  const { table, connect } = await imageTable(t, scratch.file('told'), 16, { ops: ['read'] })
+  const status = () => table.handlers['image-status']({ key: 1 })
+  const client = await connect('GET /images/t HTTP/1.1\r\nrange: bytes=0-9\r\n\r\n')
+  await client.until((text) => /\r\n\r\n[\s\S]{10}$/.test(text))
+  while ((await status()).active);
+  await table.handlers['image-extend']({ key: 1, timeout: -5 })
+  const before = await status()
+  const closed = table.handlers['image-expire']({ key: 1 })
+  const { transferred, expires, idleTime, active } = await status()
+  t.strictSame({ transferred, expires, active }, { transferred: 10, expires: before.expires, active: false })
+  t.ok(idleTime >= before.idleTime)
+  await table.handlers['image-extend']({ key: 1, timeout: 300 })
+  const extended = (await status()).expires
+  t.ok(extended > expires, 'and it is extended meanwhile')
+  t.match(await closed, { expires: extended, done: { total: 10 } })
+  t.throws(status, 'then it is gone')
+})
 
 t.test('the last request sets the expiry, also of an image that is closed by now', async (t) => {
   fill(scratch.file('again'), MiB)

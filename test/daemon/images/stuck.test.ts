@@ -101,6 +101,22 @@ for (const { op, name, request, answered, told } of rows)
     },
   )
 
+t.test('what was done with a ticket is told while its image does not close', { skip }, async (t) => {
+  using scratch = new Scratch()
+  await using folder = await StuckFolder.make(scratch)
+  const { slow } = folder
+  fill(`${slow.files}/disk`, MiB)
+  await using daemon = await ImagesDaemon.start(scratch, [], ',remove-timeout=1')
+  await daemon.ticket('slow', 'slow/disk', MiB, { ops: ['read'] })
+  t.equal((await daemon.images('GET', 'slow', { range: 'bytes=0-9' })).status, 206)
+  const show = async () => JSON.parse((await daemon.tickets('GET', 'slow')).text)
+  const { expires } = await show()
+  slow.rules({ op: 'flush', delayMs: FOREVER_MS })
+  t.equal((await daemon.tickets('DELETE', 'slow')).status, 409)
+  t.match(await show(), { canceled: true, transferred: 10, expires })
+  await folder.free()
+})
+
 t.test(
   'with a timeout of 0 a ticket is removed without waiting, and stays until it is idle',
   { skip },

@@ -13,6 +13,8 @@ export interface ImageTableEnv extends ImageEnv {
 export class ImageTable {
   readonly #env: ImageTableEnv
   readonly #images = new Map<number, { readonly image: ServedImage; readonly memory: Disposable }>()
+  /** Nothing is served of these any more, and their nodes are being given back: what was done is still asked for. */
+  readonly #closing = new Map<number, ServedImage>()
   /** No request is for these any more. */
   readonly #leaving = new Set<ServedImage>()
 
@@ -35,6 +37,7 @@ export class ImageTable {
       try {
         const image = await ServedImage.open(spec, this.#env)
         this.#images.set(spec.key, { image, memory })
+        // Goes on for as long as the ticket does.
         void image.watchExpiry()
       } catch (error) {
         memory[Symbol.dispose]()
@@ -49,12 +52,13 @@ export class ImageTable {
       else found.image.connect(connection, fd, rest)
       return null
     },
-    'image-status': ({ key }: ImageRequests['image-status']['args']) => this.#find(key).status(),
+    'image-status': ({ key }: ImageRequests['image-status']['args']) => this.#known(key).status(),
     'image-extend': async ({ key, timeout }: ImageRequests['image-extend']['args']) => {
-      await this.#find(key).extend(timeout)
+      await this.#known(key).extend(timeout)
       return null
     },
     'image-retire': ({ key }: ImageRequests['image-retire']['args']) => {
+      // `image-end` waits for what is under way.
       void this.#find(key).retire()
       return null
     },
@@ -62,18 +66,19 @@ export class ImageTable {
       const image = this.#find(key)
       await (stop ? image.cancel() : image.retire())
       await this.#remove(key, image)
-      return null
+      return image.ticket.left
     },
     'image-expire': async ({ key }: ImageRequests['image-expire']['args']) => {
       const image = this.#find(key)
       if (!image.expired) {
+        // It is reported anew.
         void image.watchExpiry()
         return null
       }
-      const { left } = image.ticket
+      // Nothing is under way.
       void image.retire()
       await this.#remove(key, image)
-      return left
+      return image.ticket.left
     },
   }
 
@@ -91,21 +96,34 @@ export class ImageTable {
     // Somebody else may have waited too.
     if (entry?.image !== image) return
     this.#images.delete(key)
+    this.#closing.set(key, image)
     using _memory = entry.memory
-    await this.#close(image)
+    try {
+      await this.#close(image)
+    } finally {
+      this.#closing.delete(key)
+    }
   }
 
   /** Whoever ended it does not wait for what its clients owe. */
   async #close(image: ServedImage): Promise<void> {
     this.#leaving.add(image)
     const closed = image.close()
+    // Its clients are cut off in the end, so it comes to that.
     void image.left().then(() => this.#leaving.delete(image))
     await closed
   }
 
   #find(key: number): ServedImage {
-    const found = this.#images.get(key)
-    if (found === undefined) throw new CommandError('there is no such image')
-    return found.image
+    return known(this.#images.get(key)?.image)
   }
+
+  #known(key: number): ServedImage {
+    return known(this.#images.get(key)?.image ?? this.#closing.get(key))
+  }
+}
+
+function known(image: ServedImage | undefined): ServedImage {
+  if (image === undefined) throw new CommandError('there is no such image')
+  return image
 }
