@@ -17,8 +17,6 @@ Napi::Value copied(Napi::Env env, const std::vector<std::byte>& bytes) {
   return Napi::Buffer<uint8_t>::Copy(env, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
 }
 
-constexpr size_t kDateLength = 29;
-
 Napi::Value refused(Napi::Env env) { return Napi::Number::New(env, -EINVAL); }
 
 // Bytes as JavaScript's codecs of heads have them.
@@ -69,7 +67,6 @@ Napi::Value EngineObject::submitHttpLane(const Napi::CallbackInfo& info) {
   return acceptLane(info.Env(), std::move(request), std::make_shared<HttpLane>(std::move(terms)));
 }
 
-// op, id, file, stream, slot, offset in it, room; nothing when there is no such slot.
 std::unique_ptr<Request> EngineObject::laneRequest(const Napi::CallbackInfo& info) {
   auto request = std::make_unique<Request>();
   request->op = static_cast<Op>(info[0].As<Napi::Number>().Uint32Value());

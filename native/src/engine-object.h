@@ -47,8 +47,12 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value submitCodec(const Napi::CallbackInfo& info);
   // (op, id, file, stream, slot, slotOffset, room, length, style, writable, align, idleMs) → 0 or -errno
   Napi::Value submitLane(const Napi::CallbackInfo& info);
+  // (op, id, file, stream, slot, slotOffset, room, length, each, writes, idleMs, dateAt, texts) → 0 or -errno; texts are the
+  // parts of the head of a request and of its reply
   Napi::Value submitHttpLane(const Napi::CallbackInfo& info);
+  // The first seven of either; nullptr: there is no such slot.
   std::unique_ptr<Request> laneRequest(const Napi::CallbackInfo& info);
+  // → 0 or -errno
   Napi::Value acceptLane(Napi::Env env, std::unique_ptr<Request> request, std::shared_ptr<Lane> lane);
   // (id) → [reads, readBytes, writes, writeBytes, from, to]
   Napi::Value laneCounts(const Napi::CallbackInfo& info);

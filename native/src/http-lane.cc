@@ -19,7 +19,6 @@ namespace {
 
 // Digits of 2^53, and one more: offsets have no more.
 constexpr size_t kMostDigits = 16;
-constexpr size_t kDateLength = 29;
 
 // As in `Sun, 06 Nov 1994 08:49:37 GMT`.
 void formatDate(int64_t second, char* into) {

@@ -5,11 +5,15 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <string>
 
 #include "lane.h"
 
 namespace blockferry {
+
+// Of `Sun, 06 Nov 1994 08:49:37 GMT`.
+constexpr size_t kDateLength = 29;
 
 struct HttpTerms {
   bool writes;

@@ -12,18 +12,12 @@ import { yesOrNo } from '../../../../protocol/http/routes.js'
 import type { Exchange } from '../../../http/exchange.js'
 import type { HttpStream } from '../../../http/stream.js'
 import type { Borrower, Loan } from '../../block/loans.js'
+import { IDLE_MS, LaneRow } from '../lane-row.js'
 import { type Holder, type Piece, SMALL } from '../piece-pool.js'
 import { type LanePlan, planLane } from './lane-plan.js'
 import type { ImageEnv, ServedImage } from './served-image.js'
 import type { Operation } from './ticket.js'
 
-/** Requests in a row before the first lane, and at most before any. */
-const SHORTEST_ROW = 8
-const LONGEST_ROW = 4096
-/** A lane that served fewer was not worth it. */
-const WORTH = 64
-/** A client that is silent for so long holds no memory and no task. */
-const IDLE_MS = 100
 /** Nobody keeps longer heads in mind. */
 const LONGEST_HEAD = 2048
 /** Of an offset. */
@@ -43,8 +37,7 @@ export class ImageLane implements Borrower {
   readonly #image: ServedImage
   readonly #env: ImageEnv
   readonly #holder: Holder
-  #row = 0
-  #wanted = SHORTEST_ROW
+  readonly #row = new LaneRow()
   #last: Exchange | undefined
   /** The engine's copy of the socket; a promise while it is being made. */
   #stream: Promise<FileId> | FileId | undefined
@@ -68,16 +61,16 @@ export class ImageLane implements Borrower {
       head.method === 'GET'
         ? contentLength === 0 && query.size === 0 && headers.has('range')
         : contentLength > 0 && contentLength <= SMALL && !yesOrNo(query, 'flush', true)
-    this.#row = plain && usual && !stream.ahead ? this.#row + 1 : 0
+    this.#row.saw(plain && usual && !stream.ahead)
     this.#last = exchange
   }
 
   /** @returns resolves when the stream is back; undefined: it is not lent */
   lend(stream: HttpStream): Promise<void> | undefined {
-    if (this.#row < this.#wanted || this.#last === undefined || stream.closed) return undefined
+    if (!this.#row.longEnough || this.#last === undefined || stream.closed) return undefined
     const socket = this.#adopted(stream)
     if (socket === undefined) return undefined
-    this.#row = 0
+    this.#row.restart()
     const { head, text, replyHead = NO_ROOM } = this.#last
     const plan = planLane(head.method === 'PUT', text, Buffer.from(replyHead).toString('latin1'))
     if (plan === undefined || plan.each > SMALL || (plan.writes && plan.each !== head.contentLength))
@@ -196,8 +189,7 @@ export class ImageLane implements Borrower {
     this.#lane = lane
     lanes.add(this)
     const end = await lane.ended
-    const { reads, writes } = lane.counts()
-    this.#wanted = reads + writes < WORTH ? Math.min(this.#wanted * 2, LONGEST_ROW) : SHORTEST_ROW
+    this.#row.judge(lane.counts())
     operation.touchedEach(end.places, plan.each)
     back(begunBy(end, plan, length))
     this.#lane = undefined

@@ -349,6 +349,7 @@ export class Connection implements WireUser, ReplySink {
     this.#told = true
     const closed = this.#lane.close()
     if (closed === undefined) this.#env.ended(this.#why)
+    // It never rejects.
     else void closed.then(() => this.#env.ended(this.#why))
   }
 }

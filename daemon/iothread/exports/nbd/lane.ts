@@ -5,7 +5,7 @@
 // A client that asks for one thing at a time waits for threads to wake up more than for anything else; a task that serves it
 // alone saves most of that. Whoever has several requests under way is served better here, where they are done at once. So a
 // lane is lent behind a row of plain requests that came one by one. It goes back with the first unusual one, or when somebody
-// else wants the node; the less it was good for, the longer the next row must be.
+// else wants the node.
 
 import type { Lane, LaneCounts, LaneEnd } from '../../../../native/lane-types.js'
 import type { FileId, Range } from '../../../../native/types.js'
@@ -14,17 +14,10 @@ import { commandFlags, commands } from '../../../../protocol/nbd/constants.js'
 import { parseRequest, type Request, requestHeaderLength } from '../../../../protocol/nbd/request.js'
 import { PeerError } from '../../../../protocol/peer-error.js'
 import type { Borrower } from '../../block/loans.js'
+import { IDLE_MS, LaneRow } from '../lane-row.js'
 import type { Lanes } from '../lanes.js'
 import { type Holder, type PiecePool, SMALL } from '../piece-pool.js'
 import type { ServedNode } from './serving.js'
-
-/** Requests in a row before the first lane, and at most before any. */
-const SHORTEST_ROW = 8
-const LONGEST_ROW = 4096
-/** A lane that served fewer was not worth it. */
-const WORTH = 64
-/** A client that is silent for so long holds no memory and no task. */
-const IDLE_MS = 100
 
 export interface LaneEnv {
   readonly lanes: Lanes
@@ -40,8 +33,7 @@ export class ClientLane implements Borrower {
   readonly #env: LaneEnv
   /** The socket; whose it is stays as it is. */
   readonly #fd: number
-  #row = 0
-  #wanted = SHORTEST_ROW
+  readonly #row = new LaneRow()
   /** The engine's copy of the socket; a promise while it is being made. */
   #stream: Promise<FileId> | FileId | undefined
   #lane: Lane | undefined
@@ -56,8 +48,7 @@ export class ClientLane implements Borrower {
   saw({ command, flags, length }: Request, alone: boolean): void {
     const plain = command === commands.READ || (command === commands.WRITE && this.#writable)
     const usual = (flags & ~commandFlags.PAYLOAD_LEN) === 0 && length <= SMALL
-    if (alone && plain && usual) this.#row++
-    else this.#row = 0
+    this.#row.saw(alone && plain && usual)
   }
 
   /**
@@ -66,7 +57,7 @@ export class ClientLane implements Borrower {
    * @returns whether the client and the node are lent now
    */
   lend(back: (end: LaneEnd) => void): boolean {
-    if (this.#row < this.#wanted || this.#closed) return false
+    if (!this.#row.longEnough || this.#closed) return false
     const stream = this.#adopted()
     const { lanes, pool, holder, served, agreed } = this.#env
     if (stream === undefined || !lanes.take()) return false
@@ -76,7 +67,7 @@ export class ClientLane implements Borrower {
       if (piece !== undefined) pool.give(holder, piece)
       lanes.give()
       // Not at every request: what is in the way is likely to stay for a while.
-      this.#row = 0
+      this.#row.restart()
       return false
     }
     const length = Math.min(agreed.size, loan.lent.length)
@@ -93,8 +84,9 @@ export class ClientLane implements Borrower {
       idleMs: IDLE_MS,
     })
     this.#lane = lane
+    // It never rejects; who lent hears of the end by what is called last.
     void lane.ended.then((end) => {
-      this.#judge(lane.counts())
+      this.#row.judge(lane.counts())
       loan.back(this.#begun(end, length))
       this.#lane = undefined
       lanes.give()
@@ -156,11 +148,6 @@ export class ClientLane implements Borrower {
     const { offset, length } = request
     const whole = received.length >= requestHeaderLength(replies) + length
     return whole && length > 0 && offset + length <= end ? { offset, length } : undefined
-  }
-
-  #judge({ reads, writes }: LaneCounts): void {
-    this.#row = 0
-    this.#wanted = reads + writes < WORTH ? Math.min(this.#wanted * 2, LONGEST_ROW) : SHORTEST_ROW
   }
 }
 
