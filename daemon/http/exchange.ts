@@ -109,8 +109,10 @@ export class Exchange {
     this.begin(status, this.#chunked ? [...headers, ['transfer-encoding', 'chunked']] : headers)
   }
 
-  chunk(bytes: Uint8Array): void {
-    for (const part of this.#chunked ? formatChunk(bytes) : [bytes]) this.stream.put(part)
+  /** @param bytes  stay as they are until `sent` is called */
+  chunk(bytes: Uint8Array, sent?: () => void): void {
+    for (const part of this.#chunked ? formatChunk(bytes) : [bytes])
+      this.stream.put(part, part === bytes ? sent : undefined)
     this.stream.send()
   }
 

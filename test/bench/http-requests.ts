@@ -116,13 +116,13 @@ export async function manyExtents(options: BenchOptions): Promise<Verdict[]> {
     atMost(
       'extents: seconds to the first byte',
       of(({ first }) => first),
-      1,
+      0.02,
       ' s',
     ),
     atMost(
       'extents: memory grown',
       of(({ grown }) => grown / MiB),
-      64,
+      8,
       ' MiB',
     ),
   ]

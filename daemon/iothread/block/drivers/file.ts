@@ -26,7 +26,7 @@ import {
   type WriteHow,
   type ZeroHow,
 } from '../driver.js'
-import { ExtentCache } from '../extents.js'
+import { ExtentCache, lyingThere } from '../extents.js'
 import { ImageLock } from '../image-lock.js'
 import type { Borrower, Loan } from '../loans.js'
 
@@ -169,8 +169,7 @@ export class FileDriver implements BlockDriver {
   async status(offset: number, length: number): Promise<Extent> {
     if (offset >= this.#size) return { offset, length, kind: 'zero', allocated: false }
     if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true, host: offset }
-    const extent = await this.#extents.at(offset, this.#size)
-    return { ...extent, host: extent.offset }
+    return lyingThere(this.#extents.known(offset) ?? (await this.#extents.at(offset, this.#size)))
   }
 
   lend(borrower: Borrower): Loan {

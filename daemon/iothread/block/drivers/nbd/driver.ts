@@ -22,7 +22,7 @@ import type {
   WriteHow,
   ZeroHow,
 } from '../../driver.js'
-import { ExtentCache } from '../../extents.js'
+import { ExtentCache, lyingThere } from '../../extents.js'
 import type { HeldRequests } from '../../held.js'
 import { type Connection, Lost } from './connection.js'
 import type { Link } from './link.js'
@@ -154,10 +154,10 @@ export class NbdDriver implements BlockDriver {
   async status(offset: number, length: number): Promise<Extent> {
     if (offset >= this.#size) return { offset, length, kind: 'zero', allocated: false }
     if (this.#extents === undefined) return { offset, length, kind: 'data', allocated: true, host: offset }
-    const extent = await this.#extents.at(offset, this.#size)
+    const extent = this.#extents.known(offset) ?? (await this.#extents.at(offset, this.#size))
     // A bit that is set stands where a hole would: it says nothing about zeroes.
     if (this.#bits && extent.kind === 'zero') return { ...extent, kind: 'data', allocated: false }
-    return { ...extent, host: extent.offset }
+    return lyingThere(extent)
   }
 
   /** Of the one bitmap that the server offered; each look asks the server anew. */
