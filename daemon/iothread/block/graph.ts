@@ -132,12 +132,12 @@ export class Graph {
       one.node.driver.release?.()
     }
     for (const one of own) await this.#endStanding(one)
+    // Where the node is held still, who is to let it go on may need a turn for that.
+    for (const one of own)
+      await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
     // After claims and reopenings that are under way; later ones find the node gone.
     using _turn = await this.#claims.turn(this.#records.leaves(record.node))
-    for (const one of own) {
-      await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
-      await this.#opener.close(one)
-    }
+    for (const one of own) await this.#opener.close(one)
     this.#env.changed(
       [],
       own.map(({ node }) => node.name),

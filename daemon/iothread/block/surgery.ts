@@ -175,14 +175,15 @@ export class Surgery {
     const edges = this.#parents(below, [filter.node], overlay)
     for (const { record: above } of edges) this.#checkHeld(above, below, overlay, held)
     const before = edges.map((edge) => ({ ...edge, inline: ownsChild(edge.record, below) }))
-    const touched = [below, overlay, ...edges.map(({ record: above }) => above.node)]
+    // One above that is being removed goes along, so that its end finds what it lies above; nobody uses it any more.
+    const present = () => before.filter(({ record: above }) => records.find(above.node.name) === above)
     const change = (from: BlockNode, to: BlockNode, backing: Link, inline: (edge: Owning) => boolean) =>
-      claims.rearrange(touched, () => {
+      claims.rearrange([below, overlay], () => {
         const linked = this.#link(record, 'backing', backing)
         // Before any user is told: what he asks from then on waits too.
         const through = { undo: () => undefined, moved: () => filter.moveTo(to) }
         const moved = claims.move(from, to, [])
-        const others = before.map((edge) =>
+        const others = present().map((edge) =>
           this.#link(edge.record, edge.role, { node: to, inline: inline(edge) }),
         )
         return together([through, linked, moved, ...others])
@@ -192,7 +193,7 @@ export class Surgery {
       this.#env.rearranged(
         [
           { node: overlay.name, role: 'backing', child: below.name, owned: false },
-          ...edges.map(({ record: { node }, role }) => ({
+          ...present().map(({ record: { node }, role }) => ({
             ...{ node: node.name, role, child: overlay.name, owned: false },
           })),
         ],
