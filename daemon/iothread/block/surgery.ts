@@ -10,6 +10,7 @@ import type { Claim, Claims, Rearranged } from './claims.js'
 import type { BackingFile } from './driver.js'
 import type { BlockNode } from './node.js'
 import type { Child, NodeRecord, Parent, Records, Role } from './records.js'
+import { restingSoon } from './rest.js'
 import type { TopFilter } from './top-filters.js'
 
 export interface SurgeryEnv {
@@ -129,12 +130,15 @@ export class Surgery {
    * @param top     claimed for writing
    * @param name    how the image names the other one
    * @param ending  claims that end with it
+   * @param mostMs  time in which it is to come to rest
+   * @throws CommandError when it does not, or the other one is not below it any more; nothing is changed then
    */
   async rebase(
     top: BlockNode,
     base: BlockNode | undefined,
     name: BackingFile | undefined,
     ending: readonly Claim[],
+    mostMs?: number,
   ): Promise<void> {
     const { records, claims } = this.#env
     const record = records.get(top.name)
@@ -143,7 +147,7 @@ export class Surgery {
       if (base !== undefined && records.chain(first.node, base) === undefined)
         throw new CommandError(`Node '${base.name}' is not below '${top.name}' any more`)
       const touched = base === undefined ? [top, first.node] : [top, first.node, base]
-      using _drained = await top.drain()
+      using _drained = await restingSoon(top.name, (signal) => top.drain(signal), mostMs)
       await top.driver.nameBacking?.(name)
       await claims.rearrange(touched, () => {
         const ended = claims.end(ending.map(({ release }) => release))

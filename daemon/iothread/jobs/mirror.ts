@@ -125,7 +125,7 @@ export class MirrorJob implements JobBody {
     try {
       const holdings = mirrorHoldings(this.#graph, spec)
       this.#held.push(() => holdings.letGo())
-      this.#access = await claimEnds(holdings, this.#graph, spec)
+      this.#access = await claimEnds(holdings, this.#graph, spec, this.#control.signal)
       this.#claims.push(...holdings.claims)
       checkLength(this.#source, this.#bitmap.length)
       this.#use = await takeBitmap(this.#graph, this.#source, spec.bitmap, this.#held)
