@@ -8,6 +8,7 @@ import { Guests } from '../../../../daemon/iothread/block/guests.js'
 import type { Judgement } from '../../../../daemon/iothread/block/usual.js'
 import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
 import { BackupJob } from '../../../../daemon/iothread/jobs/backup.js'
+import { MirrorJob } from '../../../../daemon/iothread/jobs/mirror.js'
 import { OnePass } from '../../../../daemon/iothread/jobs/one-pass.js'
 import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { GraphJobs, turn } from '../../../helpers/graph-jobs.js'
@@ -55,6 +56,15 @@ for (const { name, spec } of jobs)
   })
 
 const copies = [
+  {
+    name: 'a mirror',
+    make: async ({ graph, engine }: TestGraph) => {
+      const job = new MirrorJob(mirrorSpec(), graph, new Buffers(engine), new TestControl())
+      await job.prepare()
+      job.complete(false)
+      return { job, run: () => job.run(), end: () => job.finalize(true) }
+    },
+  },
   {
     name: 'a backup',
     make: async ({ graph, engine }: TestGraph) => {
