@@ -7,7 +7,7 @@ import type { QmpClient } from '../helpers/qmp-client.js'
 import { pace } from '../helpers/waiting.js'
 import type { BenchOptions } from './options.js'
 import { makeSpread } from './qcow2-images.js'
-import { atMost, mebibytes, median, print, type Verdict } from './report.js'
+import { atMost, mebibytes, median, print, round, type Verdict } from './report.js'
 
 const MiB = 2 ** 20
 const TiB = 2 ** 40
@@ -36,6 +36,7 @@ export async function spread(options: BenchOptions): Promise<Verdict[]> {
     if (turn > 0) await client.execute('blockdev-del', { 'node-name': 'image' })
     times.push(await open())
   }
+  print(`opened in ${times.map(round).join(' ')} ms\n`)
   const read = await bytesRead(client, 'file')
   // Header cluster and L1: 8 bytes for each table of 8192 clusters.
   const expected = CLUSTER + Math.ceil(((size / CLUSTER / 8192) * 8) / CLUSTER) * CLUSTER
