@@ -68,7 +68,8 @@ export interface StreamVerbs {
   ): Promise<number>
   /**
    * Sends ranges of a file over a Unix socket that the engine listened for or connected. Nothing is copied here: what the peer has
-   * not read yet is the file, and changes with it. Where the file is not in the page cache, the task waits for its storage.
+   * not read yet is the file, and changes with it; but a file whose file system has no sendfile(2) is read and sent. Where the
+   * file is not in the page cache, the task waits for its storage.
    * @param parts  sent in this order; their heads lie one behind the other in the slot
    * @returns bytes sent, heads included; -errno of the stream, -EOPNOTSUPP for others; or which part of the file could not be
    *          read, -EIO where it ends. Then the stream has ended too: nothing may follow in the place of what is missing.

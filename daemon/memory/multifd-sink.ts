@@ -141,6 +141,8 @@ export class MultifdSink implements MemorySink {
   async abort(): Promise<void> {
     for (const { stream } of this.#lanes) this.#options.slots.engine.shutdownStream(stream, 'both')
     await this.#options.writer.drop()
+    // The source has waited for what it gave already, so this does not wait for its storage. The rest ends with the streams.
+    for (const lane of this.#lanes) await lane.idle().catch(() => undefined)
     for (const lane of this.#lanes) lane.drop()
   }
 

@@ -6,10 +6,14 @@
 //
 // As in stream-transfer.cc nothing waits for the peer inside the kernel. sendfile() has no flag for that: the socket has, which
 // is why it must be ours. What it may wait for is the file's storage, where a page is not in the cache.
+//
+// Some file systems have no sendfile() (FUSE ones, /proc). It is known at the first range only, behind a head that was sent
+// already, so such files are read and sent here.
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "stream-verbs.h"
 #include "verbs.h"
@@ -20,6 +24,8 @@ namespace {
 
 // Of one call, bytes: in between it is seen that the stream or the engine ends.
 constexpr int64_t kStep = 512 << 10;
+// Of a file that is read here, bytes.
+constexpr int64_t kCopyStep = 128 << 10;
 
 int64_t sendHead(File& peer, const std::byte* from, int64_t length) {
   return retry([&] {
@@ -38,6 +44,9 @@ int64_t sendRange(Request& request, int64_t offset, int64_t length) {
   return sent;
 }
 
+// What a file system says that has no sendfile().
+bool isLacking(int64_t result) { return result == -EINVAL || result == -ENOSYS || result == -EOPNOTSUPP; }
+
 // sendfile() does not say which of the two has failed. -errno of the file, 0 when it can be read there.
 int64_t fileError(File& file, int64_t offset) {
   std::byte one{};
@@ -54,8 +63,10 @@ class Rest {
   // Some of it, or -EAGAIN, 0 where the file ends, or another -errno.
   int64_t send() {
     const FilePart& part = request_.fileParts[part_];
-    const int64_t sent = inHead() ? sendHead(*request_.to, head_, part.head - done_)
-                                  : sendRange(request_, offset(), part.head + part.length - done_);
+    const int64_t left = part.head + part.length - done_;
+    const int64_t sent = inHead()           ? sendHead(*request_.to, head_, part.head - done_)
+                         : copied_.empty() ? sendRange(request_, offset(), left)
+                                           : sendCopied(left);
     if (sent > 0) skip(sent);
     return sent;
   }
@@ -66,6 +77,12 @@ class Rest {
     if (error < 0) request_.failedPart = static_cast<int64_t>(part_);
     return error;
   }
+  // After send() has failed, and not for the file: whether it can go on in another way.
+  bool copiesInstead(int64_t failure) {
+    if (inHead() || !copied_.empty() || !isLacking(failure)) return false;
+    copied_.resize(kCopyStep);
+    return true;
+  }
   int64_t sent() const { return sent_; }
 
  private:
@@ -73,6 +90,23 @@ class Rest {
   int64_t offset() const {
     const FilePart& part = request_.fileParts[part_];
     return part.offset + done_ - part.head;
+  }
+  // As sendRange().
+  int64_t sendCopied(int64_t length) {
+    if (copiedAt_ == copiedEnd_) {
+      request_.markStarted();
+      const int64_t got = readFile(*request_.file, offset(), std::min(length, kCopyStep), copied_.data());
+      request_.startedMs.store(0, std::memory_order_relaxed);
+      if (got <= 0) return got;
+      copiedAt_ = 0;
+      copiedEnd_ = got;
+    }
+    const int64_t sent = retry([&] {
+      return ::send(request_.to->fd.get(), copied_.data() + copiedAt_, static_cast<size_t>(copiedEnd_ - copiedAt_),
+                    MSG_DONTWAIT | MSG_NOSIGNAL);
+    });
+    if (sent > 0) copiedAt_ += sent;
+    return sent;
   }
   void skip(int64_t bytes) {
     const FilePart& part = request_.fileParts[part_];
@@ -89,6 +123,9 @@ class Rest {
   size_t part_ = 0;
   int64_t done_ = 0;  // of the part: its head, then its range
   int64_t sent_ = 0;
+  std::vector<std::byte> copied_;  // of the file, where it is read here; empty: it is not
+  int64_t copiedAt_ = 0;           // what of that is not sent yet
+  int64_t copiedEnd_ = 0;
 };
 
 }  // namespace
@@ -107,6 +144,7 @@ int64_t sendFileTo(Request& request, const Ending& ending) {
       continue;
     }
     const int64_t file = rest.fileFailed();
+    if (file == 0 && rest.copiesInstead(sent)) continue;
     // Nothing may follow in the place of what is missing.
     stream.end(Direction::write, file < 0 ? file : sent == 0 ? -EIO : sent);
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The client's side of a handshake: it asks for what is wished, does with less where a server is old or refuses, and
 // says in the end what was agreed. Fed and asked for steps as the server's side is.
-// Rule: nothing that a server sends is kept but what ends up in `agreed`.
+// Rule: nothing that a server sends is kept but what ends up in `agreed`. Whoever drives this bounds the time it takes.
 // Source: doc/proto.md, "Handshake", "TLS support", "Option types".
 //
 //   hello ─▶ STARTTLS? ─▶ EXTENDED_HEADERS? ─▶ STRUCTURED_REPLY? ─▶ LIST_META_CONTEXT? ─▶ SET_META_CONTEXT? ─▶ GO ─▶ transmission
@@ -59,7 +59,7 @@ export class ClientNegotiation {
   #replies: ReplyStyle = 'simple'
   #contexts: Context[] = []
   /** Names of dirty bitmaps that were listed; two are as good as more. */
-  readonly #bitmaps: string[] = []
+  #bitmaps: string[] = []
   #blockSizes: BlockSizes = defaultBlockSizes
   #head: ExportHead | undefined
   /** Comes when the step before it was done. */
@@ -177,7 +177,14 @@ export class ClientNegotiation {
   /** Names of contexts. */
   #wanted(): readonly string[] {
     const { contexts } = this.#wishes
-    return this.#bitmaps.length === 1 ? [...contexts, ...this.#bitmaps] : contexts
+    return this.#besides === undefined ? contexts : [...contexts, this.#besides]
+  }
+
+  /** The dirty bitmap that is asked for although nobody named it. */
+  get #besides(): string | undefined {
+    const [bitmap, another] = this.#bitmaps
+    if (bitmap === undefined || another !== undefined) return undefined
+    return this.#wishes.contexts.includes(bitmap) ? undefined : bitmap
   }
 
   #askExportName(): { readonly kind: 'send'; readonly bytes: Uint8Array } {
@@ -213,7 +220,8 @@ export class ClientNegotiation {
     if (kind !== 'unknown' && header.option !== options[kind])
       throw unexpected('option that is answered', nameOrNumber(options, header.option), kind)
     this.#count += 1
-    if (this.#count > limits.optionReplies)
+    // A server may have any number of contexts, and they are not kept.
+    if (this.#count > limits.optionReplies && kind !== 'LIST_META_CONTEXT')
       throw unexpected(`replies to option ${kind}`, 'more', `at most ${limits.optionReplies}`)
     return header
   }
@@ -292,11 +300,18 @@ export class ClientNegotiation {
         if (error === 'ERR_UNSUP' && this.#replies !== 'extended') return this.#askExportName()
         return giveUp(`the server refused export ${quoted(this.#wishes.exportName)}`)
       case 'SET_META_CONTEXT':
-        this.#contexts = []
-        return this.#ask()
+        return this.#withoutContexts()
       default:
         return this.#ask()
     }
+  }
+
+  /** If a bitmap was asked for that nobody named, it may be what the server refused. */
+  #withoutContexts(): NegotiationStep {
+    this.#contexts = []
+    if (this.#besides !== undefined) this.#plan.unshift('SET_META_CONTEXT')
+    this.#bitmaps = []
+    return this.#ask()
   }
 
   /** Takes leave as the protocol wants it. The server's answer is not waited for. */

@@ -27,10 +27,13 @@ async function stuckDisk(scratch: Scratch, daemon: Daemon): Promise<GuestClient>
   return guest
 }
 
+type Cancel = 'job-cancel' | 'block-job-cancel'
+
 /** As soon as there is something to be cancelled. */
-async function cancel(client: QmpClient, id: string): Promise<void> {
+async function cancel(client: QmpClient, command: Cancel, id: string): Promise<void> {
+  const args = command === 'job-cancel' ? { id } : { device: id }
   for (let begun = false; !begun; ) {
-    begun = await client.send('job-cancel', { id }).then(
+    begun = await client.send(command, args).then(
       () => true,
       () => false,
     )
@@ -38,16 +41,17 @@ async function cancel(client: QmpClient, id: string): Promise<void> {
   }
 }
 
-t.test('a backup whose start waits for a stuck write is cancelled, and others go on', async (t) => {
-  using scratch = new Scratch()
-  await using daemon = await Daemon.start({ directory: scratch.path })
-  const guest = await stuckDisk(scratch, daemon)
-  const other = await daemon.connect()
-  const backup = { 'job-id': 'b', device: 'disk', target: 'target', sync: 'full' }
-  const starting = daemon.client.send('blockdev-backup', backup)
-  await cancel(other, 'b')
-  await t.rejects(starting, /Operation canceled/)
-  t.equal((await guest.read(8192, 512)).length, 512)
-  t.same(await other.execute('query-jobs', {}), [], 'there never was a job')
-  await other.execute('blockdev-del', { 'node-name': 'target' })
-})
+for (const command of ['job-cancel', 'block-job-cancel'] as const)
+  t.test(`a ${command} ends a backup whose start waits for a stuck write, and others go on`, async (t) => {
+    using scratch = new Scratch()
+    await using daemon = await Daemon.start({ directory: scratch.path })
+    const guest = await stuckDisk(scratch, daemon)
+    const other = await daemon.connect()
+    const backup = { 'job-id': 'b', device: 'disk', target: 'target', sync: 'full' }
+    const starting = daemon.client.send('blockdev-backup', backup)
+    await cancel(other, command, 'b')
+    await t.rejects(starting, /Operation canceled/)
+    t.equal((await guest.read(8192, 512)).length, 512)
+    t.same(await other.execute('query-jobs', {}), [], 'there never was a job')
+    await other.execute('blockdev-del', { 'node-name': 'target' })
+  })

@@ -30,6 +30,32 @@ async function served(scratch: Scratch, names: readonly string[]) {
   return { daemon, client, guest: (name: string) => GuestClient.connect(socket, name) }
 }
 
+/** Two disks in different workers, and a client that writes a number to the one and then to the other, again and again. */
+async function counting(scratch: Scratch) {
+  const { daemon, client, guest } = await served(scratch, ['a', 'b'])
+  const [a, b] = [await guest('a'), await guest('b')]
+  let stopped = false
+  let count = 0
+  const writing = (async () => {
+    while (!stopped) {
+      count++
+      await a.write(0, numbered(count))
+      await b.write(0, numbered(count))
+    }
+  })()
+  writing.catch(() => undefined)
+  /** @returns the last number that was written, and what is read in its place */
+  const stop = async () => {
+    stopped = true
+    await writing
+    const last = (await a.read(0, 4)).readUInt32LE()
+    a.end()
+    b.end()
+    return { count, last }
+  }
+  return { daemon, client, stop }
+}
+
 async function addTarget(client: QmpClient, scratch: Scratch, name: string): Promise<void> {
   empty(scratch.file(name), SIZE)
   await client.execute('blockdev-add', rawNode(name, scratch.file(name)))
@@ -49,19 +75,8 @@ const backup = (job: string, device: string, target: string, more: object = {}) 
 
 t.test('backups of disks in different workers show one moment', async (t) => {
   using scratch = new Scratch()
-  const { daemon, client, guest } = await served(scratch, ['a', 'b'])
+  const { daemon, client, stop } = await counting(scratch)
   await using _ = daemon
-  const [a, b] = [await guest('a'), await guest('b')]
-  let stopped = false
-  let count = 0
-  const writing = (async () => {
-    while (!stopped) {
-      count++
-      await a.write(0, numbered(count))
-      await b.write(0, numbered(count))
-    }
-  })()
-  writing.catch(() => undefined)
   for (let round = 0; round < 8; round++) {
     for (const name of ['ta', 'tb']) await addTarget(client, scratch, `${name}${round}`)
     client.events.length = 0
@@ -74,11 +89,8 @@ t.test('backups of disks in different workers show one moment', async (t) => {
     const [first, second] = [numberIn(scratch.file(`ta${round}`)), numberIn(scratch.file(`tb${round}`))]
     t.ok(first === second || first === second + 1, `${first} in the first disk, ${second} in the second`)
   }
-  stopped = true
-  await writing
+  const { count } = await stop()
   t.ok(count > 16, `${count} writes`)
-  a.end()
-  b.end()
 })
 
 t.test('a transaction that fails changes nothing, and holds nobody up', async (t) => {
@@ -105,19 +117,8 @@ t.test('a transaction that fails changes nothing, and holds nobody up', async (t
 
 t.test('overlays of disks in different workers are there at one moment', { skip }, async (t) => {
   using scratch = new Scratch()
-  const { daemon, client, guest } = await served(scratch, ['a', 'b'])
+  const { daemon, client, stop } = await counting(scratch)
   await using _ = daemon
-  const [a, b] = [await guest('a'), await guest('b')]
-  let stopped = false
-  let count = 0
-  const writing = (async () => {
-    while (!stopped) {
-      count++
-      await a.write(0, numbered(count))
-      await b.write(0, numbered(count))
-    }
-  })()
-  writing.catch(() => undefined)
   await addTarget(client, scratch, 'ready')
   const top = { a: 'a', b: 'b' }
   for (let round = 0; round < 4; round++) {
@@ -149,11 +150,8 @@ t.test('overlays of disks in different workers are there at one moment', { skip 
     )
     t.ok(first === second || first === (second ?? 0) + 1, `${first} in the first, ${second} in the second`)
   }
-  stopped = true
-  await writing
-  t.equal((await a.read(0, 4)).readUInt32LE(), count)
-  a.end()
-  b.end()
+  const { count, last } = await stop()
+  t.equal(last, count)
   t.equal(await daemon.stop(), undefined)
   for (const name of [top.a, top.b]) {
     const { stdout } = await run('qemu-img', ['check', scratch.file(name)])

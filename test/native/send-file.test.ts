@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranges of a file sent over a socket without being read: what arrives, what stops it, and what is told when one of both fails.
 
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, ftruncateSync, openSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { createServer, connect as dial, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -292,6 +301,36 @@ for (const { aio, absent } of kinds) {
       const told = await waiting()
       engine.shutdownStream(told.stream, 'both')
       t.equal(await within(told.draining, LONG, 'the end'), ECANCELED)
+    })
+
+    t.test('a file whose file system has no sendfile(2) arrives all the same', async (t) => {
+      const engine = engineFor(t, { aio })
+      const text = (seed: number) => Buffer.from(pattern(70 * KIB, seed)).toString('base64')
+      const env = Object.fromEntries(['A', 'B', 'C', 'D', 'E'].map((name, at) => [name, text(at)]))
+      const child = spawn('sleep', ['60'], { env: { ...env, PATH: process.env.PATH } })
+      t.teardown(() => child.kill())
+      await once(child, 'spawn')
+      const path = `/proc/${child.pid}/environ`
+      const bytes = readFileSync(path)
+      t.ok(bytes.length > 400 * KIB)
+      const file = await engine.open(path, { write: false })
+      const slot = takeSlot(engine)
+      engine.slotBytes(slot).set(pattern(MIB, 99))
+      const below = random(Date.now() % 1e6)
+      const parts = Array.from({ length: 40 }, () => {
+        const length = 1 + below(300 * KIB)
+        return { head: below(2) * below(2000), offset: below(bytes.length - length), length }
+      })
+      const wanted = joined(parts, pattern(MIB, 99), bytes)
+      const { stream, peer } = await connection(t, engine)
+      const sent = engine.sendFile(stream, file, parts, slot, 0)
+      await factsOf(engine, file)
+      const received = read(peer)
+      t.equal(await sent, wanted.length)
+      const behind = [{ head: 8, offset: bytes.length, length: 4096 }]
+      t.same(await engine.sendFile(stream, file, behind, slot, 0), { result: EIO, piece: 0 }, 'it ends there')
+      await engine.close(stream)
+      t.equal(difference((await received).subarray(0, wanted.length), wanted), undefined)
     })
 
     t.test('what could wait in the kernel is refused, and so is what is no range', async (t) => {

@@ -2,11 +2,11 @@
 // Backing chains as the main thread knows them: which nodes they have, and what images are called in them.
 
 import path from 'node:path'
+import { isFilter } from '../../common/filter-drivers.js'
 import { protocolOf } from '../../common/image-name.js'
 import { CommandError } from '../../errors.js'
 import type { BackingSpec } from '../../iothread/messages-chain.js'
 import type { Directory, Node } from '../directory.js'
-import { isFilter } from './filters.js'
 
 /** Longest name an image holds, bytes. */
 const MOST_NAME = 1023

@@ -27,7 +27,7 @@ export function blockJobHandlers(jobs: Jobs) {
         .filter(({ plan }) => isBlockJob(plan.type))
         .map(blockJobInfo),
     'block-job-set-speed': ({ device, speed }) => jobs.findPaced(device).setSpeed(speed),
-    'block-job-cancel': ({ device, force }) => jobs.findBlock(device).cancel(force ?? false),
+    'block-job-cancel': ({ device, force }) => jobs.findBlockToCancel(device).cancel(force ?? false),
     'block-job-pause': ({ device }) => jobs.findBlock(device).pause(),
     'block-job-resume': ({ device }) => jobs.findBlock(device).resume(),
     'block-job-complete': ({ device }) => jobs.findBlock(device).complete(),

@@ -3,10 +3,10 @@
 // start emits no event.
 
 import type { Arguments } from '../../../protocol/schema/index.js'
+import { isFilter } from '../../common/filter-drivers.js'
 import { CommandError } from '../../errors.js'
 import type { Directory, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
-import { isFilter } from './filters.js'
 
 const MIN_GRANULARITY = 512
 const MAX_GRANULARITY = 64 * 2 ** 20

@@ -3,13 +3,13 @@
 // arguments have been checked and the source is claimed.
 
 import path from 'node:path'
+import { isFilter } from '../../common/filter-drivers.js'
 import { CommandError } from '../../errors.js'
 import type { NodeReport, Qcow2CreateSpec } from '../../iothread/messages.js'
 import type { SetUse } from '../descriptors.js'
 import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
 import type { DiskWorker } from '../workers.js'
-import { isFilter } from './filters.js'
 
 export type TargetFormat = 'raw' | 'qcow2'
 

@@ -173,6 +173,12 @@ export class Jobs {
     return this.#starting.get(id)?.job ?? this.find(id)
   }
 
+  /** The same for `block-job-cancel`. */
+  findBlockToCancel(id: string): Job {
+    const job = this.#starting.get(id)?.job
+    return job !== undefined && isBlockJob(job.plan.type) ? job : this.findBlock(id)
+  }
+
   /** For the `block-job-*` verbs, which see what moves data between nodes only. */
   findBlock(id: string): Job {
     const job = this.#jobs.get(id)

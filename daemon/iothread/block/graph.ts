@@ -19,7 +19,8 @@ import type { BlockNode } from './node.js'
 import { NodeFacts } from './node-facts.js'
 import { duplicate, Opener } from './opener.js'
 import { type NodeRecord, Records } from './records.js'
-import { commitReopen, isWritten, planReopen, type Reopened, type ReopenStep } from './reopen.js'
+import { commitReopen, isWritten, planReopen, type Reopened, type ReopenStep, type Rest } from './reopen.js'
+import { restingSoon } from './rest.js'
 import { Snapshot, type SnapshotOptions } from './snapshot.js'
 import { Standing } from './standing.js'
 import { Surgery } from './surgery.js'
@@ -132,12 +133,12 @@ export class Graph {
       one.node.driver.release?.()
     }
     for (const one of own) await this.#endStanding(one)
+    // Where the node is held still, who is to let it go on may need a turn for that.
+    for (const one of own)
+      await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
     // After claims and reopenings that are under way; later ones find the node gone.
     using _turn = await this.#claims.turn(this.#records.leaves(record.node))
-    for (const one of own) {
-      await one.node.flush().catch((error: unknown) => this.#failed(one.node.name, 'flush', error))
-      await this.#opener.close(one)
-    }
+    for (const one of own) await this.#opener.close(one)
     this.#env.changed(
       [],
       own.map(({ node }) => node.name),
@@ -149,19 +150,21 @@ export class Graph {
     await this.#standing.end(record).catch(failed)
   }
 
-  /** Opens the nodes anew with other options: all or none. */
-  async reopen(specs: readonly NodeSpec[]): Promise<void> {
-    await this.#reopen(planReopen(specs, this.#records, this.#claims))
+  /** Opens the nodes anew with other options: all or none. @param mostMs  time for each to come to rest */
+  async reopen(specs: readonly NodeSpec[], mostMs?: number): Promise<void> {
+    const rest: Rest = (node) => restingSoon(node.name, (signal) => node.drain(signal), mostMs)
+    await this.#reopen(planReopen(specs, this.#records, this.#claims), rest)
   }
 
-  /** A node that is only read becomes writable, until it is given back. */
-  makeWritable(node: BlockNode): Promise<WriteAccess> {
-    return makeWritable(this.#records.get(node.name), {
+  /** A node that is only read becomes writable, until it is given back. @param signal  gives up; Cancelled is thrown */
+  makeWritable(node: BlockNode, signal: AbortSignal): Promise<WriteAccess> {
+    const env = {
       records: this.#records,
-      reopen: (steps) => this.#reopen(steps),
-      isWritten: (each) => isWritten(each, this.#claims),
-      kept: (names) => this.keptWritable(names),
-    })
+      reopen: (steps: readonly ReopenStep[], rest: Rest) => this.#reopen(steps, rest),
+      isWritten: (each: BlockNode) => isWritten(each, this.#claims),
+      kept: (names: readonly string[]) => this.keptWritable(names),
+    }
+    return makeWritable(this.#records.get(node.name), env, signal)
   }
 
   /** Nodes that stay writable: whoever opens them elsewhere is to know. */
@@ -169,7 +172,7 @@ export class Graph {
     if (names.length > 0) this.#env.rearranged({ edges: [], kept: [], writable: names })
   }
 
-  async #reopen(steps: readonly ReopenStep[]): Promise<void> {
+  async #reopen(steps: readonly ReopenStep[], rest: Rest): Promise<void> {
     const reopened: Reopened[] = []
     let old: BlockDriver[]
     try {
@@ -179,7 +182,7 @@ export class Graph {
         const driver = await this.#opener.openDriver(step.full, step.options, children, bitmaps, previous)
         reopened.push({ step, driver, children })
       }
-      old = await commitReopen(reopened, this.#records, this.#claims)
+      old = await commitReopen(reopened, this.#records, this.#claims, rest)
     } catch (error) {
       for (const { driver, step } of reopened) await this.#opener.closeDriver(driver, step.record.node.name)
       throw error

@@ -87,15 +87,20 @@ export interface Reopened {
   readonly children: NodeRecord['children']
 }
 
+/** Drains a node that is to be reopened, and may give up. */
+export type Rest = (node: BlockNode) => Promise<Disposable>
+
 /**
  * Puts the new drivers in place.
  * @returns the old drivers, for the caller to close
- * @throws when a flush fails, locks cannot be taken over or a node was removed meanwhile; then nothing was swapped
+ * @throws when a node does not come to rest, a flush fails, locks cannot be taken over or a node was removed meanwhile;
+ *   then nothing was swapped
  */
 export async function commitReopen(
   reopened: readonly Reopened[],
   records: Records,
   claims: Claims,
+  rest: Rest,
 ): Promise<BlockDriver[]> {
   for (const { step } of reopened) step.record.node.driver.release?.()
   const held: Disposable[] = []
@@ -112,7 +117,7 @@ export async function commitReopen(
     // Parents first: a drained child would hold up its parent's requests for ever.
     // What a format holds back goes to its children while they still take it.
     for (const { step } of [...reopened].reverse()) {
-      held.push(await step.record.node.drain())
+      held.push(await rest(step.record.node))
       await step.record.node.driver.settle?.()
     }
     // What the old handle could not write back must be heard before it is closed.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reports: what the main thread knows of a node. Pure, but for reading counters.
 
+import { isTransparent } from '../../common/filter-drivers.js'
 import { fullName } from '../../common/image-name.js'
 import type { FormatFacts, NodeReport, NodeSpec } from '../messages.js'
 import { nbdFilename } from './drivers/nbd/address.js'
@@ -27,11 +28,6 @@ const common = new Set([
   'files',
   'credentials',
   'x-guessed',
-])
-
-/** Nodes that are called as what is below them. */
-const transparent: ReadonlySet<string> = new Set([
-  ...['mirror_top', 'commit_top', 'copy-on-read', 'copy-before-write', 'snapshot-access'],
 ])
 
 export function nodeReport(record: NodeRecord, records: Records): NodeReport {
@@ -93,7 +89,7 @@ function filename(record: NodeRecord, records: Records): string {
   if (children.length === 0) {
     return typeof spec.filename === 'string' ? spec.filename : `json:${spaced(pick(spec))}`
   }
-  const [first] = transparent.has(spec.driver) ? children : told(record, records)
+  const [first] = isTransparent(spec.driver) ? children : told(record, records)
   const below = first && records.find(first.node.name)
   if (below === undefined) return ''
   return saysAll(record, below, records)
@@ -104,7 +100,7 @@ function filename(record: NodeRecord, records: Records): string {
 /** The name of what is below gives the same image: the node adds nothing, or what a name of a file implies. */
 function saysAll(record: NodeRecord, below: NodeRecord, records: Records): boolean {
   const { spec } = record
-  if (transparent.has(spec.driver)) return true
+  if (isTransparent(spec.driver)) return true
   if (Object.keys(pick(spec)).length > 1 || told(record, records).length > 1 || spec.backing === null)
     return false
   return spec.driver === 'raw' || (spec.driver === 'qcow2' && below.children.length === 0)

@@ -10,6 +10,7 @@ import type { Claim, Claims, Rearranged } from './claims.js'
 import type { BackingFile } from './driver.js'
 import type { BlockNode } from './node.js'
 import type { Child, NodeRecord, Parent, Records, Role } from './records.js'
+import { restingSoon } from './rest.js'
 import type { TopFilter } from './top-filters.js'
 
 export interface SurgeryEnv {
@@ -129,12 +130,15 @@ export class Surgery {
    * @param top     claimed for writing
    * @param name    how the image names the other one
    * @param ending  claims that end with it
+   * @param mostMs  time in which it is to come to rest
+   * @throws CommandError when it does not, or the other one is not below it any more; nothing is changed then
    */
   async rebase(
     top: BlockNode,
     base: BlockNode | undefined,
     name: BackingFile | undefined,
     ending: readonly Claim[],
+    mostMs?: number,
   ): Promise<void> {
     const { records, claims } = this.#env
     const record = records.get(top.name)
@@ -143,7 +147,7 @@ export class Surgery {
       if (base !== undefined && records.chain(first.node, base) === undefined)
         throw new CommandError(`Node '${base.name}' is not below '${top.name}' any more`)
       const touched = base === undefined ? [top, first.node] : [top, first.node, base]
-      using _drained = await top.drain()
+      using _drained = await restingSoon(top.name, (signal) => top.drain(signal), mostMs)
       await top.driver.nameBacking?.(name)
       await claims.rearrange(touched, () => {
         const ended = claims.end(ending.map(({ release }) => release))
@@ -175,14 +179,15 @@ export class Surgery {
     const edges = this.#parents(below, [filter.node], overlay)
     for (const { record: above } of edges) this.#checkHeld(above, below, overlay, held)
     const before = edges.map((edge) => ({ ...edge, inline: ownsChild(edge.record, below) }))
-    const touched = [below, overlay, ...edges.map(({ record: above }) => above.node)]
+    // One above that is being removed goes along, so that its end finds what it lies above; nobody uses it any more.
+    const present = () => before.filter(({ record: above }) => records.find(above.node.name) === above)
     const change = (from: BlockNode, to: BlockNode, backing: Link, inline: (edge: Owning) => boolean) =>
-      claims.rearrange(touched, () => {
+      claims.rearrange([below, overlay], () => {
         const linked = this.#link(record, 'backing', backing)
         // Before any user is told: what he asks from then on waits too.
         const through = { undo: () => undefined, moved: () => filter.moveTo(to) }
         const moved = claims.move(from, to, [])
-        const others = before.map((edge) =>
+        const others = present().map((edge) =>
           this.#link(edge.record, edge.role, { node: to, inline: inline(edge) }),
         )
         return together([through, linked, moved, ...others])
@@ -192,7 +197,7 @@ export class Surgery {
       this.#env.rearranged(
         [
           { node: overlay.name, role: 'backing', child: below.name, owned: false },
-          ...edges.map(({ record: { node }, role }) => ({
+          ...present().map(({ record: { node }, role }) => ({
             ...{ node: node.name, role, child: overlay.name, owned: false },
           })),
         ],

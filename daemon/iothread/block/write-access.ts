@@ -6,7 +6,7 @@ import type { NodeSpec } from '../messages.js'
 import type { BlockNode } from './node.js'
 import { nodeOptions } from './options.js'
 import type { NodeRecord, Records } from './records.js'
-import type { ReopenStep } from './reopen.js'
+import type { ReopenStep, Rest } from './reopen.js'
 
 export interface WriteAccess {
   /** It is only read again, as before, unless others write it by then. A second call does nothing, nor does one after keep(). */
@@ -16,7 +16,7 @@ export interface WriteAccess {
 }
 
 /** Opens nodes anew, all or none. */
-type Reopen = (steps: readonly ReopenStep[]) => Promise<void>
+type Reopen = (steps: readonly ReopenStep[], rest: Rest) => Promise<void>
 
 export interface AccessEnv {
   readonly records: Records
@@ -27,15 +27,19 @@ export interface AccessEnv {
   readonly kept: (names: readonly string[]) => void
 }
 
-/** @throws CommandError, IoError when a node cannot be opened for writing; nothing is changed then */
+/**
+ * @param signal  gives up waiting until it has no request under way
+ * @throws CommandError, IoError when a node cannot be opened for writing, Cancelled; nothing is changed then
+ */
 export async function makeWritable(
   record: NodeRecord,
   { records, reopen, isWritten, kept }: AccessEnv,
+  signal: AbortSignal,
 ): Promise<WriteAccess> {
   const changed: NodeRecord[] = []
   const readOnly = async (last: NodeRecord) => {
     try {
-      if (!isWritten(last.node)) return await reopen([step(last, true)])
+      if (!isWritten(last.node)) return await reopen([step(last, true)], (node) => node.drain())
     } catch (error) {
       // Somebody began to just now.
       if (!isWritten(last.node)) throw error
@@ -53,7 +57,7 @@ export async function makeWritable(
   try {
     for (const each of storageFirst(record, records)) {
       if (!each.node.readOnly) continue
-      await reopen([step(each, false)])
+      await reopen([step(each, false)], (node) => node.drain(signal))
       changed.push(each)
     }
   } catch (error) {

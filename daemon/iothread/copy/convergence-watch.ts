@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Watches whether a mirror gets done while its source is in use, and does what was asked for when it does not. Used by
-// the mirror, which tells it of changes and lets its filter's changes through it.
+// the mirror, which tells it of changes and lets its filter's changes through it. Beside guests that change little a
+// mirror is watched with patience, as a copy that is made once.
 // Invariant: users are slowed down only between a verdict 'diverging' and the next moment when nothing is dirty, or the
 // job pauses, ends, or waits for its users to stop.
 
@@ -9,16 +10,32 @@ import type { ChangeGuard } from '../block/drivers/mirror-top.js'
 import { ConvergenceMeter, isBehind } from './convergence.js'
 import type { Courtesy } from './courtesy.js'
 import { DirtiedChunks } from './dirtied-chunks.js'
+import { Patience } from './patience.js'
 import { brakeLimit, WriteBrake } from './write-brake.js'
+
+/** What a mirror has done, at some moment. */
+export interface Course {
+  /** Bytes altogether. */
+  readonly done: number
+  /** Bytes left. */
+  readonly remaining: number
+  /** It copies everything for the first time. */
+  readonly first: boolean
+  /** Of its speed, bytes per second, 0 = none. */
+  readonly limit: number
+}
 
 export class ConvergenceWatch {
   readonly #onDiverge: OnDiverge
   readonly #block: () => void
   readonly #courtesy: Courtesy
+  readonly #patience: Patience
   readonly #meter = new ConvergenceMeter()
   readonly #chunks: DirtiedChunks
   readonly #brake = new WriteBrake()
   #dirtied = 0
+  /** At the last look it was made dirty too fast. */
+  #behind = false
 
   /**
    * @param granularity  of the dirty bitmap, bytes
@@ -29,6 +46,7 @@ export class ConvergenceWatch {
     this.#chunks = new DirtiedChunks(granularity)
     this.#onDiverge = onDiverge
     this.#courtesy = courtesy
+    this.#patience = new Patience(courtesy)
     this.#block = block
   }
 
@@ -53,14 +71,18 @@ export class ConvergenceWatch {
     }
   }
 
-  /** To be called often. @param at  monotonic, milliseconds; bytes done altogether, and bytes left */
-  look(at: number, done: number, remaining: number): void {
+  /** To be called often. @param at  monotonic, milliseconds */
+  look(at: number, { done, remaining, first, limit: speed }: Course): void {
+    // What is pressed for because of changes is not to be eased because of their absence a moment before.
+    if (first && !this.#behind) this.#patience.look(at, remaining, speed)
+    else this.#patience.pause()
     if (!this.#meter.due(at)) return
     this.#dirtied += this.#chunks.take()
     const { written, waiting, limit } = this.#brake
     this.#meter.look(at, { done, dirtied: this.#dirtied, written, remaining })
     const { verdict, dirtyRate, copyRate } = this.#meter.state
-    if (verdict !== 'unknown' && isBehind(dirtyRate, copyRate, remaining)) this.#courtesy.press()
+    this.#behind = verdict !== 'unknown' && isBehind(dirtyRate, copyRate, remaining)
+    if (this.#behind) this.#courtesy.press()
     const diverging = verdict === 'diverging'
     if (this.#onDiverge === 'write-blocking' && diverging) this.#block()
     if (this.#onDiverge !== 'throttle' || !(diverging || limit > 0)) return
@@ -71,6 +93,8 @@ export class ConvergenceWatch {
   letGo(): void {
     this.#brake.release()
     this.#courtesy.relax()
+    this.#patience.pause()
+    this.#behind = false
   }
 
   /** The job stands still. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Patience of a copy that yields to guests: guests whose requests would be late anyway, or a target that is far away, must not
-// make it take for ever. Used by jobs that copy once. A mirror has none: its watch over convergence presses only where its source is changed.
+// make it take for ever. Used by jobs that copy once, and by the watch over a mirror until that is ready.
 //
 // The rule: every 10 s in which guests were heeded it is seen how much was done. Less than 4 MiB/s, or so little that the
 // rest would take more than 8 hours, is no progress: the window may not be smaller than four times what it was, and after some

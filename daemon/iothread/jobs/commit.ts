@@ -30,12 +30,14 @@ export class CommitJob implements JobBody {
   readonly #base: BlockNode
   readonly #pass: OnePass
   readonly #holdings: Holdings
+  readonly #signal: AbortSignal
   #filter: TopFilter | undefined
   /** What the commit is of, and not the overlay's. */
   #chainClaims = 0
 
   constructor(spec: CommitSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
+    this.#signal = control.signal
     this.#graph = graph
     this.#overlay = graph.node(spec.overlay)
     this.#top = graph.node(spec.top)
@@ -51,8 +53,8 @@ export class CommitJob implements JobBody {
     const { way } = layersTo(this.#graph, this.#top, this.#base)
     const fromOverlay = layersTo(this.#graph, this.#overlay, this.#top).way
     try {
-      await holdings.makeWritable(this.#base)
-      await holdings.makeWritable(this.#overlay)
+      await holdings.makeWritable(this.#base, this.#signal)
+      await holdings.makeWritable(this.#overlay, this.#signal)
       await holdings.claimChain(way, TOP, fromOverlay.at(-2))
       this.#chainClaims = holdings.claims.length
       await holdings.claimUnchanged(this.#overlay)

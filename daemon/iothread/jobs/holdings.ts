@@ -34,8 +34,9 @@ export class Holdings {
     this.#user = user
   }
 
-  async makeWritable(node: BlockNode): Promise<WriteAccess> {
-    const access = await this.#graph.makeWritable(node)
+  /** @param signal  gives up; Cancelled is thrown */
+  async makeWritable(node: BlockNode, signal: AbortSignal): Promise<WriteAccess> {
+    const access = await this.#graph.makeWritable(node, signal)
     this.#held.push(() => access.restore())
     return access
   }

@@ -33,6 +33,7 @@ export async function claimEnds(
   holdings: Holdings,
   graph: Graph,
   { source: sourceName, target: targetName, commit, autoComplete }: MirrorSpec,
+  signal: AbortSignal,
 ): Promise<WriteAccess | undefined> {
   const [source, target] = [graph.node(sourceName), graph.node(targetName)]
   const permissions = sourcePermissions(autoComplete)
@@ -41,7 +42,7 @@ export async function claimEnds(
     await holdings.claim(target, TARGET_PERMISSIONS)
     return undefined
   }
-  const access = await holdings.makeWritable(target)
+  const access = await holdings.makeWritable(target, signal)
   await holdings.claimChain(layersTo(graph, source, target).way, permissions)
   return access
 }

@@ -125,7 +125,7 @@ export class MirrorJob implements JobBody {
     try {
       const holdings = mirrorHoldings(this.#graph, spec)
       this.#held.push(() => holdings.letGo())
-      this.#access = await claimEnds(holdings, this.#graph, spec)
+      this.#access = await claimEnds(holdings, this.#graph, spec, this.#control.signal)
       this.#claims.push(...holdings.claims)
       checkLength(this.#source, this.#bitmap.length)
       this.#use = await takeBitmap(this.#graph, this.#source, spec.bitmap, this.#held)
@@ -338,9 +338,12 @@ export class MirrorJob implements JobBody {
 
   look(at: number): void {
     const { pausing, signal } = this.#control
+    const { remaining } = this.#engine
+    const first = this.#stopwatch.phase === 'bulk'
+    const course = { done: this.#len - remaining, remaining, first, limit: this.#limit.speed }
     if (signal.aborted || this.#stopping || this.#over) this.#watch.letGo()
     else if (pausing) this.#watch.pause()
-    else this.#watch.look(at, this.#len - this.#engine.remaining, this.#engine.remaining)
+    else this.#watch.look(at, course)
   }
 
   receipt(): JobReceipt {

@@ -116,7 +116,7 @@ export async function nameBacking(
 ): Promise<void> {
   const holdings = new Holdings(graph, USER)
   try {
-    await holdings.makeWritable(node)
+    await restingSoon(node.name, (signal) => holdings.makeWritable(node, signal))
     await holdings.claimUnchanged(node)
     await graph.surgery.rename(node, backing)
   } catch (error) {

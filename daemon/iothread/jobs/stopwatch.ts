@@ -8,6 +8,11 @@ export class Stopwatch {
   #phase: JobPhase | undefined
   #since = 0
 
+  /** The one it is in. */
+  get phase(): JobPhase | undefined {
+    return this.#phase
+  }
+
   enter(phase: JobPhase): void {
     this.stop()
     this.#phase = phase

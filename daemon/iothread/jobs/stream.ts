@@ -20,10 +20,12 @@ export class StreamJob implements JobBody {
   readonly #base: BlockNode | undefined
   readonly #pass: OnePass
   readonly #holdings: Holdings
+  readonly #signal: AbortSignal
   #filter: TopFilter | undefined
 
   constructor(spec: StreamSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
+    this.#signal = control.signal
     this.#graph = graph
     this.#node = graph.node(spec.node)
     this.#base = spec.base === undefined ? undefined : graph.node(spec.base)
@@ -38,7 +40,7 @@ export class StreamJob implements JobBody {
   async prepare(): Promise<void> {
     layersTo(this.#graph, this.#node, this.#base)
     try {
-      await this.#holdings.makeWritable(this.#node)
+      await this.#holdings.makeWritable(this.#node, this.#signal)
       await this.#holdings.claimUnchanged(this.#node)
       this.#pass.checkLength()
       this.#filter = this.#holdings.insertFilter(this.#spec.filter, 'copy-on-read')

@@ -196,3 +196,30 @@ t.test('a node below is part of the transaction too', async (t) => {
   t.same(await bytes('-store'), [1, 1, 1, 1])
   for (const claim of claims) await claim.release()
 })
+
+for (const commit of [true, false])
+  t.test(
+    `a node above that is being removed meanwhile is in nobody's way when overlays are ${commit ? 'kept' : 'taken away'}`,
+    async (t) => {
+      const { g, claims, quiesce, prepare, end } = await scene(t)
+      const write = (byte: number) =>
+        Promise.all(claims.map((claim) => guestOf(g, claim).write(0, Buffer.alloc(512, byte))))
+      const bytes = (suffix: string) =>
+        Promise.all(
+          NAMES.map(async (name) => (await guestOf(g, { node: g.graph.node(name + suffix) }).read(0, 1))[0]),
+        )
+      await write(1)
+      await quiesce()
+      await prepare()
+      const removing = g.graph.remove('a-above')
+      for (let turns = 0; turns < 20; turns++) await turn()
+      await end(commit)
+      await removing
+      await write(2)
+      t.same(await bytes('-store'), commit ? [1, 1] : [2, 2])
+      t.same(await bytes('-overlay'), commit ? [2, 2] : [0, 0])
+      t.equal(g.reports.get('b-above')?.children.file, commit ? 'b-overlay' : 'b')
+      t.notOk(g.reports.has('a-above'))
+      for (const claim of claims) await claim.release()
+    },
+  )

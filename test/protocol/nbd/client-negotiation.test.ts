@@ -1,68 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
+// The client's side of the handshake: how it begins, what it refuses, and old servers. What is agreed on: client-agreed.test.ts.
 
 import t from 'tap'
 import { ClientNegotiation, type ClientWishes } from '../../../protocol/nbd/client-negotiation.js'
-import { type OptionErrorName, options, transmissionFlags } from '../../../protocol/nbd/constants.js'
+import { options } from '../../../protocol/nbd/constants.js'
 import { formatExportHead, formatHello } from '../../../protocol/nbd/hello.js'
-import { formatOption, type OptionRequest } from '../../../protocol/nbd/option.js'
-import { type ExportInfo, formatOptionReply, type OptionReply } from '../../../protocol/nbd/option-reply.js'
-import type { NegotiationStep } from '../../../protocol/nbd/steps.js'
+import { formatOption } from '../../../protocol/nbd/option.js'
+import { formatOptionReply } from '../../../protocol/nbd/option-reply.js'
 import { wire } from '../../helpers/nbd/hex.js'
 import { steps } from '../../helpers/nbd/negotiation.js'
-
-const { HAS_FLAGS, SEND_FLUSH, SEND_DF } = transmissionFlags
-const FLAGS = HAS_FLAGS | SEND_FLUSH
-const all: ClientWishes = {
-  exportName: 'disk',
-  replies: 'extended',
-  contexts: ['base:allocation'],
-  tls: 'none',
-}
-const few: ClientWishes = { exportName: 'disk', replies: 'simple', contexts: [], tls: 'none' }
-
-const ack: OptionReply = { kind: 'ACK' }
-const info = (some: ExportInfo): OptionReply => ({ kind: 'INFO', info: some })
-const head = info({ kind: 'EXPORT', size: 1 << 20, flags: FLAGS })
-const sizes = (minimum: number, preferred: number, maximumPayload: number) =>
-  info({ kind: 'BLOCK_SIZE', minimum, preferred, maximumPayload })
-const context = (id: number, name: string): OptionReply => ({ kind: 'META_CONTEXT', id, name })
-const error = (name: OptionErrorName | number, text = ''): OptionReply => ({
-  kind: 'error',
-  error: name,
-  text,
-})
-const newstyle = { kind: 'newstyle', fixed: true, noZeroes: true } as const
-
-/** What a scripted server answers, by kind of option; what is not listed is not known to it. */
-type Script = Partial<Record<Exclude<OptionRequest['kind'], 'unknown'>, readonly OptionReply[]>>
-
-const complete: Script = {
-  EXTENDED_HEADERS: [ack],
-  STRUCTURED_REPLY: [ack],
-  SET_META_CONTEXT: [context(7, 'base:allocation'), ack],
-  GO: [sizes(512, 4096, 1 << 25), head, ack],
-}
-
-/** Plays the script: the kinds of options that the client sent, and its last step. */
-function play(wishes: ClientWishes, script: Script): { asked: string[]; last?: NegotiationStep } {
-  const client = new ClientNegotiation(wishes)
-  client.feed(formatHello(newstyle))
-  const asked: string[] = []
-  for (let skip = 4; ; skip = 0) {
-    const { sent, last } = steps(client)
-    if (sent.length > 0) {
-      const option = sent.readUInt32BE(skip + 8)
-      const kind = Object.entries(options).find(
-        ([, number]) => number === option,
-      )?.[0] as keyof typeof options
-      asked.push(kind)
-      for (const reply of script[kind] ?? [error('ERR_UNSUP')]) client.feed(formatOptionReply(option, reply))
-    }
-    if (last?.kind === 'start-tls') client.tlsStarted()
-    else if (last !== undefined) return { asked, last }
-    if (sent.length === 0 && last === undefined) return { asked }
-  }
-}
+import {
+  ack,
+  all,
+  complete,
+  context,
+  error,
+  FLAGS,
+  few,
+  head,
+  newstyle,
+  play,
+  type Script,
+  sizes,
+} from '../../helpers/nbd/scripted-handshake.js'
 
 t.test('the first message is the flags and the first option', async (t) => {
   const client = new ClientNegotiation(few)
@@ -71,146 +31,6 @@ t.test('the first message is the flags and the first option', async (t) => {
   const go = formatOption({ kind: 'GO', name: 'disk', infos: [3] })
   t.same(steps(client), { sent: Buffer.concat([wire('00000003'), go]) })
 })
-
-const agreements: readonly {
-  name: string
-  wishes: ClientWishes
-  script: Script
-  asked: string
-  agreed: object
-}[] = [
-  {
-    name: 'all that is wished',
-    wishes: all,
-    script: complete,
-    asked: 'EXTENDED_HEADERS SET_META_CONTEXT GO',
-    agreed: {
-      exportName: 'disk',
-      size: 1 << 20,
-      flags: FLAGS,
-      replies: 'extended',
-      blockSizes: { minimum: 512, preferred: 4096, maximumPayload: 1 << 25 },
-      contexts: [{ id: 7, name: 'base:allocation' }],
-    },
-  },
-  {
-    name: 'structured replies where extended headers are not known',
-    wishes: all,
-    script: { ...complete, EXTENDED_HEADERS: [error('ERR_UNSUP')] },
-    asked: 'EXTENDED_HEADERS STRUCTURED_REPLY SET_META_CONTEXT GO',
-    agreed: { replies: 'structured', contexts: [{ id: 7, name: 'base:allocation' }] },
-  },
-  {
-    name: 'structured replies where they are the most that is wished',
-    wishes: { ...all, replies: 'structured', contexts: [] },
-    script: complete,
-    asked: 'STRUCTURED_REPLY GO',
-    agreed: { replies: 'structured', contexts: [] },
-  },
-  {
-    name: 'simple replies and no contexts where neither is known',
-    wishes: all,
-    script: { GO: complete.GO ?? [] },
-    asked: 'EXTENDED_HEADERS STRUCTURED_REPLY GO',
-    agreed: { replies: 'simple', contexts: [] },
-  },
-  {
-    name: 'no contexts where the server has none of those',
-    wishes: all,
-    script: { ...complete, SET_META_CONTEXT: [ack] },
-    asked: 'EXTENDED_HEADERS SET_META_CONTEXT GO',
-    agreed: { contexts: [] },
-  },
-  {
-    name: 'no contexts where the choice failed',
-    wishes: all,
-    script: { ...complete, SET_META_CONTEXT: [context(7, 'base:allocation'), error('ERR_TOO_BIG')] },
-    asked: 'EXTENDED_HEADERS SET_META_CONTEXT GO',
-    agreed: { contexts: [] },
-  },
-  {
-    name: 'the one dirty bitmap there is',
-    wishes: { ...all, loneBitmap: true },
-    script: {
-      ...complete,
-      LIST_META_CONTEXT: [context(0, 'base:allocation'), context(0, 'qemu:dirty-bitmap:b'), ack],
-      SET_META_CONTEXT: [context(7, 'base:allocation'), context(8, 'qemu:dirty-bitmap:b'), ack],
-    },
-    asked: 'EXTENDED_HEADERS LIST_META_CONTEXT SET_META_CONTEXT GO',
-    agreed: {
-      contexts: [
-        { id: 7, name: 'base:allocation' },
-        { id: 8, name: 'qemu:dirty-bitmap:b' },
-      ],
-    },
-  },
-  {
-    name: 'no dirty bitmap where there are several',
-    wishes: { ...all, loneBitmap: true },
-    script: {
-      ...complete,
-      LIST_META_CONTEXT: ['a', 'b', 'c'].map((name) => context(0, `qemu:dirty-bitmap:${name}`)).concat(ack),
-    },
-    asked: 'EXTENDED_HEADERS LIST_META_CONTEXT SET_META_CONTEXT GO',
-    agreed: { contexts: [{ id: 7, name: 'base:allocation' }] },
-  },
-  {
-    name: 'no dirty bitmap where contexts are not listed',
-    wishes: { ...all, loneBitmap: true },
-    script: complete,
-    asked: 'EXTENDED_HEADERS LIST_META_CONTEXT SET_META_CONTEXT GO',
-    agreed: { contexts: [{ id: 7, name: 'base:allocation' }] },
-  },
-  {
-    name: 'a dirty bitmap is not looked for where replies are simple',
-    wishes: { ...all, loneBitmap: true },
-    script: { GO: complete.GO ?? [] },
-    asked: 'EXTENDED_HEADERS STRUCTURED_REPLY GO',
-    agreed: { replies: 'simple', contexts: [] },
-  },
-  {
-    name: 'default block sizes where none are told',
-    wishes: few,
-    script: { GO: [head, ack] },
-    asked: 'GO',
-    agreed: { blockSizes: { minimum: 1, preferred: 4096, maximumPayload: 1 << 25 } },
-  },
-  {
-    name: 'infos that are not known are ignored',
-    wishes: few,
-    script: { GO: [info({ kind: 'unknown', info: 99 }), head, info({ kind: 'NAME', name: 'x' }), ack] },
-    asked: 'GO',
-    agreed: { exportName: 'disk' },
-  },
-  {
-    name: 'flags that need chunks are not believed with simple replies',
-    wishes: few,
-    script: { GO: [info({ kind: 'EXPORT', size: 0, flags: FLAGS | SEND_DF }), ack] },
-    asked: 'GO',
-    agreed: { size: 0, flags: FLAGS },
-  },
-  {
-    name: 'TLS before everything else',
-    wishes: { ...all, tls: 'required' },
-    script: { ...complete, STARTTLS: [ack] },
-    asked: 'STARTTLS EXTENDED_HEADERS SET_META_CONTEXT GO',
-    agreed: { replies: 'extended' },
-  },
-  {
-    name: 'no TLS where it is optional and refused',
-    wishes: { ...few, tls: 'optional' },
-    script: { ...complete, STARTTLS: [error('ERR_POLICY')] },
-    asked: 'STARTTLS GO',
-    agreed: { replies: 'simple' },
-  },
-]
-for (const { name, wishes, script, asked, agreed } of agreements) {
-  t.test(`agreed: ${name}`, async (t) => {
-    const { asked: found, last } = play(wishes, script)
-    t.equal(found.join(' '), asked)
-    t.match(last, { kind: 'transmission', agreed })
-  })
-}
 
 const refusals: readonly {
   name: string

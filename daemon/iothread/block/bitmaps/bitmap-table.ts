@@ -4,6 +4,7 @@
 // looks at one or changes it has claimed its node, so that nobody else changes the image, and it is stored in the end.
 
 import { createHash } from 'node:crypto'
+import { isFilter } from '../../../common/filter-drivers.js'
 import { type Failure, giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
 import type {
@@ -25,11 +26,6 @@ import { type BitmapChange, bitmapOf, type NamedBitmap } from './named-bitmap.js
 const MIN_GRANULARITY = 512
 /** By default a bit stands for a cluster of the image, within these bounds. */
 const [LEAST_DEFAULT, MOST_DEFAULT] = [4096, 65536]
-
-/** Drivers that show what is below them as it is. */
-const FILTERS: ReadonlySet<string> = new Set([
-  ...['throttle', 'compress', 'blkdebug', 'x-inject', 'mirror_top', 'commit_top', 'copy-on-read'],
-])
 
 /** Whose claims they are, as conflicts name it. */
 const USER = 'a dirty bitmap'
@@ -249,7 +245,7 @@ export class BitmapTable {
   #below(node: BlockNode, name: string): BlockNode | undefined {
     if (node.bitmaps.find(name) !== undefined) return node
     const { type, backing } = node.driver
-    const filtered = FILTERS.has(type) ? this.#records.find(node.name)?.children[0]?.node : undefined
+    const filtered = isFilter(type) ? this.#records.find(node.name)?.children[0]?.node : undefined
     const below = backing ?? filtered
     return below && this.#below(below, name)
   }

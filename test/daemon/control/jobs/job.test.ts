@@ -259,22 +259,27 @@ t.test('a worker that dies ends its job with the reason, whatever its state', as
   }
 })
 
-t.test('a cancel that comes before the worker knows of the job is told again when it runs', async (t) => {
-  const { jobs, seen, start, verbs, worker } = setUp()
-  worker.held = (name) => name === 'job-start'
-  worker.before = (name) => {
-    if (name === 'job-start') worker.say({ kind: 'job-running', id: 'j', progress: progress(0, 64) })
-    else if (name === 'job-cancel' && !seen.includes('S:running')) throw new Error('Job not found')
-  }
-  const starting = start()
-  const cancels = () => worker.asked.filter(({ name }) => name === 'job-cancel').length
-  await verbs['job-cancel']({ id: 'j' })
-  t.equal(cancels(), 1)
-  t.throws(() => jobs.find('j'), { message: 'Job not found' })
-  worker.asked.find(({ name }) => name === 'job-start')?.answer()
-  await starting
-  t.equal(cancels(), 2)
-})
+for (const cancel of ['job-cancel', 'block-job-cancel'] as const)
+  t.test(
+    `a ${cancel} that comes before the worker knows of the job is told again when it runs`,
+    async (t) => {
+      const { jobs, seen, start, verbs, worker } = setUp()
+      worker.held = (name) => name === 'job-start'
+      worker.before = (name) => {
+        if (name === 'job-start') worker.say({ kind: 'job-running', id: 'j', progress: progress(0, 64) })
+        else if (name === 'job-cancel' && !seen.includes('S:running')) throw new Error('Job not found')
+      }
+      const starting = start()
+      const cancels = () => worker.asked.filter(({ name }) => name === 'job-cancel').length
+      await (cancel === 'job-cancel' ? verbs[cancel]({ id: 'j' }) : verbs[cancel]({ device: 'j' }))
+      t.equal(cancels(), 1)
+      t.throws(() => jobs.find('j'), { message: 'Job not found' })
+      t.throws(() => jobs.findBlock('j'), { message: "Block job 'j' not found" })
+      worker.asked.find(({ name }) => name === 'job-start')?.answer()
+      await starting
+      t.equal(cancels(), 2)
+    },
+  )
 
 t.test('a job that is about to start when all are to end is cancelled', async (t) => {
   const { jobs, start, worker } = setUp()

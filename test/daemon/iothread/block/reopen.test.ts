@@ -190,3 +190,26 @@ t.test('a node that somebody begins to write while it is opened for reading stay
   await g.graph.reopen([slow])
   t.ok(above.readOnly)
 })
+
+t.test('a node that does not come to rest is not reopened, and its requests go on', async (t) => {
+  const g = testGraph(t)
+  await g.add({ driver: 'x-memory', 'node-name': 'm', size: MiB })
+  const spec = { driver: 'raw', 'node-name': 'r', file: 'm' }
+  const node = await g.add(spec)
+  let go = () => {}
+  const stuck = new Promise<void>((resolve) => {
+    go = resolve
+  })
+  const under = node.withDriver(() => stuck)
+  const own = { ...spec, 'read-only': true }
+  const reopening = g.graph.reopen([own], 5)
+  await t.rejects(Promise.all([reopening, node.status(0, 512)]), {
+    message: "node 'r' did not come to rest within 0.005 s; nothing was changed",
+  })
+  t.notOk(node.readOnly)
+  await node.status(0, 512)
+  go()
+  await under
+  await g.graph.reopen([own])
+  t.ok(node.readOnly)
+})

@@ -8,6 +8,8 @@ import { Guests } from '../../../../daemon/iothread/block/guests.js'
 import type { Judgement } from '../../../../daemon/iothread/block/usual.js'
 import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
 import { BackupJob } from '../../../../daemon/iothread/jobs/backup.js'
+import { createImage } from '../../../../daemon/iothread/jobs/create.js'
+import { MirrorJob } from '../../../../daemon/iothread/jobs/mirror.js'
 import { OnePass } from '../../../../daemon/iothread/jobs/one-pass.js'
 import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { GraphJobs, turn } from '../../../helpers/graph-jobs.js'
@@ -56,6 +58,15 @@ for (const { name, spec } of jobs)
 
 const copies = [
   {
+    name: 'a mirror',
+    make: async ({ graph, engine }: TestGraph) => {
+      const job = new MirrorJob(mirrorSpec(), graph, new Buffers(engine), new TestControl())
+      await job.prepare()
+      job.complete(false)
+      return { job, run: () => job.run(), end: () => job.finalize(true) }
+    },
+  },
+  {
     name: 'a backup',
     make: async ({ graph, engine }: TestGraph) => {
       const job = new BackupJob(backupSpec(), graph, new Buffers(engine), new TestControl())
@@ -101,6 +112,48 @@ for (const { name, make } of copies)
     await end()
     t.equal(job.progress().offset, SIZE)
   })
+
+t.test('the time in which a backup finds out what to copy does not count', async (t) => {
+  const g = await stuckTarget(t)
+  await g.add({ driver: 'x-memory', 'node-name': 'image', size: 0 })
+  const options = {
+    ...({ size: SIZE, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false } as const),
+    ...({ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileRaw: false } as const),
+    ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined },
+  }
+  const spec = { kind: 'create', driver: 'qcow2', file: 'image', dataFile: undefined, options } as const
+  await createImage(g.graph, spec, new Buffers(g.engine), new AbortController().signal)
+  await g.add({ driver: 'qcow2', 'node-name': 'top', file: 'image', backing: 'src' })
+  const rules = [{ op: 'status', nth: 1, stall: true }]
+  const source = await g.add({ driver: 'x-inject', 'node-name': 'slow', file: 'top', rules })
+  for (let at = 0; at < SIZE; at += MIB) await g.write(source, at, Buffer.alloc(MIB, 2))
+  const before = source.stats.readBytes
+  const guest = g.graph.guests.join()
+  guest.began()
+  const spoken = backupSpec({ source: 'slow', sync: 'top' })
+  const job = new BackupJob(spoken, g.graph, new Buffers(g.engine), new TestControl())
+  await job.prepare()
+  const running = job.run()
+  const turns = async (count: number) => {
+    for (let left = count; left > 0; left--) {
+      guest.seen()
+      await turn()
+    }
+  }
+  while (g.graph.oldest()?.node !== 'slow') await turns(1)
+  const look = (at: number) => {
+    guest.seen()
+    job.look(at)
+  }
+  for (const at of [0, 10_000, 20_000, 30_000, 40_000]) look(at)
+  source.driver.release?.()
+  while (source.stats.readBytes - before < MIB / 4) await turns(1)
+  await turns(300)
+  t.equal(source.stats.readBytes - before, MIB / 4, 'one piece')
+  g.graph.node('dst').driver.release?.()
+  await running
+  await job.finalize(true)
+})
 
 t.test('a write that waits for its copy has met one', async (t) => {
   const g = await stuckTarget(t)

@@ -255,7 +255,7 @@ export class Link {
     // Without base:allocation all is taken for data; bits of a bitmap cannot be guessed.
     const { context } = this.#options.target
     return (
-      (context === ALLOCATION || contexts.length > 0) &&
+      (context === ALLOCATION || contexts.some(({ name }) => name === context)) &&
       size === first.size &&
       hasFlag(flags, 'READ_ONLY') === hasFlag(first.flags, 'READ_ONLY') &&
       blockSizes.minimum <= first.blockSizes.minimum &&

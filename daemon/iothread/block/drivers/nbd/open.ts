@@ -32,7 +32,7 @@ export async function openNbd(spec: NodeSpec, options: NodeOptions, context: Nbd
   try {
     const readOnly = options.readOnly || onlyToRead(shared.link, options)
     const bitmap = bitmapOf(spec)
-    if (bitmap !== undefined && shared.link.agreed.contexts.length === 0)
+    if (bitmap !== undefined && !shared.link.agreed.contexts.some(({ name }) => name === bitmap))
       throw new CommandError(`requested x-dirty-bitmap ${bitmap} not found`)
     return new NbdDriver(context.engine, shared, context.held, {
       name: spec['node-name'],

@@ -2,6 +2,7 @@
 // Named bitmaps of nodes: what they mark, what commands and jobs make of them, and what is refused.
 
 import t, { type Test } from 'tap'
+import { NO_LIMITS } from '../../../../../daemon/common/throttle-limits.js'
 import type { BitmapUse } from '../../../../../daemon/iothread/block/bitmaps/bitmap-use.js'
 import { DirtyBitmap } from '../../../../../daemon/iothread/block/dirty-bitmap.js'
 import type { BlockNode } from '../../../../../daemon/iothread/block/node.js'
@@ -111,6 +112,28 @@ t.test('what cannot be done is refused, and nothing is changed then', async (t) 
   }
   await use.release()
   await change(act('clear', 'used'))
+})
+
+t.test('an export finds a bitmap by its name below every kind of filter', async (t) => {
+  const { add: addNode, graph, node, bitmaps, change } = await disk(t)
+  await change(add('b'))
+  const target = await addNode({ driver: 'x-memory', 'node-name': 'target', size: SIZE })
+  graph.throttleGroup('group', NO_LIMITS)
+  const filters = [
+    { driver: 'throttle', 'throttle-group': 'group' },
+    { driver: 'blkdebug', image: 'n' },
+    { driver: 'x-inject', rules: [] },
+    { driver: 'copy-before-write', target: target.name },
+  ]
+  for (const filter of filters) {
+    const spec = { 'node-name': filter.driver, ...('image' in filter ? {} : { file: 'n' }), ...filter }
+    const above = await addNode(spec)
+    const [found] = bitmaps.forExport(above, ['b'], true)
+    t.equal(found?.node, node, filter.driver)
+  }
+  const raw = await addNode({ driver: 'raw', 'node-name': 'raw', file: 'n' })
+  t.throws(() => bitmaps.forExport(raw, ['b'], true), { message: "Bitmap 'b' is not found" })
+  await graph.remove('copy-before-write')
 })
 
 t.test('undoing brings back what was marked before, with what was marked since', async (t) => {
