@@ -229,7 +229,7 @@ export class Iothread {
     const end = Math.min(offset + length, Math.ceil(node.length() / SECTOR) * SECTOR)
     const extents: MapExtent[] = []
     for (let at = offset; at < end; ) {
-      const extent = await node.status(at, end - at)
+      const extent = await node.status(at, end - at, { places: true })
       const last = extents.at(-1)
       const next = mapExtent(extent)
       if (last !== undefined && continues(last, next))

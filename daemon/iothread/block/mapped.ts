@@ -129,7 +129,7 @@ export class MappedDriver implements BlockDriver {
     const end = offset + length
     try {
       let mapping = await this.#map.map(offset, length)
-      const found = await this.#extent(mapping)
+      const found = await this.#extent(mapping, how)
       let { host } = found
       let at = offset + found.length
       // Where a backing node's answer ends early, the next one differs: to ask would double the work at each layer.
@@ -139,7 +139,7 @@ export class MappedDriver implements BlockDriver {
         joined++
       ) {
         mapping = await this.#map.map(at, end - at)
-        const next = await this.#extent(mapping)
+        const next = await this.#extent(mapping, how)
         if (!alike(found, next)) break
         const inLine = host === undefined ? next.host === undefined : next.host === host + at - offset
         if (!inLine && how?.places === true) break
@@ -290,7 +290,7 @@ export class MappedDriver implements BlockDriver {
     if (result !== into.length) throw new IoError(EIO, 'read', this.#options.name, piece.offset, piece.length)
   }
 
-  async #extent(mapping: Mapping): Promise<Extent> {
+  async #extent(mapping: Mapping, how?: StatusHow): Promise<Extent> {
     const { offset, length } = mapping
     switch (mapping.kind) {
       case 'data':
@@ -302,18 +302,18 @@ export class MappedDriver implements BlockDriver {
       case 'compressed':
         return { offset, length, kind: 'data', allocated: true, compressed: true }
       case 'backing':
-        return await this.#extentBelow(offset, length)
+        return await this.#extentBelow(offset, length, how)
       default:
         return mapping satisfies never
     }
   }
 
-  async #extentBelow(offset: number, length: number): Promise<Extent> {
+  async #extentBelow(offset: number, length: number, how?: StatusHow): Promise<Extent> {
     const end = this.#backing === undefined ? 0 : Math.ceil(this.#backing.length() / SECTOR) * SECTOR
     if (this.#backing === undefined || offset >= end) {
       return { offset, length, kind: 'zero', allocated: false, absent: true }
     }
-    const below = await this.#backing.status(offset, Math.min(length, end - offset))
+    const below = await this.#backing.status(offset, Math.min(length, end - offset), how)
     return { ...below, allocated: false, depth: (below.depth ?? 0) + 1 }
   }
 }

@@ -10,6 +10,7 @@ import type {
   Limits,
   ReadHow,
   Slice,
+  StatusHow,
   WriteHow,
   ZeroHow,
 } from '../driver.js'
@@ -47,8 +48,8 @@ export abstract class Filter implements BlockDriver {
   discard(offset: number, length: number): Promise<void> {
     return this.child.discard(offset, length)
   }
-  status(offset: number, length: number): Promise<Extent> {
-    return this.child.status(offset, length)
+  status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
+    return this.child.status(offset, length, how)
   }
   flush(): Promise<void> {
     return this.child.flush()

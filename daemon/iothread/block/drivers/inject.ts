@@ -5,7 +5,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises'
 import { IoError } from '../../../errors.js'
-import type { BlockDriver, Extent, Limits, ReadHow, Slice, WriteHow, ZeroHow } from '../driver.js'
+import type { BlockDriver, Extent, Limits, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from '../driver.js'
 import type { HeldRequests } from '../held.js'
 import type { BlockNode } from '../node.js'
 import { Filter } from './filter.js'
@@ -70,10 +70,10 @@ export class InjectDriver extends Filter implements BlockDriver {
     return this.child.discard(offset, length)
   }
 
-  override async status(offset: number, length: number): Promise<Extent> {
+  override async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
     const fate = this.#options.rules.next('status', offset, length)
     if (fate !== undefined) await this.#suffer(fate, 'status', offset, length)
-    return this.child.status(offset, length)
+    return this.child.status(offset, length, how)
   }
 
   override async flush(): Promise<void> {

@@ -4,7 +4,7 @@
 import { EINVAL } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
-import type { Can, Extent, ReadHow, Slice, WriteHow, ZeroHow } from '../driver.js'
+import type { Can, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from '../driver.js'
 import type { Borrower, Loan } from '../loans.js'
 import { type BlockNode, SECTOR } from '../node.js'
 import { sizeOption } from '../options.js'
@@ -41,8 +41,8 @@ class RawDriver extends Filter {
   override discard(offset: number, length: number): Promise<void> {
     return this.child.discard(this.#offset + offset, length)
   }
-  override async status(offset: number, length: number): Promise<Extent> {
-    const extent = await this.child.status(this.#offset + offset, length)
+  override async status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
+    const extent = await this.child.status(this.#offset + offset, length, how)
     if (this.#offset === 0) return extent
     return { ...extent, offset }
   }

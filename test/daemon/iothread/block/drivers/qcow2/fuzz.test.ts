@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mutated images in use: opening, reading, writing and closing end with a result or a clear error, in bounded memory.
-// FUZZ_SECONDS says how long (default 5), SEED repeats a run.
+// FUZZ_SECONDS says how long (default 5, 60 where CI is set), SEED repeats a run.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
@@ -18,7 +18,7 @@ const KiB = 1024
 const MiB = 1024 * KiB
 /** Nothing here asks whether the disk keeps its promise. */
 const cache = { 'no-flush': true }
-const seconds = Number(process.env.FUZZ_SECONDS ?? 5)
+const seconds = Number(process.env.FUZZ_SECONDS ?? (process.env.CI === undefined ? 5 : 60))
 type Random = ReturnType<typeof random>
 
 /** Images worth hurting: with snapshots, bitmaps, compressed and extended clusters, where QEMU's tools are installed. */

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// map of qcow2 images whose clusters lie in any order, alone and above others, is what qemu-img shows: every place is told.
+
+import { spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import t from 'tap'
+import { installed } from '../../helpers/program.js'
+import { run } from './run.js'
+
+const skip = installed('qemu-img') && installed('qemu-io') ? false : 'no qemu-img or qemu-io'
+
+function tool(program: string, ...args: string[]): string {
+  const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`${program} ${args.join(' ')}: ${stderr}`)
+  return stdout
+}
+
+/** Clusters of 64 KiB, written in this order. */
+function written(image: string, clusters: readonly number[]): void {
+  const commands = clusters.map((cluster) => ['-c', `write -P ${cluster + 1} ${cluster * 64}k 64k`])
+  tool('qemu-io', '-f', 'qcow2', ...commands.flat(), image)
+}
+
+const shuffled = [5, 1, 0, 9, 8, 10, 2, 3]
+const makes = [
+  {
+    name: 'one image in any order',
+    make: (folder: string) => {
+      const image = join(folder, 'a.qcow2')
+      tool('qemu-img', 'create', '-q', '-f', 'qcow2', image, '1M')
+      written(image, shuffled)
+      return image
+    },
+  },
+  {
+    name: 'zero clusters between',
+    make: (folder: string) => {
+      const image = join(folder, 'z.qcow2')
+      tool('qemu-img', 'create', '-q', '-f', 'qcow2', image, '1M')
+      written(image, shuffled)
+      tool('qemu-io', '-f', 'qcow2', '-c', 'write -z 64k 64k', '-c', 'write -zu 512k 64k', image)
+      return image
+    },
+  },
+  {
+    name: 'a layer above a shuffled one',
+    make: (folder: string) => {
+      const [base, top] = [join(folder, 'base.qcow2'), join(folder, 'top.qcow2')]
+      tool('qemu-img', 'create', '-q', '-f', 'qcow2', base, '1M')
+      written(base, shuffled)
+      tool('qemu-img', 'create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top)
+      written(top, [4, 2, 15])
+      return top
+    },
+  },
+]
+
+for (const { name, make } of makes)
+  t.test(`map as qemu-img shows it: ${name}`, { skip }, async (t) => {
+    const image = make(t.testdir({}))
+    const text = await run(['map', '-f', 'qcow2', image])
+    t.same(text, { status: 0, stdout: tool('qemu-img', 'map', '-f', 'qcow2', image), stderr: '' })
+    const extents = (json: string) =>
+      (JSON.parse(json) as Record<string, unknown>[]).map(({ compressed: _, ...extent }) => extent)
+    t.same(
+      extents((await run(['map', '-f', 'qcow2', '--json', image])).stdout),
+      extents(tool('qemu-img', 'map', '-f', 'qcow2', '--output=json', image)),
+    )
+  })
