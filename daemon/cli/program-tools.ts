@@ -71,7 +71,11 @@ function addConvert(program: Command): void {
     .argument('<target>', 'file (made, or overwritten), block device or NBD URI')
     .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
     .option('-c, --compress', 'compressed clusters (qcow2)', false)
-    .option('-S, --sparse <size>', '0: zeroes take up storage; else they never do', size)
+    .option(
+      '-S, --sparse <size>',
+      '0: zeroes take up storage; else runs of 64 KiB or of a cluster do not',
+      size,
+    )
     .option('-n, --existing', 'the target is there and has the right size; do not make it', false)
     .option('--target-is-zero', 'the target is known to read as zeroes everywhere; with -n', false)
     .option('-o, --options <options>', 'of the new image, as name=value,…; may be repeated', collect, [])

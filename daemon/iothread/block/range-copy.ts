@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copies one range, and knows what that does to the target: what was done with how many bytes, whether the target may hold
 // what is not durable, and whether it reads as zero where nothing was written. Used by the copy engine and by snapshots.
-// Zeroes: what the target proves to be zero is never written.
+// Zeroes: what the target proves to be zero is never written, nor are zeroes that were read.
 
+import type { IoEngine } from '../../../native/types.js'
+import { TaskPool } from '../copy/task-pool.js'
 import type { Area } from './dirty-bitmap.js'
 import type { Extent, Slice, WriteHow, ZeroHow } from './driver.js'
 import type { BlockNode } from './node.js'
+import { type Found, unitFor, zeroRuns } from './zero-runs.js'
+
+/** Requests for the parts of one range at once. */
+const PARTS = 16
 
 /** Bytes, by what was done with them. */
 export interface CopyCounters {
@@ -40,6 +46,7 @@ export interface CopyHow {
 
 export class RangeCopy {
   readonly counters: CopyCounters = { copied: 0, zeroed: 0, skipped: 0 }
+  readonly #engine: IoEngine
   readonly #source: BlockNode
   readonly #target: BlockNode
   readonly #how: CopyHow
@@ -50,7 +57,9 @@ export class RangeCopy {
   /** Whether the target may hold what is not durable: what was found to be equal may not be, whoever wrote it. */
   unflushed = false
 
-  constructor(source: BlockNode, target: BlockNode, how: CopyHow) {
+  /** @param engine  that reads, whose buffers are used */
+  constructor(engine: IoEngine, source: BlockNode, target: BlockNode, how: CopyHow) {
+    this.#engine = engine
     this.#source = source
     this.#target = target
     this.#how = how
@@ -66,9 +75,29 @@ export class RangeCopy {
     const zero = await this.#source.read(offset, slice, { scan: true })
     step.operation = 'write'
     if (zero) return this.zero({ offset, length })
+    const unit = unitFor(this.#target.driver.limits.writeAlign)
+    const parts = zeroRuns(this.#engine, offset, slice, unit)
+    if (parts.length === 1) await this.#write(offset, slice)
+    else await this.#writeParts(parts, offset, slice)
+  }
+
+  async #write(offset: number, slice: Slice): Promise<void> {
     this.unflushed = true
     await this.#target.write(offset, slice, this.#writeHow)
-    this.counters.copied += length
+    this.counters.copied += slice.length
+  }
+
+  async #writeParts(parts: readonly Found[], offset: number, { slot, offset: begin }: Slice): Promise<void> {
+    const pool = new TaskPool(PARTS)
+    try {
+      for (const part of parts) {
+        const slice = { slot, offset: begin + (part.offset - offset), length: part.length }
+        await pool.start(() => (part.zero ? this.zero(part) : this.#write(part.offset, slice)))
+      }
+    } finally {
+      await pool.settle()
+    }
+    await pool.idle()
   }
 
   /** Makes the target read as zero, leaving alone what is proved to do so already. */

@@ -76,7 +76,7 @@ export class Snapshot {
     this.#target = target
     this.todo = todo
     this.#access = access
-    this.copies = new RangeCopy(source, target, how)
+    this.copies = new RangeCopy(engine, source, target, how)
   }
 
   /** Bytes that are to do or under way. */

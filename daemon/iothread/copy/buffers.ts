@@ -5,20 +5,21 @@
 import type { IoEngine } from '../../../native/types.js'
 
 export class Buffers {
-  readonly #engine: IoEngine
+  /** Whose they are. */
+  readonly engine: IoEngine
   readonly #line: (() => void)[] = []
 
   constructor(engine: IoEngine) {
-    this.#engine = engine
+    this.engine = engine
   }
 
   get slotSize(): number {
-    return this.#engine.slotSize
+    return this.engine.slotSize
   }
 
   /** @returns a slot, to be given back with give(); undefined while there is none */
   take(): number | undefined {
-    return this.#engine.takeSlots(1)[0]
+    return this.engine.takeSlots(1)[0]
   }
 
   /** A slot, once there is one; to be given back with give(). */
@@ -32,11 +33,11 @@ export class Buffers {
 
   /** The bytes of a slot that is taken; not to be kept after it is given back. */
   bytes(slot: number): Uint8Array {
-    return this.#engine.slotBytes(slot)
+    return this.engine.slotBytes(slot)
   }
 
   give(slot: number): void {
-    this.#engine.giveSlots([slot])
+    this.engine.giveSlots([slot])
     for (const next of this.#line.splice(0)) next()
   }
 

@@ -48,7 +48,9 @@ export class CopyEngine {
     this.#options = options
     const { source, target, unmap, targetIsZero, snapshot, control, limit, buffers, courtesy, below } =
       options
-    this.#ranges = snapshot?.copies ?? new RangeCopy(source, target, { unmap, vouched: targetIsZero, below })
+    this.#ranges =
+      snapshot?.copies ??
+      new RangeCopy(buffers.engine, source, target, { unmap, vouched: targetIsZero, below })
     this.#pace = new Pace(control, limit, buffers, courtesy)
     this.#plan = new PiecePlan(options)
     this.#still = snapshot && new StillCopy(options, snapshot, this.#pace, this.#plan)
