@@ -12,6 +12,7 @@ import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
 import { type Area, DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { Permission, Permissions } from '../block/driver.js'
+import { checkCompressible } from '../block/drivers/compress.js'
 import { chunkFor } from '../block/granularity.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
@@ -61,7 +62,7 @@ export class BackupJob implements JobBody {
   /** It is known what is to be copied, and that is being done. */
   #copies = false
 
-  /** @throws CommandError when there is no memory for its bitmap or its buffers */
+  /** @throws CommandError when there is no memory for its bitmap or its buffers, or the target cannot be compressed */
   constructor(spec: BackupSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
     this.#graph = graph
@@ -70,6 +71,7 @@ export class BackupJob implements JobBody {
     this.#target = graph.node(spec.target)
     this.#limit = new RateLimit(spec.speed)
     const [source, target, length] = [this.#source, this.#target, this.#source.length()]
+    if (spec.compress) checkCompressible(target, buffers.slotSize)
     const cluster = target.driver.limits.writeAlign ?? 1
     const bitmap = new DirtyBitmap(length, chunkFor(length, cluster, spec.minClusterSize))
     // Images of parts of a disk are put above others in the end.
