@@ -7,6 +7,7 @@ import { formatDuration, formatRate, formatSize } from '../common/units.js'
 import { type Client, type CommandArguments, ConnectionLost, QmpError } from './client.js'
 import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
+import { DiskWords } from './disk-words.js'
 import { addImage, type Image } from './image.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower, type Outcome, type Progress } from './job-follower.js'
@@ -78,6 +79,7 @@ class CopyRun {
   readonly #copy: Copy
   /** In the order they were opened. */
   readonly #nodes: string[] = []
+  readonly #words: DiskWords
   readonly #options: MirrorOptions
   readonly #result: JsonResult | undefined
   readonly #report: Reporter
@@ -95,6 +97,7 @@ class CopyRun {
     const { options } = copy
     this.#daemon = daemon
     this.#client = daemon.client
+    this.#words = new DiskWords(daemon.client)
     this.#copy = copy
     this.#options = options
     this.#result = result
@@ -141,6 +144,7 @@ class CopyRun {
 
   end(): void {
     clearTimeout(this.#patience)
+    this.#words.end()
     this.#report.end()
   }
 
@@ -162,7 +166,8 @@ class CopyRun {
     }
     const { failedOperation: operation } = outcome
     const where = operation === undefined ? '' : `${this.#whereText(operation)}: `
-    throw failed(`${verb} of '${source.end.name}' failed: ${where}${outcome.error}; ${state}`)
+    const why = this.#words.explain(`${where}${outcome.error}`)
+    throw failed(`${verb} of '${source.end.name}' failed: ${why}; ${state}`)
   }
 
   /** An error as the user is to read it. */
@@ -178,7 +183,7 @@ class CopyRun {
 
   /** A lock's refusal does not say whose file it is about; its hint does, where the daemon gives one. */
   #refusalText({ message, hint = '', whole }: QmpError): string {
-    if (!/^Failed to get .* lock$/.test(message)) return whole
+    if (!/^Failed to get .* lock$/.test(message)) return this.#words.explain(whole)
     const { source, target } = this.#copy
     const path = /\[(.*)\]\?$/s.exec(hint)?.[1]
     const end = [source.end, target].find((each) => each.path === path)
@@ -237,6 +242,7 @@ class CopyRun {
   #node(what: string): string {
     const name = `${what}-${this.#tag}`
     if (!this.#nodes.includes(name)) this.#nodes.push(name)
+    this.#words.called(name, (what === 'source' ? this.#copy.source.end : this.#copy.target).name)
     return name
   }
 

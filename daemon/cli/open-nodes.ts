@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { ConnectionLost, QmpError } from './client.js'
 import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
+import { DiskWords } from './disk-words.js'
 import { addImage, type HowToOpen, type Image } from './image.js'
 import { CliError, failed } from './status.js'
 
@@ -12,9 +13,11 @@ export class OpenNodes {
   readonly #daemon: Daemon
   readonly #tag = randomBytes(4).toString('hex')
   readonly #names: string[] = []
+  readonly #words: DiskWords
 
   constructor(daemon: Daemon) {
     this.#daemon = daemon
+    this.#words = new DiskWords(daemon.client)
   }
 
   /** A name for something of this command; others use the daemon too. */
@@ -33,6 +36,7 @@ export class OpenNodes {
       throw failed(cannotOpen(image.end.name, error), { cause: error })
     }
     this.#names.push(name)
+    this.#words.called(name, image.end.name)
     return name
   }
 
@@ -46,8 +50,17 @@ export class OpenNodes {
     }
   }
 
+  /** An error as the user is to read it. */
+  describe(error: unknown): unknown {
+    if (error instanceof QmpError) return failed(this.#words.explain(error.whole), { cause: error })
+    if (error instanceof CliError && error.message !== '')
+      return new CliError(error.status, this.#words.explain(error.message), { cause: error })
+    return error
+  }
+
   /** Best effort: what is gone already stays so. Last opened first. */
   async close(): Promise<void> {
+    this.#words.end()
     for (const name of this.#names.splice(0).reverse())
       await this.#daemon.client.execute('blockdev-del', { 'node-name': name }).catch(() => undefined)
   }
@@ -63,12 +76,11 @@ export async function withNodes<T>(
   try {
     return await work(daemon, nodes)
   } catch (error) {
-    if (error instanceof QmpError) throw failed(error.whole, { cause: error })
     if (error instanceof ConnectionLost) {
       const whose = daemon.embedded ? 'the embedded daemon' : `the daemon at '${daemon.socket}'`
       throw failed(`${whose} is gone: ${daemon.lastWords() ?? error.message}`, { cause: error })
     }
-    throw error
+    throw nodes.describe(error)
   } finally {
     await nodes.close()
     await daemon.close()
