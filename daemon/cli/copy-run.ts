@@ -97,7 +97,7 @@ class CopyRun {
     const { options } = copy
     this.#daemon = daemon
     this.#client = daemon.client
-    this.#words = new DiskWords(daemon.client)
+    this.#words = new DiskWords(daemon)
     this.#copy = copy
     this.#options = options
     this.#result = result

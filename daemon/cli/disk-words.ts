@@ -2,7 +2,7 @@
 // Errors in words that the user knows: nodes that a command has made are called as their images, and what the daemon tells of
 // damage in one of them is said, too. Used by the commands that open images.
 
-import type { Client } from './client.js'
+import type { Daemon } from './daemon.js'
 import { textOf } from './values.js'
 
 export class DiskWords {
@@ -10,9 +10,12 @@ export class DiskWords {
   readonly #images = new Map<string, string>()
   /** What is wrong, by node. */
   readonly #damage = new Map<string, string>()
+  /** Nobody else has images in the daemon. */
+  readonly #alone: boolean
   readonly #stop: () => void
 
-  constructor(client: Client) {
+  constructor({ client, embedded }: Daemon) {
+    this.#alone = embedded
     this.#stop = client.onEvent(({ name, data }) => {
       const [node, text] = [textOf(data, 'node-name'), textOf(data, 'msg')]
       if (name === 'BLOCK_IMAGE_CORRUPTED' && node !== undefined && text !== undefined)
@@ -31,7 +34,8 @@ export class DiskWords {
       text = text.replaceAll(new RegExp(`(?:\\b[Nn]ode )?'${node}'`, 'g'), () => `'${image}'`)
     for (const [node, damage] of this.#damage) {
       const image = this.#images.get(node)
-      text += `; ${image === undefined ? 'an image below' : `'${image}'`} is corrupt: ${damage}`
+      if (image !== undefined) text += `; '${image}' is corrupt: ${damage}`
+      else if (this.#alone) text += `; an image below is corrupt: ${damage}`
     }
     return text
   }

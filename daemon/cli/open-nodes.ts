@@ -17,7 +17,7 @@ export class OpenNodes {
 
   constructor(daemon: Daemon) {
     this.#daemon = daemon
-    this.#words = new DiskWords(daemon.client)
+    this.#words = new DiskWords(daemon)
   }
 
   /** A name for something of this command; others use the daemon too. */
