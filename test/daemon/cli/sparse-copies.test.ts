@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Zeroes that a source holds as data take up no storage in its copies, where they are as long as a unit of the target: never
-// more than qemu-img's copies, which serve as the measure, and the content is the same.
+// Zeroes that a source holds as data take up no storage in its copies, where they are as long as a unit of the target: but for
+// tables these are as large as qemu-img's, which serve as the measure, and the content is the same.
 
 import { spawnSync } from 'node:child_process'
 import { closeSync, openSync, statSync, writeSync } from 'node:fs'
