@@ -30,18 +30,22 @@ export async function makeImage(client: Client, end: End, image: NewImage, size:
   if (dataFile?.path === end.path) throw usage('an image cannot be its own data file')
   const fresh: string[] = []
   const make = async (file: End, length: number, more: CommandArguments) => {
-    // A device or an export is there already, and has its size.
-    if (file.kind === 'block' || file.kind === 'nbd') return
     await runCreate(client, file.name, { driver: 'file', filename: file.path, size: length, ...more })
     if (file.kind === 'missing') fresh.push(file.path)
   }
   try {
-    if (image.format === 'raw') return await make(end, size, image.more)
-    for (const file of [end, dataFile]) if (file !== undefined) await make(file, 0, {})
+    if (image.format === 'raw') {
+      // A device or an export is there already, and has its size.
+      if (end.kind !== 'block' && end.kind !== 'nbd') await make(end, size, image.more)
+      return
+    }
+    // What is there is emptied by the job that makes the image, when it has found nothing wrong with the options.
+    for (const file of [end, dataFile]) if (file?.kind === 'missing') await make(file, 0, {})
     const options = {
       driver: 'qcow2',
       file: storageDefinition(end),
       'data-file': dataFile && storageDefinition(dataFile),
+      'x-data-file-cleared': dataFile && true,
       size,
       'backing-file': image.backing?.file,
       'backing-fmt': image.backing?.format,

@@ -18,7 +18,7 @@ import type { JobBody, JobControl } from './jobs/body.js'
 import { CheckJob } from './jobs/check.js'
 import { CommitJob } from './jobs/commit.js'
 import { CompareJob } from './jobs/compare.js'
-import { CreateJob, createImage } from './jobs/create.js'
+import { CreateJob, checkImage, createImage } from './jobs/create.js'
 import { JobTable, type PreparedJob } from './jobs/job-table.js'
 import { MirrorJob } from './jobs/mirror.js'
 import { MIRROR_USER, sourcePermissions } from './jobs/mirror-ends.js'
@@ -149,6 +149,7 @@ export class Iothread {
       ? this.#graph.claim(BACKUP_USER, source, backupSourcePermissions(false))
       : this.#graph.claim(MIRROR_USER, source, sourcePermissions(args.job === 'one-shot')))
     try {
+      if (args.image !== undefined) await checkImage(args.image)
       await this.#graph.createFile(args.spec, args.refuse)
       if (args.image !== undefined)
         await createImage(this.#graph, args.image, this.#buffers, new AbortController().signal)

@@ -153,6 +153,8 @@ export interface Qcow2CreateSpec {
   /** External data file; undefined: none. */
   readonly dataFile: string | NodeSpec | undefined
   readonly options: Qcow2Options
+  /** Identities of files that are in use: none of them is opened for the job. */
+  readonly refuse?: readonly string[]
 }
 
 /** As asked, with defaults; checked where the image is made. */
@@ -173,6 +175,8 @@ export interface Qcow2Options {
   /** How the image is to name its external data file; undefined where that has no name. */
   readonly dataFileName: string | undefined
   readonly dataFileRaw: boolean
+  /** What the data file holds is dropped first. */
+  readonly dataFileCleared?: boolean
 }
 
 export type CreateSpec = FileCreateSpec | Qcow2CreateSpec

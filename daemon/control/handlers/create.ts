@@ -34,7 +34,9 @@ export function imageHandlers(graphs: Graphs, jobs: Jobs) {
       const places = new Places(graphs, id)
       try {
         const spec =
-          options.driver === 'file' ? fileSpec(options, graphs.held(), places) : qcow2Spec(options, places)
+          options.driver === 'file'
+            ? fileSpec(options, graphs.held(), places)
+            : qcow2Spec(options, graphs.held(), places)
         const worker = await places.worker()
         await jobs.start(reservation, plan, spec, worker.handle, () => places.leave())
       } catch (error) {
@@ -56,12 +58,12 @@ function fileSpec(
   return { kind: 'create', driver: 'file', filename, files, size, preallocation, refuse: [...held] }
 }
 
-function qcow2Spec(args: Qcow2Arguments, places: Places): CreateSpec {
+function qcow2Spec(args: Qcow2Arguments, held: ReadonlySet<string>, places: Places): CreateSpec {
   const file = places.enter(args.file, 'file')
   const wanted = args['data-file']
   const dataFile = wanted === undefined ? undefined : places.enter(wanted, 'data-file')
   return {
-    ...{ kind: 'create', driver: 'qcow2', file, dataFile },
+    ...{ kind: 'create', driver: 'qcow2', file, dataFile, refuse: [...held] },
     options: {
       ...qcow2Options(args),
       dataFileName: wanted === undefined ? undefined : places.filename(wanted),
@@ -84,6 +86,7 @@ function qcow2Options(args: Qcow2Arguments): Qcow2Options {
     backingFormat: args['backing-fmt'],
     dataFileName: undefined,
     dataFileRaw: args['data-file-raw'] ?? false,
+    dataFileCleared: args['x-data-file-cleared'] ?? false,
   }
 }
 

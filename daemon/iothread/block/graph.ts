@@ -18,7 +18,7 @@ import { resolveImplied } from './implied.js'
 import type { BlockNode } from './node.js'
 import { NodeFacts } from './node-facts.js'
 import { duplicate, Opener } from './opener.js'
-import { type NodeRecord, Records } from './records.js'
+import { type NodeRecord, type Origin, Records } from './records.js'
 import { commitReopen, isWritten, planReopen, type Reopened, type ReopenStep, type Rest } from './reopen.js'
 import { restingSoon } from './rest.js'
 import { Snapshot, type SnapshotOptions } from './snapshot.js'
@@ -286,6 +286,10 @@ export class Graph {
       },
       release,
     }
+  }
+
+  origin(node: BlockNode): Origin {
+    return this.#records.origin(node)
   }
 
   /** Puts a job's filter above a node. Claims on the node see the filter until it is removed. */

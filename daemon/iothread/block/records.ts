@@ -34,6 +34,13 @@ export interface NodeRecord {
   closing: boolean
 }
 
+/** The file a node's own image is in, where it is in one. */
+export interface Origin {
+  readonly path: string | undefined
+  /** `device:inode` */
+  readonly identity: string | undefined
+}
+
 /** An edge seen from below. */
 export interface Parent {
   readonly record: NodeRecord
@@ -198,8 +205,7 @@ export class Records {
     return storage && this.#records.get(storage.node.name)
   }
 
-  /** The file a node's own image is in, where it is in one: its path, and its `device:inode`. */
-  origin(node: BlockNode): { readonly path: string | undefined; readonly identity: string | undefined } {
+  origin(node: BlockNode): Origin {
     const leaf = this.leaf(node)
     const filename = leaf?.spec.filename
     const facts = leaf?.facts

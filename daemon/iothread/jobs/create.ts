@@ -7,6 +7,7 @@ import type { JobReceipt } from '../../common/job-messages.js'
 import type { Permissions } from '../block/driver.js'
 import type { SlotSource } from '../block/drivers/qcow2/create.js'
 import type { Graph } from '../block/graph.js'
+import { lockRefused } from '../block/image-lock.js'
 import type { BlockNode } from '../block/node.js'
 import type { CreateSpec, NodeSpec, Qcow2CreateSpec } from '../messages.js'
 import type { BodyProgress, JobBody } from './body.js'
@@ -62,6 +63,16 @@ export class CreateJob implements JobBody {
   async finalize(): Promise<void> {}
 }
 
+/**
+ * Before a file is emptied for the image.
+ * @throws CommandError for options that no image can have
+ */
+export async function checkImage({ options, dataFile }: Qcow2CreateSpec): Promise<void> {
+  const { checkOptions, planLayout } = await import('../block/drivers/qcow2/layout.js')
+  checkOptions(options, dataFile !== undefined)
+  planLayout(options, dataFile !== undefined)
+}
+
 /** Opens what is defined inline, claims both nodes, makes the image, lets go of everything. */
 export async function createImage(
   graph: Graph,
@@ -70,23 +81,26 @@ export async function createImage(
   signal: AbortSignal,
 ): Promise<void> {
   const { createQcow2 } = await import('../block/drivers/qcow2/create.js')
-  await withNode(graph, spec.file, async (file) => {
+  const refuse = spec.refuse ?? []
+  await withNode(graph, spec.file, refuse, async (file) => {
     const make = (dataFile: BlockNode | undefined) =>
       createQcow2({ file, dataFile, options: spec.options, slots, signal })
     if (spec.dataFile === undefined) await make(undefined)
-    else await withNode(graph, spec.dataFile, make)
+    else await withNode(graph, spec.dataFile, refuse, make)
   })
 }
 
 async function withNode(
   graph: Graph,
   wanted: string | NodeSpec,
+  refuse: readonly string[],
   work: (node: BlockNode) => Promise<void>,
 ): Promise<void> {
   const name = typeof wanted === 'string' ? wanted : wanted['node-name']
   if (typeof wanted !== 'string') await graph.add(wanted)
   try {
     const node = graph.node(name)
+    if (typeof wanted !== 'string') checkFree(graph, node, refuse)
     const claim = await graph.claim(CREATE_USER, node, CREATING)
     try {
       await work(node)
@@ -96,4 +110,10 @@ async function withNode(
   } finally {
     if (typeof wanted !== 'string') await graph.remove(name)
   }
+}
+
+/** The text for a file in use: whoever reads or writes it does not share resizing. */
+function checkFree(graph: Graph, node: BlockNode, refuse: readonly string[]): void {
+  const { identity, path } = graph.origin(node)
+  if (identity !== undefined && refuse.includes(identity)) throw lockRefused('"resize"', path ?? node.name)
 }

@@ -14,6 +14,11 @@ export const qcow2Create = {
     'The data file is a raw image of the disk by itself, and what it holds already is the disk.',
     { default: false },
   ),
+  'x-data-file-cleared': optional(
+    bool,
+    'What the data file holds is dropped, as qemu-img create drops it, once the options are found to be right.',
+    { default: false },
+  ),
   'extended-l2': optional(bool, 'Clusters have 32 subclusters that are allocated one by one.', {
     default: false,
   }),

@@ -75,7 +75,7 @@ t.test('a data file is made beside the image and named absolutely', { skip }, as
 })
 
 t.test('what fails leaves no new file, and tells why', async (t) => {
-  const folder = t.testdir({ 'there.qcow2': '' })
+  const folder = t.testdir({ 'there.qcow2': 'precious' })
   const image = join(folder, 'a.qcow2')
   const bad = ['-f', 'qcow2', '-o', 'cluster_size=3000']
   const made = await run(['create', ...bad, image, '1M'])
@@ -85,8 +85,15 @@ t.test('what fails leaves no new file, and tells why', async (t) => {
     `blockferry: cannot make '${image}': Cluster size must be a power of two between 512 and 2048k\n`,
   )
   t.notOk(existsSync(image))
-  t.equal((await run(['create', ...bad, join(folder, 'there.qcow2'), '1M'])).status, 1)
-  t.ok(existsSync(join(folder, 'there.qcow2')))
+})
+
+t.test('an image and a data file that are there are made anew', { skip }, async (t) => {
+  const folder = t.testdir({ 'a.qcow2': 'old', 'd.data': 'x'.repeat(2 * MiB) })
+  const [image, data] = [join(folder, 'a.qcow2'), join(folder, 'd.data')]
+  const made = await run(['create', '-f', 'qcow2', '-o', `data_file=${data},data_file_raw`, image, '1M'])
+  t.equal(made.stderr, '')
+  t.equal(checked(image), 'clean')
+  t.match(statSync(data), { size: MiB, blocks: 0 })
 })
 
 const refusals: readonly { name: string; args: string[]; status: number; text: RegExp }[] = [
@@ -108,6 +115,24 @@ const refusals: readonly { name: string; args: string[]; status: number; text: R
   },
   { name: 'an unknown option', args: ['-o', 'frob=1', '1M'], status: 2, text: /invalid option 'frob'/ },
   { name: 'an option of qcow2', args: ['-o', 'cluster_size=1k', '1M'], status: 2, text: /'cluster_size'/ },
+  {
+    name: 'a wrong cluster size',
+    args: ['-f', 'qcow2', '-o', 'cluster_size=3000', '1M'],
+    status: 1,
+    text: /Cluster size must be a power of two/,
+  },
+  {
+    name: 'an unknown compression',
+    args: ['-f', 'qcow2', '-o', 'compression_type=lz4', '1M'],
+    status: 1,
+    text: /value 'lz4'/,
+  },
+  {
+    name: 'a data file for version 2',
+    args: ['-f', 'qcow2', '-o', 'compat=0.10,data_file=d.data', '1M'],
+    status: 1,
+    text: /External data files/,
+  },
   { name: 'an unknown word', args: ['-o', 'preallocation=some', '1M'], status: 1, text: /value 'some'/ },
   { name: 'no flag', args: ['-f', 'qcow2', '-o', 'extended_l2=2', '1M'], status: 2, text: /'on' or 'off'/ },
   {

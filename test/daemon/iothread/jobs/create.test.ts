@@ -3,7 +3,7 @@
 // the image a drive-mirror is to write.
 
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { NodeSpec, Qcow2CreateSpec } from '../../../../daemon/iothread/messages.js'
@@ -87,6 +87,16 @@ t.test('a node in use by another job is left as it is', async (t) => {
   t.ok(readFileSync(image).equals(before))
 })
 
+t.test('a file that an open image holds is not opened for the job', async (t) => {
+  const { bench: worker, image, file } = bench(t)
+  writeFileSync(image, 'precious')
+  const { dev, ino } = statSync(image)
+  await worker.request('job-start', { id: 'c', spec: { ...spec(file), refuse: [`${dev}:${ino}`] } })
+  const { outcome } = await worker.report('job-ended', 'c')
+  t.match(outcome, { kind: 'failed', error: 'Failed to get "resize" lock' })
+  t.equal(readFileSync(image, 'utf8'), 'precious')
+})
+
 t.test('the target of a mirror is an image in a file that is closed again', { skip }, async (t) => {
   const { bench: worker, image, file } = bench(t)
   await worker.add({ driver: 'x-memory', 'node-name': 'src', size: MiB })
@@ -97,6 +107,19 @@ t.test('the target of a mirror is an image in a file that is closed again', { sk
   t.equal(check(image), 0)
   t.equal(await worker.request('target-probe', { filename: image }), 'qcow2')
   await worker.add(file)
+})
+
+t.test('a target that cannot become the image asked for is left as it is', async (t) => {
+  const { bench: worker, image, file } = bench(t)
+  writeFileSync(image, 'precious')
+  await worker.add({ driver: 'x-memory', 'node-name': 'src', size: MiB })
+  const made = worker.request('target-create', {
+    spec: { kind: 'create', driver: 'file', filename: image, size: 0, preallocation: 'off' },
+    image: spec(file, { preallocation: 'off', backingFile: 'b'.repeat(1024), backingFormat: 'raw' }),
+    ...{ refuse: [], source: 'src', job: 'one-shot' },
+  })
+  await t.rejects(made, /Could not assign backing file/)
+  t.equal(readFileSync(image, 'utf8'), 'precious')
 })
 
 t.test('a file that is short, or not there, is no image', async (t) => {

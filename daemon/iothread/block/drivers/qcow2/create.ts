@@ -97,6 +97,7 @@ class ImageWriter {
   async preallocate(): Promise<void> {
     const { file, dataFile, options } = this.#image
     if (dataFile === undefined) return this.#preallocate(file, this.#layout.data, this.#blank)
+    if (options.dataFileCleared) await this.#clear(dataFile)
     const before = dataFile.length()
     if (before < options.size) await dataFile.resize(options.size)
     // What a raw data file holds already is the disk's content; of another one it must not show through.
@@ -104,6 +105,12 @@ class ImageWriter {
     if (isPreallocated(options)) {
       await this.#preallocate(dataFile, { offset, length: options.size - offset }, options.dataFileRaw)
     }
+  }
+
+  /** A device and an export keep their length. */
+  async #clear(dataFile: BlockNode): Promise<void> {
+    if (dataFile.driver.can.resize) await dataFile.resize(0)
+    else await dataFile.zero(0, dataFile.length(), { unmap: true, fast: false })
   }
 
   async writeTables(): Promise<void> {
