@@ -6,9 +6,7 @@
 import type { IoEngine } from '../../native/types.js'
 import { atMost } from '../common/deadline.js'
 import { toWire } from '../common/worker-messages.js'
-import type { Extent } from './block/driver.js'
 import { Graph, type GraphLog } from './block/graph.js'
-import { SECTOR } from './block/node.js'
 import { probeFormat } from './block/probe.js'
 import { Buffers } from './copy/buffers.js'
 import { ExportTable } from './exports/export-table.js'
@@ -25,7 +23,8 @@ import { MIRROR_USER, sourcePermissions } from './jobs/mirror-ends.js'
 import { appendOverlay, emptyImage, nameBacking } from './jobs/overlay.js'
 import type { Policy } from './jobs/runner.js'
 import { StreamJob } from './jobs/stream.js'
-import type { FromWorker, JobSpec, MapExtent, Report, RequestName, Requests, ToWorker } from './messages.js'
+import type { FromWorker, JobSpec, Report, RequestName, Requests, ToWorker } from './messages.js'
+import { mapNode } from './node-map.js'
 import { type PrepareJob, Transactions } from './transactions.js'
 
 /** Time between two looks at what the images occupy, milliseconds; only while a job runs or an export has clients. */
@@ -120,7 +119,7 @@ export class Iothread {
       },
       'bitmap-content': ({ node, name }) => graph.bitmaps.content(node, name),
       'bitmap-sha256': ({ node, name }) => graph.bitmaps.sha256(node, name),
-      'node-map': ({ node, offset, length, limit }) => this.#map(node, offset, length, limit),
+      'node-map': ({ node, offset, length, limit }) => mapNode(graph, node, offset, length, limit),
       'node-append': async ({ node, overlay, filter }) =>
         done(await appendOverlay(graph, graph.node(node), graph.node(overlay), filter)),
       'node-rename-backing': async ({ node, backing }) =>
@@ -224,24 +223,6 @@ export class Iothread {
     })
   }
 
-  async #map(name: string, offset: number, length: number, limit: number): Promise<readonly MapExtent[]> {
-    const node = this.#graph.node(name)
-    // A node is shown in whole sectors: what follows the last byte of a file reads as zero.
-    const end = Math.min(offset + length, Math.ceil(node.length() / SECTOR) * SECTOR)
-    const extents: MapExtent[] = []
-    for (let at = offset; at < end; ) {
-      const extent = await node.status(at, end - at, { places: true })
-      const last = extents.at(-1)
-      const next = mapExtent(extent)
-      if (last !== undefined && continues(last, next))
-        extents[extents.length - 1] = { ...last, length: last.length + next.length }
-      else if (extents.length === limit) break
-      else extents.push(next)
-      at += extent.length
-    }
-    return extents
-  }
-
   /** Looks and does not wait: who has to wait for something is not at rest. */
   #rest(): boolean {
     const others = this.#unanswered - 1 + this.#jobs.size + this.#exports.size
@@ -268,27 +249,6 @@ export class Iothread {
     await this.#exports.close()
     await this.#graph.close()
   }
-}
-
-function mapExtent(extent: Extent): MapExtent {
-  const { offset, length, kind, allocated, depth, host, compressed, absent } = extent
-  return {
-    ...{ offset, length, allocated, zero: kind === 'zero', depth: depth ?? 0 },
-    ...(host !== undefined && { host }),
-    ...{ compressed: compressed ?? false, absent: absent ?? false },
-  }
-}
-
-/** Alike in all but where it lies, and there too it follows. */
-function continues(last: MapExtent, next: MapExtent): boolean {
-  return (
-    last.zero === next.zero &&
-    last.allocated === next.allocated &&
-    last.depth === next.depth &&
-    last.compressed === next.compressed &&
-    last.absent === next.absent &&
-    next.host === (last.host === undefined ? undefined : last.host + last.length)
-  )
 }
 
 function policyOf(spec: JobSpec): Policy {

@@ -290,7 +290,7 @@ export const nodeCommands = {
     oob: true,
   }),
   'x-node-map': command({
-    doc: 'Extents of a node in ascending order, neighbours that are alike merged.',
+    doc: 'Extents of a node in ascending order, neighbours that are alike merged. Refused while another program changes the image.',
     arguments: struct('x-node-map-arg', {
       node: required(str, 'Name of the node.'),
       offset: optional(size, 'Where to begin, bytes.', { default: 0 }),

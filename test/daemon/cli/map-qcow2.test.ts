@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // map of qcow2 images whose clusters lie in any order, alone and above others, is what qemu-img shows: every place is told.
 
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { join } from 'node:path'
 import t from 'tap'
 import { installed } from '../../helpers/program.js'
@@ -67,3 +68,29 @@ for (const { name, make } of makes)
       extents(tool('qemu-img', 'map', '-f', 'qcow2', '--output=json', image)),
     )
   })
+
+t.test(
+  'an image that another program writes is only looked at when it is said to be shared',
+  { skip },
+  async (t) => {
+    const image = join(t.testdir({}), 'a.qcow2')
+    tool('qemu-img', 'create', '-q', '-f', 'qcow2', image, '1M')
+    const writer = spawn('qemu-io', ['-f', 'qcow2', image], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const ended = once(writer, 'exit')
+    t.teardown(() => writer.kill())
+    writer.stdin.write('write 0 64k\n')
+    await once(writer.stdout, 'data')
+    for (const words of [['info'], ['map']]) {
+      const refused = await run([...words, image])
+      t.equal(refused.status, 1)
+      t.match(
+        refused.stderr,
+        /^blockferry: Failed to get shared "write" lock\. Is another process using the image/,
+      )
+      t.equal((await run([...words, '-U', image])).status, 0)
+    }
+    writer.stdin.end()
+    await ended
+    t.match((await run(['map', '-f', 'qcow2', image])).stdout, /^0 +0x10000 /m)
+  },
+)
