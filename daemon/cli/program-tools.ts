@@ -2,7 +2,7 @@
 // The part of the command line that looks at images and copies them: names, options and their help. Called by
 // program.ts; the work is elsewhere.
 
-import { type Command, Option } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type BenchOptions, bench } from './bench.js'
 import { type CompareOptions, compare } from './compare.js'
 import { type ConvertOptions, convert } from './convert.js'
@@ -11,6 +11,10 @@ import { type InfoOptions, info } from './info.js'
 import { map } from './map.js'
 import { aioOption, collect, embedded, logLevel, size, wholeNumber } from './program-values.js'
 import { type ServeOptions, serve } from './serve.js'
+
+/** As of qemu-img convert. */
+const MOST_SPARSE = 16 * 2 ** 20
+const MOST_TASKS = 16
 
 const image = 'file, block device or NBD URI, or options with --image-opts'
 
@@ -74,7 +78,7 @@ function addConvert(program: Command): void {
     .option(
       '-S, --sparse <size>',
       '0: zeroes take up storage; else runs of 64 KiB or of a cluster do not',
-      size,
+      sparseSize,
     )
     .option('-n, --existing', 'the target is there and has the right size; do not make it', false)
     .option('--target-is-zero', 'the target is known to read as zeroes everywhere; with -n', false)
@@ -82,7 +86,7 @@ function addConvert(program: Command): void {
     .option('-B, --backing <file>', 'the new image is a layer above this one; only what differs is copied')
     .option('-F, --backing-format <format>', 'format of the backing file')
     .option('-W, --out-of-order', 'taken as given: pieces are always written as they come', false)
-    .option('-m, --tasks <count>', 'pieces of 1 MiB in flight', wholeNumber)
+    .option('-m, --tasks <count>', 'pieces of 1 MiB in flight, 1 to 16', taskCount)
     .option('-r, --rate <size>', 'bytes per second at most', size)
     .addOption(new Option('-t, --cache <cache>', 'of the target').choices(caches).default('none'))
     .addOption(new Option('-T, --source-cache <cache>', 'of the source').choices(caches).default('none'))
@@ -165,4 +169,18 @@ function addCommon(command: Command): Command {
     .option('-U, --force-share', 'although another program may be writing it', false)
     .option('--socket <socket>', embedded)
     .addOption(logLevel())
+}
+
+/** @throws InvalidArgumentError */
+function sparseSize(text: string): number {
+  const bytes = size(text)
+  if (bytes % 512 === 0 && bytes <= MOST_SPARSE) return bytes
+  throw new InvalidArgumentError(`Expected 0 or a multiple of 512 up to ${MOST_SPARSE}.`)
+}
+
+/** @throws InvalidArgumentError */
+function taskCount(text: string): number {
+  const count = wholeNumber(text)
+  if (count >= 1 && count <= MOST_TASKS) return count
+  throw new InvalidArgumentError(`Expected a number from 1 to ${MOST_TASKS}.`)
 }

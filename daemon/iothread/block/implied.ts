@@ -14,6 +14,9 @@ import { ROLES } from './records.js'
 /** Images above each other at most. */
 const LONGEST = 200
 
+/** Of the whole chain: no layer says it again. */
+class ChainTooLong extends CommandError {}
+
 /** Identities of the images above, the top one first. */
 type Above = readonly string[]
 
@@ -50,7 +53,7 @@ function joined(above: Above, head: ImageHead | undefined): Above {
   if (head?.identity === undefined) return above
   if (above.includes(head.identity))
     throw new CommandError(`Backing file '${head.path}' creates an infinite loop.`)
-  if (above.length === LONGEST) throw new CommandError(`Backing chain is longer than ${LONGEST} images`)
+  if (above.length === LONGEST) throw new ChainTooLong(`Backing chain is longer than ${LONGEST} images`)
   return [...above, head.identity]
 }
 
@@ -84,7 +87,7 @@ async function backing(
     const definition = await backingDefinition(head, header, source)
     return { ...(await fill(definition, above, source)), implied: true }
   } catch (error) {
-    if (!(error instanceof CommandError)) throw error
+    if (!(error instanceof CommandError) || error instanceof ChainTooLong) throw error
     throw new CommandError(`Could not open backing file: ${error.message}`)
   }
 }

@@ -170,6 +170,10 @@ t.test('convert refuses what does not go together, and makes nothing', async (t)
   const { folder, a } = images(t)
   const target = join(folder, 'new')
   const refused = [
+    { args: ['-S', '100'], text: 'Expected 0 or a multiple of 512 up to 16777216' },
+    { args: ['-S', '32M'], text: 'Expected 0 or a multiple of 512 up to 16777216' },
+    { args: ['-m', '0'], text: 'Expected a number from 1 to 16' },
+    { args: ['-m', '17'], text: 'Expected a number from 1 to 16' },
     { args: ['-c'], text: "images of format 'raw' cannot be compressed" },
     { args: ['--target-is-zero'], text: '--target-is-zero requires use of -n flag' },
     { args: ['-B', a], text: "backing file not supported for file format 'raw'" },

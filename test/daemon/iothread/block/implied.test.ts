@@ -175,7 +175,7 @@ t.test('a chain may be 200 images long and no longer', { skip }, async (t) => {
   makeChain(s.folder, 200)
   t.equal(chain(await s.resolve(qcow2(`${s.folder}/0`))).length, 200)
   makeChain(s.folder, 201)
-  await t.rejects(s.resolve(qcow2(`${s.folder}/0`)), { message: /Backing chain is longer than 200 images$/ })
+  await t.rejects(s.resolve(qcow2(`${s.folder}/0`)), { message: 'Backing chain is longer than 200 images' })
 })
 
 t.test('a data file is the path the image has, whatever it looks like', { skip }, async (t) => {
