@@ -103,12 +103,13 @@ function newImage(options: ConvertOptions): NewImage {
 
 /** @param image  to be made; undefined: the target is there */
 function mirrorOptions(options: ConvertOptions, target: End, image: NewImage | undefined): MirrorOptions {
-  const { tasks, rate, forceShare, existing, targetIsZero, targetFormat, progress, aio, socket, logLevel } =
-    options
+  const { tasks, rate, sparse, forceShare, existing, targetIsZero, targetFormat, progress } = options
+  const { aio, socket, logLevel } = options
   return {
     ...(targetFormat === undefined ? {} : { targetFormat }),
     ...(tasks === undefined ? {} : { bufSize: tasks * MiB }),
     ...(rate === undefined ? {} : { speed: rate }),
+    ...(sparse === undefined || sparse === 0 ? {} : { sparse }),
     ...(aio === undefined ? {} : { aio }),
     ...(socket === undefined ? {} : { socket }),
     ...(logLevel === undefined ? {} : { logLevel }),

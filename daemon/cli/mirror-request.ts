@@ -30,6 +30,8 @@ export interface MirrorOptions {
   readonly granularity?: number
   readonly bufSize?: number
   readonly unmap: boolean
+  /** Shortest run of zeroes among data that is not stored, bytes. */
+  readonly sparse?: number
   readonly targetIsZero: boolean
   readonly existing: boolean
   /** The source may be in use by another program. */
@@ -110,6 +112,7 @@ export function jobArguments(options: MirrorOptions, jobId: string, source: stri
     'buf-size': options.bufSize,
     'on-source-error': options.onSourceError,
     'on-target-error': options.onTargetError,
+    'x-sparse': options.sparse,
     'target-is-zero': options.targetIsZero ? true : undefined,
     // The receipt is asked for after the end, so the job must still be known then.
     'auto-dismiss': false,

@@ -77,7 +77,7 @@ function addConvert(program: Command): void {
     .option('-c, --compress', 'compressed clusters (qcow2)', false)
     .option(
       '-S, --sparse <size>',
-      '0: zeroes take up storage; else runs of 64 KiB or of a cluster do not',
+      'runs of zeroes that are not stored (default: 64 KiB or a cluster); 0: all take up storage',
       sparseSize,
     )
     .option('-n, --existing', 'the target is there and has the right size; do not make it', false)

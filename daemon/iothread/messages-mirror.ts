@@ -26,6 +26,8 @@ export interface MirrorSpec {
   readonly onDiverge: OnDiverge
   /** Leaves the disk to its guests. */
   readonly yielding: boolean
+  /** Shortest run of zeroes among data that is not stored, bytes; 0 = default. */
+  readonly sparse?: number
   /** Ranges that read as zero may become holes on the target. */
   readonly unmap: boolean
   /** The user vouches that the target reads as zero everywhere. */

@@ -2,7 +2,19 @@
 // The mirror job's two commands. Members stand in the order in which they are checked.
 
 import { onDiverge } from './convergence.js'
-import { bool, command, enumOf, int, type Members, optional, required, str, struct, uint32 } from './types.js'
+import {
+  bool,
+  command,
+  enumOf,
+  int,
+  type Members,
+  optional,
+  required,
+  size,
+  str,
+  struct,
+  uint32,
+} from './types.js'
 import { yielding } from './yielding.js'
 
 const mirrorSyncMode = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
@@ -56,6 +68,11 @@ const extensions = {
     {
       default: false,
     },
+  ),
+  'x-sparse': optional(
+    size,
+    'Zeroes among data that are not stored: shortest run, bytes, at least 4096; 0: 64 KiB. On targets with clusters of 4 KiB or more a run is whole clusters.',
+    { default: 0 },
   ),
   'x-on-diverge': onDiverge,
   'x-yield': yielding,

@@ -53,6 +53,7 @@ export function checkValues(directory: Directory, args: MirrorArguments, source:
     throw new CommandError("Parameter 'bitmap' needs 'sync' to be bitmap or incremental")
   checkBitmapMode(args)
   if ((args['buf-size'] ?? 0) < 0) throw new CommandError("Invalid parameter 'buf-size'")
+  if ((args['x-sparse'] ?? 0) < 0) throw new CommandError("Invalid parameter 'x-sparse'")
 }
 
 /** A node and those below it that show the same: what filters separate from it. */

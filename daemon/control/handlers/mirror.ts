@@ -97,6 +97,7 @@ function mirrorSpec(
     copyMode: args['copy-mode'] ?? 'background',
     onDiverge: args['x-on-diverge'] ?? 'report',
     yielding: args['x-yield'] ?? true,
+    sparse: args['x-sparse'] ?? 0,
     targetIsZero: args['target-is-zero'] ?? false,
     autoComplete: args['x-auto-complete'] ?? false,
   }

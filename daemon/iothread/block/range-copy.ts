@@ -31,6 +31,8 @@ export type Buffer = Pick<Slice, 'slot' | 'offset'>
 export interface CopyHow {
   /** Zero ranges may become holes on the target. */
   readonly unmap: boolean
+  /** Shortest run of zeroes among data that is not stored, bytes; 0 or undefined: see zero-runs.ts. */
+  readonly sparse?: number | undefined
   /** The user vouches that the target reads as zero where nothing was written yet. */
   readonly vouched: boolean
   /** The target lies above something, or will: zeroes are stored, to hide what shows through where it holds nothing. */
@@ -75,7 +77,7 @@ export class RangeCopy {
     const zero = await this.#source.read(offset, slice, { scan: true })
     step.operation = 'write'
     if (zero) return this.zero({ offset, length })
-    const unit = unitFor(this.#target.driver.limits.writeAlign)
+    const unit = unitFor(this.#target.driver.limits.writeAlign, this.#how.sparse)
     const parts = zeroRuns(this.#engine, offset, slice, unit)
     if (parts.length === 1) await this.#write(offset, slice)
     else await this.#writeParts(parts, offset, slice)

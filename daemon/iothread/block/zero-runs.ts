@@ -2,7 +2,7 @@
 // Zeroes among data that was read: a guest writes them into files, and a copy had better not store them. Used by RangeCopy.
 //
 // Where to look: a run that is cut out becomes a request of its own, and a hole between data makes a file of more extents. So
-// only runs of 64 KiB count, or of a cluster where the target's are smaller.
+// only runs of 64 KiB count, or of a cluster where the target's are smaller, unless the user says how long they are to be.
 
 import { pageBits } from '../../../native/page-scanner.js'
 import type { IoEngine } from '../../../native/types.js'
@@ -18,10 +18,15 @@ export interface Found extends Area {
   readonly zero: boolean
 }
 
-/** @param cluster  what the target writes whole, bytes; a power of two. Undefined: anything */
-export function unitFor(cluster: number | undefined): number {
-  if (cluster === undefined || cluster <= 1) return USUAL_UNIT
-  return Math.max(LEAST_UNIT, cluster)
+/**
+ * @param cluster  what the target writes whole, bytes; a power of two. Undefined: anything
+ * @param asked    shortest run, bytes; 0: what is usual
+ * @returns a power of two, of several that are possible the longest that finds all runs of the length asked for
+ */
+export function unitFor(cluster: number | undefined, asked = 0): number {
+  const whole = Math.max(LEAST_UNIT, cluster ?? 0)
+  if (asked > 0) return Math.max(whole, 2 ** Math.floor(Math.log2(asked)))
+  return cluster === undefined || cluster <= 1 ? USUAL_UNIT : whole
 }
 
 /**

@@ -23,6 +23,8 @@ export interface CopyOptions {
   readonly piece: number
   /** Zero ranges may become holes on the target. */
   readonly unmap: boolean
+  /** See CopyHow. */
+  readonly sparse?: number
   /** The user vouches that the target reads as zero where nothing was written yet. */
   readonly targetIsZero: boolean
   /** The source as it was, with the bitmap of what is to do; undefined: the source as it is. */

@@ -46,11 +46,11 @@ export class CopyEngine {
 
   constructor(options: CopyOptions) {
     this.#options = options
-    const { source, target, unmap, targetIsZero, snapshot, control, limit, buffers, courtesy, below } =
-      options
+    const { source, target, unmap, sparse, targetIsZero, snapshot, below } = options
+    const { control, limit, buffers, courtesy } = options
     this.#ranges =
       snapshot?.copies ??
-      new RangeCopy(buffers.engine, source, target, { unmap, vouched: targetIsZero, below })
+      new RangeCopy(buffers.engine, source, target, { unmap, sparse, vouched: targetIsZero, below })
     this.#pace = new Pace(control, limit, buffers, courtesy)
     this.#plan = new PiecePlan(options)
     this.#still = snapshot && new StillCopy(options, snapshot, this.#pace, this.#plan)

@@ -107,6 +107,7 @@ export class MirrorJob implements JobBody {
       tasks: Math.max(1, Math.floor(this.#bufferSize() / buffers.slotSize)),
       piece: Math.min(buffers.slotSize, this.#bufferSize()),
       unmap: spec.unmap,
+      ...(spec.sparse !== undefined && { sparse: spec.sparse }),
       targetIsZero: spec.targetIsZero,
     })
     this.#flush = new TargetFlush(this.#target, this.#engine, control)

@@ -35,6 +35,8 @@ const TABLES = 512 * KiB
 const cases = [
   { name: 'raw', run: 64 * KiB, format: 'raw', options: [] },
   { name: 'raw, long runs', run: 256 * KiB, format: 'raw', options: [] },
+  { name: 'raw, short runs', run: 4 * KiB, format: 'raw', options: ['-S', '4k'] },
+  { name: 'raw, runs of no power of two', run: 16 * KiB, format: 'raw', options: ['-S', '12k'] },
   { name: 'qcow2', run: 64 * KiB, format: 'qcow2', options: [] },
   { name: 'qcow2 of small clusters', run: 16 * KiB, format: 'qcow2', options: ['-o', 'cluster_size=4k'] },
   { name: 'qcow2 of large clusters', run: 256 * KiB, format: 'qcow2', options: ['-o', 'cluster_size=256k'] },

@@ -18,6 +18,11 @@ t.test('units of the target', (t) => {
   t.equal(unitFor(512), 4 * KiB)
   t.equal(unitFor(16 * KiB), 16 * KiB)
   t.equal(unitFor(2048 * KiB), 2048 * KiB)
+  t.equal(unitFor(undefined, 512), 4 * KiB)
+  t.equal(unitFor(1, 4 * KiB), 4 * KiB)
+  t.equal(unitFor(1, 12 * KiB), 8 * KiB)
+  t.equal(unitFor(16 * KiB, 4 * KiB), 16 * KiB)
+  t.equal(unitFor(16 * KiB, 256 * KiB), 256 * KiB)
   t.end()
 })
 
