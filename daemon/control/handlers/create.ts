@@ -6,6 +6,7 @@
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { CreateSpec, NodeFiles, NodeSpec, Qcow2Options } from '../../iothread/messages.js'
+import { usualImage } from '../../iothread/messages-create.js'
 import type { Handlers } from '../commands.js'
 import type { SetUse } from '../descriptors.js'
 import type { Definition, Directory, Node } from '../directory.js'
@@ -73,19 +74,20 @@ function qcow2Spec(args: Qcow2Arguments, held: ReadonlySet<string>, places: Plac
 
 /** Arguments with their defaults. */
 function qcow2Options(args: Qcow2Arguments): Qcow2Options {
+  const usual = usualImage(args.size)
   return {
     size: args.size,
-    version: args.version === 'v2' ? 2 : 3,
-    clusterSize: args['cluster-size'] ?? 65536,
-    refcountBits: args['refcount-bits'] ?? 16,
-    extendedL2: args['extended-l2'] ?? false,
-    lazyRefcounts: args['lazy-refcounts'] ?? false,
-    compression: args['compression-type'] ?? 'zlib',
-    preallocation: args.preallocation ?? 'off',
+    version: args.version === 'v2' ? 2 : usual.version,
+    clusterSize: args['cluster-size'] ?? usual.clusterSize,
+    refcountBits: args['refcount-bits'] ?? usual.refcountBits,
+    extendedL2: args['extended-l2'] ?? usual.extendedL2,
+    lazyRefcounts: args['lazy-refcounts'] ?? usual.lazyRefcounts,
+    compression: args['compression-type'] ?? usual.compression,
+    preallocation: args.preallocation ?? usual.preallocation,
     backingFile: args['backing-file'],
     backingFormat: args['backing-fmt'],
     dataFileName: undefined,
-    dataFileRaw: args['data-file-raw'] ?? false,
+    dataFileRaw: args['data-file-raw'] ?? usual.dataFileRaw,
     dataFileCleared: args['x-data-file-cleared'] ?? false,
   }
 }

@@ -5,6 +5,7 @@
 import type { Arguments } from '../../../protocol/schema/index.js'
 import { CommandError } from '../../errors.js'
 import type { Qcow2CreateSpec } from '../../iothread/messages.js'
+import { usualImage } from '../../iothread/messages-create.js'
 import type { Handlers } from '../commands.js'
 import type { Directory, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
@@ -188,9 +189,7 @@ async function makeOverlay(
     ...{ kind: 'create', driver: 'qcow2', dataFile: undefined },
     file: { driver: 'file', 'node-name': directory.generateName(), filename },
     options: {
-      ...{ size: directory.report(node)?.size ?? 0, version: 3, clusterSize: 65536, refcountBits: 16 },
-      ...{ compression: 'zlib', preallocation: 'off', extendedL2: false, lazyRefcounts: false },
-      ...{ dataFileName: undefined, dataFileRaw: false },
+      ...usualImage(directory.report(node)?.size ?? 0),
       ...{ backingFile: backing.name, backingFormat: backing.format },
     },
   }

@@ -6,6 +6,7 @@ import path from 'node:path'
 import { isFilter } from '../../common/filter-drivers.js'
 import { CommandError } from '../../errors.js'
 import type { NodeReport, Qcow2CreateSpec } from '../../iothread/messages.js'
+import { usualImage } from '../../iothread/messages-create.js'
 import type { SetUse } from '../descriptors.js'
 import type { Definition, Node } from '../directory.js'
 import type { Graphs } from '../graphs.js'
@@ -135,15 +136,7 @@ export class TargetFile implements Disposable {
       ...{ kind: 'create', driver: 'qcow2', dataFile: undefined },
       file: { ...file, filename: this.#args.target, files: this.#set?.files() },
       options: {
-        ...{
-          size,
-          version: 3,
-          clusterSize: 65536,
-          refcountBits: 16,
-          compression: 'zlib',
-          preallocation: 'off',
-        },
-        ...{ extendedL2: false, lazyRefcounts: false, dataFileName: undefined, dataFileRaw: false },
+        ...usualImage(size),
         backingFile: backing === undefined ? undefined : nameFor(backing.filename),
         backingFormat: backing === undefined ? undefined : backing.driver === 'qcow2' ? 'qcow2' : 'raw',
       },

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { PERMISSIONS } from '../../../daemon/iothread/block/driver.js'
 import { Buffers } from '../../../daemon/iothread/copy/buffers.js'
 import { createImage } from '../../../daemon/iothread/jobs/create.js'
+import { usualImage } from '../../../daemon/iothread/messages-create.js'
 import type { TransactionStep } from '../../../daemon/iothread/messages-transaction.js'
 import { Transactions } from '../../../daemon/iothread/transactions.js'
 import { type TestGraph, testGraph } from '../../helpers/graph.js'
@@ -16,11 +17,7 @@ const NAMES = ['a', 'b'] as const
 
 async function addOverlay(g: TestGraph, name: string): Promise<void> {
   await g.add({ driver: 'x-memory', 'node-name': `${name}-memory`, size: 0 })
-  const options = {
-    ...({ size: MIB, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false } as const),
-    ...({ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileRaw: false } as const),
-    ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined },
-  }
+  const options = usualImage(MIB)
   const file = `${name}-memory`
   const spec = { kind: 'create', driver: 'qcow2', file, dataFile: undefined, options } as const
   await createImage(g.graph, spec, new Buffers(g.engine), new AbortController().signal)

@@ -8,6 +8,7 @@ import { IoError } from '../../../../daemon/errors.js'
 import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
 import { createImage } from '../../../../daemon/iothread/jobs/create.js'
 import type { BackupSpec } from '../../../../daemon/iothread/messages-backup.js'
+import { usualImage } from '../../../../daemon/iothread/messages-create.js'
 import { newSeed, random, type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { GraphJobs, guestOf, turn } from '../../../helpers/graph-jobs.js'
 import { backupSpec } from '../../../helpers/iothread.js'
@@ -54,11 +55,7 @@ async function addTarget(g: TestGraph, buffers: Buffers, below: Below): Promise<
 }
 
 async function makeImage(g: TestGraph, buffers: Buffers, clusterSize: number): Promise<void> {
-  const options = {
-    ...({ size: BLOCKS * BLOCK, version: 3, clusterSize, refcountBits: 16, extendedL2: false } as const),
-    ...({ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileRaw: false } as const),
-    ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined },
-  }
+  const options = { ...usualImage(BLOCKS * BLOCK), clusterSize }
   const spec = { kind: 'create', driver: 'qcow2', file: 'dst-memory', dataFile: undefined, options } as const
   await createImage(g.graph, spec, buffers, new AbortController().signal)
 }

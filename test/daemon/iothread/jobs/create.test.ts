@@ -7,6 +7,7 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { NodeSpec, Qcow2CreateSpec } from '../../../../daemon/iothread/messages.js'
+import { usualImage } from '../../../../daemon/iothread/messages-create.js'
 import { isQcow2 } from '../../../../protocol/qcow2/header.js'
 import { Bench } from '../../../helpers/iothread.js'
 import { installed } from '../../../helpers/program.js'
@@ -18,9 +19,8 @@ function spec(file: string | NodeSpec, more: Partial<Qcow2CreateSpec['options']>
   return {
     ...{ kind: 'create', driver: 'qcow2', file, dataFile: undefined },
     options: {
-      ...{ size: MiB, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false },
-      ...{ lazyRefcounts: false, compression: 'zlib', preallocation: 'metadata' },
-      ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined, dataFileRaw: false },
+      ...usualImage(MiB),
+      preallocation: 'metadata',
       ...more,
     },
   }

@@ -8,6 +8,7 @@ import { IoError } from '../../../../daemon/errors.js'
 import { PERMISSIONS } from '../../../../daemon/iothread/block/driver.js'
 import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
 import { createImage } from '../../../../daemon/iothread/jobs/create.js'
+import { usualImage } from '../../../../daemon/iothread/messages-create.js'
 import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { GraphJobs, turn } from '../../../helpers/graph-jobs.js'
 import { backupSpec, mirrorSpec } from '../../../helpers/iothread.js'
@@ -43,11 +44,7 @@ async function addImage(t: Test, g: TestGraph): Promise<void> {
   const filename = join(t.testdir(), 'base')
   writeFileSync(filename, Buffer.alloc(4 * MIB, 1))
   await g.add({ driver: 'x-memory', 'node-name': 'memory', size: 0 })
-  const options = {
-    ...({ size: 4 * MIB, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false } as const),
-    ...({ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileRaw: false } as const),
-    ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined },
-  }
+  const options = usualImage(4 * MIB)
   const spec = { kind: 'create', driver: 'qcow2', file: 'memory', dataFile: undefined, options } as const
   await createImage(g.graph, spec, new Buffers(g.engine), new AbortController().signal)
   const backing = { driver: 'file', 'node-name': 'base', filename }

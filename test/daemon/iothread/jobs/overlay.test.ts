@@ -9,6 +9,7 @@ import type { BlockNode } from '../../../../daemon/iothread/block/node.js'
 import { Buffers } from '../../../../daemon/iothread/copy/buffers.js'
 import { createImage } from '../../../../daemon/iothread/jobs/create.js'
 import { appendOverlay, emptyImage } from '../../../../daemon/iothread/jobs/overlay.js'
+import { usualImage } from '../../../../daemon/iothread/messages-create.js'
 import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { turn } from '../../../helpers/graph-jobs.js'
 
@@ -18,11 +19,7 @@ const CLUSTER = 65536
 /** An empty qcow2 image in memory. */
 async function addImage(g: TestGraph, backing: string | null): Promise<BlockNode> {
   await g.add({ driver: 'x-memory', 'node-name': 'memory', size: 0 })
-  const options = {
-    ...({ size: 4 * MIB, version: 3, clusterSize: CLUSTER, refcountBits: 16, extendedL2: false } as const),
-    ...({ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileRaw: false } as const),
-    ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined },
-  }
+  const options = usualImage(4 * MIB)
   const spec = { kind: 'create', driver: 'qcow2', file: 'memory', dataFile: undefined, options } as const
   await createImage(g.graph, spec, new Buffers(g.engine), new AbortController().signal)
   return g.add({ driver: 'qcow2', 'node-name': 'image', file: 'memory', backing })

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Jobs that are not to yield to guests do not, and those that get nowhere yield less. How the others do is tested with Courtesy,
 // under a clock of its own.
+
 import t, { type Test } from 'tap'
 import { BeforeWrite } from '../../../../daemon/iothread/block/before-write.js'
 import { DirtyBitmap } from '../../../../daemon/iothread/block/dirty-bitmap.js'
@@ -11,6 +12,7 @@ import { BackupJob } from '../../../../daemon/iothread/jobs/backup.js'
 import { createImage } from '../../../../daemon/iothread/jobs/create.js'
 import { MirrorJob } from '../../../../daemon/iothread/jobs/mirror.js'
 import { OnePass } from '../../../../daemon/iothread/jobs/one-pass.js'
+import { usualImage } from '../../../../daemon/iothread/messages-create.js'
 import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 import { GraphJobs, turn } from '../../../helpers/graph-jobs.js'
 import { backupSpec, mirrorSpec } from '../../../helpers/iothread.js'
@@ -116,11 +118,7 @@ for (const { name, make } of copies)
 t.test('the time in which a backup finds out what to copy does not count', async (t) => {
   const g = await stuckTarget(t)
   await g.add({ driver: 'x-memory', 'node-name': 'image', size: 0 })
-  const options = {
-    ...({ size: SIZE, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false } as const),
-    ...({ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileRaw: false } as const),
-    ...{ backingFile: undefined, backingFormat: undefined, dataFileName: undefined },
-  }
+  const options = usualImage(SIZE)
   const spec = { kind: 'create', driver: 'qcow2', file: 'image', dataFile: undefined, options } as const
   await createImage(g.graph, spec, new Buffers(g.engine), new AbortController().signal)
   await g.add({ driver: 'qcow2', 'node-name': 'top', file: 'image', backing: 'src' })

@@ -6,16 +6,13 @@ import { backingSteps } from '../../../../../../daemon/iothread/block/drivers/qc
 import { planLayout } from '../../../../../../daemon/iothread/block/drivers/qcow2/layout.js'
 import { newHeader } from '../../../../../../daemon/iothread/block/drivers/qcow2/new-header.js'
 import type { Qcow2Options } from '../../../../../../daemon/iothread/messages.js'
+import { usualImage } from '../../../../../../daemon/iothread/messages-create.js'
 import { ExtensionType, extensionText, parseHeader } from '../../../../../../protocol/qcow2/header.js'
 
 const SECTOR = 512
 
 function firstCluster(more: Partial<Qcow2Options>): Uint8Array {
-  const options: Qcow2Options = {
-    ...{ size: 1 << 20, version: 3, clusterSize: 65536, refcountBits: 16, extendedL2: false },
-    ...{ lazyRefcounts: false, compression: 'zlib', preallocation: 'off', dataFileName: undefined },
-    ...{ dataFileRaw: false, backingFile: undefined, backingFormat: undefined, ...more },
-  }
+  const options: Qcow2Options = { ...usualImage(1 << 20), ...more }
   return newHeader(options, planLayout(options, false), false)
 }
 

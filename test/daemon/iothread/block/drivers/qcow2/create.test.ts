@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+
 import { spawnSync } from 'node:child_process'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import { createQcow2, type SlotSource } from '../../../../../../daemon/iothread/block/drivers/qcow2/create.js'
 import type { Qcow2Options } from '../../../../../../daemon/iothread/messages.js'
+import { usualImage } from '../../../../../../daemon/iothread/messages-create.js'
 import { isQcow2 } from '../../../../../../protocol/qcow2/header.js'
 import { newSeed, random, type TestGraph, testGraph } from '../../../../../helpers/graph.js'
 import { installed } from '../../../../../helpers/program.js'
@@ -13,20 +15,7 @@ const MiB = 2 ** 20
 const GiB = 2 ** 30
 const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
 
-const defaults: Qcow2Options = {
-  size: 64 * MiB,
-  version: 3,
-  clusterSize: 65536,
-  refcountBits: 16,
-  extendedL2: false,
-  lazyRefcounts: false,
-  compression: 'zlib',
-  preallocation: 'off',
-  backingFile: undefined,
-  backingFormat: undefined,
-  dataFileName: undefined,
-  dataFileRaw: false,
-}
+const defaults = usualImage(64 * MiB)
 
 class Workshop {
   readonly g: TestGraph
