@@ -7,8 +7,8 @@ import { type Reporter, reporter } from '../reporter.js'
 import { failed, usage } from '../status.js'
 import { HttpServer } from './http.js'
 
-/** Bytes of one request that carries data. */
-const PIECE = 8 * 2 ** 20
+/** Bytes of one request that carries data, at most. */
+export const PIECE = 8 * 2 ** 20
 /** Bytes of one request that zeroes. */
 const ZERO_PIECE = 2 ** 30
 
@@ -112,19 +112,22 @@ function* merged(parts: Iterable<Part>): Generator<Part> {
   if (last !== undefined) yield last
 }
 
-/** Works on all pieces, `atOnce` of them at once; the first error ends it when those under way have ended. */
+/**
+ * Works on all pieces, `atOnce` of them at once; the first error ends it when those under way have ended.
+ * @param work  one piece; its second argument is below `atOnce` and nobody else's meanwhile
+ */
 export async function eachPiece(
   all: Iterable<Part>,
   atOnce: number,
-  work: (part: Part) => Promise<void>,
+  work: (part: Part, worker: number) => Promise<void>,
 ): Promise<void> {
   const next = all[Symbol.iterator]()
   let error: unknown
-  const worker = async () => {
+  const worker = async (_: unknown, index: number) => {
     for (;;) {
       const { value, done } = next.next()
       if (done === true || error !== undefined) return
-      await work(value).catch((why: unknown) => {
+      await work(value, index).catch((why: unknown) => {
         error ??= why
       })
     }

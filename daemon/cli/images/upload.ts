@@ -16,6 +16,7 @@ import {
   eachPiece,
   lengthOf,
   type Part,
+  PIECE,
   pieces,
   RemoteImage,
   type TransferOptions,
@@ -76,9 +77,11 @@ async function send(
   const { file, target, parts, size } = sending
   using progress = new TransferProgress('upload', size, options.progress)
   if (record?.resumed) progress.resumed(record.bytesBefore)
-  await eachPiece(pieces(record?.missing(parts) ?? parts), connections, async (part) => {
+  // Memory that is new for each piece costs more than filling it: the kernel zeroes it page by page.
+  const buffers = Array.from({ length: connections }, () => Buffer.allocUnsafeSlow(Math.min(PIECE, size)))
+  await eachPiece(pieces(record?.missing(parts) ?? parts), connections, async (part, worker) => {
     if (part.zero) await target.patch({ op: 'zero', offset: part.start, size: part.length, flush: false })
-    else await put(target, file, part)
+    else await put(target, file, part, buffers[worker] ?? Buffer.alloc(0))
     progress.did(part.length)
     await record?.did(part)
   })
@@ -131,12 +134,17 @@ async function begunBefore({ url, target, features, size }: Sending, path: strin
 
 async function flush({ target, file, features }: Sending): Promise<void> {
   if (features.includes('flush')) await target.patch({ op: 'flush' })
-  else await put(target, file, { start: 0, length: 0, zero: false })
+  else await put(target, file, { start: 0, length: 0, zero: false }, Buffer.alloc(0))
 }
 
 /** @throws CliError; a file that has become shorter is an error too */
-async function put(target: RemoteImage, file: FileHandle, { start, length }: Part): Promise<void> {
-  const body = Buffer.allocUnsafe(length)
+async function put(
+  target: RemoteImage,
+  file: FileHandle,
+  { start, length }: Part,
+  memory: Buffer,
+): Promise<void> {
+  const body = memory.subarray(0, length)
   for (let at = 0; at < length; ) {
     const { bytesRead } = await file.read(body, at, length - at, start + at)
     if (bytesRead === 0) throw failed(`the file has become shorter than ${start + length} bytes`)
