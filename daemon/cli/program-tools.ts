@@ -10,6 +10,7 @@ import { formats } from './image.js'
 import { type InfoOptions, info } from './info.js'
 import { map } from './map.js'
 import { aioOption, collect, embedded, logLevel, size, wholeNumber } from './program-values.js'
+import { type ResizeOptions, resize } from './resize.js'
 import { type ServeOptions, serve } from './serve.js'
 
 /** As of qemu-img convert. */
@@ -23,6 +24,7 @@ export function addTools(program: Command): void {
   addMap(program)
   addCompare(program)
   addConvert(program)
+  addResize(program)
   addBench(program)
   addServe(program)
 }
@@ -95,6 +97,21 @@ function addConvert(program: Command): void {
     .addOption(aioOption())
   addCommon(command).action((source: string, target: string, options: ConvertOptions) =>
     convert(source, target, options),
+  )
+}
+
+function addResize(program: Command): void {
+  const command = program
+    .command('resize')
+    .description('give an image another size')
+    .argument('<image>', image)
+    .argument('<size>', 'new size, or +SIZE or -SIZE: so much more or less')
+    .option('--shrink', 'the new size may be less: what lies beyond it is lost', false)
+    .option('-q, --quiet', 'no result on stdout', false)
+    // A size may begin as an option does.
+    .allowUnknownOption()
+  addCommon(command).action((name: string, size: string, options: ResizeOptions) =>
+    resize(name, size, options),
   )
 }
 

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// `blockferry resize`: gives an image another size, as qemu-img resize does. Shrinking drops what lies beyond the new end, so it
+// is only done when it is asked for.
+
+import { parseSize } from '../common/units.js'
+import { type Format, findImage } from './image.js'
+import { sizeOfNode } from './node-size.js'
+import { withNodes } from './open-nodes.js'
+import { failed, usage } from './status.js'
+
+export interface ResizeOptions {
+  readonly format?: Format
+  readonly imageOpts: boolean
+  readonly forceShare: boolean
+  readonly shrink: boolean
+  readonly quiet: boolean
+  readonly socket?: string
+  readonly logLevel?: string
+}
+
+/**
+ * @param text  the new size, or with a sign how much is added or taken away
+ * @throws CliError
+ */
+export async function resize(name: string, text: string, options: ResizeOptions): Promise<void> {
+  if (options.forceShare) throw usage('an image that is in use is resized by who uses it, not with -U')
+  const wanted = wantedSize(text)
+  const image = await findImage(name, options.format, options.imageOpts)
+  await withNodes(options, async ({ client }, nodes) => {
+    const node = await nodes.open(image, 'resize', { readOnly: false, direct: false, unmap: true })
+    const before = await sizeOfNode(client, node)
+    const size = wanted(before)
+    if (size < 0 || (size === 0 && /^[+-]/.test(text))) throw failed('New image size must be positive')
+    if (size < before && !options.shrink)
+      throw failed(
+        `'${name}' has ${before} bytes: what lies beyond ${size} bytes would be lost; --shrink does it all the same`,
+      )
+    await client.execute('block_resize', { 'node-name': node, size })
+    if (!options.quiet) process.stdout.write('Image resized.\n')
+  })
+}
+
+/** @returns the new size for that of before, bytes. @throws CliError (usage) */
+function wantedSize(text: string): (before: number) => number {
+  const sign = /^[+-]/.exec(text)?.[0]
+  const bytes = parseSize(sign === undefined ? text : text.slice(1))
+  if (bytes === undefined) throw usage(`expected a size such as 10G, +1G or -512M, found '${text}'`)
+  if (sign === undefined) return () => bytes
+  return (before) => (sign === '+' ? before + bytes : before - bytes)
+}
