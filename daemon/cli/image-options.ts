@@ -86,6 +86,8 @@ export function imageOptions(format: Format, texts: readonly string[]): ImageOpt
   const more: Record<string, ArgumentValue> = {}
   for (const [name, text] of given) {
     const entry = Object.hasOwn(known[format], name) ? known[format][name] : undefined
+    if (entry === undefined && name.startsWith('encrypt'))
+      throw usage(`encryption is not supported: '${name}'`)
     if (entry === undefined) throw usage(`invalid option '${name}' for -o and format '${format}'`)
     more[entry[0]] = entry[1](text, name)
   }

@@ -38,6 +38,7 @@ const nodeBase = {
     default: 'ignore',
   }),
   cache: optional(cacheOptions, "Caching; a child without it takes its parent's."),
+  active: optional(bool, 'Nodes are active from the start: false is refused.', { default: true }),
   'read-only': optional(bool, 'Open for reading only.', { default: false }),
   'auto-read-only': optional(bool, 'Fall back to reading only where writing is not allowed.', {
     default: false,

@@ -31,6 +31,8 @@ export function imageHandlers(graphs: Graphs, jobs: Jobs) {
         throw new CommandError('Driver does not support blockdev-create')
       if (options.driver === 'file' && options.size < 0)
         throw new CommandError("Parameter 'options.size' expects a size below 8 PiB")
+      if (options.driver === 'qcow2' && options.encrypt !== undefined)
+        throw new CommandError(`Encrypted images (${options.encrypt.format}) are not supported`)
       const reservation = jobs.reserve(id)
       const places = new Places(graphs, id)
       try {

@@ -38,6 +38,10 @@ export function nodeOptions(spec: NodeSpec): NodeOptions {
       'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
     )
   }
+  if (spec.active === false)
+    throw new CommandError(
+      `Inactive nodes are not supported: 'active' of '${spec['node-name']}' must be true`,
+    )
   if (options.forceShare && !options.readOnly) {
     throw new CommandError('force-share=on can only be used with read-only images')
   }

@@ -113,6 +113,12 @@ const refusals: readonly { name: string; args: string[]; status: number; text: R
     status: 1,
     text: /No such file/,
   },
+  {
+    name: 'encryption',
+    args: ['-o', 'encrypt.format=luks', '1M'],
+    status: 2,
+    text: /encryption is not supported: 'encrypt.format'/,
+  },
   { name: 'an unknown option', args: ['-o', 'frob=1', '1M'], status: 2, text: /invalid option 'frob'/ },
   { name: 'an option of qcow2', args: ['-o', 'cluster_size=1k', '1M'], status: 2, text: /'cluster_size'/ },
   {

@@ -91,6 +91,19 @@ t.test('what is refused leaves nodes and names free', async (t) => {
   t.same(await daemon.run('query-jobs', {}), [])
 })
 
+t.test('encryption is refused by name, whatever is said of it', async (t) => {
+  const daemon = await withFiles('f')
+  const luks = { format: 'luks', 'key-secret': 's', 'cipher-alg': 'aes-256', 'iter-time': 10 } as const
+  await t.rejects(daemon.run('blockdev-create', qcow2({ encrypt: luks })), {
+    message: 'Encrypted images (luks) are not supported',
+  })
+  await t.rejects(daemon.run('blockdev-create', qcow2({ encrypt: { format: 'qcow' } })), {
+    message: 'Encrypted images (qcow) are not supported',
+  })
+  t.same(await daemon.run('query-jobs', {}), [])
+  await daemon.run('blockdev-create', qcow2())
+})
+
 const drive = { 'job-id': 'j', device: 'src', target: '/out', sync: 'full' } as const
 
 t.test('a drive-mirror makes a qcow2 image in its file and opens it without backing file', async (t) => {

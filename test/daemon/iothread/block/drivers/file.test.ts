@@ -50,6 +50,7 @@ t.test('what cannot be opened is refused with the reference texts', async (t) =>
       'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
     ],
     [{ filename: file, 'force-share': true }, 'force-share=on can only be used with read-only images'],
+    [{ filename: file, active: false }, "Inactive nodes are not supported: 'active' of 'f' must be true"],
     [
       { filename: '/proc/version', 'read-only': true, cache: { direct: true } },
       "Could not open '/proc/version': filesystem does not support O_DIRECT",
@@ -59,6 +60,7 @@ t.test('what cannot be opened is refused with the reference texts', async (t) =>
     await t.rejects(g.graph.add({ driver: 'file', 'node-name': 'f', ...options }), { message })
   }
   t.same(g.graph.nodes(), [])
+  await g.graph.add({ driver: 'file', 'node-name': 'f', filename: file, active: true })
 })
 
 t.test(
