@@ -110,6 +110,20 @@ const refused: readonly (readonly [command: CommandName, args: string, desc: str
     '{"driver": "raw", "file": {"driver": "file", "filename": "x", "nope": 1}}',
     "Parameter 'file.nope' is unexpected",
   ],
+  ...[
+    'cache-size',
+    'l2-cache-size',
+    'l2-cache-entry-size',
+    'refcount-cache-size',
+    'cache-clean-interval',
+  ].map(
+    (name) =>
+      [
+        'blockdev-add',
+        `{"driver": "qcow2", "file": "f", "${name}": ${2n ** 62n}}`,
+        `Parameter '${name}' expects a value between -9007199254740991 and 9007199254740991`,
+      ] as const,
+  ),
   ['blockdev-reopen', '{"options": [{"driver": "raw"}]}', "Parameter 'options[0].file' is missing"],
   [
     'blockdev-create',

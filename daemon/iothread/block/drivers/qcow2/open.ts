@@ -42,7 +42,7 @@ export async function openQcow2(
   const map = new Qcow2Map(image, {
     backing,
     bitmaps: context.bitmaps,
-    caches: cacheSizes(spec, image.clusterSize, Math.ceil(header.size / image.clusterSize) * image.entrySize),
+    caches: (length) => cacheSizes(spec, image, length),
     cleanInterval: cleanInterval(spec),
     keepPlaces: flag(spec, 'discard-no-unref', false),
     passDiscard: {

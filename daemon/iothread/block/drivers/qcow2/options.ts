@@ -9,6 +9,8 @@ const KiB = 1024
 const MiB = 1024 * KiB
 const MAX_L2 = 32 * MiB
 const DEFAULT_SLICE = 4 * KiB
+/** QEMU counts the tables of a cache in a C int. */
+const MAX_ENTRIES = 2 ** 31 - 1
 /** 1 MiB in clusters of 64 KiB. Random clusters written by 16 took 0.88 of the time that 8 took, by 32 not less. */
 const DEFAULT_TASKS = 16
 const DEFAULT_CLEAN_INTERVAL = 600
@@ -21,36 +23,65 @@ export interface CacheSizes {
   readonly refcountSlice: number
 }
 
+/** Of the image that the caches are for. */
+export interface CachedImage {
+  readonly clusterSize: number
+  /** Bytes of an entry of an L2 table. */
+  readonly entrySize: number
+}
+
 /**
- * @param l2Size  bytes of all L2 tables of the disk: the cache never needs more
+ * QEMU's rules: without options the L2 cache holds the tables of all of the disk, 32 MiB at most, and the refcount cache 4
+ * blocks; of what both may have together the L2 cache gets what the disk needs first.
+ * @param length  of the disk, bytes
  * @throws CommandError for sizes that contradict each other
  */
-export function cacheSizes(spec: NodeSpec, clusterSize: number, l2Size: number): CacheSizes {
-  for (const name of ['cache-size', 'l2-cache-size', 'l2-cache-entry-size', 'refcount-cache-size']) {
-    if (((spec[name] as number | undefined) ?? 0) < 0)
-      throw new CommandError(`Parameter '${name}' expects a non-negative number below 2^64`)
-  }
+export function cacheSizes(spec: NodeSpec, image: CachedImage, length: number): CacheSizes {
+  const { clusterSize, entrySize } = image
   const total = sizeOption(spec, 'cache-size', undefined)
   const l2Wanted = sizeOption(spec, 'l2-cache-size', undefined)
   const refcountWanted = sizeOption(spec, 'refcount-cache-size', undefined)
-  const entry = sizeOption(spec, 'l2-cache-entry-size', Math.min(DEFAULT_SLICE, clusterSize))
-  if (entry < 512 || entry > clusterSize || !Number.isInteger(Math.log2(entry)))
+  const l2Slice = sizeOption(spec, 'l2-cache-entry-size', Math.min(DEFAULT_SLICE, clusterSize))
+  if (l2Slice < 512 || l2Slice > clusterSize || !Number.isInteger(Math.log2(l2Slice)))
     throw new CommandError(
       `L2 cache entry size must be a power of two between 512 and the cluster size (${clusterSize})`,
     )
-  if (total !== undefined) {
-    if (l2Wanted !== undefined && refcountWanted !== undefined)
-      throw new CommandError(
-        'cache-size, l2-cache-size and refcount-cache-size may not be set at the same time',
-      )
-    if ((l2Wanted ?? 0) > total) throw new CommandError('l2-cache-size may not exceed cache-size')
-    if ((refcountWanted ?? 0) > total) throw new CommandError('refcount-cache-size may not exceed cache-size')
-  }
+  const needed = Math.ceil((Math.ceil(length / clusterSize) * entrySize) / clusterSize) * clusterSize
   const leastRefcount = 4 * clusterSize
-  const beside = total === undefined || l2Wanted === undefined ? leastRefcount : total - l2Wanted
-  const refcount = refcountWanted ?? Math.min(beside, total ?? beside)
-  const l2 = l2Wanted ?? (total === undefined ? Math.min(MAX_L2, l2Size) : Math.max(0, total - refcount))
-  return { l2, l2Slice: entry, refcount, refcountSlice: Math.min(DEFAULT_SLICE, clusterSize) }
+  const alone = { l2: Math.min(needed, l2Wanted ?? MAX_L2), refcount: refcountWanted ?? leastRefcount }
+  const { l2, refcount } =
+    total === undefined
+      ? alone
+      : share(total, { l2: l2Wanted, refcount: refcountWanted }, { l2: needed, refcount: leastRefcount })
+  if (l2 / l2Slice > MAX_ENTRIES) throw new CommandError('L2 cache size too big')
+  if (refcount / clusterSize > MAX_ENTRIES) throw new CommandError('Refcount cache size too big')
+  return { l2, l2Slice, refcount, refcountSlice: Math.min(DEFAULT_SLICE, clusterSize) }
+}
+
+interface Sizes {
+  readonly l2: number
+  readonly refcount: number
+}
+
+/** @param needed  what both need at least */
+function share(
+  total: number,
+  wanted: { readonly [K in keyof Sizes]: number | undefined },
+  needed: Sizes,
+): Sizes {
+  if (wanted.l2 !== undefined && wanted.refcount !== undefined)
+    throw new CommandError(
+      'cache-size, l2-cache-size and refcount-cache-size may not be set at the same time',
+    )
+  if ((wanted.l2 ?? 0) > total) throw new CommandError('l2-cache-size may not exceed cache-size')
+  if ((wanted.refcount ?? 0) > total) throw new CommandError('refcount-cache-size may not exceed cache-size')
+  if (wanted.refcount !== undefined) return { l2: total - wanted.refcount, refcount: wanted.refcount }
+  if (wanted.l2 === undefined && total < needed.l2 + needed.refcount) {
+    const refcount = Math.min(total, needed.refcount)
+    return { l2: total - refcount, refcount }
+  }
+  const l2 = Math.min(needed.l2, wanted.l2 ?? needed.l2)
+  return { l2, refcount: total - l2 }
 }
 
 /** Pieces of one request under way at most. */

@@ -40,7 +40,8 @@ export interface MapOptions {
   readonly backing: BlockNode | undefined
   /** Named bitmaps of the image's node. */
   readonly bitmaps: NodeBitmaps
-  readonly caches: CacheSizes
+  /** Of caches for a disk of that length, bytes. @throws CommandError for a length that they are too large for */
+  readonly caches: (length: number) => CacheSizes
   readonly passDiscard: PassDiscard
   /** Seconds after which tables that nobody looked at are forgotten; 0: never. */
   readonly cleanInterval: number
@@ -80,7 +81,8 @@ export class Qcow2Map implements MapDriver {
     this.#image = image
     this.#options = options
     this.#backing = options.backing
-    const { caches, passDiscard, keepPlaces, bitmaps } = options
+    const { passDiscard, keepPlaces, bitmaps } = options
+    const caches = options.caches(image.header.size)
     const commit = () => this.#commit.run()
     const tables = new TableClusters(image.clusterSize)
     const l1 = new L1Table(image)
@@ -129,6 +131,11 @@ export class Qcow2Map implements MapDriver {
 
   close(): void {
     clearInterval(this.#cleaning)
+  }
+
+  #keepAtMost({ l2, refcount }: CacheSizes): void {
+    this.#l2Cache.keepAtMost(l2)
+    this.#blockCache.keepAtMost(refcount)
   }
 
   async #loadTables(): Promise<void> {
@@ -191,6 +198,7 @@ export class Qcow2Map implements MapDriver {
   }
 
   async resize(length: number, clear: (offset: number, length: number) => Promise<void>): Promise<void> {
+    const caches = this.#options.caches(length)
     await this.#makeReady()
     const resizer = new Resizer({
       image: this.#image,
@@ -206,6 +214,7 @@ export class Qcow2Map implements MapDriver {
       bitmaps: this.#bitmaps,
     })
     await resizer.resize(length, clear)
+    this.#keepAtMost(caches)
   }
 
   /** Everything to the disk, and the file no longer than what is used of it. */
@@ -241,6 +250,7 @@ export class Qcow2Map implements MapDriver {
   async #reload(): Promise<void> {
     const header = await loadHeader(this.#image.env)
     this.#image.reloaded(header)
+    this.#keepAtMost(this.#options.caches(header.size))
     this.#frees.forget()
     this.#l2Cache.clear()
     this.#blockCache.clear()

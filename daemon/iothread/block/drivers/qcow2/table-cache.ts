@@ -25,12 +25,19 @@ export class TableCache {
   /** Bytes of a slice, a power of two, at most a cluster. */
   readonly sliceSize: number
   readonly #image: Image
-  readonly #limit: number
+  /** Slices. */
+  #limit = 2
   /** Writes changed slices of this and other caches in their order. */
   readonly #commit: () => Promise<void>
   /** By host offset; the order is that of the search for room. */
   readonly #slices = new Map<number, TableSlice>()
   readonly #loading = new Map<number, Promise<TableSlice>>()
+  /** How many of those being loaded have room. */
+  #placed = 0
+  /** Runs of slices being written. */
+  #writing = 0
+  /** Woken when one that is loaded or written is. */
+  #waiting: (() => void)[] = []
   /** Memory of dropped slices. Whoever got such a slice just now may read it until its turn of the loop ends. */
   #spare: DataView[] = []
   #dropped: DataView[] = []
@@ -40,8 +47,18 @@ export class TableCache {
   constructor(image: Image, sliceSize: number, bytes: number, commit: () => Promise<void>) {
     this.#image = image
     this.sliceSize = sliceSize
-    this.#limit = Math.max(2, Math.floor(bytes / sliceSize))
     this.#commit = commit
+    this.keepAtMost(bytes)
+  }
+
+  /** @param bytes  kept at most from the next slice on; at least two slices are */
+  keepAtMost(bytes: number): void {
+    this.#limit = Math.max(2, Math.floor(bytes / this.sliceSize))
+  }
+
+  /** Slices in memory, and those that are being read. */
+  get held(): number {
+    return this.#slices.size + this.#placed
   }
 
   get dirty(): boolean {
@@ -99,6 +116,7 @@ export class TableCache {
         // Dropped now, it would be read again from where it is just being written.
         slice.pins += 1
       }
+      this.#writing += 1
       try {
         await this.#image.write(run[0]?.offset ?? 0, bytes)
       } catch (error) {
@@ -106,6 +124,8 @@ export class TableCache {
         throw error
       } finally {
         for (const slice of run) slice.pins -= 1
+        this.#writing -= 1
+        this.#wake()
       }
     }
   }
@@ -150,11 +170,16 @@ export class TableCache {
   }
 
   async #fetch(offset: number, read: boolean): Promise<TableSlice> {
-    await this.#room()
+    await this.#place()
     const slice: TableSlice = { offset, view: this.#memory(), dirty: false, pins: 0, used: true }
-    if (read) await this.#image.readInto(offset, bytesOf(slice))
-    else bytesOf(slice).fill(0)
-    this.#slices.set(offset, slice)
+    try {
+      if (read) await this.#image.readInto(offset, bytesOf(slice))
+      else bytesOf(slice).fill(0)
+      this.#slices.set(offset, slice)
+    } finally {
+      this.#placed -= 1
+      this.#wake()
+    }
     // A new one is not on the disk: it is changed from the start, or somebody's search for room would drop it.
     if (!read) this.changed(slice)
     return slice
@@ -170,18 +195,28 @@ export class TableCache {
     return new DataView(slab, 0, this.sliceSize)
   }
 
-  /** Drops a slice when there are too many. */
-  async #room(): Promise<void> {
-    while (this.#slices.size + this.#loading.size >= this.#limit) {
+  /** Room for one more: others are dropped for it. When all of them are pinned by users there are more for a while. */
+  async #place(): Promise<void> {
+    while (this.held >= this.#limit) {
       const found = this.#victim()
       if (found !== undefined) {
         this.#slices.delete(found.offset)
         this.#keep(found.view)
-        return
-      }
-      if (this.#dirty === 0) return
-      await this.#commit()
+      } else if (this.#dirty > 0) await this.#commit()
+      else if (this.#placed + this.#writing > 0)
+        await new Promise<void>((resolve) => this.#waiting.push(resolve))
+      else break
     }
+    this.#placed += 1
+  }
+
+  /** Later: who asked for what is there now comes first, or it would be dropped before it was looked at. */
+  #wake(): void {
+    const waiting = this.#waiting.splice(0)
+    if (waiting.length === 0) return
+    setImmediate(() => {
+      for (const wake of waiting) wake()
+    })
   }
 
   #keep(view: DataView): void {

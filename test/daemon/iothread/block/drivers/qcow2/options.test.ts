@@ -21,7 +21,7 @@ const contradictions: readonly Record<string, unknown>[] = [
   { 'l2-cache-entry-size': 1000 },
   { 'l2-cache-entry-size': 256 },
   { 'l2-cache-entry-size': 2 * MiB },
-  { 'l2-cache-size': -1 },
+  { 'refcount-cache-size': 2 ** 50 },
   { 'cache-clean-interval': -1 },
   { 'cache-clean-interval': 2 ** 40 },
   { encrypt: { format: 'luks', 'key-secret': 'none' } },
