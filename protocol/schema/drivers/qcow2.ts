@@ -55,8 +55,16 @@ const options = {
     'Accepted for images of version 3; refcounts are always written in time, which such an image allows.',
   ),
   'pass-discard-request': optional(bool, "Pass the guest's discards on; default: where discard is unmap."),
-  'pass-discard-snapshot': optional(bool, 'Pass on what deleted snapshots free.', { default: true }),
-  'pass-discard-other': optional(bool, 'Pass on what other changes free.', { default: false }),
+  'pass-discard-snapshot': optional(
+    bool,
+    'Pass on what deleted snapshots, and images that are emptied, free.',
+    { default: true },
+  ),
+  'pass-discard-other': optional(
+    bool,
+    'Pass on what other changes free. What a smaller disk cuts off is always passed on.',
+    { default: false },
+  ),
   'discard-no-unref': optional(
     bool,
     'Discarded clusters read as zero and keep their places, so that the image does not fragment.',

@@ -299,5 +299,5 @@ export class Allocator {
 export function placeOf(entry: L2Entry, image: Image): Freed | undefined {
   if (entry.kind === 'compressed') return { offset: entry.offset, length: entry.length, reason: 'other' }
   if (entry.offset === 0 || image.external) return undefined
-  return { offset: entry.offset, length: image.clusterSize, reason: entry.copied ? 'other' : 'snapshot' }
+  return { offset: entry.offset, length: image.clusterSize, reason: 'other' }
 }

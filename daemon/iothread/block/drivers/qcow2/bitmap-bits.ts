@@ -90,9 +90,9 @@ export async function freeBits(parts: BitsParts, { tableOffset, tableSize }: Sto
   const end = tableOffset + tableSize * 8
   tables.delete(tableOffset, tableSize * 8)
   for (let at = tableOffset; at < end; at += clusterSize)
-    if ((await refcounts.count(at)) === 1) await refcounts.release(at, clusterSize)
+    if ((await refcounts.count(at)) === 1) await refcounts.release(at, clusterSize, 'other')
 }
 
 async function freeCluster({ image, refcounts }: BitsParts, offset: number): Promise<void> {
-  if ((await refcounts.count(offset)) === 1) await refcounts.release(offset, image.clusterSize)
+  if ((await refcounts.count(offset)) === 1) await refcounts.release(offset, image.clusterSize, 'always')
 }

@@ -258,7 +258,7 @@ export class Bitmaps {
     const { image, refcounts, tables } = this.#parts
     const length = roundUp(directory.directorySize, image.clusterSize)
     tables.delete(directory.directoryOffset, length)
-    await refcounts.release(directory.directoryOffset, length)
+    await refcounts.release(directory.directoryOffset, length, 'other')
   }
 
   /**

@@ -6,12 +6,14 @@
 
 import type { Epoch } from '../../mapping.js'
 
+/** Why a place is given up: decides whether the storage below is told. */
+export type FreeReason = 'request' | 'snapshot' | 'other' | 'always'
+
 export interface Freed {
   /** Host offset and length, bytes; need not be whole clusters (compressed data). */
   readonly offset: number
   readonly length: number
-  /** Why: decides whether the storage below is told. */
-  readonly reason: 'request' | 'snapshot' | 'other'
+  readonly reason: FreeReason
 }
 
 interface Span extends Epoch {

@@ -113,7 +113,7 @@ export class L2Tables {
     tables.add(offset, image.clusterSize, 'active L2 table')
     if (old === 0) return
     tables.delete(old, image.clusterSize)
-    frees.add({ offset: old, length: image.clusterSize, reason: 'snapshot' })
+    frees.add({ offset: old, length: image.clusterSize, reason: 'other' })
   }
 
   async #invalid(index: number, offset: number, use: 'read' | 'write'): Promise<never> {

@@ -14,7 +14,7 @@ import { Allocator } from './allocate.js'
 import { Bitmaps } from './bitmaps.js'
 import { Commit } from './commit.js'
 import { formatFacts } from './facts.js'
-import { type Freed, Frees } from './frees.js'
+import { type Freed, type FreeReason, Frees } from './frees.js'
 import { GuestMap } from './guest-map.js'
 import type { Image } from './image.js'
 import { L1Table } from './l1-table.js'
@@ -82,13 +82,14 @@ export class Qcow2Map implements MapDriver {
     this.#options = options
     this.#backing = options.backing
     const { passDiscard, keepPlaces, bitmaps } = options
+    const passes = (reason: FreeReason) => reason === 'always' || passDiscard[reason]
     const caches = options.caches(image.header.size)
     const commit = () => this.#commit.run()
     const tables = new TableClusters(image.clusterSize)
     const l1 = new L1Table(image)
     const cache = new TableCache(image, caches.l2Slice, caches.l2, commit)
     this.#blockCache = new TableCache(image, caches.refcountSlice, caches.refcount, commit)
-    const refcounts = new Refcounts(image, this.#blockCache, tables)
+    const refcounts = new Refcounts(image, this.#blockCache, tables, passes)
     const frees = new Frees((freed) => this.#release(freed))
     const l2 = new L2Tables({ image, l1, cache, refcounts, frees, tables, commit: () => this.#commit })
     const map = new GuestMap(image, l1, l2, tables)
@@ -299,7 +300,7 @@ export class Qcow2Map implements MapDriver {
     const { header, clusterSize } = this.#image
     if (this.#image.external) throw new CommandError('An image with a data file cannot be emptied')
     await this.beforeChange()
-    await this.#zeroer.drop(0, Math.ceil(header.size / clusterSize) * clusterSize)
+    await this.#zeroer.drop(0, Math.ceil(header.size / clusterSize) * clusterSize, 'snapshot')
     await this.flush()
   }
 
@@ -353,14 +354,8 @@ export class Qcow2Map implements MapDriver {
 
   /** Freed places for whoever allocates next. A failure leaves a leak, which the next check finds. */
   async #release(freed: readonly Freed[]): Promise<void> {
-    const { passDiscard } = this.#options
-    const { file } = this.#image.env
-    for (const { offset, length, reason } of freed) {
-      const discard = passDiscard[reason]
-        ? (at: number, size: number) => file.discard(at, Math.min(size, file.length() - at))
-        : undefined
-      await this.#refcounts.release(offset, length, discard).catch(() => undefined)
-    }
+    for (const { offset, length, reason } of freed)
+      await this.#refcounts.release(offset, length, reason).catch(() => undefined)
   }
 }
 

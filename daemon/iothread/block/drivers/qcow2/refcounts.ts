@@ -9,6 +9,7 @@ import { parseRefcountTableEntry } from '../../../../../protocol/qcow2/entries.j
 import { getRefcount, maxRefcount, setRefcount } from '../../../../../protocol/qcow2/refcount-block.js'
 import { EFBIG } from '../../../../common/errno.js'
 import { IoError } from '../../../../errors.js'
+import type { FreeReason } from './frees.js'
 import type { Image } from './image.js'
 import type { TableClusters } from './overlap.js'
 import { largerTable, tableBytes } from './refcount-table.js'
@@ -30,6 +31,8 @@ export class Refcounts {
   readonly #image: Image
   readonly #blocks: TableCache
   readonly #tables: TableClusters
+  /** Whether the storage below is told of what is free for a reason. */
+  readonly #passes: (reason: FreeReason) => boolean
   readonly #turns = new Turns()
   /** What is being written is seen as written by nobody else before it is: one write-back, or move of the table, at once. */
   readonly #writing = new Turns()
@@ -43,10 +46,16 @@ export class Refcounts {
   /** Told of each cluster that became free. */
   whenFree: (offset: number) => void = () => {}
 
-  constructor(image: Image, blocks: TableCache, tables: TableClusters) {
+  constructor(
+    image: Image,
+    blocks: TableCache,
+    tables: TableClusters,
+    passes: (reason: FreeReason) => boolean,
+  ) {
     this.#image = image
     this.#blocks = blocks
     this.#tables = tables
+    this.#passes = passes
   }
 
   get dirty(): boolean {
@@ -127,13 +136,9 @@ export class Refcounts {
 
   /**
    * One use less of each cluster that the range touches.
-   * @param discard  called with ranges that nobody uses any more, before others may have them
+   * @param reason  of what was in use, on the disk too; undefined: nothing of it was
    */
-  release(
-    offset: number,
-    length: number,
-    discard?: (offset: number, length: number) => Promise<void>,
-  ): Promise<void> {
+  release(offset: number, length: number, reason?: FreeReason): Promise<void> {
     const { clusterSize } = this.#image
     return this.#turns.run(async () => {
       const last = Math.floor((offset + length - 1) / clusterSize)
@@ -144,19 +149,24 @@ export class Refcounts {
           throw await this.#image.corrupt('write', `Preventing the loss of ${table}`, index * clusterSize)
         }
         if (count === 0) {
-          throw await this.#image.corrupt(
-            'write',
-            `refcount of cluster ${index} is lower than its uses`,
-            offset,
-          )
+          const text = `refcount of cluster ${index} is lower than its uses`
+          throw await this.#image.corrupt('write', text, offset)
         }
-        if (count === 1) await discard?.(index * clusterSize, clusterSize)
+        if (count === 1 && reason !== undefined) await this.#discard(index, reason)
         await this.#change(index, () => count - 1)
         if (count > 1) continue
         this.#lowest = Math.min(this.#lowest, index)
         this.whenFree(index * clusterSize)
       }
     })
+  }
+
+  /** Tells the storage of a cluster that nobody uses any more, before others may have it. */
+  async #discard(index: number, reason: FreeReason): Promise<void> {
+    const { clusterSize, env } = this.#image
+    const at = index * clusterSize
+    const length = Math.min(clusterSize, env.file.length() - at)
+    if (this.#passes(reason) && length > 0) await env.file.discard(at, length)
   }
 
   async count(offset: number): Promise<number> {
@@ -372,8 +382,11 @@ export class Refcounts {
   /** The old table, inside the turn of whoever needed a longer one. */
   async #freeNow(offset: number, length: number): Promise<void> {
     const { clusterSize } = this.#image
-    for (let at = offset; at < offset + length; at += clusterSize)
-      await this.#change(at / clusterSize, (count) => Math.max(0, count - 1))
+    for (let index = offset / clusterSize; index < (offset + length) / clusterSize; index++) {
+      const count = await this.#change(index, (before) => Math.max(0, before - 1))
+      // A discard that fails leaves storage in use, and nothing else.
+      if (count === 0) await this.#discard(index, 'other').catch(() => undefined)
+    }
   }
 
   #full(): IoError {

@@ -62,14 +62,14 @@ export class Resizer {
   async #shrink(length: number): Promise<void> {
     const { image, l1, l2Cache, frees, tables, zeroer } = this.#parts
     const { clusterSize, l2Span } = image
-    await zeroer.drop(roundUp(length, clusterSize), roundUp(image.header.size, clusterSize))
+    await zeroer.drop(roundUp(length, clusterSize), roundUp(image.header.size, clusterSize), 'always')
     for (let index = Math.ceil(length / l2Span); index < l1.size; index++) {
-      const { offset, copied } = l1.get(index)
+      const { offset } = l1.get(index)
       if (offset === 0) continue
       l1.set(index, 0)
       tables.delete(offset, clusterSize)
       l2Cache.forget(offset, clusterSize)
-      frees.add({ offset, length: clusterSize, reason: copied ? 'other' : 'snapshot' })
+      frees.add({ offset, length: clusterSize, reason: 'always' })
     }
   }
 

@@ -3,10 +3,12 @@
 // guest clusters alone.
 
 import { formatL2Entry, type L2Entry } from '../../../../../protocol/qcow2/entries.js'
+import { ENOTSUP } from '../../../../common/errno.js'
+import { IoError } from '../../../../errors.js'
 import type { BlockNode } from '../../node.js'
 import { placeOf } from './allocate.js'
-import { maskOf, SUBCLUSTERS, UNALLOCATED, withZero } from './cluster.js'
-import type { Frees } from './frees.js'
+import { hasPlace, maskOf, SUBCLUSTERS, UNALLOCATED, withZero } from './cluster.js'
+import type { FreeReason, Frees } from './frees.js'
 import type { GuestMap } from './guest-map.js'
 import type { Image } from './image.js'
 import type { L2Tables } from './l2-tables.js'
@@ -79,9 +81,9 @@ export class Zeroer {
   }
 
   /** Whole clusters show the backing node, or nothing, again: for what lies beyond a new end. */
-  async drop(offset: number, end: number): Promise<void> {
+  async drop(offset: number, end: number, reason: FreeReason): Promise<void> {
     for (let at = offset; at < end; )
-      at = await this.#change(at, end, (entry) => this.#dropped(entry), 'other')
+      at = await this.#change(at, end, (entry) => this.#dropped(entry), reason)
   }
 
   async #zeroClusters(offset: number, end: number, unmap: boolean, stored: boolean): Promise<number> {
@@ -93,8 +95,16 @@ export class Zeroer {
       await image.dataFile.zero(offset, Math.min(end, image.header.size) - offset, { unmap, fast: false })
     }
     const keep = !unmap || image.external || this.#parts.keepPlaces
-    const change = (entry: L2Entry) => this.#zeroed(entry, keep, stored)
-    return (await this.#change(offset, end, change, 'request', stored)) - offset
+    const emptied: number[] = []
+    const change = (entry: L2Entry) => {
+      const next = this.#zeroed(entry, keep, stored)
+      if (next?.kind === 'standard' && hasPlace(next, image.external)) emptied.push(next.offset)
+      return next
+    }
+    const done = await this.#change(offset, end, change, 'request', stored)
+    const giveBack = unmap && keep && this.#parts.passDiscard && !image.rawData
+    for (const host of giveBack ? emptied : []) await this.#empty(host)
+    return done - offset
   }
 
   /** Some subclusters of one cluster. @returns false when its entry cannot say it */
@@ -160,7 +170,7 @@ export class Zeroer {
     at: number,
     end: number,
     change: Change,
-    reason?: 'request' | 'other',
+    reason?: FreeReason,
     stored = false,
   ): Promise<number> {
     const { image, l2, map, frees, passDiscard } = this.#parts
@@ -182,15 +192,29 @@ export class Zeroer {
         formatL2Entry(slice.view, position, next, image.header.clusterBits, image.extended)
         const freed = placeOf(old, image)
         if (reason !== undefined && freed !== undefined && freed.offset !== next.offset)
-          frees.add({ ...freed, reason: freed.reason === 'snapshot' ? 'snapshot' : reason })
+          frees.add({ ...freed, reason })
       }
     })
     // Clusters of a data file are nobody else's: it can be told before the change is durable.
     if (image.external && passDiscard && reason === 'request') {
       for (const { cluster, old, next } of changes)
-        if (next.offset !== old.offset) await this.#discardIn(image.dataFile, cluster * image.clusterSize)
+        if (hadPlace(old) && !hadPlace(next))
+          await this.#discardIn(image.dataFile, cluster * image.clusterSize)
     }
     return last * image.clusterSize
+  }
+
+  /** Storage of a place that is kept and not shown. Zeroes, as after a power cut it may be shown again. */
+  async #empty(host: number): Promise<void> {
+    const { dataFile, clusterSize } = this.#parts.image
+    const length = Math.min(clusterSize, dataFile.length() - host)
+    if (length <= 0) return
+    try {
+      await dataFile.zero(host, length, { unmap: true, fast: true })
+    } catch (error) {
+      // Storage that cannot do it at once keeps what it has.
+      if (!(error instanceof IoError && error.errno === ENOTSUP)) throw error
+    }
   }
 
   async #discardIn(node: BlockNode, offset: number): Promise<void> {
@@ -204,6 +228,11 @@ export class Zeroer {
     const next = (Math.floor(cluster / image.l2Entries) + 1) * image.l2Entries
     return Math.min(end, next * image.clusterSize)
   }
+}
+
+/** In a data file, whose first cluster has offset 0. */
+function hadPlace(entry: L2Entry): boolean {
+  return entry.kind === 'standard' && hasPlace(entry, true)
 }
 
 /** Neither stored nor zero. */
