@@ -4,8 +4,9 @@
 
 import { type FileHandle, open } from 'node:fs/promises'
 import { CliError, failed } from '../status.js'
+import type { BodySocket } from './body-socket.js'
 import { Draft } from './draft.js'
-import type { HttpReply } from './http.js'
+import type { LongReply } from './http.js'
 import {
   eachPiece,
   lengthOf,
@@ -15,9 +16,6 @@ import {
   type TransferOptions,
   TransferProgress,
 } from './transfer.js'
-
-/** Bytes that are written at once: a reply comes in pieces of 64 KiB, and each write has its price. */
-const AT_ONCE = 2 ** 20
 
 export interface DownloadOptions extends TransferOptions {
   readonly force: boolean
@@ -64,17 +62,27 @@ async function fetchParts(
   await file.truncate(size)
   using progress = new TransferProgress('download', size, options.progress)
   if (record?.resumed) progress.resumed(record.bytesBefore)
-  await eachPiece(pieces(record?.missing(parts) ?? parts), connections, async (part) => {
-    if (!part.zero) await fetchPart(source, file, part)
-    progress.did(part.length)
-    // Zeroes are there when the file is.
-    if (!part.zero) await record?.did(part)
-  })
+  const sockets = Array.from({ length: connections }, () => source.server.bodySocket())
+  try {
+    await eachPiece(pieces(record?.missing(parts) ?? parts), connections, async (part, worker) => {
+      if (!part.zero) await fetchPart(source, file, part, sockets[worker])
+      progress.did(part.length)
+      // Zeroes are there when the file is.
+      if (!part.zero) await record?.did(part)
+    })
+  } finally {
+    for (const socket of sockets) socket?.[Symbol.dispose]()
+  }
 }
 
-async function fetchPart({ server, path }: RemoteImage, file: FileHandle, part: Part): Promise<void> {
+async function fetchPart(
+  { server, path }: RemoteImage,
+  file: FileHandle,
+  part: Part,
+  socket: BodySocket | undefined,
+): Promise<void> {
   const range = `bytes=${part.start}-${part.start + part.length - 1}`
-  const reply = await server.send({ method: 'GET', path, headers: { range } })
+  const reply = await server.get(path, { range }, socket)
   if (reply.status !== 206) throw await server.refusal(reply)
   const length = await store(reply, file, part.start, () => undefined)
   if (length !== part.length)
@@ -86,45 +94,32 @@ async function fetchWhole(
   file: FileHandle,
   options: DownloadOptions,
 ): Promise<void> {
-  const reply = await server.send({ method: 'GET', path })
+  using socket = server.bodySocket()
+  const reply = await server.get(path, {}, socket)
   if (reply.status !== 200) throw await server.refusal(reply)
-  const size = Number(reply.body.headers['content-length'])
-  using progress = new TransferProgress('download', size, options.progress)
+  using progress = new TransferProgress('download', reply.length, options.progress)
   const length = await store(reply, file, 0, (bytes) => progress.did(bytes))
-  if (length !== size) throw failed(`the server sent ${length} of ${size} bytes`)
+  if (length !== reply.length) throw failed(`the server sent ${length} of ${reply.length} bytes`)
 }
 
 /** @returns bytes that came */
 async function store(
-  { body }: HttpReply,
+  { body }: LongReply,
   file: FileHandle,
   start: number,
   did: (bytes: number) => void,
 ): Promise<number> {
   let at = start
-  let held: Buffer[] = []
-  let length = 0
-  const write = async () => {
-    await writeAll(file, held, at)
+  for await (const parts of body) {
+    await writeAll(file, parts, at)
+    const length = parts.reduce((sum, part) => sum + part.length, 0)
     at += length
     did(length)
-    held = []
-    length = 0
   }
-  try {
-    for await (const bytes of body as AsyncIterable<Buffer>) {
-      held.push(bytes)
-      length += bytes.length
-      if (length >= AT_ONCE) await write()
-    }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ECONNRESET') throw error
-  }
-  await write()
   return at - start
 }
 
-async function writeAll(file: FileHandle, parts: readonly Buffer[], offset: number): Promise<void> {
+async function writeAll(file: FileHandle, parts: readonly Uint8Array[], offset: number): Promise<void> {
   let at = offset
   for (let rest = parts; rest.length > 0; ) {
     let { bytesWritten } = await file.writev(rest, at)

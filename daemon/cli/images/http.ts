@@ -7,9 +7,12 @@ import { readFile } from 'node:fs/promises'
 import * as http from 'node:http'
 import * as https from 'node:https'
 import { failed, noConnection, usage } from '../status.js'
+import { BodySocket } from './body-socket.js'
 
 /** The client is refused after so long without progress, milliseconds. Listing the extents of a slow disk takes its time. */
 const TIMEOUT_MS = 300_000
+/** Bytes of a long body that are handed out at once, where Node gives them in less. */
+const AT_ONCE = 2 ** 20
 
 export interface HttpRequest {
   readonly method: string
@@ -24,6 +27,15 @@ export interface HttpRequest {
 export interface HttpReply {
   readonly status: number
   readonly body: http.IncomingMessage
+}
+
+/** A reply with a long body. */
+export interface LongReply {
+  readonly status: number
+  /** Bytes of the body, as the server says. */
+  readonly length: number
+  /** In order, as long as the connection lasts; what one round gives is the next one's memory. */
+  readonly body: AsyncIterable<readonly Uint8Array[]>
 }
 
 export class HttpServer {
@@ -73,8 +85,7 @@ export class HttpServer {
       const [reply] = (await answered) as [http.IncomingMessage]
       return { status: reply.statusCode ?? 0, body: reply }
     } catch (error) {
-      const { message } = error as Error
-      throw noConnection(`cannot use '${this.#name}': ${message}`, { cause: error })
+      throw this.#unusable(error)
     }
   }
 
@@ -87,16 +98,68 @@ export class HttpServer {
     throw refused(this.#name, status, text)
   }
 
-  /** The error of a reply that was sent for. */
-  async refusal({ status, body }: HttpReply): Promise<Error> {
+  /** A connection for long bodies; undefined: Node's, which TLS needs. The caller's to close. */
+  bodySocket(): BodySocket | undefined {
+    const { hostname, port } = this.#options
+    if (this.#secure) return undefined
+    return new BodySocket({ host: hostname ?? '', port: Number(port), timeoutMs: TIMEOUT_MS })
+  }
+
+  /** @throws CliError */
+  async get(
+    path: string,
+    headers: Readonly<Record<string, string>>,
+    socket: BodySocket | undefined,
+  ): Promise<LongReply> {
+    if (socket === undefined) {
+      const { status, body } = await this.send({ method: 'GET', path, headers })
+      return { status, length: Number(body.headers['content-length']), body: gathered(body) }
+    }
+    try {
+      const { status, length = 0 } = await socket.get(path, headers)
+      return { status, length, body: bodyFrom(socket) }
+    } catch (error) {
+      throw this.#unusable(error)
+    }
+  }
+
+  /** The error of a reply that was asked for. */
+  async refusal({ status, body }: LongReply): Promise<Error> {
     let text = ''
-    for await (const part of body.setEncoding('utf8')) if (text.length < 1024) text += part
+    for await (const parts of body) if (text.length < 1024) text += Buffer.concat(parts).toString()
     return refused(this.#name, status, text)
   }
 
   close(): void {
     this.#agent.destroy()
   }
+
+  #unusable(error: unknown): Error {
+    return noConnection(`cannot use '${this.#name}': ${(error as Error).message}`, { cause: error })
+  }
+}
+
+async function* bodyFrom(socket: BodySocket): AsyncGenerator<readonly Uint8Array[]> {
+  for (let bytes = await socket.next(); bytes !== undefined; bytes = await socket.next()) yield [bytes]
+}
+
+/** Node's pieces of 64 KiB, many together: each write has its price. */
+async function* gathered(body: AsyncIterable<Buffer>): AsyncGenerator<readonly Uint8Array[]> {
+  let held: Buffer[] = []
+  let length = 0
+  try {
+    for await (const bytes of body) {
+      held.push(bytes)
+      length += bytes.length
+      if (length < AT_ONCE) continue
+      yield held
+      held = []
+      length = 0
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ECONNRESET') throw error
+  }
+  yield held
 }
 
 function refused(name: string, status: number, text: string): Error {
