@@ -55,6 +55,8 @@ export class Lab {
       'node-name': 'disk',
       'read-only': readOnly,
       discard: 'unmap',
+      // A timer would keep a node that nobody closes, and its disks, in memory.
+      'cache-clean-interval': 0,
       ...options,
       backing: disks.backing === undefined ? null : 'backing',
     }
@@ -64,17 +66,17 @@ export class Lab {
       formatBuffers: () => this.#buffers,
       corrupted: (text: string) => this.corrupt.push(text),
     } as unknown as OpenContext
-    const children = new Map([['file', this.#node('file', disks.image, readOnly)]])
-    if (disks.data !== undefined) children.set('data-file', this.#node('data', disks.data, readOnly))
+    const children = new Map([['file', this.node('file', disks.image, readOnly)]])
+    if (disks.data !== undefined) children.set('data-file', this.node('data', disks.data, readOnly))
     const below = disks.backing && this.disks([new DiskBytes(disks.backing, true)], undefined).image
-    if (below !== undefined) children.set('backing', this.#node('backing', below, true))
+    if (below !== undefined) children.set('backing', this.node('backing', below, true))
     const nodes = Object.fromEntries(children) as unknown as Parameters<typeof openQcow2>[3]
     const driver = await openQcow2(spec, nodeOptions(spec), context, nodes)
     return new BlockNode('disk', driver, nodeOptions(spec), () => false, bitmaps)
   }
 
   async check(image: BlockDriver, repair: Repair = 'none'): Promise<CheckResult> {
-    const node = this.#node('file', image, repair === 'none')
+    const node = this.node('file', image, repair === 'none')
     const io = { node, engine: this.engine, slots: this.#checkSlots, pausePoint: async () => undefined }
     return await checkQcow2(io, repair, { done: 0, total: 1 })
   }
@@ -92,7 +94,8 @@ export class Lab {
     return bytes
   }
 
-  #node(name: string, driver: BlockDriver, readOnly: boolean): BlockNode {
+  /** A node over a device. */
+  node(name: string, driver: BlockDriver, readOnly: boolean): BlockNode {
     const options = nodeOptions({
       driver: 'x-memory',
       'node-name': name,
