@@ -3,6 +3,7 @@
 // SEED=n repeats one round of that seed; ORACLE_ROUNDS=n runs as many, ORACLE_STEPS=n of that length.
 
 import t from 'tap'
+import { checker } from '../../../../../helpers/check-image.js'
 import { newSeed, random, testGraph } from '../../../../../helpers/graph.js'
 import { installed } from '../../../../../helpers/program.js'
 import { Scratch } from '../../../../../helpers/scratch.js'
@@ -24,7 +25,7 @@ for (const seed of [...known, ...Array.from({ length: rounds }, (_, round) => fi
     t.teardown(() => scratch[Symbol.dispose]())
     const g = testGraph(t, c.aio)
     const rnd = random(c.seed + 1)
-    const run = new OracleRun(c, g, makeFiles(c, scratch.path, rnd), rnd)
+    const run = new OracleRun(c, g, makeFiles(c, scratch.path, rnd), rnd, checker(t))
     try {
       await run.run(steps)
       t.pass(`${run.story.length} operations`)
