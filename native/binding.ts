@@ -151,6 +151,7 @@ export interface NativeEngine {
   /** @param redo  a write under way is not answered */
   callBack(id: number, redo: boolean): void
   takeSlots(count: number): number[]
+  takeRun(count: number): number | undefined
   giveSlots(slots: readonly number[]): void
   groupBytes(group: number): ArrayBuffer | undefined
   /** Gives idle groups of slots back; the number of slots that stay mapped. */

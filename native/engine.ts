@@ -7,6 +7,7 @@ import type { HttpLaneTerms, Lane, LaneTerms } from './lane-types.js'
 import { lend, lendHttp } from './lanes.js'
 import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
+import { Slots } from './slots.js'
 import { startNative } from './start-native.js'
 import type { FilePart, StreamAddress } from './stream-types.js'
 import { Streams } from './streams.js'
@@ -32,8 +33,6 @@ import type {
 import { codecs, lockBits, openBits, ourPath, places, withoutBits } from './words.js'
 
 const ECANCELED = 125
-const SLOTS_PER_GROUP = 8
-const TRIM_INTERVAL_MS = 5000
 
 /**
  * Starts an engine for the calling thread.
@@ -59,10 +58,9 @@ class Engine implements IoEngine {
   readonly #requests = new Requests()
   readonly #files = new Set<FileId>()
   readonly #streams: Streams
-  readonly #groups: (ArrayBuffer | undefined)[] = []
+  readonly #slots: Slots
   readonly #ranges = new RangeList()
   #ended: Promise<number> | undefined
-  #trimming: NodeJS.Timeout | undefined
 
   constructor(options: EngineOptions) {
     this.slotSize = options.slotSize ?? 1 << 20
@@ -71,28 +69,25 @@ class Engine implements IoEngine {
     const native = startNative(options, this.slotSize, this.#requests.onFinished)
     this.kind = native.kind
     this.#native = native.engine
+    this.#slots = new Slots(native.engine, this.slotSize)
     natives.set(this, native.engine)
     this.#streams = new Streams(native.engine, this.#requests, this.#files)
   }
 
   takeSlots(count: number): number[] {
-    const slots = this.#native.takeSlots(count)
-    if (slots.length > 0 && this.#trimming === undefined) {
-      this.#trimming = setInterval(() => this.#trim(), TRIM_INTERVAL_MS).unref()
-    }
-    return slots
+    return this.#slots.take(count)
+  }
+
+  takeRun(length: number): number | undefined {
+    return this.#slots.takeRun(length)
   }
 
   giveSlots(slots: readonly number[]): void {
-    this.#native.giveSlots(slots)
+    this.#slots.give(slots)
   }
 
   slotBytes(slot: number): Uint8Array {
-    const group = Math.floor(slot / SLOTS_PER_GROUP)
-    const buffer = this.#groups[group] ?? this.#native.groupBytes(group)
-    if (buffer === undefined) throw new RangeError(`slot ${slot} is not taken`)
-    this.#groups[group] = buffer
-    return new Uint8Array(buffer, (slot % SLOTS_PER_GROUP) * this.slotSize, this.slotSize)
+    return this.#slots.bytes(slot)
   }
 
   async open(path: string, flags: OpenFlags): Promise<FileId> {
@@ -312,7 +307,7 @@ class Engine implements IoEngine {
     this.#files.clear()
     this.#native.endReading()
     await this.#requests.end(deadlineMs, closes)
-    clearInterval(this.#trimming)
+    this.#slots.end()
     this.#native.stop()
     return this.#requests.abandon()
   }
@@ -379,15 +374,7 @@ class Engine implements IoEngine {
 
   trim(): void {
     // Twice: a group that was used since the last look stays.
-    this.#trim()
-    this.#trim()
-  }
-
-  #trim(): void {
-    const mapped = this.#native.trim()
-    this.#groups.length = 0
-    if (mapped > 0) return
-    clearInterval(this.#trimming)
-    this.#trimming = undefined
+    this.#slots.trim()
+    this.#slots.trim()
   }
 }

@@ -154,10 +154,17 @@ export interface IoEngine extends StreamVerbs {
 
   /** Takes `count` free slots, or as many as there are. Slots are 4096-aligned and keep stale bytes. */
   takeSlots(count: number): number[]
+  /**
+   * Takes neighbouring slots as one buffer, which is known by the first of them: slices of it are as long as all of them.
+   * @param length  bytes it has at least
+   * @returns undefined while there are none; always, when that is more than 8 slots
+   */
+  takeRun(length: number): number | undefined
+  /** A run is given back as a whole, by its first slot. */
   giveSlots(slots: readonly number[]): void
   /** Gives all buffers back that nobody has taken; by itself the engine does so after some idle seconds. */
   trim(): void
-  /** The bytes of a slot, for codecs and tests. Valid until the slot is given back. */
+  /** The bytes of a slot, or of a run, for codecs and tests. Valid until the slot is given back. */
   slotBytes(slot: number): Uint8Array
 
   open(path: string, flags: OpenFlags): Promise<FileId>

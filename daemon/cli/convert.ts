@@ -95,8 +95,6 @@ function newImage(options: ConvertOptions): NewImage {
     throw usage('-S 0 cannot be used when the destination has a backing file')
   if (dataFile !== undefined && options.compress)
     throw usage('an image with a data file cannot be compressed')
-  if (options.compress && Number(more['cluster-size'] ?? 0) > MiB)
-    throw usage('clusters of more than 1 MiB cannot be compressed')
   // Zeroes that take up storage: all of the target does from the beginning.
   return { format, backing, dataFile, more: { ...(sparse === 0 && { preallocation: 'falloc' }), ...more } }
 }

@@ -43,6 +43,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
                          InstanceMethod<&EngineObject::laneCounts>("laneCounts"),
                          InstanceMethod<&EngineObject::callBack>("callBack"),
                          InstanceMethod<&EngineObject::takeSlots>("takeSlots"),
+                         InstanceMethod<&EngineObject::takeRun>("takeRun"),
                          InstanceMethod<&EngineObject::giveSlots>("giveSlots"),
                          InstanceMethod<&EngineObject::groupBytes>("groupBytes"),
                          InstanceMethod<&EngineObject::trim>("trim"),
@@ -115,9 +116,10 @@ int EngineObject::accept(std::unique_ptr<Request> request) {
 }
 
 bool EngineObject::place(double slot, double slotOffset, double length, Piece& piece) {
-  if (!(slot >= 0 && slot < kMaxSlot) || !slots_->isTaken(static_cast<uint32_t>(slot))) return false;
-  if (!isRange(slotOffset, length) || slotOffset + length > static_cast<double>(slots_->slotSize())) return false;
+  if (!(slot >= 0 && slot < kMaxSlot)) return false;
   const auto index = static_cast<uint32_t>(slot);
+  const size_t room = slots_->lengthOf(index);
+  if (room == 0 || !isRange(slotOffset, length) || slotOffset + length > static_cast<double>(room)) return false;
   piece.memory = slots_->groupOf(index);
   piece.data = piece.memory->data() + slots_->offsetOf(index) + static_cast<size_t>(slotOffset);
   piece.length = static_cast<size_t>(length);
@@ -296,6 +298,13 @@ Napi::Value EngineObject::takeSlots(const Napi::CallbackInfo& info) {
   auto list = Napi::Array::New(info.Env(), taken.size());
   for (uint32_t index = 0; index < taken.size(); ++index) list.Set(index, taken[index]);
   return list;
+}
+
+Napi::Value EngineObject::takeRun(const Napi::CallbackInfo& info) {
+  uint32_t first = 0;
+  const uint32_t count = bitsAt(info, 0);
+  if (poll_ == nullptr || count == 0 || !slots_->takeRun(count, first)) return info.Env().Undefined();
+  return Napi::Number::New(info.Env(), first);
 }
 
 void EngineObject::giveSlots(const Napi::CallbackInfo& info) {

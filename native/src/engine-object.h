@@ -59,6 +59,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   // (id)
   void callBack(const Napi::CallbackInfo& info);
   Napi::Value takeSlots(const Napi::CallbackInfo& info);
+  Napi::Value takeRun(const Napi::CallbackInfo& info);
   void giveSlots(const Napi::CallbackInfo& info);
   // (group) → ArrayBuffer of the whole group, detached when the group is unmapped
   Napi::Value groupBytes(const Napi::CallbackInfo& info);

@@ -2,6 +2,8 @@
 // See scanner-object.h.
 #include "scanner-object.h"
 
+#include <algorithm>
+
 #include "channel-scanner.h"
 #include "engine-object.h"
 #include "page-scanner.h"
@@ -166,8 +168,9 @@ Napi::Value pageBits(const Napi::CallbackInfo& info) {
   EngineObject* const engine = EngineObject::Unwrap(info[0].As<Napi::Object>());
   const double pageSize = numberAt(info, 4);
   Piece piece;
-  if (!isPageSize(pageSize, engine->slotSize())) return info.Env().Undefined();
   if (!engine->place(numberAt(info, 1), numberAt(info, 2), numberAt(info, 3), piece)) return info.Env().Undefined();
+  // A run of slots is longer than one.
+  if (!isPageSize(pageSize, std::max(piece.length, engine->slotSize()))) return info.Env().Undefined();
   const auto page = static_cast<size_t>(pageSize);
   if (piece.length % page != 0) return info.Env().Undefined();
   const size_t pages = piece.length / page;

@@ -29,40 +29,69 @@ std::shared_ptr<SlotGroup> SlotGroup::map(uint32_t index, size_t bytes) {
 SlotGroup::~SlotGroup() { munmap(data_, size_); }
 
 SlotPool::SlotPool(size_t slotSize, uint32_t maxSlots)
-    : slotSize_(slotSize), taken_(maxSlots), groups_((maxSlots + kSlotsPerGroup - 1) / kSlotsPerGroup) {}
+    : slotSize_(slotSize), taken_(maxSlots), runs_(maxSlots), groups_((maxSlots + kSlotsPerGroup - 1) / kSlotsPerGroup) {}
 
 uint32_t SlotPool::slotsIn(uint32_t group) const {
   return std::min<uint32_t>(kSlotsPerGroup, static_cast<uint32_t>(taken_.size()) - group * kSlotsPerGroup);
 }
 
+bool SlotPool::mapGroup(uint32_t index) {
+  Group& group = groups_[index];
+  if (group.mapping) return true;
+  group.mapping = SlotGroup::map(index, slotsIn(index) * slotSize_);
+  if (!group.mapping) return false;
+  mapped_ += slotsIn(index);
+  return true;
+}
+
+void SlotPool::markTaken(uint32_t first, uint32_t count) {
+  Group& group = groups_[first / kSlotsPerGroup];
+  group.usedSinceTrim = true;
+  group.inUse += count;
+  inUse_ += count;
+  runs_[first] = static_cast<uint8_t>(count);
+  for (uint32_t slot = first; slot < first + count; ++slot) taken_[slot] = true;
+}
+
 void SlotPool::take(uint32_t count, std::vector<uint32_t>& taken) {
   // Groups in ascending order: the later ones become idle and are given back.
   for (uint32_t index = 0; index < groups_.size() && taken.size() < count; ++index) {
-    Group& group = groups_[index];
     const uint32_t slots = slotsIn(index);
-    if (group.inUse == slots) continue;
-    if (!group.mapping) {
-      group.mapping = SlotGroup::map(index, slots * slotSize_);
-      if (!group.mapping) return;
-      mapped_ += slots;
-    }
-    group.usedSinceTrim = true;
+    if (groups_[index].inUse == slots) continue;
+    if (!mapGroup(index)) return;
     const uint32_t first = index * kSlotsPerGroup;
     for (uint32_t slot = first; slot < first + slots && taken.size() < count; ++slot) {
       if (taken_[slot]) continue;
-      taken_[slot] = true;
-      ++group.inUse;
-      ++inUse_;
+      markTaken(slot, 1);
       taken.push_back(slot);
     }
   }
 }
 
+bool SlotPool::takeRun(uint32_t count, uint32_t& first) {
+  for (uint32_t index = 0; index < groups_.size(); ++index) {
+    const uint32_t begin = index * kSlotsPerGroup;
+    const uint32_t end = begin + slotsIn(index);
+    uint32_t free = 0;
+    for (uint32_t slot = begin; slot < end; ++slot) {
+      free = taken_[slot] ? 0 : free + 1;
+      if (free < count) continue;
+      if (!mapGroup(index)) return false;
+      first = slot + 1 - count;
+      markTaken(first, count);
+      return true;
+    }
+  }
+  return false;
+}
+
 bool SlotPool::give(uint32_t slot) {
-  if (!isTaken(slot)) return false;
-  taken_[slot] = false;
-  --groups_[slot / kSlotsPerGroup].inUse;
-  --inUse_;
+  if (lengthOf(slot) == 0) return false;
+  const uint32_t count = runs_[slot];
+  for (uint32_t each = slot; each < slot + count; ++each) taken_[each] = false;
+  runs_[slot] = 0;
+  groups_[slot / kSlotsPerGroup].inUse -= count;
+  inUse_ -= count;
   return true;
 }
 

@@ -39,9 +39,12 @@ class SlotPool {
 
   // Up to `count` free slots are added to `taken`, fewer when all are in use or there is no memory.
   void take(uint32_t count, std::vector<uint32_t>& taken);
-  // False: the slot was not taken.
+  // `count` neighbours as one buffer, known by the first of them; false: there are none, or no memory.
+  bool takeRun(uint32_t count, uint32_t& first);
+  // A run as a whole. False: the slot was not taken, or not as the first of a run.
   bool give(uint32_t slot);
-  bool isTaken(uint32_t slot) const { return slot < taken_.size() && taken_[slot]; }
+  // Bytes of the buffer that begins with this slot; 0: none does.
+  size_t lengthOf(uint32_t slot) const { return slot < runs_.size() ? runs_[slot] * slotSize_ : 0; }
 
   // The group of a taken slot and the slot's first byte in it.
   const std::shared_ptr<SlotGroup>& groupOf(uint32_t slot) const { return groups_[slot / kSlotsPerGroup].mapping; }
@@ -63,9 +66,14 @@ class SlotPool {
     bool usedSinceTrim = false;
   };
   uint32_t slotsIn(uint32_t group) const;
+  // False: there is no memory.
+  bool mapGroup(uint32_t index);
+  void markTaken(uint32_t first, uint32_t count);
 
   size_t slotSize_;
   std::vector<bool> taken_;
+  // Of slots that were taken by themselves 1, of the first of a run how many there are, else 0.
+  std::vector<uint8_t> runs_;
   std::vector<Group> groups_;
   uint32_t inUse_ = 0;
   uint32_t mapped_ = 0;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Buffers that format drivers of a worker keep for themselves: jobs may hold every other slot while they wait for a
 // driver, so a driver must never wait for theirs. Made by the graph with the first format; used by formats.
-// Three kinds, so that nobody waits for a buffer while holding one of the same kind: `tables` wait for storage only,
-// `packed` (compressed data) too, `copies` (copy on write) may wait for packed ones below. `zeroes` is everybody's.
+// Kinds, so that nobody waits for a buffer while holding one of the same kind: `tables` wait for storage only,
+// `packed` and `long` (compressed data) too, `copies` (copy on write) may wait for packed ones below. `zeroes` is everybody's.
 
 import type { IoEngine } from '../../../native/types.js'
 import { CommandError } from '../../errors.js'
@@ -10,6 +10,9 @@ import type { Slice } from './driver.js'
 
 /** Bytes of one buffer for tables. */
 export const TABLE_BUFFER = 65536
+/** Longest cluster of a format, bytes. */
+const LONGEST_CLUSTER = 2 << 20
+const LONG_RUNS = 2
 const PACKED_SLOTS = 4
 const COPY_SLOTS = 4
 
@@ -17,6 +20,8 @@ export class DriverBuffers {
   readonly engine: IoEngine
   readonly tables: SlicePool
   readonly packed: SlicePool
+  /** For clusters that do not fit into one slot. */
+  readonly long: SlicePool
   readonly copies: SlicePool
   /** Reads as zero and is never written. */
   readonly zeroes: Slice
@@ -26,12 +31,13 @@ export class DriverBuffers {
   constructor(engine: IoEngine) {
     this.engine = engine
     const slots = engine.takeSlots(1 + PACKED_SLOTS + COPY_SLOTS)
+    const runs = takeRuns(engine, LONG_RUNS, LONGEST_CLUSTER)
     const [first] = slots
-    if (first === undefined || slots.length < 1 + PACKED_SLOTS + COPY_SLOTS) {
-      engine.giveSlots(slots)
+    if (first === undefined || slots.length < 1 + PACKED_SLOTS + COPY_SLOTS || runs.length < LONG_RUNS) {
+      engine.giveSlots([...slots, ...runs])
       throw new CommandError('no free buffers for another image format; let running jobs end first')
     }
-    this.#slots = slots
+    this.#slots = [...slots, ...runs]
     const whole = (slot: number): Slice => ({ slot, offset: 0, length: engine.slotSize })
     const pieces = Array.from({ length: Math.floor(engine.slotSize / TABLE_BUFFER) }, (_, index) => ({
       slot: first,
@@ -42,6 +48,7 @@ export class DriverBuffers {
     engine.slotBytes(first).fill(0, 0, TABLE_BUFFER)
     this.tables = new SlicePool(pieces.slice(1))
     this.packed = new SlicePool(slots.slice(1, 1 + PACKED_SLOTS).map(whole))
+    this.long = new SlicePool(runs.map((slot) => ({ slot, offset: 0, length: LONGEST_CLUSTER })))
     this.copies = new SlicePool(slots.slice(1 + PACKED_SLOTS).map(whole))
   }
 
@@ -49,6 +56,17 @@ export class DriverBuffers {
   giveBack(): void {
     this.engine.giveSlots(this.#slots)
   }
+}
+
+/** Runs of slots, or fewer when there are no more. @param length  of each, bytes */
+export function takeRuns(engine: IoEngine, count: number, length: number): number[] {
+  const runs: number[] = []
+  while (runs.length < count) {
+    const run = engine.takeRun(length)
+    if (run === undefined) break
+    runs.push(run)
+  }
+  return runs
 }
 
 /** Equal slices, lent one or several at a time; whoever asks first is served first. */

@@ -9,7 +9,7 @@ import type { Borrower, Loan } from './loans.js'
 import type { BlockNode } from './node.js'
 import type { Snapshot } from './snapshot.js'
 
-/** Bytes inside one slot of the engine's buffer pool. The caller owns the slot until the promise settles. */
+/** Bytes inside one slot of the engine's buffer pool, or one run. The caller owns the slot until the promise settles. */
 export interface Slice {
   readonly slot: number
   /** Bytes from the start of the slot. */
@@ -45,6 +45,8 @@ export interface Limits {
   readonly zeroAlign: number
   /** Writes of whole multiples of this need nothing else read or written, bytes: the cluster of a format. Default: any. */
   readonly writeAlign?: number
+  /** Writes of whole multiples of this are stored as the node is there to store them, bytes: in compressed clusters. Default: any. */
+  readonly writeWhole?: number
 }
 
 export interface Can {

@@ -28,3 +28,22 @@ export function granularityFor(length: number, wanted: number): number {
 export function chunkFor(length: number, cluster: number, least: number): number {
   return Math.max(granularityFor(length, 0), cluster, least)
 }
+
+/**
+ * How much is copied at once.
+ * @param most   bytes; of a target that wants more to be whole, that
+ * @param whole  what the target wants whole, a power of two; undefined: anything
+ */
+export function wholePiece(most: number, whole = 1): number {
+  return Math.max(whole, Math.floor(most / whole) * whole)
+}
+
+/** What of a copy is under way at once. @param memory  bytes for all pieces; for one there always is */
+export function piecesFor(
+  memory: number,
+  slotSize: number,
+  whole: number | undefined,
+): { readonly tasks: number; readonly piece: number } {
+  const piece = wholePiece(Math.min(slotSize, memory), whole)
+  return { tasks: Math.max(1, Math.floor(memory / Math.max(slotSize, piece))), piece }
+}

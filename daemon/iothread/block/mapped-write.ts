@@ -224,12 +224,15 @@ export class MappedWriter {
     return offset % clusterSize === 0 && (length % clusterSize === 0 || reachesEnd)
   }
 
-  /** Each cluster packed by itself, a buffer full at once; one that does not get shorter is written as it is. */
+  /**
+   * Each cluster packed by itself, a buffer full at once. One is written as it is where it does not get shorter, or, of the longest,
+   * not by a page.
+   */
   async #writePacked(offset: number, from: Slice): Promise<void> {
     const { clusterSize } = this.#map
     const { slotSize } = this.#options.buffers.engine
-    const whole = clusterSize > slotSize ? 0 : Math.floor(from.length / clusterSize) * clusterSize
-    const most = Math.min(slotSize, (PACKED_START / SIZE_BYTES) * clusterSize)
+    const whole = Math.floor(from.length / clusterSize) * clusterSize
+    const most = Math.min(Math.max(slotSize, clusterSize), (PACKED_START / SIZE_BYTES) * clusterSize)
     for (let done = 0; done < whole; done += most) {
       const slice = part(from, done, Math.min(most, whole - done))
       const packed = await this.#packClusters(offset + done, slice)
@@ -244,10 +247,10 @@ export class MappedWriter {
 
   /** @returns for each cluster whether it was packed */
   async #packClusters(offset: number, from: Slice): Promise<boolean[]> {
-    const { engine, packed } = this.#options.buffers
+    const { engine, packed, long } = this.#options.buffers
     const { clusterSize, compression } = this.#map
     const count = from.length / clusterSize
-    using loan = await packed.take()
+    using loan = await (from.length > engine.slotSize ? long : packed).take()
     const [into] = loan.slices
     if (into === undefined) return []
     const result = await engine.compress(compression, from, clusterSize, PACKED_START, into)

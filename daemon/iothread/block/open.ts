@@ -9,7 +9,7 @@ import type { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import type { DirtyBitmap } from './dirty-bitmap.js'
 import type { BlockDriver } from './driver.js'
 import type { DriverBuffers } from './driver-buffers.js'
-import { CompressDriver, checkCompressible } from './drivers/compress.js'
+import { CompressDriver } from './drivers/compress.js'
 import { openCopyBeforeWrite } from './drivers/copy-before-write.js'
 import { openGuessedRaw } from './drivers/guessed-raw.js'
 import { InjectDriver } from './drivers/inject.js'
@@ -114,10 +114,7 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
     // Loaded with the first image of a worker: it is more code than all the rest, and raw disks start sooner without it.
     open: async (...args) => (await import('./drivers/qcow2/open.js')).openQcow2(...args),
   },
-  compress: filter('file', (_spec, child, { engine }) => {
-    checkCompressible(child, engine.slotSize)
-    return new CompressDriver(child)
-  }),
+  compress: filter('file', (_spec, child) => new CompressDriver(child)),
   'copy-before-write': {
     children: ['file', 'target'],
     fixed: ['min-cluster-size'],

@@ -14,13 +14,14 @@ import { CommandError, IoError } from '../../errors.js'
 import { ActiveRanges } from './active-ranges.js'
 import { type Area, DirtyBitmap } from './dirty-bitmap.js'
 import type { Extent, ReadHow, Slice, StatusHow } from './driver.js'
-import { SlicePool } from './driver-buffers.js'
+import { SlicePool, takeRuns } from './driver-buffers.js'
+import { wholePiece } from './granularity.js'
 import type { BlockNode } from './node.js'
 import { type Buffer, type CopyHow, RangeCopy, type Step } from './range-copy.js'
 
-/** Slots that every snapshot has to itself: who copies before a write waits for storage only, never for other jobs. */
-const SLOTS = 4
-/** One of the slots is for small copies, in buffers of this many bytes. */
+/** Buffers that every snapshot has to itself: who copies before a write waits for storage only, never for other jobs. */
+const LARGE = 3
+/** One slot more is for small copies, in buffers of this many bytes. */
 const SMALL = 65536
 
 export interface SnapshotOptions {
@@ -58,9 +59,12 @@ export class Snapshot {
 
   /** @throws CommandError when the engine has no buffers for it */
   constructor(engine: IoEngine, { source, target, todo, access, how }: SnapshotOptions) {
-    const slots = engine.takeSlots(SLOTS)
+    const { writeAlign, writeWhole } = target.driver.limits
+    const length = wholePiece(engine.slotSize, how.compressed ? writeAlign : writeWhole)
+    const large = takeRuns(engine, LARGE, length)
+    const slots = [...engine.takeSlots(1), ...large]
     const [first] = slots
-    if (first === undefined || slots.length < SLOTS) {
+    if (first === undefined || slots.length < 1 + LARGE) {
       engine.giveSlots(slots)
       throw new CommandError('no free buffers for another snapshot; let running jobs end first')
     }
@@ -70,8 +74,7 @@ export class Snapshot {
       ...{ slot: first, offset: index * SMALL, length: SMALL },
     }))
     this.#small = new SlicePool(small)
-    const whole = slots.slice(1).map((slot) => ({ slot, offset: 0, length: engine.slotSize }))
-    this.#large = new SlicePool(whole)
+    this.#large = new SlicePool(large.map((slot) => ({ slot, offset: 0, length })))
     this.source = source
     this.#target = target
     this.todo = todo

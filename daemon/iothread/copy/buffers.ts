@@ -17,15 +17,18 @@ export class Buffers {
     return this.engine.slotSize
   }
 
-  /** @returns a slot, to be given back with give(); undefined while there is none */
-  take(): number | undefined {
-    return this.engine.takeSlots(1)[0]
+  /**
+   * @param length  bytes it has at least
+   * @returns a slot, or a run of them, to be given back with give(); undefined while there is none
+   */
+  take(length = this.slotSize): number | undefined {
+    return length > this.slotSize ? this.engine.takeRun(length) : this.engine.takeSlots(1)[0]
   }
 
-  /** A slot, once there is one; to be given back with give(). */
-  async acquire(): Promise<number> {
+  /** A slot, or a run of them, once there is one; to be given back with give(). */
+  async acquire(length?: number): Promise<number> {
     for (;;) {
-      const slot = this.take()
+      const slot = this.take(length)
       if (slot !== undefined) return slot
       await new Promise<void>((resolve) => this.whenGiven(resolve))
     }

@@ -19,7 +19,7 @@ export interface CopyOptions {
   readonly courtesy: Courtesy
   /** Pieces under way at most. */
   readonly tasks: number
-  /** Longest read and write, bytes; not above the slot size. */
+  /** Longest read and write, bytes; a whole multiple of what the target wants whole. */
   readonly piece: number
   /** Zero ranges may become holes on the target. */
   readonly unmap: boolean

@@ -198,9 +198,9 @@ export class CopyEngine {
 
   /** @param asked  what the kind of the range was learnt from */
   async #start(range: Area, asked: Question, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
-    const { buffers, limit, courtesy } = this.#options
+    const { buffers, limit, courtesy, piece } = this.#options
     while (this.#active.overlaps(range)) await this.#active.free(range)
-    const slot = kind === 'data' ? await this.#pace.slot(pool) : undefined
+    const slot = kind === 'data' ? await this.#pace.slot(pool, piece) : undefined
     try {
       await pool.room()
       while (this.#active.overlaps(range)) await this.#active.free(range)
@@ -229,12 +229,12 @@ export class CopyEngine {
    * @returns false: it failed, and the target may hold anything there
    */
   async copyNow(range: Area): Promise<boolean> {
-    const { buffers } = this.#options
+    const { buffers, piece } = this.#options
     this.#ranges.vouched = false
     this.#passing += range.length
     const whole = this.#widened(range)
     if (this.#asked !== undefined && overlap(whole, this.#asked)) this.#asked.stale = true
-    const slot = await buffers.acquire()
+    const slot = await buffers.acquire(piece)
     while (this.#active.overlaps(whole)) await this.#active.free(whole)
     this.#active.add(whole)
     try {

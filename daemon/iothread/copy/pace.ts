@@ -84,10 +84,10 @@ export class Pace {
     }
   }
 
-  /** Other jobs may have all slots, for as long as their storage is stuck: verbs are obeyed meanwhile. */
-  async slot(pool: TaskPool): Promise<number> {
+  /** Other jobs may have all slots, for as long as their storage is stuck: verbs are obeyed meanwhile. @param length  of the buffer, bytes */
+  async slot(pool: TaskPool, length: number): Promise<number> {
     for (;;) {
-      const slot = this.#buffers.take()
+      const slot = this.#buffers.take(length)
       if (slot !== undefined) return slot
       this.#buffers.whenGiven(() => this.#control.wake())
       await this.#control.wait()

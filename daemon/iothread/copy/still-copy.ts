@@ -56,9 +56,9 @@ export class StillCopy {
 
   /** What of a range is still to do when its turn has come. */
   async #start(range: Area, kind: 'data' | 'zero', pool: TaskPool): Promise<void> {
-    const { buffers, limit, courtesy } = this.#options
+    const { buffers, limit, courtesy, piece } = this.#options
     const snapshot = this.#snapshot
-    const slot = kind === 'data' ? await this.#pace.slot(pool) : undefined
+    const slot = kind === 'data' ? await this.#pace.slot(pool, piece) : undefined
     try {
       await pool.room()
     } catch (error) {

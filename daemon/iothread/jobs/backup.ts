@@ -12,8 +12,7 @@ import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
 import { type Area, DirtyBitmap } from '../block/dirty-bitmap.js'
 import type { Permission, Permissions } from '../block/driver.js'
-import { checkCompressible } from '../block/drivers/compress.js'
-import { chunkFor } from '../block/granularity.js'
+import { chunkFor, wholePiece } from '../block/granularity.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
 import type { Snapshot } from '../block/snapshot.js'
@@ -62,7 +61,7 @@ export class BackupJob implements JobBody {
   /** It is known what is to be copied, and that is being done. */
   #copies = false
 
-  /** @throws CommandError when there is no memory for its bitmap or its buffers, or the target cannot be compressed */
+  /** @throws CommandError when there is no memory for its bitmap or its buffers */
   constructor(spec: BackupSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
     this.#graph = graph
@@ -71,7 +70,6 @@ export class BackupJob implements JobBody {
     this.#target = graph.node(spec.target)
     this.#limit = new RateLimit(spec.speed)
     const [source, target, length] = [this.#source, this.#target, this.#source.length()]
-    if (spec.compress) checkCompressible(target, buffers.slotSize)
     const cluster = target.driver.limits.writeAlign ?? 1
     const bitmap = new DirtyBitmap(length, chunkFor(length, cluster, spec.minClusterSize))
     // Images of parts of a disk are put above others in the end.
@@ -83,7 +81,8 @@ export class BackupJob implements JobBody {
     this.#snapshot = graph.snapshot(parts)
     const policy = { onError: spec.onCbwError, timeoutMs: spec.cbwTimeoutMs }
     this.#guard = new BeforeWrite(this.#snapshot, policy, graph.guests, (error) => this.#lost(error))
-    const piece = spec.maxChunk === 0 ? buffers.slotSize : Math.min(buffers.slotSize, spec.maxChunk)
+    const most = spec.maxChunk === 0 ? buffers.slotSize : Math.min(buffers.slotSize, spec.maxChunk)
+    const piece = wholePiece(most, spec.compress ? cluster : target.driver.limits.writeWhole)
     const courtesy = new Courtesy(graph.guests, spec.workers * piece, () => spec.yielding)
     this.#patience = new Patience(courtesy)
     this.#engine = new CopyEngine({

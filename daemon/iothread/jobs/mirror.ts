@@ -10,7 +10,7 @@ import type { CopyMode, JobReceipt } from '../../common/job-messages.js'
 import type { BitmapUse } from '../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../block/claims.js'
 import { DirtyBitmap } from '../block/dirty-bitmap.js'
-import { granularityFor } from '../block/granularity.js'
+import { granularityFor, piecesFor } from '../block/granularity.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
 import type { Held } from '../block/surgery.js'
@@ -91,8 +91,9 @@ export class MirrorJob implements JobBody {
     this.#copyMode = spec.copyMode
     this.#limit = new RateLimit(spec.speed)
     const length = this.#source.length()
-    this.#bitmap = new DirtyBitmap(length, granularityFor(length, spec.granularity))
-    const { granularity } = this.#bitmap
+    const { writeWhole } = this.#target.driver.limits
+    const granularity = Math.max(granularityFor(length, spec.granularity), writeWhole ?? 1)
+    this.#bitmap = new DirtyBitmap(length, granularity)
     const courtesy = new Courtesy(graph.guests, this.#bufferSize(), () => this.#yields())
     const block = () => this.change('write-blocking')
     this.#watch = new ConvergenceWatch(granularity, spec.onDiverge, courtesy, block)
@@ -104,8 +105,7 @@ export class MirrorJob implements JobBody {
       control: this.#letGoInPauses(control),
       buffers,
       courtesy,
-      tasks: Math.max(1, Math.floor(this.#bufferSize() / buffers.slotSize)),
-      piece: Math.min(buffers.slotSize, this.#bufferSize()),
+      ...piecesFor(this.#bufferSize(), buffers.slotSize, writeWhole),
       unmap: spec.unmap,
       ...(spec.sparse !== undefined && { sparse: spec.sparse }),
       targetIsZero: spec.targetIsZero,

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// The slots of one engine as JavaScript knows them: who takes them, their bytes, and when idle ones go back. Used by engine.ts.
+
+import type { NativeEngine } from './binding.js'
+
+const SLOTS_PER_GROUP = 8
+const TRIM_INTERVAL_MS = 5000
+
+export class Slots {
+  readonly #native: NativeEngine
+  readonly #size: number
+  readonly #groups: (ArrayBuffer | undefined)[] = []
+  /** Slots of each run, by the first of them. */
+  readonly #runs = new Map<number, number>()
+  #trimming: NodeJS.Timeout | undefined
+
+  /** @param size  of a slot, bytes */
+  constructor(native: NativeEngine, size: number) {
+    this.#native = native
+    this.#size = size
+  }
+
+  take(count: number): number[] {
+    const slots = this.#native.takeSlots(count)
+    if (slots.length > 0) this.#trimLater()
+    return slots
+  }
+
+  takeRun(length: number): number | undefined {
+    const count = Math.ceil(length / this.#size)
+    const first = this.#native.takeRun(count)
+    if (first === undefined) return undefined
+    this.#trimLater()
+    this.#runs.set(first, count)
+    return first
+  }
+
+  give(slots: readonly number[]): void {
+    this.#native.giveSlots(slots)
+    for (const slot of slots) this.#runs.delete(slot)
+  }
+
+  bytes(slot: number): Uint8Array {
+    const group = Math.floor(slot / SLOTS_PER_GROUP)
+    const buffer = this.#groups[group] ?? this.#native.groupBytes(group)
+    if (buffer === undefined) throw new RangeError(`slot ${slot} is not taken`)
+    this.#groups[group] = buffer
+    const length = (this.#runs.get(slot) ?? 1) * this.#size
+    return new Uint8Array(buffer, (slot % SLOTS_PER_GROUP) * this.#size, length)
+  }
+
+  trim(): void {
+    const mapped = this.#native.trim()
+    this.#groups.length = 0
+    if (mapped === 0) this.end()
+  }
+
+  /** No more trimming by itself. */
+  end(): void {
+    clearInterval(this.#trimming)
+    this.#trimming = undefined
+  }
+
+  #trimLater(): void {
+    this.#trimming ??= setInterval(() => this.trim(), TRIM_INTERVAL_MS).unref()
+  }
+}
