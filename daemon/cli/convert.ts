@@ -6,7 +6,7 @@ import { stat } from 'node:fs/promises'
 import { type CopyTools, runCopy } from './copy-run.js'
 import { addImage, type Format, findImage, type Image } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
-import { backingOf, imageOptions } from './image-options.js'
+import { backingOf, dataFileOf, imageOptions } from './image-options.js'
 import { startTarget } from './mirror.js'
 import { checkNamed, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
@@ -55,7 +55,8 @@ export async function convert(
   const path = options.imageOpts ? source.end.path : sourceName
   const ends = await lookAt(path, targetName, { existing, sameSize })
   const image = existing ? undefined : newImage(options)
-  if (image?.dataFile !== undefined) await lookAt(path, image.dataFile, { existing: false, sameSize: false })
+  if (image?.dataFile !== undefined)
+    await lookAt(path, image.dataFile.path, { existing: false, sameSize: false })
   const mirror = mirrorOptions(options, ends.target, image)
   const plain =
     targetFormat === 'raw' && !options.compress && options.sparse !== 0 && options.options.length === 0
@@ -84,7 +85,7 @@ function check(options: ConvertOptions): void {
 /** @throws CliError (usage) */
 function newImage(options: ConvertOptions): NewImage {
   const { targetFormat: format = 'raw', sparse } = options
-  const { size, dataFile, more, ...given } = imageOptions(format, options.options)
+  const { size, more, ...given } = imageOptions(format, options.options)
   if (size !== undefined) throw usage('the size of a copy is that of its source, not for -o')
   const backing = backingOf(
     format,
@@ -93,6 +94,7 @@ function newImage(options: ConvertOptions): NewImage {
   )
   if (backing !== undefined && sparse === 0)
     throw usage('-S 0 cannot be used when the destination has a backing file')
+  const dataFile = dataFileOf(given.dataFile, options.socket)
   if (dataFile !== undefined && options.compress)
     throw usage('an image with a data file cannot be compressed')
   // Zeroes that take up storage: all of the target does from the beginning.

@@ -3,7 +3,7 @@
 
 import type { Format } from './image.js'
 import type { NewImage } from './image-maker.js'
-import { backingOf, imageOptions } from './image-options.js'
+import { backingOf, dataFileOf, imageOptions } from './image-options.js'
 import { usage } from './status.js'
 
 /** Options of the command line. */
@@ -32,7 +32,7 @@ export interface CreateRequest extends NewImage {
 export function createRequest(size: number | undefined, options: CreateOptions): CreateRequest {
   const { format, unsafe } = options
   const given = imageOptions(format, options.options)
-  const { dataFile, more } = given
+  const dataFile = dataFileOf(given.dataFile, options.socket)
   const backing = backingOf(
     format,
     options.backing ?? given.backing,
@@ -41,5 +41,5 @@ export function createRequest(size: number | undefined, options: CreateOptions):
   const asked = size ?? given.size
   if (asked === undefined && backing === undefined) throw usage('image creation needs a size')
   if (asked === undefined && unsafe) throw usage('without looking at the backing file a size is needed')
-  return { format, size: asked, backing, dataFile, more }
+  return { format, size: asked, backing, dataFile, more: given.more }
 }

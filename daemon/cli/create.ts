@@ -57,7 +57,7 @@ function summary(file: string, size: number, { format, backing, dataFile, more }
     size,
     backing_file: backing?.file,
     backing_fmt: backing?.format,
-    data_file: dataFile,
+    data_file: dataFile?.path,
     ...more,
   }
   const parts = Object.entries(options).flatMap(([name, value]) =>

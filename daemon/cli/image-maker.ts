@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto'
 import { rm } from 'node:fs/promises'
 import type { Client, CommandArguments } from './client.js'
 import type { Format } from './image.js'
-import type { BackingFile } from './image-options.js'
+import type { BackingFile, DataFile } from './image-options.js'
 import { JobFollower } from './job-follower.js'
 import { lookAtPath } from './mirror-request.js'
 import { failed, usage } from './status.js'
@@ -16,7 +16,7 @@ import { withCredentials } from './tls.js'
 export interface NewImage {
   readonly format: Format
   readonly backing: BackingFile | undefined
-  readonly dataFile: string | undefined
+  readonly dataFile: DataFile | undefined
   /** For blockdev-create, besides driver, size and files. */
   readonly more: CommandArguments
 }
@@ -26,7 +26,7 @@ export interface NewImage {
  * @throws CliError naming the file
  */
 export async function makeImage(client: Client, end: End, image: NewImage, size: number): Promise<void> {
-  const dataFile = image.dataFile === undefined ? undefined : await lookAtPath(image.dataFile)
+  const dataFile = image.dataFile === undefined ? undefined : await lookAtPath(image.dataFile.path)
   if (dataFile?.path === end.path) throw usage('an image cannot be its own data file')
   const fresh: string[] = []
   const make = async (file: End, length: number, more: CommandArguments) => {
@@ -44,7 +44,8 @@ export async function makeImage(client: Client, end: End, image: NewImage, size:
     const options = {
       driver: 'qcow2',
       file: storageDefinition(end),
-      'data-file': dataFile && storageDefinition(dataFile),
+      'data-file':
+        dataFile && storageDefinition({ ...dataFile, path: image.dataFile?.name ?? dataFile.path }),
       'x-data-file-cleared': dataFile && true,
       size,
       'backing-file': image.backing?.file,

@@ -23,6 +23,12 @@ export interface BackingFile {
   readonly format: string
 }
 
+export interface DataFile {
+  readonly path: string
+  /** As the new image is to name it; undefined: by its absolute path. */
+  readonly name?: string
+}
+
 type Reader = (text: string, name: string) => ArgumentValue
 
 const words: Readonly<Record<string, boolean>> = {
@@ -92,6 +98,16 @@ export function imageOptions(format: Format, texts: readonly string[]): ImageOpt
     more[entry[0]] = entry[1](text, name)
   }
   return { ...files, size: size === undefined ? undefined : bytes(size, 'size'), more }
+}
+
+/**
+ * A data file is looked for from the working directory of who opens its image, so a relative name serves where that is ours. One
+ * with a colon would be taken for more than a path.
+ * @param socket  of a daemon that is not ours
+ */
+export function dataFileOf(path: string | undefined, socket: string | undefined): DataFile | undefined {
+  if (path === undefined) return undefined
+  return socket !== undefined || path.includes(':') ? { path } : { path, name: path }
 }
 
 /** @throws CliError (usage) when file and format of it do not go together, or with the format of the image */

@@ -70,7 +70,7 @@ function ownPart(layer: JsonObject, filename: string | undefined): JsonObject {
 }
 
 /** A name that an image has for another one, as it is found from here. */
-export function fromHere(name: string, image: string): string {
+function fromHere(name: string, image: string): string {
   return isPath(name) && isPath(image) && !isAbsolute(name) ? join(dirname(image), name) : name
 }
 

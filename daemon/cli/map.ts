@@ -5,7 +5,7 @@ import { toText } from '../../protocol/json-text.js'
 import type { JsonObject } from '../../protocol/json-value.js'
 import type { Client } from './client.js'
 import { type Format, findImage, type Image } from './image.js'
-import { chainOf, fromHere } from './info.js'
+import { chainOf } from './info.js'
 import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
 import { failed } from './status.js'
@@ -66,9 +66,8 @@ export async function extentsOf(client: Client, node: string, image: Image): Pro
 
 /** The file in which the data of a layer lies. */
 function storageOf(layer: JsonObject): string {
-  const name = textOf(layer, 'filename') ?? ''
   const dataFile = textOf(asObject(asObject(layer['format-specific'])?.data), 'data-file')
-  return dataFile === undefined ? name : fromHere(dataFile, name)
+  return dataFile ?? textOf(layer, 'filename') ?? ''
 }
 
 /** Reads one extent. @param raw  every byte has its place in this layer, at the same offset unless it is told */

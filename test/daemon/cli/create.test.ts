@@ -3,9 +3,11 @@
 
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import t from 'tap'
+import { Daemon } from '../../helpers/daemon.js'
 import { installed } from '../../helpers/program.js'
+import { Scratch } from '../../helpers/scratch.js'
 import { run } from './run.js'
 
 const MiB = 2 ** 20
@@ -63,7 +65,7 @@ t.test('the backing file is found beside the image and gives the size', { skip }
   })
 })
 
-t.test('a data file is made beside the image and named absolutely', { skip }, async (t) => {
+t.test('a data file is made, and named as it was given', { skip }, async (t) => {
   const folder = t.testdir({})
   const [image, data] = [join(folder, 'a.qcow2'), join(folder, 'with,comma')]
   const options = `data_file=${data.replace(',', ',,')},data_file_raw`
@@ -72,6 +74,52 @@ t.test('a data file is made beside the image and named absolutely', { skip }, as
   t.match(info(image), { 'format-specific': { data: { 'data-file': data, 'data-file-raw': true } } })
   t.equal(statSync(data).size, MiB)
   t.equal(checked(image), 'clean')
+})
+
+t.test('a data file with a relative name is what qemu-img makes of it', { skip }, async (t) => {
+  const folder = relative(process.cwd(), t.testdir({}))
+  const [ours, theirs] = [join(folder, 'ours'), join(folder, 'theirs')]
+  const layout = (image: string) => ['-f', 'qcow2', '-o', `data_file=${image}.data`, image, '1M']
+  t.match(await run(['create', '-q', ...layout(ours)]), { status: 0, stderr: '' })
+  t.equal(spawnSync('qemu-img', ['create', '-q', ...layout(theirs)]).status, 0)
+  const asTheirs = (text: string) => text.replaceAll(ours, theirs)
+  const facts = (image: string) => (info(image)['format-specific'] as Record<string, unknown>).data
+  t.equal((facts(ours) as Record<string, unknown>)['data-file'], `${ours}.data`)
+  t.same(JSON.parse(asTheirs(JSON.stringify(facts(ours)))), facts(theirs))
+  t.equal(checked(ours), 'clean')
+  const looks = (image: string) =>
+    Promise.all([run(['info', '--output=json', image]), run(['map', '--json', image])])
+  const [[ourInfo, ourMap], [theirInfo, theirMap]] = await Promise.all([looks(ours), looks(theirs)])
+  t.same(JSON.parse(ourInfo.stdout)['format-specific'], info(ours)['format-specific'])
+  t.same(JSON.parse(theirInfo.stdout)['format-specific'], info(theirs)['format-specific'])
+  t.match(ourMap, { status: 0 })
+  t.equal(asTheirs(ourMap.stdout), theirMap.stdout)
+})
+
+t.test('map names a data file as its image does, wherever the image lies', { skip }, async (t) => {
+  const [here, data] = [join(t.testdir({ below: {} }), 'below/image'), relative(process.cwd(), t.testdirName)]
+  const layout = ['-o', `data_file=${data}/data,preallocation=falloc`, here, '1M']
+  t.equal(spawnSync('qemu-img', ['create', '-q', '-f', 'qcow2', ...layout]).status, 0)
+  t.equal((await run(['map', here])).stdout, String(spawnSync('qemu-img', ['map', here]).stdout))
+})
+
+t.test('convert into an image with a data file of a relative name', { skip }, async (t) => {
+  const folder = relative(process.cwd(), t.testdir({ disk: 'x'.repeat(65536) }))
+  const image = join(folder, 'image')
+  const options = ['-o', `data_file=${image}.data,data_file_raw=on`]
+  t.match(await run(['convert', '-q', '-O', 'qcow2', ...options, join(folder, 'disk'), image]), { status: 0 })
+  t.match(info(image), { 'format-specific': { data: { 'data-file': `${image}.data` } } })
+  t.ok(readFileSync(`${image}.data`).equals(readFileSync(join(folder, 'disk'))))
+})
+
+t.test('a daemon elsewhere is told the whole name of a data file', { skip }, async (t) => {
+  using scratch = new Scratch()
+  await using daemon = await Daemon.start({ directory: scratch.path })
+  const folder = t.testdir({})
+  const [image, data] = [join(folder, 'image'), join(folder, 'data')]
+  const options = ['--socket', daemon.socket, '-o', `data_file=${relative(process.cwd(), data)}`]
+  t.match(await run(['create', '-q', '-f', 'qcow2', ...options, image, '1M']), { status: 0, stderr: '' })
+  t.match(info(image), { 'format-specific': { data: { 'data-file': data } } })
 })
 
 t.test('what fails leaves no new file, and tells why', async (t) => {
