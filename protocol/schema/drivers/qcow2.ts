@@ -72,7 +72,7 @@ const options = {
   ),
   'overlap-check': optional(
     overlapChecks,
-    'Metadata that writes are kept away from. Accepted; all of it but L2 tables of snapshots is always checked.',
+    'Metadata that writes are kept away from. All of it always is, whatever this says, but L2 tables of snapshots: those where it says so.',
     { default: 'cached' },
   ),
   'cache-size': optional(int, 'Memory for tables altogether, bytes.'),

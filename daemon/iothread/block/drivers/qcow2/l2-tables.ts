@@ -7,7 +7,7 @@ import type { Commit } from './commit.js'
 import type { Frees } from './frees.js'
 import type { Image } from './image.js'
 import type { L1Table } from './l1-table.js'
-import type { TableClusters } from './overlap.js'
+import { ACTIVE_L2, type TableClusters } from './overlap.js'
 import { type Refcounts, roundUp } from './refcounts.js'
 import { bytesOf, type TableCache, type TableSlice } from './table-cache.js'
 import { Turns } from './turn.js'
@@ -110,7 +110,7 @@ export class L2Tables {
     }
     for (let gate = commit().gate; gate !== undefined; gate = commit().gate) await gate
     l1.set(index, offset)
-    tables.add(offset, image.clusterSize, 'active L2 table')
+    tables.add(offset, image.clusterSize, ACTIVE_L2)
     if (old === 0) return
     tables.delete(old, image.clusterSize)
     frees.add({ offset: old, length: image.clusterSize, reason: 'other' })

@@ -9,7 +9,7 @@ import type { ChildNodes, OpenContext } from '../../open.js'
 import type { NodeOptions } from '../../options.js'
 import { Image, type ImageEnv } from './image.js'
 import { loadHeader } from './load.js'
-import { cacheSizes, checkFormatOptions, cleanInterval, tasksOption } from './options.js'
+import { cacheSizes, checkFormatOptions, cleanInterval, guardsSnapshots, tasksOption } from './options.js'
 import { Qcow2Map } from './qcow2-map.js'
 
 /**
@@ -45,6 +45,7 @@ export async function openQcow2(
     caches: (length) => cacheSizes(spec, image, length),
     cleanInterval: cleanInterval(spec),
     keepPlaces: flag(spec, 'discard-no-unref', false),
+    guardSnapshots: guardsSnapshots(spec),
     passDiscard: {
       request: flag(spec, 'pass-discard-request', options.discard === 'unmap'),
       snapshot: flag(spec, 'pass-discard-snapshot', true),

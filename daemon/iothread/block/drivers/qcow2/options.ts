@@ -101,6 +101,13 @@ export function cleanInterval(spec: NodeSpec): number {
   return seconds
 }
 
+/** Whether writes are kept away from L2 tables of snapshots, as they are from all other tables whatever the option says. */
+export function guardsSnapshots(spec: NodeSpec): boolean {
+  const wanted = spec['overlap-check'] as string | Readonly<Record<string, unknown>> | undefined
+  if (typeof wanted !== 'object') return wanted === 'all'
+  return (wanted['inactive-l2'] as boolean | undefined) ?? wanted.template === 'all'
+}
+
 /** @throws CommandError for what an image of this kind cannot have */
 export function checkFormatOptions(spec: NodeSpec, version: 2 | 3): void {
   const encrypt = spec.encrypt as { readonly format: string } | undefined

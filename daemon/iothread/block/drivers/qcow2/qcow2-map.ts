@@ -47,6 +47,8 @@ export interface MapOptions {
   readonly cleanInterval: number
   /** Discarded clusters keep their places. */
   readonly keepPlaces: boolean
+  /** Writes are kept away from L2 tables of snapshots too. */
+  readonly guardSnapshots: boolean
 }
 
 export class Qcow2Map implements MapDriver {
@@ -343,7 +345,8 @@ export class Qcow2Map implements MapDriver {
       await repairDirty(image)
       await this.#reload()
     }
-    await learnTables(image, this.#l1, this.#snapshots, this.#bitmaps.stored, this.#tables)
+    const { guardSnapshots } = this.#options
+    await learnTables(image, this.#l1, this.#snapshots, this.#bitmaps.stored, this.#tables, guardSnapshots)
     await this.#refcounts.load()
     this.#allocator.restart()
     const autoclear = autoclearAfterWrites(image.header)
