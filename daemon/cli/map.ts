@@ -84,7 +84,7 @@ function extentFrom(value: JsonObject, raw: boolean): MapExtent {
     depth,
     present: !set && !flagOf(value, 'absent'),
     zero,
-    data: !zero && !set,
+    data: (!zero || flagOf(value, 'hole')) && !set,
     compressed: flagOf(value, 'compressed'),
     ...(place === undefined ? {} : { offset: place }),
   }
@@ -126,7 +126,7 @@ export function humanText(
   extents: readonly MapExtent[],
   files: readonly string[],
 ): { text: string; complete: boolean } {
-  const data = extents.filter((extent) => extent.data)
+  const data = extents.filter(({ data, zero }) => data && !zero)
   const nowhere = data.findIndex((extent) => extent.offset === undefined)
   const placed = nowhere < 0 ? data : data.slice(0, nowhere)
   const rows = placed.map(({ start, length, offset, depth }) =>

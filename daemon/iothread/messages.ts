@@ -290,6 +290,8 @@ export interface MapExtent {
   /** Where it lies in that layer's storage, bytes, where it lies in one piece. */
   readonly host?: number
   readonly compressed: boolean
+  /** Zero, at a place for data. */
+  readonly hole: boolean
   /** In no layer: never written. */
   readonly absent: boolean
 }

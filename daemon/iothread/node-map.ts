@@ -46,11 +46,11 @@ export async function mapNode(
 }
 
 function mapExtent(extent: Extent): MapExtent {
-  const { offset, length, kind, allocated, depth, host, compressed, absent } = extent
+  const { offset, length, kind, allocated, depth, host, compressed, absent, hole } = extent
   return {
     ...{ offset, length, allocated, zero: kind === 'zero', depth: depth ?? 0 },
     ...(host !== undefined && { host }),
-    ...{ compressed: compressed ?? false, absent: absent ?? false },
+    ...{ compressed: compressed ?? false, absent: absent ?? false, hole: hole ?? false },
   }
 }
 
@@ -62,6 +62,7 @@ function continues(last: MapExtent, next: MapExtent): boolean {
     last.depth === next.depth &&
     last.compressed === next.compressed &&
     last.absent === next.absent &&
+    last.hole === next.hole &&
     next.host === (last.host === undefined ? undefined : last.host + last.length)
   )
 }

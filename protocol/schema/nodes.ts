@@ -177,6 +177,7 @@ const mapExtent = struct('x-MapExtent', {
     "Where it lies in that layer's storage, bytes; absent where it is nowhere in one piece.",
   ),
   compressed: required(bool, 'Stored compressed.'),
+  hole: required(bool, 'Zero at a place for data: the storage of a preallocated image has a hole there.'),
   absent: required(bool, 'In no layer: never written.'),
 })
 

@@ -100,6 +100,8 @@ export interface Extent {
   readonly depth?: number
   /** Where it lies in that layer's storage, bytes, where it lies in one piece. */
   readonly host?: number
+  /** It reads as zero although the image has a place for data: the storage has a hole there. */
+  readonly hole?: boolean
   /** Stored compressed. */
   readonly compressed?: boolean
   /** In no layer of a chain: it reads as zero because nobody ever wrote it. */

@@ -294,7 +294,7 @@ export class MappedDriver implements BlockDriver {
     const { offset, length } = mapping
     switch (mapping.kind) {
       case 'data':
-        return { offset, length, kind: 'data', allocated: true, host: mapping.host }
+        return await this.#extentOfData(mapping, how)
       case 'zero': {
         const place = mapping.host === undefined ? undefined : { host: mapping.host }
         return { offset, length, kind: 'zero', allocated: true, ...place }
@@ -306,6 +306,17 @@ export class MappedDriver implements BlockDriver {
       default:
         return mapping satisfies never
     }
+  }
+
+  async #extentOfData({ offset, length, file, host }: Data, how?: StatusHow): Promise<Extent> {
+    const data = { offset, length, kind: 'data', allocated: true, host } as const
+    const looks = this.#map.looksThrough()
+    if (looks === false || !(await looks)) return data
+    const end = Math.ceil(file.length() / SECTOR) * SECTOR
+    if (host >= end) return { ...data, kind: 'zero', hole: true }
+    const there = await file.status(host, Math.min(length, end - host), how)
+    const first = { ...data, length: there.length }
+    return there.kind === 'zero' ? { ...first, kind: 'zero', hole: true } : first
   }
 
   async #extentBelow(offset: number, length: number, how?: StatusHow): Promise<Extent> {
@@ -346,6 +357,7 @@ function alike(first: Extent, next: Extent): boolean {
     first.allocated === next.allocated &&
     first.depth === next.depth &&
     first.compressed === next.compressed &&
+    first.hole === next.hole &&
     first.absent === next.absent
   )
 }

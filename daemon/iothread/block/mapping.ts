@@ -82,6 +82,8 @@ export interface MapDriver {
     length: number,
     use?: 'read' | 'write',
   ): readonly Mapping[] | Promise<readonly Mapping[]>
+  /** Where data lies the file is asked for holes. Not where that is known to be of no use. */
+  looksThrough(): boolean | Promise<boolean>
   /** Places that this request may still be using are not given to others until leave(). */
   enter(): Epoch
   leave(epoch: Epoch): void

@@ -56,6 +56,36 @@ const makes = [
   },
 ]
 
+/** Data, zeroes and holes in a preallocated image of 9 MiB. */
+function preallocated(folder: string, options: string): string {
+  const image = join(folder, 'p.qcow2')
+  const file = options.replace('$', join(folder, 'data'))
+  tool('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', file, image, '9M')
+  const commands = ['write -P 1 3M 128k', 'write -z 5M 64k', 'write -P 2 6M 4k', 'write -zu 8M 64k']
+  tool('qemu-io', '-f', 'qcow2', ...commands.flatMap((command) => ['-c', command]), image)
+  return image
+}
+
+const preallocations = ['off', 'metadata', 'falloc', 'full'].flatMap((preallocation) =>
+  ['64k', '2M'].flatMap((cluster) =>
+    ['', ',data_file=$', ',data_file=$,data_file_raw=on'].map(
+      (file) => `preallocation=${preallocation},cluster_size=${cluster}${file}`,
+    ),
+  ),
+)
+for (const options of [...preallocations, 'preallocation=metadata,cluster_size=4k,refcount_bits=1'])
+  makes.push({ name: options, make: (folder: string) => preallocated(folder, options) })
+makes.push({
+  name: 'a layer above a preallocated one',
+  make: (folder: string) => {
+    const base = preallocated(folder, 'preallocation=metadata')
+    const top = join(folder, 'top.qcow2')
+    tool('qemu-img', 'create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top)
+    written(top, [4, 2, 15])
+    return top
+  },
+})
+
 for (const { name, make } of makes)
   t.test(`map as qemu-img shows it: ${name}`, { skip }, async (t) => {
     const image = make(t.testdir({}))

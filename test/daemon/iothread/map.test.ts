@@ -6,7 +6,7 @@ import t from 'tap'
 import { Bench } from '../../helpers/iothread.js'
 
 const MiB = 1 << 20
-const found = { depth: 0, compressed: false, absent: false }
+const found = { depth: 0, compressed: false, absent: false, hole: false }
 
 t.test('neighbours are merged where they are alike and lie next to each other', async (t) => {
   const path = `${t.testdir()}/a`

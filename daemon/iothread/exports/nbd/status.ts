@@ -14,10 +14,11 @@ export type StatusSource = (
   length: number,
 ) => Promise<StatusExtent> | StatusExtent
 
-/** `base:allocation`. A hole is whatever reads as zeroes without being stored as data, as QEMU says it. */
-export const allocation = ofExtents(({ kind }) =>
-  kind === 'zero' ? allocationState.HOLE | allocationState.ZERO : 0,
-)
+/** `base:allocation`. A hole is whatever reads as zeroes without having a place as data, as QEMU says it. */
+export const allocation = ofExtents(({ kind, hole }) => {
+  if (kind !== 'zero') return 0
+  return hole === true ? allocationState.ZERO : allocationState.HOLE | allocationState.ZERO
+})
 
 /** `qemu:allocation-depth`: 0 where nobody has written, 1 for the node itself, 2 for its backing node, … */
 export const allocationDepth = ofExtents(({ absent, depth }) => (absent === true ? 0 : (depth ?? 0) + 1))

@@ -23,6 +23,7 @@ import { learnTables } from './learn-tables.js'
 import { loadHeader, loadSnapshots, type SnapshotTable } from './load.js'
 import type { CacheSizes } from './options.js'
 import { TableClusters } from './overlap.js'
+import { isPreallocated } from './preallocated.js'
 import { Refcounts } from './refcounts.js'
 import { repairDirty } from './repair-dirty.js'
 import { Resizer } from './resize.js'
@@ -71,6 +72,8 @@ export class Qcow2Map implements MapDriver {
   readonly #bitmaps: Bitmaps
   /** Runs between load() and close(). */
   #cleaning: NodeJS.Timeout | undefined
+  /** Whether the file may have holes where data lies; found out when it is first asked for. */
+  #looksThrough: boolean | Promise<boolean> | undefined
   #snapshots: SnapshotTable = { list: [], size: 0 }
   /** Set with the first change; forgotten when others may have changed the image. */
   #prepared: Promise<void> | undefined
@@ -161,6 +164,16 @@ export class Qcow2Map implements MapDriver {
     use?: 'read' | 'write',
   ): readonly Mapping[] | Promise<readonly Mapping[]> {
     return this.#guest.maps(offset, length, use)
+  }
+
+  looksThrough(): boolean | Promise<boolean> {
+    this.#looksThrough ??= isPreallocated(this.#image)
+      .catch(() => false)
+      .then((found) => {
+        this.#looksThrough = found
+        return found
+      })
+    return this.#looksThrough
   }
 
   enter(): Epoch {
@@ -258,6 +271,7 @@ export class Qcow2Map implements MapDriver {
     this.#l2Cache.clear()
     this.#blockCache.clear()
     this.#tables.clear()
+    this.#looksThrough = undefined
     await this.#loadTables()
     await this.#bitmaps.loadBits()
   }
