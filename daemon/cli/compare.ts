@@ -2,6 +2,7 @@
 // `blockferry compare`: whether two images hold the same disk. Lines and exit statuses are those of qemu-img compare.
 
 import { type Format, findImage } from './image.js'
+import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
 import { reporter } from './reporter.js'
 import { runJob } from './run-job.js'
@@ -33,9 +34,11 @@ export async function compare(name: string, otherName: string, options: CompareO
   )
   const how = { readOnly: true, forceShare: options.forceShare }
   const report = reporter({ json: false, progress: options.progress })
+  let shorter = 0
   const result = await withNodes(options, async (daemon, nodes) => {
     const node = await opening(() => nodes.openDirect(image, 'one', how))
     const second = await opening(() => nodes.openDirect(other, 'other', how))
+    shorter = Math.min(await sizeOfNode(daemon.client, node), await sizeOfNode(daemon.client, second))
     const args = { 'job-id': nodes.name('job'), node, other: second, strict: options.strict }
     try {
       return await runJob(daemon, 'x-compare', args, (progress) => report.progress(progress))
@@ -49,8 +52,11 @@ export async function compare(name: string, otherName: string, options: CompareO
   const difference = textOf(result, 'difference')
   if (difference === 'size') say('Strict mode: Image size mismatch!')
   if (difference === 'status') say(`Strict mode: Offset ${numberOf(result, 'offset')} block status mismatch!`)
-  if (flagOf(result, 'size-mismatch') && !options.strict) say('Warning: Image size mismatch!')
-  if (difference === 'content') say(`Content mismatch at offset ${numberOf(result, 'offset')}!`)
+  const offset = numberOf(result, 'offset') ?? 0
+  // Where what both have differs, their sizes do not matter.
+  const sizes = flagOf(result, 'size-mismatch') && !(difference === 'content' && offset < shorter)
+  if (sizes && !options.strict) say('Warning: Image size mismatch!')
+  if (difference === 'content') say(`Content mismatch at offset ${offset}!`)
   if (!flagOf(result, 'identical')) throw new CliError(status.different)
   say('Images are identical.')
 }

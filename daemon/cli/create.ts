@@ -47,7 +47,8 @@ async function backingImage(
   if (path === image) throw usage('an image cannot be its own backing file')
   if (unsafe) return undefined
   const format = formats.find((one) => one === backing.format)
-  if (format === undefined) throw usage(`Unknown driver '${backing.format}'`)
+  if (format === undefined)
+    throw usage(`cannot open backing file '${backing.file}': Unknown driver '${backing.format}'`)
   return { end: await lookAtImage(path), format, guessed: false }
 }
 

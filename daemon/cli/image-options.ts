@@ -2,7 +2,7 @@
 // Options of a new image as `-o name=value,…` takes them, with the names of qemu-img. Used by create and convert. Talks to
 // no daemon; values that are words are the daemon's to check.
 
-import { parseSize } from '../common/units.js'
+import { parseSize, sizeProblem } from '../common/units.js'
 import type { ArgumentValue, CommandArguments } from './client.js'
 import type { Format } from './image.js'
 import { usage } from './status.js'
@@ -42,7 +42,8 @@ const flag: Reader = (text, name) => {
 }
 const bytes = (text: string, name: string): number => {
   const found = parseSize(text)
-  if (found === undefined) throw usage(`'${name}' expects a size such as 65536 or 64k, found '${text}'`)
+  if (found === undefined)
+    throw usage(`'${name}' expects ${sizeProblem(text, '65536 or 64k')}, found '${text}'`)
   return found
 }
 const count: Reader = (text, name) => {

@@ -9,7 +9,8 @@ import { type ConvertOptions, convert } from './convert.js'
 import { formats } from './image.js'
 import { type InfoOptions, info } from './info.js'
 import { map } from './map.js'
-import { aioOption, collect, embedded, logLevel, size, wholeNumber } from './program-values.js'
+import { listsOptions } from './option-help.js'
+import { aioOption, collect, embedded, given, logLevel, size, wholeNumber } from './program-values.js'
 import { type ResizeOptions, resize } from './resize.js'
 import { type ServeOptions, serve } from './serve.js'
 
@@ -73,8 +74,9 @@ function addConvert(program: Command): void {
   const command = program
     .command('convert')
     .description('copy an image into a new one of another format or layout')
-    .argument('<source>', image)
-    .argument('<target>', 'file (made, or overwritten), block device or NBD URI')
+    .usage('[options] <source> <target>')
+    .argument('[source]', image)
+    .argument('[target]', 'file (made, or overwritten), block device or NBD URI')
     .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
     .option('-c, --compress', 'compressed clusters (qcow2)', false)
     .option(
@@ -84,7 +86,12 @@ function addConvert(program: Command): void {
     )
     .option('-n, --existing', 'the target is there and has the right size; do not make it', false)
     .option('--target-is-zero', 'the target is known to read as zeroes everywhere; with -n', false)
-    .option('-o, --options <options>', 'of the new image, as name=value,…; may be repeated', collect, [])
+    .option(
+      '-o, --options <options>',
+      'of the new image, as name=value,…; may be repeated; help lists them',
+      collect,
+      [],
+    )
     .option('-B, --backing <file>', 'the new image is a layer above this one; only what differs is copied')
     .option('-F, --backing-format <format>', 'format of the backing file')
     .option('-W, --out-of-order', 'taken as given: pieces are always written as they come', false)
@@ -95,8 +102,11 @@ function addConvert(program: Command): void {
     .option('-p, --progress', 'show how far it is', false)
     .option('-q, --quiet', 'no result on stdout', false)
     .addOption(aioOption())
-  addCommon(command).action((source: string, target: string, options: ConvertOptions) =>
-    convert(source, target, options),
+  addCommon(command).action(
+    async (source: string | undefined, target: string | undefined, options: ConvertOptions) => {
+      if (listsOptions(options.targetFormat ?? 'raw', options.options)) return
+      await convert(given(source, 'source'), given(target, 'target'), options)
+    },
   )
 }
 

@@ -2,7 +2,8 @@
 // Options and values that several commands have. Used by program.ts and program-tools.ts.
 
 import { InvalidArgumentError, Option } from 'commander'
-import { parseSize } from '../common/units.js'
+import { parseSize, sizeProblem } from '../common/units.js'
+import { usage } from './status.js'
 
 export const embedded = 'socket of a running daemon; without it the command runs a daemon of its own'
 
@@ -23,7 +24,8 @@ export function aioOption(): Option {
 /** @throws InvalidArgumentError, which commander tells as a usage error */
 export function size(text: string): number {
   const bytes = parseSize(text)
-  if (bytes === undefined) throw new InvalidArgumentError('Expected a size such as 4096, 512k, 100M or 1.5G.')
+  if (bytes === undefined)
+    throw new InvalidArgumentError(`Expected ${sizeProblem(text, '4096, 512k, 100M or 1.5G')}.`)
   return bytes
 }
 
@@ -37,4 +39,10 @@ export function wholeNumber(text: string): number {
   if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(Number(text)))
     throw new InvalidArgumentError('Expected a whole number.')
   return Number(text)
+}
+
+/** An argument that only help does without. @throws CliError (usage) */
+export function given(value: string | undefined, name: string): string {
+  if (value === undefined) throw usage(`missing required argument '${name}'`)
+  return value
 }

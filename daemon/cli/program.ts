@@ -11,12 +11,13 @@ import type { CreateOptions } from './create-request.js'
 import { type JobVerb, jobVerbs, listJobs, setJobSpeed, steerJob } from './jobs.js'
 import { mirror } from './mirror.js'
 import type { MirrorOptions } from './mirror-request.js'
+import { listsOptions } from './option-help.js'
 import { addBitmap } from './program-bitmap.js'
 import { addChain } from './program-chain.js'
 import { addImages } from './program-images.js'
 import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
-import { aioOption, collect, embedded, logLevel, size } from './program-values.js'
+import { aioOption, collect, embedded, given, logLevel, size } from './program-values.js'
 import { qmp } from './qmp.js'
 import { CliError, exitStatus } from './status.js'
 
@@ -192,17 +193,21 @@ function addCreate(program: Command): void {
   program
     .command('create')
     .description('make an empty disk image; an existing file is overwritten')
-    .argument('<file>', 'file (made, or overwritten) or block device')
+    .usage('[options] <file> [size]')
+    .argument('[file]', 'file (made, or overwritten) or block device')
     .argument('[size]', 'size of the disk; default: that of the backing file', size)
     .addOption(new Option('-f, --format <format>', 'format').choices(['raw', 'qcow2']).default('raw'))
     .option('-b, --backing <file>', 'image that shows through; relative names are relative to the new image')
     .option('-F, --backing-format <format>', 'format of the backing file; needed with -b')
-    .option('-o, --options <name=value,...>', 'as of qemu-img create', collect, [])
+    .option('-o, --options <name=value,...>', 'as of qemu-img create; help lists them', collect, [])
     .option('-u, --unsafe', 'do not look at the backing file', false)
     .option('-q, --quiet', 'print nothing', false)
     .option('--socket <socket>', embedded)
     .addOption(logLevel())
-    .action((file: string, bytes: number | undefined, options: CreateOptions) => create(file, bytes, options))
+    .action(async (file: string | undefined, bytes: number | undefined, options: CreateOptions) => {
+      if (listsOptions(options.format, options.options)) return
+      await create(given(file, 'file'), bytes, options)
+    })
 }
 
 function addCheck(program: Command): void {

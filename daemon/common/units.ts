@@ -3,6 +3,7 @@
 // Suffixes are binary, as qemu-img has them: 1k is 1024 bytes.
 
 const suffixes = ['', 'k', 'm', 'g', 't', 'p', 'e']
+const pattern = /^(\d+(?:\.\d+)?)\s*(?:([kmgtpe])(?:i?b)?|b)?$/i
 const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'] as const
 
 /**
@@ -10,12 +11,20 @@ const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'] as const
  * @returns whole bytes up to Number.MAX_SAFE_INTEGER, undefined for anything else
  */
 export function parseSize(text: string): number | undefined {
-  const match = /^(\d+(?:\.\d+)?)\s*(?:([kmgtpe])(?:i?b)?|b)?$/i.exec(text.trim())
-  if (match === null) return undefined
-  const [, digits = '', suffix = ''] = match
-  const power = suffixes.indexOf(suffix.toLowerCase())
-  const bytes = Number(digits) * 1024 ** power
+  const bytes = bytesOf(text)
   return Number.isSafeInteger(bytes) ? bytes : undefined
+}
+
+/** NaN: it is no size. */
+function bytesOf(text: string): number {
+  const [, digits = 'none', suffix = ''] = pattern.exec(text.trim()) ?? []
+  return Number(digits) * 1024 ** suffixes.indexOf(suffix.toLowerCase())
+}
+
+/** What is wrong with a text that parseSize() does not take. @param examples  what would be right */
+export function sizeProblem(text: string, examples: string): string {
+  const tooLarge = pattern.test(text.trim()) && bytesOf(text) >= Number.MAX_SAFE_INTEGER
+  return tooLarge ? 'a size below 8 PiB' : `a size such as ${examples}`
 }
 
 /** 1610612736 → '1.50 GiB'; below 1 KiB whole bytes. Three digits that count. */

@@ -65,6 +65,12 @@ t.test('the backing file is found beside the image and gives the size', { skip }
   })
 })
 
+t.test('a backing file of an unknown format is named', async (t) => {
+  const folder = t.testdir({ base: '' })
+  const made = await run(['create', '-f', 'qcow2', '-b', 'base', '-F', 'vmdk', join(folder, 'image'), '1M'])
+  t.match(made, { status: 2, stderr: "blockferry: cannot open backing file 'base': Unknown driver 'vmdk'\n" })
+})
+
 t.test('a data file is made, and named as it was given', { skip }, async (t) => {
   const folder = t.testdir({})
   const [image, data] = [join(folder, 'a.qcow2'), join(folder, 'with,comma')]

@@ -36,7 +36,8 @@ function images(t: Test) {
   const b = sparse(join(folder, 'b'), 8 * MiB, [...places, { at: MiB, fill: 0 }])
   const c = sparse(join(folder, 'c'), 8 * MiB, [...places, { at: MiB, fill: 9 }])
   const d = sparse(join(folder, 'd'), 9 * MiB, places)
-  return { folder, a, b, c, d }
+  const e = sparse(join(folder, 'e'), 9 * MiB, [...places, { at: 8.5 * MiB, fill: 7 }])
+  return { folder, a, b, c, d, e }
 }
 
 const pairs = [
@@ -46,6 +47,10 @@ const pairs = [
   { name: 'strictly different length', one: 'd', other: 'a', options: ['-s'] },
   { name: 'strictly different allocation', one: 'a', other: 'b', options: ['-s'] },
   { name: 'quiet', one: 'a', other: 'c', options: ['-q'] },
+  { name: 'different length, different content before', one: 'c', other: 'd', options: [] },
+  { name: 'the same, strictly', one: 'd', other: 'c', options: ['-s'] },
+  { name: 'different length, content behind the end', one: 'a', other: 'e', options: [] },
+  { name: 'the same the other way round', one: 'e', other: 'a', options: [] },
 ] as const
 
 for (const { name, one, other, options } of pairs) {

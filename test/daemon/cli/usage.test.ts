@@ -32,6 +32,25 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
     text: "option '--speed <size>' argument 'fast' is invalid. Expected a size such as 4096, 512k, 100M or 1.5G",
   },
   {
+    name: 'a size beyond all files',
+    args: ['create', 'a', '1E'],
+    status: 2,
+    text: "command-argument value '1E' is invalid for argument 'size'. Expected a size below 8 PiB",
+  },
+  {
+    name: 'the same as an option of an image',
+    args: ['create', 'a', '-o', 'size=8P'],
+    status: 2,
+    text: "'size' expects a size below 8 PiB, found '8P'",
+  },
+  { name: 'create without file', args: ['create'], status: 2, text: "missing required argument 'file'" },
+  {
+    name: 'convert without target',
+    args: ['convert', 'a'],
+    status: 2,
+    text: "missing required argument 'target'",
+  },
+  {
     name: 'a format that is not there',
     args: ['mirror', 'a', 'b', '-O', 'vmdk'],
     status: 2,
