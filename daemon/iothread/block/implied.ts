@@ -124,7 +124,8 @@ function probed(found: ImageHead): string {
 
 function over(storage: NodeDefinition, format: string): NodeDefinition {
   if (format === storage.driver || format === 'file' || format === 'host_device') return storage
-  if (format !== 'raw' && format !== 'qcow2') throw new CommandError(`Unknown driver '${format}'`)
+  if (format !== 'raw' && format !== 'qcow2')
+    throw new CommandError(`Could not open '${storage.filename}': Unknown driver '${format}'`)
   return { driver: format, file: storage }
 }
 

@@ -71,6 +71,14 @@ t.test('a backing file of an unknown format is named', async (t) => {
   t.match(made, { status: 2, stderr: "blockferry: cannot open backing file 'base': Unknown driver 'vmdk'\n" })
 })
 
+t.test('a backing file of an unknown format is named by who opens the image', { skip }, async (t) => {
+  const folder = t.testdir({ base: 'x'.repeat(512) })
+  const image = join(folder, 'image')
+  spawnSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-u', '-b', 'base', '-F', 'vmdk', image, '1M'])
+  const text = `Could not open backing file: Could not open '${folder}/base': Unknown driver 'vmdk'`
+  t.match(await run(['map', image]), { status: 1, stderr: text })
+})
+
 t.test('a data file is made, and named as it was given', { skip }, async (t) => {
   const folder = t.testdir({})
   const [image, data] = [join(folder, 'a.qcow2'), join(folder, 'with,comma')]

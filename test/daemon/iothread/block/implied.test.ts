@@ -133,7 +133,7 @@ t.test('what an image cannot have below it is refused by name', { skip }, async 
     ['/dev/zero', 'raw', "'file' driver requires '/dev/zero' to be a regular file"],
     ['nbd://host/x', 'raw', "Unknown protocol 'nbd'"],
     ['http://host/x', 'raw', "Unknown protocol 'http'"],
-    ['top.qcow2.vmdk', 'vmdk', "Unknown driver 'vmdk'"],
+    ['top.qcow2.vmdk', 'vmdk', `Could not open '${s.folder}/top.qcow2.vmdk': Unknown driver 'vmdk'`],
   ] as const) {
     writeFileSync(`${s.folder}/top.qcow2.vmdk`, '')
     s.image('top.qcow2', '-b', name, '-F', format)
