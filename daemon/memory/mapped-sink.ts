@@ -72,7 +72,7 @@ export class MappedSink implements MemorySink {
       layout,
       places,
       pageSize: head.pageSize,
-      reserve: await this.#reserve(head, places),
+      reserve: await this.#reserve(head, places, layout.tailOffset),
     }
     return places
   }
@@ -146,11 +146,15 @@ export class MappedSink implements MemorySink {
     await target.complete(beginning.subarray(0, PART_MARK.length))
   }
 
-  /** In the page cache nothing is gained by it. */
-  async #reserve({ blocks }: ImageHead, places: readonly BlockPlace[]): Promise<Reserve> {
+  /**
+   * In the page cache nothing is gained by it.
+   * @param end  of the pages in the file, bytes
+   */
+  async #reserve({ blocks }: ImageHead, places: readonly BlockPlace[], end: number): Promise<Reserve> {
     const { slots, target } = this.#options
     const facts = await slots.engine.stat(target.file)
     const able = typeof facts !== 'number' && facts.kind === 'file' && facts.direct
+    if (able) await target.growTo(end)
     const reserved = places.map(({ place, bitmap }, index) => {
       return { place, bitmap, length: blocks[index]?.length ?? 0 }
     })
