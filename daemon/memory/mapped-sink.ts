@@ -154,7 +154,7 @@ export class MappedSink implements MemorySink {
     const { slots, target } = this.#options
     const facts = await slots.engine.stat(target.file)
     const able = typeof facts !== 'number' && facts.kind === 'file' && facts.direct
-    if (able) await target.growTo(end)
+    if (able && facts.size < end) await target.growTo(end)
     const reserved = places.map(({ place, bitmap }, index) => {
       return { place, bitmap, length: blocks[index]?.length ?? 0 }
     })

@@ -147,8 +147,8 @@ export class TargetFile {
   }
 
   /**
-   * It will have at least so many bytes. Writes past the page cache that make a file longer are done one at a time by
-   * ext4, each waited for; within its length several are under way (512 KiB in 8 threads: 1.8 to 2.0 GB/s, and 2.6 to 3.1). Best effort: who writes where there can be nothing is told then.
+   * It has less bytes than these, and gets them. Writes past the page cache that make a file longer are slower: 512 KiB each by 8
+   * threads to ext4 went at 1.8 to 2.0 GB/s, and at 2.6 to 3.1 within its length. A failure is left to the writes to tell.
    */
   async growTo(length: number): Promise<void> {
     await this.#options.slots.engine.truncate(this.file, length)
