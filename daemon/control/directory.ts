@@ -39,8 +39,11 @@ export interface Node {
   /** Names by role. Grows while the node is being opened. */
   readonly children: Map<string, string>
   readonly parents: Set<string>
-  /** Who decides over its end: a user, the parent it was defined in, or the job it was made for. Changed by relink(). */
-  owner: { readonly kind: 'user' } | { readonly kind: 'parent' | 'job'; readonly name: string }
+  /**
+   * Who decides over its end: a user, the parent it was defined in, the job it was made for, or nobody: it goes with its last
+   * use. Changed by relink(), when a job ends, and by what a job reports.
+   */
+  owner: { readonly kind: 'user' | 'nobody' } | { readonly kind: 'parent' | 'job'; readonly name: string }
   /** The set of descriptors its file name means, in use as long as the node is here. */
   readonly set: SetUse | undefined
   /** TLS credentials of its connections, as they were when it was defined. */
@@ -155,6 +158,14 @@ export class Directory {
     child.parents.add(node.name)
     if (owned) child.owner = { kind: 'parent', name: node.name }
     else if (isOwnedBy(child, node)) child.owner = { kind: 'user' }
+  }
+
+  /** Nodes that nobody uses any more, and that are to go then. */
+  unused(): Node[] {
+    return [...this.#nodes.values()].filter(
+      ({ owner, state, parents, exports, use }) =>
+        owner.kind === 'nobody' && state === 'open' && parents.size + exports.size === 0 && use === undefined,
+    )
   }
 
   /** Puts entered nodes into a worker, which each of them then holds. */

@@ -80,6 +80,18 @@ export class Graphs {
     }
     this.directory.remove(node)
     this.#log.info({ node: node.name }, 'node closed')
+    await this.closeUnused()
+  }
+
+  /** Whoever let go of a node calls it: what is to go with its last use is closed then. Never rejects. */
+  async closeUnused(): Promise<void> {
+    await Promise.all(
+      this.directory.unused().map((node) =>
+        this.close(node).catch((error: unknown) => {
+          this.#log.error({ node: node.name, err: error }, 'node without a use was not closed in order')
+        }),
+      ),
+    )
   }
 
   /** Opens a node without children anew, to be written too. @throws CommandError, and it stays as it was */
@@ -99,6 +111,7 @@ export class Graphs {
       await work()
     } finally {
       for (const node of nodes) if (node.state === 'changing') node.state = 'open'
+      void this.closeUnused()
     }
   }
 
@@ -166,10 +179,15 @@ export class Graphs {
       const node = find(name)
       if (node !== undefined) node.owner = { kind: 'user' }
     }
+    for (const name of report.shared) {
+      const node = find(name)
+      if (node !== undefined) node.owner = { kind: 'nobody' }
+    }
     for (const name of report.writable) {
       const node = find(name)
       if (node !== undefined) node.spec = { ...node.spec, 'read-only': false }
     }
+    void this.closeUnused()
   }
 
   /** Nodes that a job had to itself vanish with it, and those that a job left without a use: the worker says so. */
@@ -178,6 +196,7 @@ export class Graphs {
     for (const node of [...this.directory.all()])
       if (node.owner.kind !== 'user' && node.state === 'open' && node.worker === worker)
         if (report.gone.includes(node.name)) this.directory.remove(node)
+    void this.closeUnused()
   }
 
   /** Identities of the files among some nodes. */

@@ -67,6 +67,8 @@ export interface GraphReport {
   readonly edges: readonly EdgeChange[]
   /** Nodes that were closed with another one before, and go on without it. */
   readonly kept: readonly string[]
+  /** The same, but they are closed with the last node above them. */
+  readonly shared: readonly string[]
   /** Nodes that were only read before, and are written from now on. */
   readonly writable: readonly string[]
 }

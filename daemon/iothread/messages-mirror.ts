@@ -34,8 +34,12 @@ export interface MirrorSpec {
   readonly targetIsZero: boolean
   /** Finish by itself when ready (one-shot copies). */
   readonly autoComplete: boolean
-  /** The target node was made for this job: it is closed when the job is over. */
+  /** The target node was made for this job: it is closed when the job is over, unless somebody uses it then. */
   readonly ownsTarget: boolean
+  /** The target holds only what was written since: what it takes the place of becomes its backing file. */
+  readonly underlay?: boolean
+  /** The target is no copy of the whole: it takes nobody's place. */
+  readonly partial?: boolean
   /** Whose place the target takes; default: the source's. */
   readonly replaces?: string | undefined
   /** The target is below the source, and what images between them hold is copied: the commit of an active image. */

@@ -147,26 +147,6 @@ t.test('a copy of a disk in use is what the disk was when the job ended', async 
   await client.execute('blockdev-del', { 'node-name': 'd1' })
 })
 
-t.test('a drive-mirror leaves users where they are', async (t) => {
-  using scratch = new Scratch()
-  const { daemon, client, socket } = await served(scratch)
-  await using _ = daemon
-  const connection = await GuestClient.connect(socket, 'disk')
-  await connection.write(0, Buffer.alloc(BLOCK, 1))
-  await client.execute('drive-mirror', {
-    ...{ 'job-id': 'j', device: 'd0', target: scratch.file('copy'), sync: 'full', format: 'raw' },
-  })
-  await client.event('BLOCK_JOB_READY')
-  await connection.write(BLOCK, Buffer.alloc(BLOCK, 2))
-  await client.execute('job-complete', { id: 'j' })
-  await client.status('j', 'null')
-  t.equal(difference(scratch.file('d0'), scratch.file('copy')), undefined)
-  t.equal(await servedNode(client), 'd0')
-  await connection.write(0, Buffer.alloc(BLOCK, 3))
-  t.same(await connection.read(0, BLOCK), Buffer.alloc(BLOCK, 3))
-  connection.end()
-})
-
 t.test('an export that comes while its node is mirrored moves too', async (t) => {
   using scratch = new Scratch()
   const { daemon, client, socket } = await served(scratch)

@@ -55,13 +55,22 @@ export class Exports {
   readonly #service: NbdService
   readonly #events: EventSink
   readonly #log: Logger
+  /** Called when a node has lost an export; never rejects. */
+  readonly #freed: () => Promise<void>
   /** By id, oldest first. */
   readonly #exports = new Map<string, Export>()
   /** Set while the server is being stopped. */
   #stopping: Promise<void> | undefined
 
-  constructor(directory: Directory, service: NbdService, events: EventSink, log: Logger) {
+  constructor(
+    directory: Directory,
+    service: NbdService,
+    events: EventSink,
+    log: Logger,
+    freed: () => Promise<void>,
+  ) {
     this.#log = log
+    this.#freed = freed
     this.#directory = directory
     this.#service = service
     this.#events = events
@@ -131,6 +140,7 @@ export class Exports {
       await this.#offer()
     } catch (error) {
       this.#forget(added)
+      await this.#freed()
       throw error
     }
   }
@@ -163,6 +173,7 @@ export class Exports {
     found.node.exports.delete(id)
     found.node = node
     node.exports.add(id)
+    void this.#freed()
     if (found.state === 'opening') return
     found.facts = facts
     if (found.state === 'open') void this.#offer()
@@ -205,6 +216,7 @@ export class Exports {
       this.#log.warn({ export: found.id, err: error }, 'export was not closed in order')
     }
     if (!this.#forget(found)) return
+    await this.#freed()
     this.#events.emit('BLOCK_EXPORT_DELETED', { id: found.id })
   }
 

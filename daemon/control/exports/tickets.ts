@@ -12,7 +12,8 @@ import { CommandError } from '../../errors.js'
 import type { Answer, Question } from '../../images/messages.js'
 import type { ExportBitmap } from '../../iothread/messages-bitmaps.js'
 import type { ImageReport, ImageSpec } from '../../iothread/messages-images.js'
-import type { Directory, Node } from '../directory.js'
+import type { Node } from '../directory.js'
+import type { Graphs } from '../graphs.js'
 import type { DiskWorker } from '../workers.js'
 import { ImageClients } from './image-clients.js'
 import type { ImageNodes, NodeUser } from './image-nodes.js'
@@ -30,7 +31,7 @@ export interface Front {
 }
 
 export class Tickets {
-  readonly #directory: Directory
+  readonly #graphs: Graphs
   readonly #nodes: ImageNodes
   readonly #front: Front
   readonly #log: Logger
@@ -43,8 +44,8 @@ export class Tickets {
   unixSocket: string | undefined
   removeMs = REMOVE_MS
 
-  constructor(directory: Directory, nodes: ImageNodes, front: Front, log: Logger) {
-    this.#directory = directory
+  constructor(graphs: Graphs, nodes: ImageNodes, front: Front, log: Logger) {
+    this.#graphs = graphs
     this.#nodes = nodes
     this.#front = front
     this.#log = log
@@ -288,6 +289,7 @@ export class Tickets {
       node.exports.delete(nameOf(ticket))
       worker?.release()
       await user?.release()
+      await this.#graphs.closeUnused()
       throw error
     }
   }
@@ -341,6 +343,7 @@ export class Tickets {
     await image.user?.release().catch((error: unknown) => {
       this.#log.warn({ err: error }, 'the image of a ticket was not closed in order')
     })
+    await this.#graphs.closeUnused()
   }
 
   #closed(ticket: Ticket): void {
@@ -352,13 +355,14 @@ export class Tickets {
   }
 
   #moved(key: number, name: string): void {
-    const node = this.#directory.find(name)
+    const node = this.#graphs.directory.find(name)
     for (const ticket of this.#all()) {
       if (ticket.key !== key || ticket.image === undefined || node === undefined) continue
       ticket.image.node.exports.delete(nameOf(ticket))
       ticket.image.node = node
       node.exports.add(nameOf(ticket))
     }
+    void this.#graphs.closeUnused()
   }
 
   #all(): Ticket[] {

@@ -192,8 +192,11 @@ export class CopyStarter {
     filter.state = 'open'
     const concluded = () => {
       target.use = undefined
+      // Users of the source may have it now.
+      if (ownsTarget) target.owner = { kind: 'nobody' }
       this.#unclaim(claim)
       worker.release()
+      void this.graphs.closeUnused()
     }
     const undo = async () => {
       target.use = undefined

@@ -128,14 +128,14 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     chosen: (chosen) => exports.chosen(chosen),
     lost: () => undefined,
   })
-  const exports: Exports = new Exports(directory, nbd, events, log)
+  const exports: Exports = new Exports(directory, nbd, events, log, () => graphs.closeUnused())
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
   const copies = new CopyStarter(graphs, jobs, log)
   const images: ImagesService = new ImagesService(startImages, log, {
     question: (question) => tickets.answer(question),
     handed: (...connection) => tickets.handed(...connection),
   })
-  const tickets: Tickets = new Tickets(directory, new ImageNodes(graphs), images, log)
+  const tickets: Tickets = new Tickets(graphs, new ImageNodes(graphs), images, log)
 
   const starting = {
     ...nodeHandlers(graphs),

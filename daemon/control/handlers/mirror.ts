@@ -52,7 +52,13 @@ async function toFile(starter: CopyStarter, args: Arguments<'drive-mirror'>): Pr
   const filter = { driver: 'mirror_top', name: undefined } as const
   const claim = starter.claim({ id, source, filter, speed: args.speed, budget: args['x-budget'] })
   const job = args['x-auto-complete'] === true ? 'one-shot' : 'mirror'
-  const how = start(args, source, claim.filter, { unmap: args.unmap ?? true, replaces: undefined })
+  const fresh = args.mode !== 'existing'
+  const how = start(args, source, claim.filter, {
+    unmap: args.unmap ?? true,
+    replaces: args.replaces,
+    underlay: fresh && args.sync === 'none',
+    partial: fresh && args.bitmap !== undefined,
+  })
   await starter.run(await starter.prepareFile(claim, args, job, how))
 }
 
@@ -60,7 +66,7 @@ function start(
   args: MirrorArguments,
   source: Node,
   filter: Node,
-  how: Pick<MirrorSpec, 'unmap' | 'replaces'>,
+  how: Pick<MirrorSpec, 'unmap' | 'replaces' | 'underlay' | 'partial'>,
 ): CopyStart {
   const common = mirrorSpec(args, source, filter)
   return {

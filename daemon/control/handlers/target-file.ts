@@ -152,8 +152,7 @@ export class TargetFile implements Disposable {
   }
 
   #checkNoBacking(worker: DiskWorker): void {
-    if (this.#job === 'backup' && this.#args.sync === 'none')
-      throw new CommandError("Backing file not supported for file format 'raw'")
+    if (this.#args.sync === 'none') throw new CommandError("Backing file not supported for file format 'raw'")
     if (this.#args.sync === 'top' && this.#backing(worker) !== undefined)
       throw new CommandError("Backing file not supported for file format 'raw'")
   }

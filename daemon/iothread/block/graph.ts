@@ -80,7 +80,7 @@ export class Graph {
     this.surgery = new Surgery({
       records: this.#records,
       claims: this.#claims,
-      rearranged: (edges, kept) => env.rearranged({ edges, kept, writable: [] }),
+      rearranged: (edges, kept, shared) => env.rearranged({ edges, kept, shared, writable: [] }),
       report: (records) => this.#facts.report(records),
       remove: (name) => this.remove(name),
     })
@@ -169,7 +169,7 @@ export class Graph {
 
   /** Nodes that stay writable: whoever opens them elsewhere is to know. */
   keptWritable(names: readonly string[]): void {
-    if (names.length > 0) this.#env.rearranged({ edges: [], kept: [], writable: names })
+    if (names.length > 0) this.#env.rearranged({ edges: [], kept: [], shared: [], writable: names })
   }
 
   async #reopen(steps: readonly ReopenStep[], rest: Rest): Promise<void> {
@@ -298,15 +298,9 @@ export class Graph {
     return this.#filters.insert(name, below, bitmap, kind)
   }
 
-  /** See Surgery. @param held  nodes above the replaced one whose requests are held back */
-  async pivot(
-    filter: TopFilter,
-    to: BlockNode,
-    ending: readonly Claim[],
-    replaced: BlockNode = filter.below,
-    held: ReadonlySet<BlockNode> = new Set(),
-  ): Promise<void> {
-    await this.surgery.pivot(filter, replaced, to, held, ending)
+  /** Somebody has claimed the node, or lies above it. */
+  isUsed(node: BlockNode): boolean {
+    return this.#claims.isClaimed(node) || this.#records.parents(node).length > 0
   }
 
   /** Nodes on the way from one down to another in its backing chain, both included; undefined when it is not there. */

@@ -17,7 +17,11 @@ export interface SurgeryEnv {
   readonly records: Records
   readonly claims: Claims
   /** Told of edges that changed, and of nodes that go on without the one they were defined in. */
-  readonly rearranged: (edges: readonly EdgeChange[], kept: readonly string[]) => void
+  readonly rearranged: (
+    edges: readonly EdgeChange[],
+    kept: readonly string[],
+    shared: readonly string[],
+  ) => void
   readonly report: (records: readonly NodeRecord[]) => void
   /** Closes a node and what is defined inside it. */
   readonly remove: (name: string) => Promise<void>
@@ -33,6 +37,15 @@ export interface HoldHow {
   readonly moving: boolean
   /** Gives up waiting. */
   readonly signal?: AbortSignal
+}
+
+export interface PivotHow {
+  /** Nodes above the replaced one whose requests are held back. */
+  readonly held: ReadonlySet<BlockNode>
+  /** Claims on either node that end with it. */
+  readonly ending: readonly Claim[]
+  /** The replaced node becomes the backing file of the one that takes its place. */
+  readonly underlay?: boolean
 }
 
 /** An overlay that was put on a node. One of the two is called, once. */
@@ -93,34 +106,39 @@ export class Surgery {
    * Another node takes the place of the node below a filter, or of one that is reached from there through filters: those
    * above it and claims that may move go to it, and so do requests that wait in the filter.
    * Called in drained sections of the filter and the node below.
-   * @param held    nodes above the replaced one whose requests are held back
-   * @param ending  claims on either node that end with it
    * @throws CommandError when the node cannot be replaced; nothing is changed then
    */
   async pivot(
     filter: TopFilter,
     replaced: BlockNode,
     to: BlockNode,
-    held: ReadonlySet<BlockNode>,
-    ending: readonly Claim[],
+    { held, ending, underlay }: PivotHow,
   ): Promise<void> {
     const { records, claims } = this.#env
     const edges = this.#parents(replaced, [filter.node], to)
     for (const { record } of edges) this.#checkHeld(record, replaced, to, held)
     const releases = ending.map(({ release }) => release)
-    const links: EdgeChange[] = [...edges, ...this.#owners(to)].map(({ record, role }) => ({
-      ...{ node: record.node.name, role, child: to.name, owned: false },
-    }))
+    const below: Parent[] = underlay === true ? [{ record: records.get(to.name), role: 'backing' }] : []
+    const links = [
+      ...below.map((edge) => changed(edge, replaced)),
+      ...[...edges, ...this.#owners(to)].map((edge) => changed(edge, to)),
+    ]
     const kept = edges.some(({ record }) => ownsChild(record, replaced)) ? [replaced.name] : []
     await claims.rearrange([replaced, to, ...edges.map(({ record }) => record.node)], () => {
+      // What is to show through it comes first: nobody may read it without.
+      const laid = below.map(({ record, role }) =>
+        this.#link(record, role, { node: replaced, inline: false }),
+      )
       const moved = claims.move(replaced, to, releases)
       const linked = [...edges, ...this.#owners(to)].map(({ record, role }) =>
         this.#link(record, role, { node: to, inline: false }),
       )
-      return together([moved, ...linked])
+      return together([...laid, moved, ...linked])
     })
     if (replaced === filter.below) filter.redirect(to)
-    this.#env.rearranged(links, kept)
+    const shared = this.#share(replaced, to)
+    const names = shared.flatMap(({ child }) => child ?? [])
+    this.#env.rearranged([...links, ...shared], kept, names)
     this.#env.report(records.above([to, replaced]))
   }
 
@@ -202,6 +220,7 @@ export class Surgery {
           })),
         ],
         before.some(({ inline }) => inline) ? [below.name] : [],
+        [],
       )
       this.#env.report(records.above([overlay, below]))
     }
@@ -226,6 +245,24 @@ export class Surgery {
   /** Those in which a node was defined: with users of its own it does not end with them. */
   #owners(node: BlockNode): Parent[] {
     return this.#env.records.parents(node).filter(({ record }) => ownsChild(record, node))
+  }
+
+  /** What was defined inside a node, or below it, and is below another one too, does not end with the first. */
+  #share(from: BlockNode, to: BlockNode): EdgeChange[] {
+    const { records } = this.#env
+    const theirs = new Set(records.tree(to).map(({ node }) => node))
+    const edges: EdgeChange[] = []
+    for (const record of records.tree(from)) {
+      if (theirs.has(record.node)) continue
+      for (const { role, node, inline } of record.children) {
+        if (!inline || !theirs.has(node)) continue
+        const link = { node, inline: false }
+        records.setChild(record, role, link)
+        record.spec = this.#specWith(record, role, link)
+        edges.push(changed({ record, role }, node))
+      }
+    }
+    return edges
   }
 
   #checkHeld(record: NodeRecord, from: BlockNode, to: BlockNode, held: ReadonlySet<BlockNode>): void {
@@ -285,7 +322,7 @@ export class Surgery {
     if (old?.node !== base)
       edges.push({ node: top.node.name, role: 'backing', child: base?.name ?? null, owned })
     const stays = old?.inline === true && old.node !== base && going.length === 0
-    this.#env.rearranged(edges, stays ? [old.node.name] : [])
+    this.#env.rearranged(edges, stays ? [old.node.name] : [], [])
     const [first] = going
     // Somebody else may have begun to.
     if (first !== undefined && records.holds(first)) await this.#env.remove(first.node.name)
@@ -315,6 +352,11 @@ export class Surgery {
 /** A snapshot is of the node that it was made of. */
 function isMovable({ node: { driver } }: NodeRecord): boolean {
   return driver.replaceChild !== undefined && driver.snapshot === undefined
+}
+
+/** As those are told who follow the graph. */
+function changed({ record, role }: Parent, to: BlockNode): EdgeChange {
+  return { node: record.node.name, role, child: to.name, owned: false }
 }
 
 function ownsChild(record: NodeRecord, child: BlockNode): boolean {

@@ -13,8 +13,6 @@ import { DirtyBitmap } from '../block/dirty-bitmap.js'
 import { granularityFor, piecesFor } from '../block/granularity.js'
 import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
-import type { Held } from '../block/surgery.js'
-import type { TopFilter } from '../block/top-filters.js'
 import type { WriteAccess } from '../block/write-access.js'
 import type { Buffers } from '../copy/buffers.js'
 import { ConvergenceWatch } from '../copy/convergence-watch.js'
@@ -28,6 +26,7 @@ import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { copyControl } from './copy-control.js'
 import { layersTo } from './holdings.js'
 import { claimEnds, mirrorHoldings } from './mirror-ends.js'
+import { MirrorUsers } from './mirror-users.js'
 import { checkLength, equalizeLength, lengthen } from './same-length.js'
 import { takeBitmap } from './source-bitmap.js'
 import { Stopwatch } from './stopwatch.js'
@@ -54,20 +53,13 @@ export class MirrorJob implements JobBody {
   readonly #through: WriteThrough
   readonly #watch: ConvergenceWatch
   readonly #claims: Claim[] = []
-  #filter: TopFilter | undefined
-  /** Whose place the target takes. */
-  readonly #replaced: BlockNode
+  /** Held up while the last is copied, and from then on until finalize(). */
+  readonly #users: MirrorUsers
   /** Of the base of a commit. */
   #access: WriteAccess | undefined
-  /** Nodes above what is replaced whose requests are held up with the source's users. */
-  #above: Held[] = []
   /** The source's bitmap that says what is to be copied, and what it said. */
   #use: BitmapUse | undefined
   #marked: DirtyBitmap | undefined
-  /** Holds the source's users up while the last is copied, and from then on until finalize(). */
-  #hold: Disposable | undefined
-  /** Nobody uses the source itself. */
-  #quiet: Disposable | undefined
   /** The source's users are being stopped. */
   #stopping = false
   #copyMode: CopyMode
@@ -87,7 +79,8 @@ export class MirrorJob implements JobBody {
     this.#control = control
     this.#source = graph.node(spec.source)
     this.#target = graph.node(spec.target)
-    this.#replaced = spec.replaces === undefined ? this.#source : graph.node(spec.replaces)
+    const replaced = spec.replaces === undefined ? this.#source : graph.node(spec.replaces)
+    this.#users = new MirrorUsers(graph, this.#source, this.#target, replaced)
     this.#copyMode = spec.copyMode
     this.#limit = new RateLimit(spec.speed)
     const length = this.#source.length()
@@ -134,10 +127,10 @@ export class MirrorJob implements JobBody {
       const bitmap = () => [{ granularity, count: this.#bitmap.count }]
       const kind = { driver: 'mirror_top', guard: this.#watch.guard(this.#through) } as const
       const filter = this.#graph.insertFilter(spec.filter, this.#source, bitmap, kind)
-      this.#filter = filter
+      this.#users.comeThrough(filter)
       this.#held.push(
         () => filter.remove(),
-        () => this.#release(),
+        () => this.#users.release(),
         () => this.#watch.letGo(),
       )
       const listener = this.#source.addDirtyListener((offset, length) => {
@@ -213,43 +206,22 @@ export class MirrorJob implements JobBody {
       this.#watch.letGo()
       if (await this.#stopUsers()) return
       this.#stopping = false
-      this.#release()
+      this.#users.release()
     }
   }
 
   /** @returns whether they are stopped, and nothing is left to be copied */
   async #stopUsers(): Promise<boolean> {
-    const { signal } = this.#control
-    this.#hold = await this.#filter?.node.drain(signal)
-    await this.#holdAbove(this.#source)
+    const how = { moving: this.#pivot, signal: this.#control.signal }
+    await this.#users.holdAbove(how)
     if (this.#nearlyDone()) await this.#synchronize('converge')
-    this.#quiet = await this.#source.drain(signal)
-    if (this.#hold !== undefined && this.#replaced !== this.#source) await this.#holdAbove(this.#replaced)
-    return this.#hold !== undefined && this.#bitmap.clean
+    await this.#users.holdAll(how)
+    return this.#users.held && this.#bitmap.clean
   }
 
   /** So little is dirty that the source's users may wait for it. */
   #nearlyDone(): boolean {
     return this.#engine.remaining <= LAST_BYTES
-  }
-
-  async #holdAbove(node: BlockNode): Promise<void> {
-    const filter = this.#filter === undefined ? [] : [this.#filter.node]
-    const how = { moving: this.#pivots && node === this.#replaced, signal: this.#control.signal }
-    this.#above.push(await this.#graph.surgery.hold(node, filter, this.#target, how))
-  }
-
-  /** A target that is closed in the end takes nobody's place. */
-  get #pivots(): boolean {
-    return this.#pivot && !this.#spec.ownsTarget
-  }
-
-  #release(): void {
-    this.#quiet?.[Symbol.dispose]()
-    this.#quiet = undefined
-    for (const held of this.#above.splice(0)) held[Symbol.dispose]()
-    this.#hold?.[Symbol.dispose]()
-    this.#hold = undefined
   }
 
   /** Nobody waits for a job that is paused. */
@@ -258,7 +230,7 @@ export class MirrorJob implements JobBody {
       control.signal.addEventListener('abort', () => resolve(), { once: true })
     })
     const pausePoint = async () => {
-      this.#release()
+      this.#users.release()
       this.#watch.pause()
       const { pausing } = control
       await control.pausePoint()
@@ -274,7 +246,7 @@ export class MirrorJob implements JobBody {
    */
   async #synchronize(phase: 'bulk' | 'converge'): Promise<void> {
     const last = phase === 'converge'
-    const enough = () => last && this.#ending && this.#hold === undefined && this.#nearlyDone()
+    const enough = () => last && this.#ending && !this.#users.held && this.#nearlyDone()
     let left = last ? Number.POSITIVE_INFINITY : FIRST_FLUSHES
     do {
       if (!this.#bitmap.clean) {
@@ -354,7 +326,7 @@ export class MirrorJob implements JobBody {
   }
 
   complete(pivot: boolean): void {
-    this.#pivot = pivot
+    this.#pivot = pivot && this.#spec.partial !== true
     this.#ending = true
     this.#control.wake()
   }
@@ -375,25 +347,25 @@ export class MirrorJob implements JobBody {
 
   async finalize(commit: boolean): Promise<void> {
     const { ownsTarget, target } = this.#spec
+    let moved = false
     this.#over = true
     await this.#through.idle()
     const left = commit ? undefined : await this.#left()
     await giveBack([
-      () => (ownsTarget ? this.#graph.remove(target) : undefined),
+      // Those who use it now are not to lose it: with the last of them it goes.
+      () =>
+        ownsTarget && !(moved && this.#graph.isUsed(this.#target)) ? this.#graph.remove(target) : undefined,
       () => giveBack(this.#held),
       () => this.#finishBitmap(false, undefined),
       async () => {
-        if (commit && this.#pivots) await this.#pivotUsers()
+        if (commit && this.#pivot) {
+          await this.#users.move(this.#claims, this.#spec.underlay === true)
+          moved = true
+          // Who wrote the source writes the base of a commit from now on.
+          if (!this.#source.readOnly) this.#graph.keptWritable(this.#access?.keep() ?? [])
+        }
         this.#finishBitmap(commit, left)
       },
     ])
-  }
-
-  async #pivotUsers(): Promise<void> {
-    if (this.#filter === undefined) return
-    const held = new Set(this.#above.flatMap(({ nodes }) => [...nodes]))
-    await this.#graph.pivot(this.#filter, this.#target, this.#claims, this.#replaced, held)
-    // Who wrote the source writes the base of a commit from now on.
-    if (!this.#source.readOnly) this.#graph.keptWritable(this.#access?.keep() ?? [])
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import t from 'tap'
 import type { Permissions } from '../../../../daemon/iothread/block/driver.js'
+import type { BlockNode } from '../../../../daemon/iothread/block/node.js'
 import { type TestGraph, testGraph } from '../../../helpers/graph.js'
 
 const MiB = 1 << 20
@@ -82,18 +83,20 @@ async function mirrored(g: TestGraph) {
   const own = [await g.graph.claim('a job', src, reader), await g.graph.claim('a job', dst, target)]
   const user = await g.graph.claim('a user', src, writer, ({ name }) => moves.push(name))
   const filter = g.graph.insertFilter('top', src, () => [], { driver: 'mirror_top' })
-  return { src, dst, own, user, filter, moves }
+  const how = { held: new Set<BlockNode>(), ending: own }
+  const pivot = () => g.graph.surgery.pivot(filter, src, dst, how)
+  return { src, dst, own, user, filter, moves, pivot }
 }
 
 t.test(
   'a node takes the place of another for those who may move, and for what waits in the filter',
   async (t) => {
     const g = testGraph(t)
-    const { src, dst, own, user, filter, moves } = await mirrored(g)
+    const { src, dst, own, user, filter, moves, pivot } = await mirrored(g)
     const stays = await g.graph.claim('another job', src, reader)
     const hold = await filter.node.drain()
     const waiting = g.write(user.node, 0, Buffer.from('late'))
-    await g.graph.pivot(filter, dst, own)
+    await pivot()
     hold[Symbol.dispose]()
     await waiting
     filter.remove()
@@ -111,9 +114,9 @@ t.test(
 
 t.test('nobody moves to a node that somebody excludes', async (t) => {
   const g = testGraph(t)
-  const { src, dst, own, user, filter, moves } = await mirrored(g)
+  const { src, dst, own, user, filter, moves, pivot } = await mirrored(g)
   const jealous = await g.graph.claim('a jealous one', dst, { use: [], share: ['write'] })
-  await t.rejects(g.graph.pivot(filter, dst, own), { message: /^Permission conflict on node 'dst'/ })
+  await t.rejects(pivot(), { message: /^Permission conflict on node 'dst'/ })
   t.same(moves, [])
   await jealous.release()
   filter.remove()
@@ -129,8 +132,8 @@ t.test('nobody moves to a node that somebody excludes', async (t) => {
 
 t.test('a claim that is given back while it moves is gone', async (t) => {
   const g = testGraph(t)
-  const { dst, own, user, filter } = await mirrored(g)
-  const moved = g.graph.pivot(filter, dst, own)
+  const { user, filter, pivot } = await mirrored(g)
+  const moved = pivot()
   await Promise.all([moved, user.release()])
   filter.remove()
   await g.graph.remove('dst')

@@ -168,7 +168,7 @@ t.test('a node that gets another child while it is opened anew stays as it is', 
     const [one, other] = [g.graph.node('one'), g.graph.node('other')]
     using held = await g.graph.surgery.hold(one, [top.node], other, { moving: true })
     using _quiet = await one.drain()
-    await g.graph.pivot(top, other, [], one, held.nodes)
+    await g.graph.surgery.pivot(top, one, other, { held: held.nodes, ending: [] })
   }
   top.remove()
   await t.rejects(reopening, { message: "Node 'above' has got another node below it meanwhile" })
