@@ -99,7 +99,7 @@ export const mirrorCommands = {
     }),
   }),
   'drive-mirror': command({
-    doc: 'Copies a node to an image file, which it makes or opens itself.',
+    doc: 'Copies a node to an image file, which it makes or opens itself. Completed, users of the source go on with the target, whose node goes with the last of them; without users, and after any other end, it goes with the job.',
     arguments: struct('DriveMirror', {
       'job-id': optional(str, 'Job id; default: the name of the device.'),
       device: required(str, 'Source node, a root of its graph.'),

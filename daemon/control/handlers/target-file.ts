@@ -120,13 +120,14 @@ export class TargetFile implements Disposable {
   /**
    * What shows through the target: of one that is there, what it names; of a copy of the uppermost layer, what the source
    * lies above, so that zeroes hide it. A backup of what is about to be replaced lies above the source; of a mirror nothing of
-   * the source shows before the job is over.
+   * the source shows before the job is over, though the image names it.
    */
   #below(worker: DiskWorker): { backing?: string | null } {
     if (this.#args.mode === 'existing') return {}
+    const backing = this.#backing(worker)
+    if (backing === undefined) return {}
     const shows = this.#args.sync === 'top' || this.#job === 'backup'
-    const backing = shows ? this.#backing(worker) : undefined
-    return { backing: backing?.name ?? null }
+    return { backing: shows ? backing.name : null }
   }
 
   #image(size: number, worker: DiskWorker): Qcow2CreateSpec {

@@ -114,7 +114,9 @@ t.test('a drive-mirror makes a qcow2 image in its file and opens it without back
     spec: { filename: '/out', size: 0 },
     image: { file: { driver: 'file', filename: '/out' }, options: { size: 64, backingFile: undefined } },
   })
-  t.match(asked(daemon, 'node-add'), { spec: { driver: 'qcow2', backing: null, file: { filename: '/out' } } })
+  t.match(asked(daemon, 'node-add'), {
+    spec: { driver: 'qcow2', backing: undefined, file: { filename: '/out' } },
+  })
 })
 
 t.test('a new target has the format of the source, seen through filters', async (t) => {
@@ -136,6 +138,8 @@ t.test('sync none lays the new image above the source', async (t) => {
   t.match(asked(daemon, 'target-create'), {
     image: { options: { backingFile: '/f', backingFormat: 'raw' } },
   })
+  t.match(asked(daemon, 'node-add'), { spec: { driver: 'qcow2', backing: null } })
+  t.match(asked(daemon, 'job-start'), { spec: { underlay: true, ownsTarget: true } })
 })
 
 t.test('sync top lays the new image above the backing file of the source', async (t) => {
