@@ -337,6 +337,34 @@ for (const sync of ['full', 'top', 'none'])
     t.equal(JSON.parse(stdout)['full-backing-filename'], below)
   })
 
+t.test('sync none without a guest leaves an image that reads as the source', { skip }, async (t) => {
+  await using made = await layered()
+  const { client, scratch, top } = made
+  await unserve(client)
+  const target = scratch.file('copy.qcow2')
+  await mirror(client, target, { sync: 'none', format: 'qcow2', 'node-name': 'tgt' })
+  await client.event('BLOCK_JOB_READY')
+  t.equal(await complete(client), undefined)
+  t.same(await left(client, ['src']), ['src'])
+  await client.execute('blockdev-del', { 'node-name': 'src' })
+  t.match(compare(top, 'qcow2', target, 'qcow2'), /identical/)
+})
+
+t.test('sync none into an overlay that names a source in use is refused', { skip }, async (t) => {
+  await using made = await layered()
+  const { client, scratch, socket, top } = made
+  const target = scratch.file('copy.qcow2')
+  spawnSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', top, '-F', 'qcow2', target])
+  const guest = await GuestClient.connect(socket, 'disk')
+  await guest.write(MiB, Buffer.alloc(BLOCK, 4))
+  const how = { sync: 'none', format: 'qcow2', mode: 'existing' }
+  await t.rejects(mirror(client, target, how), { message: 'Failed to get shared "write" lock' })
+  await guest.write(MiB, Buffer.alloc(BLOCK, 5))
+  t.equal((await guest.read(MiB, BLOCK))[0], 5)
+  t.same(await left(client, ['src']), ['src'])
+  guest.end()
+})
+
 t.test('sync none to a new raw file is refused: it cannot lie above the source', async (t) => {
   await using made = await served()
   const { client, scratch } = made
