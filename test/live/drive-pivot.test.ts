@@ -365,6 +365,34 @@ t.test('sync none into an overlay that names a source in use is refused', { skip
   guest.end()
 })
 
+t.test('with sync none what is replaced shows through the target below a filter', { skip }, async (t) => {
+  await using made = await lab()
+  const { client, scratch, socket } = made
+  empty(scratch.file('src'), SIZE)
+  await client.execute('blockdev-add', rawNode('disk', scratch.file('src')))
+  await client.execute('blockdev-add', { driver: 'x-inject', 'node-name': 'src', file: 'disk', rules: [] })
+  await serve(client, 'src')
+  const guest = await GuestClient.connect(socket, 'disk')
+  await guest.write(0, Buffer.alloc(BLOCK, 1))
+  const how = { sync: 'none', format: 'qcow2', replaces: 'disk', 'node-name': 'tgt' }
+  await mirror(client, scratch.file('copy'), how)
+  await guest.write(MiB, Buffer.alloc(BLOCK, 2))
+  t.equal(await complete(client), undefined)
+  t.equal(await servedNode(client), 'src')
+  t.same([(await guest.read(0, BLOCK))[0], (await guest.read(MiB, BLOCK))[0]], [1, 2])
+  await guest.write(0, Buffer.alloc(BLOCK, 3))
+  guest.end()
+  await unserve(client)
+  await t.rejects(client.execute('blockdev-del', { 'node-name': 'disk' }), {
+    message: "Node 'disk' is busy: node is used as backing hd of 'tgt'",
+  })
+  await client.execute('blockdev-del', { 'node-name': 'src' })
+  t.same(await left(client, ['disk']), ['disk'])
+  await client.execute('blockdev-del', { 'node-name': 'disk' })
+  t.match(compare(scratch.file('src'), 'raw', scratch.file('copy'), 'qcow2'), /mismatch at offset 0/)
+  check(t, scratch.file('copy'))
+})
+
 t.test('sync none to a new raw file is refused: it cannot lie above the source', async (t) => {
   await using made = await served()
   const { client, scratch } = made
