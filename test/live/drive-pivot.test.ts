@@ -365,6 +365,32 @@ t.test('sync none into an overlay that names a source in use is refused', { skip
   guest.end()
 })
 
+t.test('an overlay on the target keeps it, and both go in their order', { skip }, async (t) => {
+  await using made = await served()
+  const { client, scratch, socket } = made
+  const guest = await guestOn(t, socket)
+  await mirror(client, scratch.file('copy'), { 'node-name': 'tgt' })
+  await Promise.race([client.event('BLOCK_JOB_READY'), guest.running])
+  t.equal(await complete(client), undefined)
+  await client.execute('blockdev-snapshot-sync', {
+    ...{ 'node-name': 'tgt', 'snapshot-file': scratch.file('over'), 'snapshot-node-name': 'over' },
+  })
+  t.equal(await servedNode(client), 'over')
+  await guest.goOn()
+  t.same(await left(client, ['over', 'src', 'tgt']), ['over', 'src', 'tgt'])
+  client.events.length = 0
+  await client.execute('block-commit', { 'job-id': 'c', device: 'over', 'auto-dismiss': false })
+  await client.status('c', 'ready')
+  await client.execute('job-complete', { id: 'c' })
+  await client.status('c', 'concluded')
+  t.equal(await servedNode(client), 'tgt')
+  await guest.goOn()
+  await guest.stop()
+  await client.execute('blockdev-del', { 'node-name': 'over' })
+  await unserve(client)
+  t.same(await left(client, ['src']), ['src'])
+})
+
 t.test('with sync none what is replaced shows through the target below a filter', { skip }, async (t) => {
   await using made = await lab()
   const { client, scratch, socket } = made
