@@ -233,6 +233,7 @@ class ChainJob {
       use(undefined)
       directory.remove(filter)
       worker.release()
+      void this.#graphs.closeUnused()
     }
     filter.use = { job: id, role: 'filter', type: this.#type }
     directory.place([filter], worker)

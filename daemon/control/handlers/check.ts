@@ -21,6 +21,7 @@ export function checkHandlers(graphs: Graphs, jobs: Jobs) {
       const end = () => {
         node.use = undefined
         worker.release()
+        void graphs.closeUnused()
       }
       try {
         await jobs.start(

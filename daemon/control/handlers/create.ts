@@ -165,6 +165,7 @@ class Places {
     for (const set of this.#sets.splice(0)) set.release()
     this.#worker?.release()
     this.#worker = undefined
+    void this.#graphs.closeUnused()
   }
 }
 

@@ -28,6 +28,7 @@ export function inspectHandlers(graphs: Graphs, jobs: Jobs) {
     for (const node of nodes) node.use = { job: id, type, role: 'source' }
     const end = () => {
       for (const node of nodes) node.use = undefined
+      void graphs.closeUnused()
     }
     try {
       const worker = await graphs.join(nodes, id)

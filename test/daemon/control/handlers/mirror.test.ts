@@ -198,6 +198,27 @@ t.test('the target of a drive-mirror is gone from the directory when the worker 
   await daemon.run('drive-mirror', { ...drive, 'node-name': 'tgt' })
 })
 
+t.test('a node that nobody owns goes with its last use', async (t) => {
+  const daemon = await withDisks('src', 'dst')
+  const [worker] = daemon.workers
+  const names = async () => (await daemon.run('query-named-block-nodes', {})).map((node) => node['node-name'])
+  const jobs = [
+    () => daemon.run('blockdev-mirror', { ...mirror, 'auto-dismiss': true }),
+    () => daemon.run('x-check', { 'job-id': 'j', node: 'src' }),
+  ]
+  for (const start of jobs) {
+    await start()
+    worker?.say({ kind: 'graph', edges: [], kept: [], shared: ['src'], writable: [] })
+    await turn()
+    t.ok((await names()).includes('src'), 'a job uses it')
+    end(daemon, 'j')
+    await turn()
+    t.notOk((await names()).includes('src'))
+    await daemon.run('job-dismiss', { id: 'j' }).catch(() => undefined)
+    await daemon.run('blockdev-add', disk('src'))
+  }
+})
+
 t.test('blockdev-create runs in a worker of its own, which ends with the job', async (t) => {
   const daemon = scriptedDaemon()
   const options = { driver: 'file', filename: '/new', size: 64 } as const
