@@ -46,7 +46,7 @@ export class QmpClient {
   }
 
   /** Connects, waits for the greeting and negotiates. Tries again while nobody listens yet. */
-  static async connect(path: string, timeoutMs = 10_000): Promise<QmpClient> {
+  static async connect(path: string, timeoutMs = 60_000): Promise<QmpClient> {
     const end = Date.now() + timeoutMs
     for (;;) {
       try {
