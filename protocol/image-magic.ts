@@ -25,13 +25,13 @@ const magics: readonly { readonly format: string; readonly at: number; readonly 
 
 /**
  * @param start  the first PROBE_LENGTH bytes of an image, or all it has
- * @returns the format that begins so ('qcow2' for its versions 2 and 3), undefined for none that is known
+ * @returns the format that begins so ('qcow2' from its version 2 on), undefined for none that is known
  */
 export function formatOf(start: Uint8Array): string | undefined {
   const found = magics.find(({ at, bytes }) => bytes.every((byte, index) => start[at + index] === byte))
   if (found?.format !== 'qcow') return found?.format
   const version = start.length < 8 ? 0 : new DataView(start.buffer, start.byteOffset).getUint32(4)
-  return version === 2 || version === 3 ? 'qcow2' : 'qcow'
+  return version >= 2 ? 'qcow2' : 'qcow'
 }
 
 function ascii(text: string): number[] {

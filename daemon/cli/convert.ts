@@ -3,6 +3,7 @@
 // that qemu-img convert has for them.
 
 import { stat } from 'node:fs/promises'
+import { backingImage, checkApart } from './backing-image.js'
 import { type CopyTools, runCopy } from './copy-run.js'
 import { addImage, type Format, findImage, type Image } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
@@ -150,11 +151,24 @@ class Target {
   async start(): Promise<void> {
     const { client, job, source, touching } = this.#tools
     const size = await sizeOfNode(client, source)
+    await this.#checkBacking()
     touching()
     if (this.#image !== undefined) await makeImage(client, this.#end, this.#image, size)
     const node = await this.#open()
     touching()
     await client.execute('blockdev-mirror', { ...job, target: node })
+  }
+
+  /** It is there, an image of its format, and not below itself: else an old target would be lost for nothing. */
+  async #checkBacking(): Promise<void> {
+    const { client, node } = this.#tools
+    // Of a name on a server nothing can be found from here.
+    if (this.#end.kind === 'nbd') return
+    const backing = await backingImage(this.#end.path, this.#image?.backing)
+    if (backing === undefined) return
+    const name = node('backing')
+    await addImage(client, backing, name, { readOnly: true, direct: false })
+    await checkApart(client, name, backing, this.#end)
   }
 
   #unmap(): boolean {

@@ -38,6 +38,7 @@ export function createRequest(size: number | undefined, options: CreateOptions):
     options.backing ?? given.backing,
     options.backingFormat ?? given.backingFormat,
   )
+  if (size !== undefined && given.size !== undefined) throw usage('the size must be specified only once')
   const asked = size ?? given.size
   if (asked === undefined && backing === undefined) throw usage('image creation needs a size')
   if (asked === undefined && unsafe) throw usage('without looking at the backing file a size is needed')

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry create`: makes an empty image, as qemu-img create does.
 
-import { dirname, resolve } from 'node:path'
+import { backingImage, checkApart } from './backing-image.js'
 import { type CreateOptions, type CreateRequest, createRequest } from './create-request.js'
-import { formats, type Image } from './image.js'
 import { makeImage } from './image-maker.js'
-import { lookAtImage, lookAtPath } from './mirror-request.js'
+import { lookAtPath } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
-import { failed, usage } from './status.js'
-import { exportNamed } from './storage.js'
 
 const SECTOR = 512
 
@@ -17,12 +14,13 @@ const SECTOR = 512
 export async function create(file: string, size: number | undefined, options: CreateOptions): Promise<void> {
   const request = createRequest(size, options)
   const end = await lookAtPath(file)
-  const backing = await backingImage(end.path, request, options)
+  const backing = await backingImage(end.path, request.backing, options.unsafe)
   await withNodes(options, async ({ client }, nodes) => {
     let length = request.size
     if (backing !== undefined) {
       // It must be an image of its format, whatever its size is needed for.
       const node = await nodes.open(backing, 'backing', { readOnly: true, direct: false })
+      await checkApart(client, node, backing, end)
       length ??= await sizeOfNode(client, node)
       await nodes.close()
     }
@@ -30,26 +28,6 @@ export async function create(file: string, size: number | undefined, options: Cr
     if (!options.quiet) process.stdout.write(`${summary(file, whole, request)}\n`)
     await makeImage(client, end, request, whole)
   })
-}
-
-/** The image below the new one, unless nobody is to look at it. */
-async function backingImage(
-  image: string,
-  { backing }: CreateRequest,
-  { unsafe }: CreateOptions,
-): Promise<Image | undefined> {
-  if (backing === undefined) return undefined
-  if (exportNamed(backing.file) !== undefined)
-    throw failed(
-      `'${backing.file}' cannot be a backing file: images on NBD servers are not looked for by name`,
-    )
-  const path = resolve(dirname(image), backing.file)
-  if (path === image) throw usage('an image cannot be its own backing file')
-  if (unsafe) return undefined
-  const format = formats.find((one) => one === backing.format)
-  if (format === undefined)
-    throw usage(`cannot open backing file '${backing.file}': Unknown driver '${backing.format}'`)
-  return { end: await lookAtImage(path), format, guessed: false }
 }
 
 function summary(file: string, size: number, { format, backing, dataFile, more }: CreateRequest): string {

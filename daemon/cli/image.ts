@@ -56,16 +56,19 @@ export async function findImage(name: string, format: Format | undefined, imageO
   return { end, format: format ?? (await guess(end)), guessed: format === undefined }
 }
 
-/** Format by the first bytes: qcow2, or raw for everything else. */
+/** Format by the first bytes: qcow2, or raw where they are of no format that is known. @throws CliError for another format */
 export async function guess(end: End): Promise<Format> {
   // What a server serves is taken as it is; it has opened the image itself.
-  if (end.kind === 'nbd') return 'raw'
+  return end.kind === 'nbd' ? 'raw' : readable(end.name, formatOf(await beginning(end)))
+}
+
+async function beginning(end: End): Promise<Uint8Array> {
   try {
     const file = await open(end.path, 'r')
     try {
       const start = new Uint8Array(PROBE_LENGTH)
       const { bytesRead } = await file.read(start, 0, PROBE_LENGTH, 0)
-      return formatOf(start.subarray(0, bytesRead)) === 'qcow2' ? 'qcow2' : 'raw'
+      return start.subarray(0, bytesRead)
     } finally {
       await file.close()
     }
@@ -74,6 +77,18 @@ export async function guess(end: End): Promise<Format> {
     const reason = errnoText(errnoNumber(code) ?? EIO)
     throw failed(`cannot open '${end.name}' to see its format: ${reason}`, { cause })
   }
+}
+
+/**
+ * The bytes of an image of another format are not its disk, so nobody is given them unasked. (Of LUKS they are: a guest
+ * encrypts its raw disk so.)
+ */
+function readable(name: string, found: string | undefined): Format {
+  if (found === 'qcow2') return found
+  if (found === undefined || found === 'luks') return 'raw'
+  throw failed(
+    `'${name}' begins as an image of format '${found}', which is not read here; as format raw its bytes are taken as they are`,
+  )
 }
 
 /** Adds the node that shows what is in the image. @throws QmpError */

@@ -130,7 +130,8 @@ export function checkNamed(...names: readonly string[]): void {
   if (names.includes('')) throw usage('an image needs a name, but one is empty')
 }
 
-async function statOf(name: string): Promise<Stats | 'missing'> {
+/** @throws CliError when that cannot be told */
+export async function statOf(name: string): Promise<Stats | 'missing'> {
   checkNamed(name)
   try {
     return await stat(name)

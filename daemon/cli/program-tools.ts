@@ -13,6 +13,7 @@ import { listsOptions } from './option-help.js'
 import { aioOption, collect, embedded, given, logLevel, size, wholeNumber } from './program-values.js'
 import { type ResizeOptions, resize } from './resize.js'
 import { type ServeOptions, serve } from './serve.js'
+import { usage } from './status.js'
 
 /** As of qemu-img convert. */
 const MOST_SPARSE = 16 * 2 ** 20
@@ -120,9 +121,13 @@ function addResize(program: Command): void {
     .option('-q, --quiet', 'no result on stdout', false)
     // A size may begin as an option does.
     .allowUnknownOption()
-  addCommon(command).action((name: string, size: string, options: ResizeOptions) =>
-    resize(name, size, options),
-  )
+    .allowExcessArguments()
+  addCommon(command).action((name: string, size: string, options: ResizeOptions) => {
+    const unknown = command.args.find((word) => /^-[^\d.]/.test(word))
+    if (unknown !== undefined) throw usage(`unknown option '${unknown}'`)
+    if (command.args.length > 2) throw usage(`expected an image and a size, found '${command.args[2]}' too`)
+    return resize(name, size, options)
+  })
 }
 
 function addBench(program: Command): void {

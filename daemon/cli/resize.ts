@@ -30,7 +30,7 @@ export async function resize(name: string, text: string, options: ResizeOptions)
     const node = await nodes.open(image, 'resize', { readOnly: false, direct: false, unmap: true })
     const before = await sizeOfNode(client, node)
     const size = wanted(before)
-    if (size < 0 || (size === 0 && /^[+-]/.test(text))) throw failed('New image size must be positive')
+    if (size <= 0) throw failed('New image size must be positive')
     if (size < before && !options.shrink)
       throw failed(
         `'${name}' has ${before} bytes: what lies beyond ${size} bytes would be lost; --shrink does it all the same`,

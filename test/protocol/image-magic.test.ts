@@ -6,6 +6,7 @@ import { formatOf } from '../../protocol/image-magic.js'
 const cases = [
   { name: 'qcow2 version 2', bytes: [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 2], format: 'qcow2' },
   { name: 'qcow2 version 3', bytes: [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3], format: 'qcow2' },
+  { name: 'qcow2 of a version to come', bytes: [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 9], format: 'qcow2' },
   { name: 'the old qcow', bytes: [0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 1], format: 'qcow' },
   { name: 'a cut-off magic number', bytes: [0x51, 0x46, 0x49], format: undefined },
   { name: 'a version that is cut off', bytes: [0x51, 0x46, 0x49, 0xfb, 0], format: 'qcow' },

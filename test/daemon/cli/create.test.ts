@@ -158,8 +158,40 @@ t.test('an image and a data file that are there are made anew', { skip }, async 
   t.match(statSync(data), { size: MiB, blocks: 0 })
 })
 
+t.test('a layer of its own backing chain is not made anew', { skip }, async (t) => {
+  const folder = t.testdir({})
+  const [base, top] = [join(folder, 'base'), join(folder, 'top')]
+  spawnSync('qemu-img', ['create', '-q', '-f', 'qcow2', base, '1M'])
+  spawnSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top])
+  const before = readFileSync(base)
+  for (const args of [
+    ['create', '-f', 'qcow2', '-b', top, '-F', 'qcow2', base],
+    ['convert', '-O', 'qcow2', '-B', top, '-F', 'qcow2', join(folder, 'source'), base],
+  ]) {
+    writeFileSync(join(folder, 'source'), 'x')
+    const made = await run(args)
+    t.equal(made.status, 1)
+    t.match(made.stderr, /'.*base' cannot lie above '.*top', which needs it/)
+    t.ok(readFileSync(base).equals(before))
+  }
+})
+
+t.test('an existing file keeps what it has when the new one is too large for its file system', async (t) => {
+  const path = join(t.testdir({ a: 'precious' }), 'a')
+  const made = await run(['create', path, '7P'])
+  t.equal(made.status, 1)
+  t.match(made.stderr, /Could not resize file/)
+  t.equal(readFileSync(path, 'utf8'), 'precious')
+})
+
 const refusals: readonly { name: string; args: string[]; status: number; text: RegExp }[] = [
   { name: 'no size', args: ['-f', 'qcow2'], status: 2, text: /image creation needs a size/ },
+  {
+    name: 'two sizes',
+    args: ['-f', 'qcow2', '-o', 'size=2M', '1M'],
+    status: 2,
+    text: /size must be specified only once/,
+  },
   { name: 'no backing format', args: ['-f', 'qcow2', '-b', 'b'], status: 2, text: /without backing format/ },
   {
     name: 'no backing file',

@@ -199,10 +199,41 @@ t.test('convert leaves a target alone that cannot be made as asked', { skip }, a
   const { folder, a } = images(t)
   const target = join(folder, 'there')
   writeFileSync(target, 'precious')
-  const { status, stderr } = await run(['convert', '-O', 'qcow2', '-o', 'cluster_size=3000', a, target])
-  t.equal(status, 1)
-  t.match(stderr, /Cluster size must be a power of two/)
-  t.equal(readFileSync(target, 'utf8'), 'precious')
+  const wrong = [
+    { args: ['-o', 'cluster_size=3000'], status: 1, text: /Cluster size must be a power of two/ },
+    { args: ['-B', 'none', '-F', 'raw'], status: 1, text: /cannot open '.*none': No such file/ },
+    {
+      args: ['-o', 'backing_file=none,backing_fmt=raw'],
+      status: 1,
+      text: /cannot open '.*none': No such file/,
+    },
+    { args: ['-B', a, '-F', 'qcow2'], status: 1, text: /not in qcow2 format/ },
+    { args: ['-B', 'there', '-F', 'raw'], status: 2, text: /cannot be its own backing file/ },
+  ]
+  for (const { args, status, text } of wrong) {
+    const refused = await run(['convert', '-f', 'raw', '-O', 'qcow2', ...args, a, target])
+    t.equal(refused.status, status)
+    t.match(refused.stderr, text)
+    t.equal(readFileSync(target, 'utf8'), 'precious')
+  }
+})
+
+t.test('the bytes of an image of another format are not taken for its disk unasked', { skip }, async (t) => {
+  const folder = t.testdir({})
+  for (const format of ['vmdk', 'vdi', 'vpc', 'vhdx', 'qed', 'qcow']) {
+    const image = join(folder, format)
+    qemuImg('create', '-q', '-f', format, image, '1M')
+    for (const args of [
+      ['info', image],
+      ['convert', image, join(folder, 'copy')],
+    ]) {
+      const refused = await run(args)
+      t.equal(refused.status, 1)
+      t.match(refused.stderr, `begins as an image of format '${format}', which is not read here`)
+    }
+    t.equal((await run(['info', '-f', 'raw', image])).status, 0)
+  }
+  t.throws(() => statSync(join(folder, 'copy')), { code: 'ENOENT' })
 })
 
 const chains = [

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The image below a new one: found where the new one will look for it, and looked at before anything is made. Used by
+// create and convert.
+
+import { dirname, resolve } from 'node:path'
+import type { Client } from './client.js'
+import { formats, type Image } from './image.js'
+import type { BackingFile } from './image-options.js'
+import { chainOf } from './info.js'
+import { lookAtImage, statOf } from './mirror-request.js'
+import { isSameStorage } from './same-storage.js'
+import { failed, usage } from './status.js'
+import { type End, exportNamed } from './storage.js'
+
+/**
+ * @param image   path of the new one
+ * @param unsafe  nobody is to look at it
+ * @throws CliError
+ */
+export async function backingImage(
+  image: string,
+  backing: BackingFile | undefined,
+  unsafe = false,
+): Promise<Image | undefined> {
+  if (backing === undefined) return undefined
+  if (exportNamed(backing.file) !== undefined)
+    throw failed(
+      `'${backing.file}' cannot be a backing file: images on NBD servers are not looked for by name`,
+    )
+  const path = resolve(dirname(image), backing.file)
+  if (path === image) throw usage('an image cannot be its own backing file')
+  if (unsafe) return undefined
+  const format = formats.find((one) => one === backing.format)
+  if (format === undefined)
+    throw usage(`cannot open backing file '${backing.file}': Unknown driver '${backing.format}'`)
+  return { end: await lookAtImage(path), format, guessed: false }
+}
+
+/**
+ * The new image would replace what it is to lie above.
+ * @param node  that shows the backing image
+ * @throws CliError when the new one is the backing image, or below it
+ */
+export async function checkApart(client: Client, node: string, backing: Image, target: End): Promise<void> {
+  if (target.kind === 'nbd') return
+  const there = await statOf(target.path)
+  if (there === 'missing') return
+  for (const { filename } of await chainOf(client, node, backing)) {
+    const layer =
+      typeof filename === 'string' ? await statOf(filename).catch(() => 'missing' as const) : 'missing'
+    if (layer === 'missing' || !(await isSameStorage(layer, there))) continue
+    throw failed(
+      `'${target.name}' cannot lie above '${backing.end.name}', which needs it: '${String(filename)}'`,
+    )
+  }
+}
