@@ -205,6 +205,7 @@ void IoFront::dropAll() {
   waiting_.clear();
   closing_.clear();
   files_.clear();
+  dropped_.store(true, std::memory_order_release);
 }
 
 }  // namespace blockferry

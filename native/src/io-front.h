@@ -3,6 +3,7 @@
 // JS thread only, until stop(); after that only the leader's last act (dropAll) touches requests and files.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -28,6 +29,8 @@ struct Oldest {
 class IoFront : public std::enable_shared_from_this<IoFront> {
  public:
   IoFront(std::unique_ptr<Engine> engine, Limits limits) : engine_(std::move(engine)), limits_(limits) {}
+  // The count of references orders this after dropAll(). Its code may be node's own copy, which ThreadSanitizer does not see.
+  ~IoFront() { dropped_.load(std::memory_order_acquire); }
 
   // 0 or -errno.
   int start(int signalFd);
@@ -71,6 +74,7 @@ class IoFront : public std::enable_shared_from_this<IoFront> {
   const std::unique_ptr<Engine> engine_;
   const Limits limits_;
   bool stopped_ = false;
+  std::atomic<bool> dropped_{false};
   bool held_ = false;
   int64_t bytes_ = 0;
   double nextFileId_ = 1;
