@@ -43,7 +43,10 @@ export async function commit(name: string, options: CommitOptions): Promise<void
         client.execute('block-job-cancel', { device: id }).catch(() => undefined)
     }
     const started = performance.now()
-    const outcome = await finishJob(daemon, 'block-commit', args, { event })
+    const outcome = await finishJob(daemon, 'block-commit', args, {
+      what: `commit '${name}' to '${base}'`,
+      event,
+    })
     // What lies between would show through an image that is emptied.
     if (!options.keep && options.base === undefined) await client.execute('x-image-empty', { node })
     tell(options, `committed '${name}' to '${base}'`, outcome, started)
@@ -58,7 +61,7 @@ export async function stream(name: string, options: ChainOptions): Promise<void>
     const base = options.base === undefined ? {} : { base: resolve(options.base) }
     const args = { ...jobOf(nodes.name('stream-job'), node, options), ...base }
     const started = performance.now()
-    const outcome = await finishJob(daemon, 'block-stream', args, {})
+    const outcome = await finishJob(daemon, 'block-stream', args, { what: `stream into '${name}'` })
     tell(options, `streamed into '${name}'`, outcome, started)
   })
 }

@@ -3,6 +3,7 @@
 // is only done when it is asked for.
 
 import { parseSize } from '../common/units.js'
+import { QmpError } from './client.js'
 import { type Format, findImage } from './image.js'
 import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
@@ -35,7 +36,10 @@ export async function resize(name: string, text: string, options: ResizeOptions)
       throw failed(
         `'${name}' has ${before} bytes: what lies beyond ${size} bytes would be lost; --shrink does it all the same`,
       )
-    await client.execute('block_resize', { 'node-name': node, size })
+    await client.execute('block_resize', { 'node-name': node, size }).catch((error: unknown) => {
+      if (!(error instanceof QmpError)) throw error
+      throw failed(`cannot resize '${name}': ${error.whole}`, { cause: error })
+    })
     if (!options.quiet) process.stdout.write('Image resized.\n')
   })
 }

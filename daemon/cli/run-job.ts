@@ -12,6 +12,8 @@ import { CliError, exitStatus, failed } from './status.js'
 type JobArguments = CommandArguments & { readonly 'job-id': string }
 
 export interface JobHooks {
+  /** What it is to do, for the error of a job that failed: "commit 'a'". */
+  readonly what?: string
   readonly progress?: (progress: Progress) => void
   readonly event?: (event: QmpEvent) => void
   /** Done beside the job once it runs; the job is cancelled when it fails. @param over  aborted when the job has ended */
@@ -35,7 +37,7 @@ export async function finishJob(
   daemon: Daemon,
   command: string,
   args: JobArguments,
-  { progress = () => undefined, event = () => undefined, beside = async () => {} }: JobHooks,
+  { what, progress = () => undefined, event = () => undefined, beside = async () => {} }: JobHooks,
 ): Promise<Outcome> {
   const { client } = daemon
   const id = args['job-id']
@@ -65,7 +67,8 @@ export async function finishJob(
     const ended = follower.outcome().finally(() => over.abort())
     const [outcome] = await Promise.all([ended, settled(other)])
     if (cancelled !== undefined && outcome.kind !== 'completed') throw new CliError(cancelled, 'interrupted')
-    if (outcome.kind === 'failed') throw failed(outcome.error ?? 'the job failed')
+    if (outcome.kind === 'failed')
+      throw failed(`${what === undefined ? '' : `cannot ${what}: `}${outcome.error ?? 'the job failed'}`)
     await other
     if (outcome.kind !== 'completed') throw failed(outcome.error ?? 'the job was cancelled')
     return outcome

@@ -63,3 +63,30 @@ t.test('a raw image that would become another one is called as its user calls it
   t.match(stderr, `'${target}'`)
   t.notMatch(stderr, OWN_NAME)
 })
+
+function sound(path: string): string {
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M'])
+  return path
+}
+
+const layers = [
+  { name: 'stream', makeBase: damaged, makeTop: sound, text: /^blockferry: cannot stream into '.*top': / },
+  {
+    name: 'commit',
+    makeBase: sound,
+    makeTop: damaged,
+    text: /^blockferry: cannot commit '.*top' to '.*base': /,
+  },
+]
+
+for (const { name, makeBase, makeTop, text } of layers)
+  t.test(`${name} says which image it could not work on`, { skip }, async (t) => {
+    const folder = t.testdir({})
+    const [base, top] = [makeBase(join(folder, 'base')), makeTop(join(folder, 'top'))]
+    execFileSync('qemu-img', ['rebase', '-u', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top])
+    const { status, stderr } = await run([name, top])
+    t.equal(status, 1)
+    t.match(stderr, text)
+    t.match(stderr, /unaligned/i)
+    t.notMatch(stderr, OWN_NAME)
+  })

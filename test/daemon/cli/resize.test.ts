@@ -60,7 +60,7 @@ const refusals = [
   { args: ['-1M'], status: 1, text: /would be lost/ },
   { args: ['--shrink', '-4M'], status: 1, text: /New image size must be positive/ },
   { args: ['--shrink', '0'], status: 1, text: /New image size must be positive/ },
-  { args: ['+1000'], status: 1, text: /The new size must be a multiple of 512/ },
+  { args: ['+1000'], status: 1, text: /cannot resize '.*': The new size must be a multiple of 512/ },
   { args: ['--frob'], status: 2, text: /unknown option '--frob'/ },
   { args: ['8M', '--frob'], status: 2, text: /unknown option '--frob'/ },
   { args: ['8M', '9M'], status: 2, text: /expected an image and a size, found '9M' too/ },
