@@ -166,7 +166,8 @@ export class BodySocket implements Disposable {
   #goOn(): void {
     if (!this.#paused || this.#isFull()) return
     this.#paused = false
-    this.#socket?.resume()
+    // What ran out meanwhile does not begin again by itself.
+    this.#socket?.setTimeout(this.#address.timeoutMs).resume()
   }
 
   #something(): Promise<void> {

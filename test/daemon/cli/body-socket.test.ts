@@ -4,6 +4,7 @@
 
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
+import { setTimeout } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { BodySocket } from '../../../daemon/cli/images/body-socket.js'
 import { newSeed, random } from '../../helpers/graph.js'
@@ -11,7 +12,11 @@ import { newSeed, random } from '../../helpers/graph.js'
 const MiB = 2 ** 20
 
 /** @param serve  one connection, told of each request by its path */
-async function connected(t: Test, serve: (path: string, socket: Socket) => void | Promise<void>) {
+async function connected(
+  t: Test,
+  serve: (path: string, socket: Socket) => void | Promise<void>,
+  timeoutMs = 60_000,
+) {
   let connections = 0
   const server = createServer((socket) => {
     connections += 1
@@ -21,7 +26,7 @@ async function connected(t: Test, serve: (path: string, socket: Socket) => void 
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
-  const body = new BodySocket({ host: '127.0.0.1', port, timeoutMs: 60_000 })
+  const body = new BodySocket({ host: '127.0.0.1', port, timeoutMs })
   t.teardown(() => {
     body[Symbol.dispose]()
     server.close()
@@ -106,6 +111,22 @@ t.test('a server that says it closes is believed', async (t) => {
     t.equal(String(await all(body)), 'ab')
   }
   t.equal(connections(), 2)
+})
+
+t.test('a server that falls silent while its client is busy is given up', async (t) => {
+  const { body } = await connected(
+    t,
+    (_, socket) => {
+      const start = Buffer.from(head(4 * MiB))
+      socket.write(Buffer.concat([start, content(2 * MiB - start.length, 0)]))
+    },
+    50,
+  )
+  await body.get('/', {})
+  t.ok(await body.next())
+  // Both pieces of memory are full now, for longer than the server may be silent.
+  await setTimeout(300)
+  t.ok((await all(body)).length < 4 * MiB)
 })
 
 t.test('a body that ends early ends', async (t) => {
