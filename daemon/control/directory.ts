@@ -160,12 +160,17 @@ export class Directory {
     else if (isOwnedBy(child, node)) child.owner = { kind: 'user' }
   }
 
-  /** Nodes that nobody uses any more, and that are to go then. */
-  unused(): Node[] {
-    return [...this.#nodes.values()].filter(
-      ({ owner, state, parents, exports, use }) =>
-        owner.kind === 'nobody' && state === 'open' && parents.size + exports.size === 0 && use === undefined,
-    )
+  /** Those of some nodes that nobody uses any more, and that are to go then. */
+  unused(among: Iterable<Node>): Node[] {
+    return [...among]
+      .filter((node) => this.has(node))
+      .filter(
+        ({ owner, state, parents, exports, use }) =>
+          owner.kind === 'nobody' &&
+          state === 'open' &&
+          parents.size + exports.size === 0 &&
+          use === undefined,
+      )
   }
 
   /** Puts entered nodes into a worker, which each of them then holds. */

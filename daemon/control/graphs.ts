@@ -67,6 +67,7 @@ export class Graphs {
   /** Closes a node and what was defined inside it. When that fails and the node is still there, it stays usable. */
   async close(node: Node): Promise<void> {
     const own = this.directory.own(node)
+    const below = this.directory.tree(node)
     for (const each of own) each.state = 'closing'
     try {
       await node.worker?.request('node-del', { node: node.name })
@@ -80,13 +81,16 @@ export class Graphs {
     }
     this.directory.remove(node)
     this.#log.info({ node: node.name }, 'node closed')
-    await this.closeUnused()
+    await this.closeUnused(below)
   }
 
-  /** Whoever let go of a node calls it: what is to go with its last use is closed then. Never rejects. */
-  async closeUnused(): Promise<void> {
+  /**
+   * Whoever let go of a node calls it: what is to go with its last use is closed then. Never rejects.
+   * @param among  where to look; who waits names those it let go of, or the storage of others would hold it up
+   */
+  async closeUnused(among: Iterable<Node> = this.directory.all()): Promise<void> {
     await Promise.all(
-      this.directory.unused().map((node) =>
+      this.directory.unused(among).map((node) =>
         this.close(node).catch((error: unknown) => {
           this.#log.error({ node: node.name, err: error }, 'node without a use was not closed in order')
         }),

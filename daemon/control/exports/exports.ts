@@ -55,8 +55,8 @@ export class Exports {
   readonly #service: NbdService
   readonly #events: EventSink
   readonly #log: Logger
-  /** Called when a node has lost an export; never rejects. */
-  readonly #freed: () => Promise<void>
+  /** Called with a node that has lost an export; never rejects. */
+  readonly #freed: (node: Node) => Promise<void>
   /** By id, oldest first. */
   readonly #exports = new Map<string, Export>()
   /** Set while the server is being stopped. */
@@ -67,7 +67,7 @@ export class Exports {
     service: NbdService,
     events: EventSink,
     log: Logger,
-    freed: () => Promise<void>,
+    freed: (node: Node) => Promise<void>,
   ) {
     this.#log = log
     this.#freed = freed
@@ -140,7 +140,7 @@ export class Exports {
       await this.#offer()
     } catch (error) {
       this.#forget(added)
-      await this.#freed()
+      await this.#freed(added.node)
       throw error
     }
   }
@@ -170,10 +170,11 @@ export class Exports {
     const found = this.#exports.get(id)
     const node = this.#directory.find(name)
     if (found === undefined || node === undefined) return
-    found.node.exports.delete(id)
+    const old = found.node
+    old.exports.delete(id)
     found.node = node
     node.exports.add(id)
-    void this.#freed()
+    void this.#freed(old)
     if (found.state === 'opening') return
     found.facts = facts
     if (found.state === 'open') void this.#offer()
@@ -216,7 +217,7 @@ export class Exports {
       this.#log.warn({ export: found.id, err: error }, 'export was not closed in order')
     }
     if (!this.#forget(found)) return
-    await this.#freed()
+    await this.#freed(found.node)
     this.#events.emit('BLOCK_EXPORT_DELETED', { id: found.id })
   }
 

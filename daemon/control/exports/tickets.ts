@@ -289,7 +289,7 @@ export class Tickets {
       node.exports.delete(nameOf(ticket))
       worker?.release()
       await user?.release()
-      await this.#graphs.closeUnused()
+      await this.#graphs.closeUnused([node])
       throw error
     }
   }
@@ -343,7 +343,7 @@ export class Tickets {
     await image.user?.release().catch((error: unknown) => {
       this.#log.warn({ err: error }, 'the image of a ticket was not closed in order')
     })
-    await this.#graphs.closeUnused()
+    await this.#graphs.closeUnused([image.node])
   }
 
   #closed(ticket: Ticket): void {

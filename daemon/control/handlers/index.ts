@@ -128,7 +128,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     chosen: (chosen) => exports.chosen(chosen),
     lost: () => undefined,
   })
-  const exports: Exports = new Exports(directory, nbd, events, log, () => graphs.closeUnused())
+  const exports: Exports = new Exports(directory, nbd, events, log, (node) => graphs.closeUnused([node]))
   const graphs = new Graphs(directory, workers, (id) => objects.limits(id), log)
   const copies = new CopyStarter(graphs, jobs, log)
   const images: ImagesService = new ImagesService(startImages, log, {
