@@ -9,6 +9,8 @@ import type { Image } from './image.js'
 
 /** Bytes of a refcount block that are looked at at once. */
 const PART = 65536
+/** Bytes of them that are looked at: of more than 2 TiB in clusters of 64 KiB the beginning tells, and a hostile table ends. */
+const MOST = 64 * 2 ** 20
 
 /** What was not written back yet is left out: a few clusters make no difference. @throws IoError */
 export async function isPreallocated(image: Image): Promise<boolean> {
@@ -32,6 +34,7 @@ export async function isPreallocated(image: Image): Promise<boolean> {
 /** Clusters in use among the first ones of the file, part after part. */
 async function* refcounts(image: Image, clusters: number): AsyncGenerator<number> {
   const { header, blockEntries, clusterSize, env } = image
+  let looked = 0
   const perPart = Math.min(blockEntries, (PART * 8) / 2 ** header.refcountOrder)
   const blocks = Math.min(
     Math.ceil(clusters / blockEntries),
@@ -45,7 +48,10 @@ async function* refcounts(image: Image, clusters: number): AsyncGenerator<number
     for (let first = 0; first < entries; first += perPart) {
       const count = Math.min(perPart, entries - first)
       const bits = 2 ** header.refcountOrder
-      const view = viewOf(await image.read(offset + (first * bits) / 8, Math.ceil((count * bits) / 8)))
+      const length = Math.ceil((count * bits) / 8)
+      looked += length
+      if (looked > MOST) return
+      const view = viewOf(await image.read(offset + (first * bits) / 8, length))
       let used = 0
       for (let index = 0; index < count; index++)
         if (getRefcount(view, index, header.refcountOrder) > 0) used += 1

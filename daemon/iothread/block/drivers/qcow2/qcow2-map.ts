@@ -167,13 +167,16 @@ export class Qcow2Map implements MapDriver {
   }
 
   looksThrough(): boolean | Promise<boolean> {
-    this.#looksThrough ??= isPreallocated(this.#image)
+    if (this.#looksThrough !== undefined) return this.#looksThrough
+    const looking: Promise<boolean> = isPreallocated(this.#image)
       .catch(() => false)
       .then((found) => {
-        this.#looksThrough = found
+        // The image may have been loaded anew meanwhile.
+        if (this.#looksThrough === looking) this.#looksThrough = found
         return found
       })
-    return this.#looksThrough
+    this.#looksThrough = looking
+    return looking
   }
 
   enter(): Epoch {

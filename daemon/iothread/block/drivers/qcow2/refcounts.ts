@@ -166,7 +166,8 @@ export class Refcounts {
     const { clusterSize, env } = this.#image
     const at = index * clusterSize
     const length = Math.min(clusterSize, env.file.length() - at)
-    if (this.#passes(reason) && length > 0) await env.file.discard(at, length)
+    // One that fails leaves storage in use, and nothing else.
+    if (this.#passes(reason) && length > 0) await env.file.discard(at, length).catch(() => undefined)
   }
 
   async count(offset: number): Promise<number> {
@@ -384,8 +385,7 @@ export class Refcounts {
     const { clusterSize } = this.#image
     for (let index = offset / clusterSize; index < (offset + length) / clusterSize; index++) {
       const count = await this.#change(index, (before) => Math.max(0, before - 1))
-      // A discard that fails leaves storage in use, and nothing else.
-      if (count === 0) await this.#discard(index, 'other').catch(() => undefined)
+      if (count === 0) await this.#discard(index, 'other')
     }
   }
 
