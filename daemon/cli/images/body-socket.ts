@@ -136,7 +136,10 @@ export class BodySocket implements Disposable {
     }
     const head = parseReplyHead(memory.toString('latin1', 0, end))
     if (head === undefined) throw new Error('its answer is no HTTP reply')
-    if (head.length === undefined) throw new Error('it does not say how much it sends')
+    if (head.length === undefined)
+      throw new Error(
+        head.status < 300 ? 'it does not say how much it sends' : `it refused with ${head.status}`,
+      )
     this.#head = head
     this.#left = head.length
     this.#from = end

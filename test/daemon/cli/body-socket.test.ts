@@ -140,6 +140,11 @@ t.test('a body that ends early ends', async (t) => {
 const wrong = [
   { name: 'no HTTP', answer: 'SSH-2.0-x\r\n\r\n', text: /no HTTP reply/ },
   { name: 'no length', answer: 'HTTP/1.1 200 OK\r\n\r\n', text: /does not say how much it sends/ },
+  {
+    name: 'a refusal in chunks',
+    answer: 'HTTP/1.1 502 Bad Gateway\r\ntransfer-encoding: chunked\r\n\r\n',
+    text: /it refused with 502/,
+  },
   { name: 'no end of the head', answer: 'x'.repeat(2 * MiB), text: /does not begin as a reply does/ },
   { name: 'an end at once', answer: '', text: /closed the connection/ },
 ]
