@@ -28,9 +28,10 @@ const TINY = { 'l2-cache-entry-size': 512, 'l2-cache-size': 1024, 'refcount-cach
 
 /** A writer of QEMU's that ended in the middle: what it wrote has no counts. */
 function leftDirty(file: string): void {
-  const commands = ['-c', 'write -z 100k 12k', '-c', 'flush', '-c', 'abort']
+  const commands = ['-c', 'write -P 0 100k 12k', '-c', 'flush', '-c', 'abort']
   const { signal } = spawnSync('qemu-io', ['-f', 'qcow2', ...commands, file])
   if (signal === null) throw new Error('qemu-io has not been aborted')
+  if ((readFileSync(file)[79]! & 1) === 0) throw new Error('the image is not dirty')
 }
 
 const kinds: readonly ScriptedKind[] = [
