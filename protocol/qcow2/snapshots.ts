@@ -2,10 +2,15 @@
 // The table of internal snapshots. Source: docs/interop/qcow2 of QEMU, "Snapshots".
 
 import { FormatError } from '../format-error.js'
-import { getUint64, padded, textOf, viewOf } from './bytes.js'
+import { getUint64, padded, setUint64, textOf, viewOf } from './bytes.js'
 
 const FIXED = 40
-const MAX_EXTRA = 1024
+/** Bytes of extra data that an entry of version 3 has at least: the sizes of the machine's state and of the disk. */
+const LEAST_EXTRA = 16
+/** Bytes of extra data of entries that QEMU reads. */
+export const MAX_EXTRA = 1024
+/** Bytes; the largest L1 table that QEMU reads. */
+const MAX_L1 = 32 << 20
 
 export interface Snapshot {
   readonly id: string
@@ -26,21 +31,33 @@ export interface Snapshot {
   readonly icount: number | undefined
 }
 
+export interface SnapshotEntry {
+  readonly snapshot: Snapshot
+  /** Bytes of extra data. */
+  readonly extra: number
+  /** Where the next entry begins. */
+  readonly next: number
+}
+
 /**
  * One entry at `at`.
- * @returns the entry and where the next one begins; undefined when the bytes end before the entry does
+ * @param index  of the entry, for errors
+ * @param most  bytes of extra data
+ * @returns undefined when the bytes end before the entry does
  * @throws FormatError
  */
 export function parseSnapshot(
   bytes: Uint8Array,
   at: number,
-): { snapshot: Snapshot; next: number } | undefined {
+  index: number,
+  most = MAX_EXTRA,
+): SnapshotEntry | undefined {
   if (at + FIXED > bytes.length) return undefined
   const view = viewOf(bytes)
   const idLength = view.getUint16(at + 12)
   const nameLength = view.getUint16(at + 14)
   const extra = view.getUint32(at + 36)
-  if (extra > MAX_EXTRA) throw new FormatError('Too much extra metadata in snapshot table entry')
+  if (extra > most) throw new FormatError(`Too much extra metadata in snapshot table entry ${index}`)
   const idAt = at + FIXED + extra
   const end = idAt + idLength + nameLength
   if (end > bytes.length) return undefined
@@ -57,10 +74,39 @@ export function parseSnapshot(
     diskSize: extra >= 16 ? getUint64(view, at + FIXED + 8) : undefined,
     icount: extra >= 24 ? icountOf(view, at + FIXED + 16) : undefined,
   }
-  return { snapshot, next: at + padded(end - at) }
+  return { snapshot, extra, next: at + padded(end - at) }
 }
 
 /** All bits set: nobody counted. */
 function icountOf(view: DataView, at: number): number | undefined {
   return view.getBigInt64(at) === -1n ? undefined : getUint64(view, at)
+}
+
+/**
+ * The entry at `at` with the extra data that version 3 demands, and no more of it than QEMU reads.
+ * @param size  of the disk, bytes, where the entry does not tell it
+ */
+export function completeSnapshot(
+  bytes: Uint8Array,
+  at: number,
+  { snapshot, extra, next }: SnapshotEntry,
+  size: number,
+): Uint8Array {
+  const kept = bytes.subarray(at + FIXED, at + FIXED + Math.min(extra, MAX_EXTRA))
+  const length = Math.max(kept.length, LEAST_EXTRA)
+  const strings = bytes.subarray(at + FIXED + extra, next)
+  const entry = new Uint8Array(padded(FIXED + length + strings.length))
+  const view = viewOf(entry)
+  entry.set(bytes.subarray(at, at + FIXED))
+  entry.set(kept, FIXED)
+  view.setUint32(36, length)
+  if (extra < 8) setUint64(view, FIXED, snapshot.vmStateSize)
+  if (snapshot.diskSize === undefined) setUint64(view, FIXED + 8, size)
+  entry.set(strings, FIXED + length)
+  return entry
+}
+
+/** Whether the entry's L1 table can be one. */
+export function hasPossibleL1({ l1Offset, l1Size }: Snapshot, clusterSize: number): boolean {
+  return l1Offset % clusterSize === 0 && l1Size * 8 <= MAX_L1 && Number.isSafeInteger(l1Offset + MAX_L1)
 }

@@ -16,7 +16,7 @@ function tableOf(image: Image): { bytes: Buffer; count: number } {
 function parseAll(bytes: Uint8Array, count: number): Snapshot[] {
   const found: Snapshot[] = []
   for (let at = 0; found.length < count; ) {
-    const parsed = parseSnapshot(bytes, at)
+    const parsed = parseSnapshot(bytes, at, found.length)
     if (parsed === undefined) throw new Error('the table ends early')
     found.push(parsed.snapshot)
     at = parsed.next
@@ -55,11 +55,12 @@ t.test('an entry that is cut off anywhere is incomplete, not wrong', { skip: noQ
   const image = new Image(t)
   image.run('qemu-img', 'snapshot', '-c', 'one', 'disk.qcow2')
   const { bytes } = tableOf(image)
-  const whole = parseSnapshot(bytes, 0)
+  const whole = parseSnapshot(bytes, 0, 0)
   const end = 40 + 24 + '1'.length + 'one'.length
   t.equal(whole?.next, 72)
-  for (let length = 0; length < end; length++) t.equal(parseSnapshot(bytes.subarray(0, length), 0), undefined)
-  t.same(parseSnapshot(bytes.subarray(0, end), 0), whole)
+  for (let length = 0; length < end; length++)
+    t.equal(parseSnapshot(bytes.subarray(0, length), 0, 0), undefined)
+  t.same(parseSnapshot(bytes.subarray(0, end), 0, 0), whole)
 })
 
 t.test('without extra data the state size has 32 bits and the disk size is not told', (t) => {
@@ -68,7 +69,7 @@ t.test('without extra data the state size has 32 bits and the disk size is not t
   entry.writeUInt16BE(2, 14)
   entry.writeUInt32BE(12345, 32)
   entry.write('7ab', 40)
-  const { snapshot, next } = parseSnapshot(entry, 0) ?? {}
+  const { snapshot, next } = parseSnapshot(entry, 0, 0) ?? {}
   t.match(snapshot, { id: '7', name: 'ab', vmStateSize: 12345 })
   t.equal(snapshot?.diskSize, undefined)
   t.equal(next, 48)
@@ -78,6 +79,9 @@ t.test('without extra data the state size has 32 bits and the disk size is not t
 t.test('more extra data than QEMU takes is refused', (t) => {
   const entry = Buffer.alloc(4096)
   entry.writeUInt32BE(1025, 36)
-  t.throws(() => parseSnapshot(entry, 0), FormatError)
+  t.throws(
+    () => parseSnapshot(entry, 0, 7),
+    new FormatError('Too much extra metadata in snapshot table entry 7'),
+  )
   t.end()
 })

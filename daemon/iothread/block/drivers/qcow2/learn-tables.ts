@@ -5,6 +5,7 @@
 import { FormatError } from '../../../../../protocol/format-error.js'
 import { viewOf } from '../../../../../protocol/qcow2/bytes.js'
 import { parseL1Entry } from '../../../../../protocol/qcow2/entries.js'
+import { hasPossibleL1 } from '../../../../../protocol/qcow2/snapshots.js'
 import { EFBIG } from '../../../../common/errno.js'
 import { IoError } from '../../../../errors.js'
 import type { StoredBitmaps } from './bitmap-directory.js'
@@ -64,8 +65,10 @@ export async function learnTables(
     if (offset !== 0) await claim({ offset, length: clusterSize, name: ACTIVE_L2 })
   }
   await claim({ offset: header.snapshotsOffset, length: snapshots.size, name: 'snapshot table' })
+  // A damaged entry says nothing of where its tables are: the refcounts keep them.
+  const sound = snapshots.list.filter((snapshot) => hasPossibleL1(snapshot, clusterSize))
   const inactive = [
-    ...merged(snapshots.list.map(({ l1Offset, l1Size }) => ({ offset: l1Offset, length: l1Size * 8 }))),
+    ...merged(sound.map(({ l1Offset, l1Size }) => ({ offset: l1Offset, length: l1Size * 8 }))),
   ]
   for (const range of inactive) await claim({ ...range, name: 'inactive L1 table' })
   if (bitmaps !== undefined) {

@@ -4,12 +4,13 @@
 // Used by jobs/check.ts. Counters, texts and what is repaired are those of `qemu-img check`.
 //
 // Repair, in this order, with a flush between the steps: entries that refer to nothing usable become zero; refcounts are
-// raised and lowered, or built anew; COPIED flags; the dirty and the corrupt mark go last.
+// raised and lowered, or built anew; COPIED flags; the snapshot table; the dirty and the corrupt mark go last.
 
 import { FormatError } from '../../../../../../protocol/format-error.js'
 import { viewOf } from '../../../../../../protocol/qcow2/bytes.js'
 import { type Header, Incompatible } from '../../../../../../protocol/qcow2/header.js'
 import type { CheckResult } from '../../../../messages.js'
+import { type BitmapTable, countBitmaps, readBitmaps } from './bitmap-tables.js'
 import { compareRefcounts } from './compare.js'
 import { checkCopied } from './copied.js'
 import { Findings } from './findings.js'
@@ -24,16 +25,10 @@ import {
   readHeader,
 } from './image.js'
 import { type CheckIo, ImageBytes } from './image-bytes.js'
-import {
-  type BitmapTable,
-  countBitmaps,
-  readBitmaps,
-  readSnapshots,
-  type SnapshotTable,
-} from './other-tables.js'
 import { rebuildRefcounts } from './rebuild.js'
 import { Refcounts } from './refcounts.js'
 import { ReferenceCounts } from './reference-counts.js'
+import { NO_SNAPSHOTS, readSnapshots, replaceSnapshotTable } from './snapshot-table.js'
 
 /** Where the incompatible features stand in the header. */
 const FEATURES = 72
@@ -69,7 +64,7 @@ export async function checkQcow2(io: CheckIo, repair: Repair, progress: CheckPro
 class Check {
   readonly #checked: Checked
   readonly #progress: CheckProgress
-  #snapshots: SnapshotTable = { snapshots: [], length: 0 }
+  #snapshots = NO_SNAPSHOTS
   #bitmaps: BitmapTable | undefined
 
   constructor(checked: Checked, progress: CheckProgress) {
@@ -82,7 +77,7 @@ class Check {
     this.#bitmaps = await readBitmaps(this.#checked)
     if (!(await this.#readSnapshots())) return
     const refcounts = await Refcounts.load(this.#checked)
-    this.#progress.total = this.#snapshots.snapshots.length + 5
+    this.#progress.total = this.#snapshots.snapshots.length + 6
     await this.#count(refcounts)
     const before = { ...findings.result() }
     await this.#step(compareRefcounts(this.#checked, refcounts, { leaks: false, errors: false }))
@@ -90,6 +85,7 @@ class Check {
     if (current === undefined) return
     const protects = this.#protection(current)
     await this.#step(checkCopied(this.#checked, current, protects))
+    await this.#step(this.#mendSnapshots(current))
     if (repair !== 'none' && findings.checkErrors === 0 && findings.corruptions === 0) await this.#markClean()
     this.#progress.done = this.#progress.total
   }
@@ -99,6 +95,9 @@ class Check {
     const { findings } = this.#checked
     try {
       this.#snapshots = await readSnapshots(this.#checked)
+      const { flaws, damaged } = this.#snapshots
+      const verb = this.#checked.repair === 'all' && !damaged ? 'Repairing' : 'ERROR'
+      for (const flaw of flaws) findings.say(`${verb} ${flaw}`)
       return true
     } catch (error) {
       if (!(error instanceof FormatError)) throw error
@@ -132,9 +131,9 @@ class Check {
     if (dataFile && snapshots.length > 0)
       findings.corruption(`ERROR ${snapshots.length} snapshots in image with data file`)
     for (const { id, name, l1Offset, l1Size } of snapshots) {
-      if (l1Offset % clusterSize !== 0 || l1Size * 8 > MAX_L1_BYTES) findings.snapshotsDamaged = true
       const which = `ERROR snapshot ${id} (${name})`
-      if (l1Offset % clusterSize !== 0)
+      // What is not exact is beyond any file.
+      if (l1Offset % clusterSize !== 0 || !Number.isSafeInteger(l1Offset))
         findings.corruption(
           `${which} l1_offset=0x${hex(l1Offset)}: L1 table is not cluster aligned; snapshot table entry corrupted`,
         )
@@ -155,7 +154,7 @@ class Check {
   async #mend(refcounts: Refcounts, before: CheckResult): Promise<Refcounts | undefined> {
     const { findings, repair } = this.#checked
     if (repair === 'none') return refcounts
-    if (findings.snapshotsDamaged) {
+    if (this.#snapshots.damaged) {
       // What belongs to such a snapshot looks like a leak, and would be lost.
       findings.say('ERROR the snapshot table is damaged: nothing is repaired')
       this.#checked.repair = 'none'
@@ -163,6 +162,7 @@ class Check {
     }
     if (findings.rebuild && repair === 'leaks') {
       findings.checkErrors += 1
+      findings.corruptions += this.#snapshots.flaws.length
       findings.say('ERROR need to rebuild refcount structures')
       return undefined
     }
@@ -173,6 +173,25 @@ class Check {
     await compareRefcounts(this.#checked, refcounts, { leaks: true, errors: repair === 'all' })
     await refcounts.save()
     return refcounts
+  }
+
+  /** Flaws of the snapshot table count last: what is counted before is compared with what refcounts say. */
+  async #mendSnapshots(refcounts: Refcounts): Promise<void> {
+    const { findings, repair } = this.#checked
+    const { flaws } = this.#snapshots
+    if (flaws.length === 0) return
+    if (repair === 'all' && findings.checkErrors === 0) {
+      try {
+        await replaceSnapshotTable(this.#checked, refcounts, this.#snapshots)
+        findings.corruptionsFixed += flaws.length
+        return
+      } catch (error) {
+        if (!(error instanceof FormatError)) throw error
+        findings.checkErrors += 1
+        findings.say(`ERROR failed to update snapshot table: ${error.message}`)
+      }
+    }
+    findings.corruptions += flaws.length
   }
 
   async #rebuild(): Promise<Refcounts> {

@@ -20,8 +20,6 @@ export class Findings {
   imageEndOffset = 0
   /** The refcount structures cannot be mended where they are. */
   rebuild = false
-  /** Snapshots hide what they refer to. */
-  snapshotsDamaged = false
   #lines: string[] = []
   #leftOut = 0
 

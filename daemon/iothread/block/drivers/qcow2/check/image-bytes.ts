@@ -76,6 +76,7 @@ export class ImageBytes {
   }
 
   async resize(length: number): Promise<void> {
+    this.#written = true
     await this.#io.node.resize(length)
   }
 

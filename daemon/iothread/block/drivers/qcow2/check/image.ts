@@ -25,7 +25,7 @@ export type Repair = 'none' | 'leaks' | 'all'
 /** What all parts of one check work on. */
 export interface Checked {
   readonly bytes: ImageBytes
-  /** Replaced when the refcount structures are built anew. */
+  /** Replaced when the refcount structures, or the snapshot table, are built anew. */
   header: Header
   readonly clusterSize: number
   readonly extended: boolean

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads the snapshot table and the bitmap directory for a check, entry by entry and in bounded pieces, and counts what
-// bitmaps occupy. Used by check.ts.
+// Reads the directory of persistent bitmaps for a check, and counts what bitmaps occupy. Used by check.ts.
 
 import { FormatError } from '../../../../../../protocol/format-error.js'
 import {
@@ -12,49 +11,10 @@ import {
 } from '../../../../../../protocol/qcow2/bitmaps.js'
 import { viewOf } from '../../../../../../protocol/qcow2/bytes.js'
 import { Autoclear, ExtensionType } from '../../../../../../protocol/qcow2/header.js'
-import { parseSnapshot, type Snapshot } from '../../../../../../protocol/qcow2/snapshots.js'
 import { type Checked, countRange } from './image.js'
 
-const MAX_SNAPSHOTS = 65536
-/** An entry is shorter: its strings have lengths of 16 bits, other data ends the reading. */
-const WINDOW = 256 * 1024
 const MAX_DIRECTORY_BYTES = 64 * 2 ** 20
 const MAX_BITMAP_TABLE_BYTES = 64 * 2 ** 20
-
-export interface SnapshotTable {
-  readonly snapshots: readonly Snapshot[]
-  /** Bytes of the table. */
-  readonly length: number
-}
-
-/** @throws FormatError when the table cannot be read as one */
-export async function readSnapshots(checked: Checked): Promise<SnapshotTable> {
-  const { bytes, header, findings, clusterSize } = checked
-  const { snapshotCount: count, snapshotsOffset } = header
-  if (count === 0) return { snapshots: [], length: 0 }
-  if (count > MAX_SNAPSHOTS) throw new FormatError('Snapshot table too large')
-  if (snapshotsOffset % clusterSize !== 0) throw new FormatError('Snapshot table offset invalid')
-  const snapshots: Snapshot[] = []
-  let windowAt = snapshotsOffset
-  let window = await bytes.read(windowAt, WINDOW)
-  for (let at = windowAt; snapshots.length < count; ) {
-    if (bytes.tired) await bytes.rest()
-    if (at - windowAt > WINDOW / 2) {
-      windowAt = at
-      window = await bytes.read(windowAt, WINDOW)
-    }
-    const found = parseSnapshot(window, at - windowAt)
-    if (found === undefined || at >= bytes.length) throw new FormatError('Failed to read snapshot table')
-    if (header.version === 3 && found.snapshot.diskSize === undefined) {
-      findings.corruption(`ERROR snapshot table entry ${snapshots.length} is incomplete`)
-      findings.snapshotsDamaged = true
-    }
-    snapshots.push(found.snapshot)
-    at = windowAt + found.next
-    if (snapshots.length === count) return { snapshots, length: at - snapshotsOffset }
-  }
-  return { snapshots, length: 0 }
-}
 
 export interface BitmapTable {
   readonly directory: BitmapsExtension
