@@ -19,7 +19,7 @@ import {
   makeTarget,
 } from './images.js'
 import type { BenchOptions } from './options.js'
-import { atMost, mebibytes, median, print, round, table, type Verdict } from './report.js'
+import { atMost, inTurn, mebibytes, median, print, round, table, type Verdict } from './report.js'
 
 const GiB = 2 ** 30
 const SEED = 20
@@ -38,11 +38,12 @@ export async function race(
   rounds: number,
   verify: (copy: Copy) => void = ({ source, target }) => assertEqual(source, target),
 ): Promise<Result[]> {
-  const results = all.map((each): Result => ({ name: each.name, rounds: [], allocated: 0 }))
+  const runners = all.map((contender) => {
+    const result: Result = { name: contender.name, rounds: [], allocated: 0 }
+    return { contender, result }
+  })
   for (let turn = 0; turn < rounds; turn++) {
-    for (const [index, contender] of all.entries()) {
-      const result = results[index]
-      if (!result) continue
+    for (const { contender, result } of inTurn(runners, turn)) {
       rmSync(copy.target, { force: true })
       dropCaches()
       const cost = await contender.copy(copy)
@@ -55,7 +56,7 @@ export async function race(
     }
   }
   rmSync(copy.target, { force: true })
-  return results
+  return runners.map(({ result }) => result)
 }
 
 /** Median of our time over theirs, round by round. */

@@ -6,7 +6,7 @@ import { buildFolder, installed } from '../helpers/program.js'
 import type { Copy } from './contenders.js'
 import { dropCaches, runTool } from './images.js'
 import type { Order } from './qcow2-images.js'
-import { atMost, median, print, round, table, type Verdict } from './report.js'
+import { atMost, inTurn, median, print, round, table, type Verdict } from './report.js'
 
 const MiB = 2 ** 20
 /** Pieces of a request at once, against one after the other; QEMU's number. */
@@ -36,7 +36,7 @@ export async function requests(
   const theirs: Racer = { name: 'qemu-img bench', command: ['qemu-img', ...args], seconds: [] }
   const racers = [usual, pool, single, ...(installed('qemu-img') ? [theirs] : [])]
   for (let turn = 0; turn < rounds; turn++) {
-    for (const { command, seconds } of racers) {
+    for (const { command, seconds } of inTurn(racers, turn)) {
       dropCaches()
       const [program, ...rest] = command
       seconds.push(secondsIn(runTool(program, rest)))

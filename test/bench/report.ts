@@ -8,6 +8,12 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? high : (low + high) / 2
 }
 
+/** All of them in another order each round: what runs after whom has its price. */
+export function inTurn<T>(all: readonly T[], turn: number): T[] {
+  const first = turn % Math.max(1, all.length)
+  return [...all.slice(first), ...all.slice(0, first)]
+}
+
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
