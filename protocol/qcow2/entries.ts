@@ -80,6 +80,26 @@ export function parseL2Entry(view: DataView, at: number, clusterBits: number, ex
   }
 }
 
+/**
+ * How many standard entries from `at` on, at most `most`, name one host cluster after the other and say nothing else of them.
+ * @param host  host offset of the first
+ */
+export function countInLine(
+  view: DataView,
+  at: number,
+  most: number,
+  { host, copied, clusterSize }: { host: number; copied: boolean; clusterSize: number },
+): number {
+  const flags = copied ? COPIED : 0
+  let count = 0
+  for (; count < most; count++, at += 8) {
+    const expected = host + count * clusterSize
+    if (view.getUint32(at + 4) !== expected % HIGH) break
+    if (view.getUint32(at) !== flags + Math.floor(expected / HIGH)) break
+  }
+  return count
+}
+
 export function formatL2Entry(
   view: DataView,
   at: number,

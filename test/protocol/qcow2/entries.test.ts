@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { FormatError } from '../../../protocol/format-error.js'
 import {
+  countInLine,
   formatL1Entry,
   formatL2Entry,
   type L2Entry,
@@ -207,4 +208,30 @@ t.test('with a data file, the first cluster is a host offset of 0', { skip: noQe
   t.match(found[0], { offset: 0, copied: true })
   t.match(found[1], { offset: 0, copied: false })
   t.match(found[2], { offset: 128 * KIB, copied: true })
+})
+
+t.test('entries in line are those that say nothing but the next host cluster', (t) => {
+  const clusterSize = 65536
+  const shapes = fc.constantFrom(0n, COPIED, COMPRESSED, 1n, 512n, 1n << 9n, 1n << 60n, 1n << 40n, 65536n)
+  const property = fc.property(
+    hostOffset,
+    fc.boolean(),
+    fc.array(shapes, { maxLength: 3 }),
+    fc.nat(8),
+    (offset, copied, odd, good) => {
+      const start = (offset / 65536n) * 65536n
+      const plain = (index: number) => (start + BigInt(index * clusterSize)) | (copied ? COPIED : 0n)
+      const values = [
+        ...Array.from({ length: good }, (_, index) => plain(index)),
+        ...odd.map((shape, index) => plain(good + index) ^ shape),
+      ]
+      const view = new DataView(new ArrayBuffer(8 * values.length))
+      for (const [index, value] of values.entries()) view.setBigUint64(index * 8, BigInt.asUintN(64, value))
+      const expected = values.findIndex((value, index) => value !== plain(index))
+      const found = countInLine(view, 0, values.length, { host: Number(start), copied, clusterSize })
+      return found === (expected < 0 ? values.length : expected)
+    },
+  )
+  holds(t, property, 500)
+  t.end()
 })

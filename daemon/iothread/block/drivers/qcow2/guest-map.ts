@@ -3,7 +3,7 @@
 // qcow2 map for reads, and to find what a write may go over.
 
 import { FormatError } from '../../../../../protocol/format-error.js'
-import { type L2Entry, parseL2Entry } from '../../../../../protocol/qcow2/entries.js'
+import { countInLine, type L2Entry, parseL2Entry } from '../../../../../protocol/qcow2/entries.js'
 import { Incompatible } from '../../../../../protocol/qcow2/header.js'
 import type { Mapping } from '../../mapping.js'
 import { hasPlace, shownAt } from './cluster.js'
@@ -104,10 +104,10 @@ export class GuestMap {
     const last = (Math.floor(offset / clusterSize / perSlice) + 1) * perSlice * clusterSize
     const end = Math.min(offset + length, last)
     try {
-      let found = this.#piece(slice, offset, end)
+      let found = this.#run(slice, offset, end)
       const list: Mapping[] = []
       for (let at = offset + found.length; at < end; ) {
-        const next = this.#piece(slice, at, end)
+        const next = this.#run(slice, at, end)
         at += next.length
         if (follows(found, next)) {
           found = { ...found, length: found.length + next.length }
@@ -122,6 +122,22 @@ export class GuestMap {
     } catch (error) {
       return this.#bad(error, offset, use).then((reason) => Promise.reject(reason))
     }
+  }
+
+  /** What one entry says at `offset`, with the clusters that plainly go on from there: most images have many in line. */
+  #run(slice: TableSlice, offset: number, end: number): Mapping {
+    const found = this.#piece(slice, offset, end)
+    const { clusterSize, env, extended, external } = this.#image
+    const next = offset + found.length
+    if (found.kind !== 'data' || next >= end || extended || external) return found
+    const host = found.host + found.length
+    const inFile = roundUp(env.file.length(), clusterSize) - host
+    const most = Math.floor(Math.min(roundUp(end, clusterSize) - next, inFile) / clusterSize)
+    const at = this.#l2.indexIn(next / clusterSize) * 8
+    const like = { host, copied: found.writable, clusterSize }
+    const length = Math.min(countInLine(slice.view, at, most, like) * clusterSize, end - next)
+    if (length === 0 || (found.writable && this.#tables.find(host, length) !== undefined)) return found
+    return { ...found, length: found.length + length }
   }
 
   /** What one entry says at `offset`. */
