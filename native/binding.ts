@@ -150,8 +150,9 @@ export interface NativeEngine {
   laneCounts(id: number): number[]
   /** @param redo  a write under way is not answered */
   callBack(id: number, redo: boolean): void
-  takeSlots(count: number): number[]
-  takeRun(count: number): number | undefined
+  /** @param among  of so many slots, the first ones */
+  takeSlots(count: number, among: number): number[]
+  takeRun(count: number, among: number): number | undefined
   giveSlots(slots: readonly number[]): void
   groupBytes(group: number): ArrayBuffer | undefined
   /** Gives idle groups of slots back; the number of slots that stay mapped. */

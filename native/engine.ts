@@ -69,7 +69,7 @@ class Engine implements IoEngine {
     const native = startNative(options, this.slotSize, this.#requests.onFinished)
     this.kind = native.kind
     this.#native = native.engine
-    this.#slots = new Slots(native.engine, this.slotSize)
+    this.#slots = new Slots(native.engine, this.slotSize, options)
     natives.set(this, native.engine)
     this.#streams = new Streams(native.engine, this.#requests, this.#files)
   }
@@ -82,8 +82,16 @@ class Engine implements IoEngine {
     return this.#slots.takeRun(length)
   }
 
+  takePiece(length: number): number | undefined {
+    return this.#slots.takePiece(length)
+  }
+
   giveSlots(slots: readonly number[]): void {
     this.#slots.give(slots)
+  }
+
+  whenGiven(call: () => void): void {
+    this.#slots.whenGiven(call)
   }
 
   slotBytes(slot: number): Uint8Array {

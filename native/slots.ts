@@ -2,42 +2,62 @@
 // The slots of one engine as JavaScript knows them: who takes them, their bytes, and when idle ones go back. Used by engine.ts.
 
 import type { NativeEngine } from './binding.js'
+import type { EngineOptions } from './types.js'
 
+/** Of an engine for which nobody says otherwise. */
+export const DEFAULT_SLOTS = 64
 const SLOTS_PER_GROUP = 8
 const TRIM_INTERVAL_MS = 5000
 
 export class Slots {
   readonly #native: NativeEngine
   readonly #size: number
+  /** Slots there are, and those of them, the last ones, that are set apart. */
+  readonly #most: number
+  readonly #setApart: number
   readonly #groups: (ArrayBuffer | undefined)[] = []
   /** Slots of each run, by the first of them. */
   readonly #runs = new Map<number, number>()
+  /** Who waits for slots. */
+  readonly #line: (() => void)[] = []
   #trimming: NodeJS.Timeout | undefined
 
   /** @param size  of a slot, bytes */
-  constructor(native: NativeEngine, size: number) {
+  constructor(native: NativeEngine, size: number, { maxSlots = DEFAULT_SLOTS, setApart = 0 }: EngineOptions) {
     this.#native = native
     this.#size = size
+    this.#most = maxSlots
+    this.#setApart = setApart
   }
 
-  take(count: number): number[] {
-    const slots = this.#native.takeSlots(count)
+  take(count: number, among = this.#most): number[] {
+    const slots = this.#native.takeSlots(count, among)
     if (slots.length > 0) this.#trimLater()
     return slots
   }
 
-  takeRun(length: number): number | undefined {
+  takeRun(length: number, among = this.#most): number | undefined {
     const count = Math.ceil(length / this.#size)
-    const first = this.#native.takeRun(count)
+    const first = this.#native.takeRun(count, among)
     if (first === undefined) return undefined
     this.#trimLater()
     this.#runs.set(first, count)
     return first
   }
 
+  takePiece(length: number): number | undefined {
+    if (length <= this.#size) return this.take(1, this.#most - this.#setApart)[0]
+    return this.takeRun(length, this.#most - this.#setApart / 2)
+  }
+
   give(slots: readonly number[]): void {
     this.#native.giveSlots(slots)
     for (const slot of slots) this.#runs.delete(slot)
+    for (const call of this.#line.splice(0)) call()
+  }
+
+  whenGiven(call: () => void): void {
+    this.#line.push(call)
   }
 
   bytes(slot: number): Uint8Array {

@@ -2,6 +2,7 @@
 // Starts the addon's engine of the kind that is asked for, or that the system allows. Used by engine.ts.
 
 import { addon, type NativeEngine, type OnFinished } from './binding.js'
+import { DEFAULT_SLOTS } from './slots.js'
 import type { EngineKind, EngineOptions } from './types.js'
 
 /** @throws Error as createEngine() */
@@ -15,7 +16,7 @@ export function startNative(
     engine: new addon.Engine(
       kind,
       slotSize,
-      options.maxSlots ?? 64,
+      options.maxSlots ?? DEFAULT_SLOTS,
       options.maxRequests ?? 256,
       options.maxBytes ?? 128 << 20,
       onFinished,

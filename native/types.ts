@@ -20,6 +20,8 @@ export interface EngineOptions {
   readonly slotSize?: number
   /** Slots at most; memory is mapped in groups when first needed and given back when a group is idle. Default 64. */
   readonly maxSlots?: number
+  /** Slots among those that takePiece() leaves to others, an even number. Default 0. */
+  readonly setApart?: number
   /** Requests in flight at most; further ones queue inside the engine. Those of streams are not counted. Default 256. */
   readonly maxRequests?: number
   /** Bytes in flight at most (reads and writes). Default 128 MiB. */
@@ -160,8 +162,16 @@ export interface IoEngine extends StreamVerbs {
    * @returns undefined while there are none; always, when that is more than 8 slots
    */
   takeRun(length: number): number | undefined
+  /**
+   * A slot, or a run of them, for who takes one after the other and can wait for the next. The slots that are set apart are not
+   * taken by themselves, so that neighbours come free there; half of them not at all, so that there is one for who cannot wait.
+   * @param length  bytes it has at least
+   */
+  takePiece(length: number): number | undefined
   /** A run is given back as a whole, by its first slot. */
   giveSlots(slots: readonly number[]): void
+  /** Calls once, when somebody has given slots back; somebody else may be faster. Must not throw. */
+  whenGiven(call: () => void): void
   /** Gives all buffers back that nobody has taken; by itself the engine does so after some idle seconds. */
   trim(): void
   /** The bytes of a slot, or of a run, for codecs and tests. Valid until the slot is given back. */

@@ -294,7 +294,7 @@ Napi::Value EngineObject::submitCodec(const Napi::CallbackInfo& info) {
 
 Napi::Value EngineObject::takeSlots(const Napi::CallbackInfo& info) {
   std::vector<uint32_t> taken;
-  if (poll_ != nullptr) slots_->take(bitsAt(info, 0), taken);
+  if (poll_ != nullptr) slots_->take(bitsAt(info, 0), bitsAt(info, 1), taken);
   auto list = Napi::Array::New(info.Env(), taken.size());
   for (uint32_t index = 0; index < taken.size(); ++index) list.Set(index, taken[index]);
   return list;
@@ -303,7 +303,7 @@ Napi::Value EngineObject::takeSlots(const Napi::CallbackInfo& info) {
 Napi::Value EngineObject::takeRun(const Napi::CallbackInfo& info) {
   uint32_t first = 0;
   const uint32_t count = bitsAt(info, 0);
-  if (poll_ == nullptr || count == 0 || !slots_->takeRun(count, first)) return info.Env().Undefined();
+  if (poll_ == nullptr || count == 0 || !slots_->takeRun(count, bitsAt(info, 1), first)) return info.Env().Undefined();
   return Napi::Number::New(info.Env(), first);
 }
 

@@ -53,25 +53,24 @@ void SlotPool::markTaken(uint32_t first, uint32_t count) {
   for (uint32_t slot = first; slot < first + count; ++slot) taken_[slot] = true;
 }
 
-void SlotPool::take(uint32_t count, std::vector<uint32_t>& taken) {
+void SlotPool::take(uint32_t count, uint32_t among, std::vector<uint32_t>& taken) {
   // Groups in ascending order: the later ones become idle and are given back.
   for (uint32_t index = 0; index < groups_.size() && taken.size() < count; ++index) {
-    const uint32_t slots = slotsIn(index);
-    if (groups_[index].inUse == slots) continue;
-    if (!mapGroup(index)) return;
-    const uint32_t first = index * kSlotsPerGroup;
-    for (uint32_t slot = first; slot < first + slots && taken.size() < count; ++slot) {
+    const uint32_t begin = index * kSlotsPerGroup;
+    const uint32_t end = std::min(begin + slotsIn(index), among);
+    for (uint32_t slot = begin; slot < end && taken.size() < count; ++slot) {
       if (taken_[slot]) continue;
+      if (!mapGroup(index)) return;
       markTaken(slot, 1);
       taken.push_back(slot);
     }
   }
 }
 
-bool SlotPool::takeRun(uint32_t count, uint32_t& first) {
+bool SlotPool::takeRun(uint32_t count, uint32_t among, uint32_t& first) {
   for (uint32_t index = 0; index < groups_.size(); ++index) {
     const uint32_t begin = index * kSlotsPerGroup;
-    const uint32_t end = begin + slotsIn(index);
+    const uint32_t end = std::min(begin + slotsIn(index), among);
     uint32_t free = 0;
     for (uint32_t slot = begin; slot < end; ++slot) {
       free = taken_[slot] ? 0 : free + 1;

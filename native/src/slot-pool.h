@@ -37,10 +37,10 @@ class SlotPool {
  public:
   SlotPool(size_t slotSize, uint32_t maxSlots);
 
-  // Up to `count` free slots are added to `taken`, fewer when all are in use or there is no memory.
-  void take(uint32_t count, std::vector<uint32_t>& taken);
-  // `count` neighbours as one buffer, known by the first of them; false: there are none, or no memory.
-  bool takeRun(uint32_t count, uint32_t& first);
+  // Up to `count` free ones of the first `among` slots are added to `taken`, fewer when all are in use or there is no memory.
+  void take(uint32_t count, uint32_t among, std::vector<uint32_t>& taken);
+  // `count` neighbours of those as one buffer, known by the first of them; false: there are none, or no memory.
+  bool takeRun(uint32_t count, uint32_t among, uint32_t& first);
   // A run as a whole. False: the slot was not taken, or not as the first of a run.
   bool give(uint32_t slot);
   // Bytes of the buffer that begins with this slot; 0: none does.

@@ -16,7 +16,8 @@ import { createEngine } from '../../native/engine.js'
 import type { EngineKind, IoEngine } from '../../native/types.js'
 
 /** As a worker has. */
-const MOST_SLOTS = 160
+const MOST_SLOTS = 192
+const SET_APART = 32
 
 export class Bench {
   readonly reports: Report[] = []
@@ -27,7 +28,7 @@ export class Bench {
   #next = 0
 
   constructor(aio: EngineKind | 'auto' = 'threads') {
-    this.engine = createEngine({ aio, maxSlots: MOST_SLOTS })
+    this.engine = createEngine({ aio, maxSlots: MOST_SLOTS, setApart: SET_APART })
     this.#iothread = new Iothread(this.engine, (message) => this.#receive(message))
   }
 

@@ -46,5 +46,15 @@ for (const { aio, absent } of kinds) {
       t.equal(engine.takeRun(9 * 64 * KIB), undefined)
       t.equal(engine.takeRun(8 * 64 * KIB), 0)
     })
+
+    t.test('pieces leave what is set apart: single ones all of it, runs half', async (t) => {
+      const engine = engineFor(t, { aio, slotSize: 64 * KIB, maxSlots: 24, setApart: 16 })
+      const single = () => engine.takePiece(64 * KIB)
+      const run = () => engine.takePiece(100 * KIB)
+      t.same(Array.from({ length: 9 }, single), [0, 1, 2, 3, 4, 5, 6, 7, undefined])
+      t.same([run(), run(), run(), run(), run()], [8, 10, 12, 14, undefined])
+      t.equal(engine.takeRun(100 * KIB), 16)
+      t.same(engine.takeSlots(100), [18, 19, 20, 21, 22, 23])
+    })
   })
 }

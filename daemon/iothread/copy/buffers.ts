@@ -7,7 +7,6 @@ import type { IoEngine } from '../../../native/types.js'
 export class Buffers {
   /** Whose they are. */
   readonly engine: IoEngine
-  readonly #line: (() => void)[] = []
 
   constructor(engine: IoEngine) {
     this.engine = engine
@@ -22,7 +21,7 @@ export class Buffers {
    * @returns a slot, or a run of them, to be given back with give(); undefined while there is none
    */
   take(length = this.slotSize): number | undefined {
-    return length > this.slotSize ? this.engine.takeRun(length) : this.engine.takeSlots(1)[0]
+    return this.engine.takePiece(length)
   }
 
   /** A slot, or a run of them, once there is one; to be given back with give(). */
@@ -41,11 +40,10 @@ export class Buffers {
 
   give(slot: number): void {
     this.engine.giveSlots([slot])
-    for (const next of this.#line.splice(0)) next()
   }
 
-  /** Calls once, when a slot was given back; somebody else may be faster. */
+  /** Calls once, when a slot was given back, by whomever; somebody else may be faster. */
   whenGiven(call: () => void): void {
-    this.#line.push(call)
+    this.engine.whenGiven(call)
   }
 }

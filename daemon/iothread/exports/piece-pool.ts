@@ -160,7 +160,10 @@ export class PiecePool {
   }
 
   #takeSlot(): number | undefined {
-    const slot = this.#slots < this.#most ? this.#engine.takeSlots(1)[0] : undefined
+    if (this.#slots >= this.#most) return undefined
+    // The first one is kept.
+    const engine = this.#engine
+    const slot = this.#slots === 0 ? engine.takeSlots(1)[0] : engine.takePiece(engine.slotSize)
     if (slot !== undefined) this.#slots++
     return slot
   }
