@@ -16,7 +16,7 @@ import type { CompareSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
 
-/** Ranges compared at once; each has up to two slots. */
+/** Ranges compared at once; each has a slot, or a run of two. */
 const TASKS = 8
 /** Longest time without looking whether messages came, milliseconds. */
 const TURN = 10
@@ -112,35 +112,33 @@ export class CompareJob implements JobBody {
       (side) => side !== false,
     )
     await pool.room()
-    const slots = await this.#takeSlots(sides.length)
-    const giveBack = () => {
-      for (const slot of slots) this.#buffers.give(slot)
-    }
+    const slot = await this.#takeSlots(sides.length)
     const task = async () => {
       this.#running += 1
       try {
-        await this.#look(at, length, sides, slots)
+        await this.#look(at, length, sides, slot)
       } finally {
         this.#running -= 1
-        giveBack()
+        this.#buffers.give(slot)
       }
     }
     await pool.start(task).catch((error: unknown) => {
-      // An earlier range failed while slots were waited for: this one was not begun.
-      giveBack()
+      // An earlier range failed while a buffer was waited for: this one was not begun.
+      this.#buffers.give(slot)
       throw error
     })
     return length
   }
 
-  /** Reads one side, to see that it is zero, or both, to see that they are alike. */
-  async #look(at: number, length: number, sides: readonly Side[], slots: readonly number[]): Promise<void> {
-    const reads = sides.map((side, index) =>
-      side.read(at, { slot: slots[index] ?? 0, offset: 0, length }, sides.length === 1),
-    )
+  /** Reads one side, to see that it is zero, or both, one behind the other, to see that they are alike. */
+  async #look(at: number, length: number, sides: readonly Side[], slot: number): Promise<void> {
+    const { slotSize } = this.#buffers
+    const parts = sides.map((side, index) => ({ side, into: { slot, offset: index * slotSize, length } }))
+    const reads = parts.map(({ side, into }) => side.read(at, into, sides.length === 1))
     const results = await Promise.allSettled(reads)
     for (const result of results) if (result.status === 'rejected') throw result.reason
-    const [one, other] = slots.map((slot) => this.#buffers.bytes(slot).subarray(0, length))
+    const bytes = this.#buffers.bytes(slot)
+    const [one, other] = parts.map(({ into: { offset } }) => bytes.subarray(offset, offset + length))
     const [first] = results
     const zero = sides.length === 1 && first?.status === 'fulfilled' && first.value
     const unlike = one === undefined || zero ? undefined : firstDifference(one, other)
@@ -148,15 +146,11 @@ export class CompareJob implements JobBody {
     this.#read += length
   }
 
-  /** Two at once or none: jobs that each hold one and wait for another would wait for ever. */
-  async #takeSlots(count: number): Promise<number[]> {
+  /** Two at once, as a run: jobs that each hold one and wait for another would wait for ever. */
+  async #takeSlots(count: number): Promise<number> {
     for (;;) {
-      const slots: number[] = []
-      for (let slot = this.#buffers.take(); slot !== undefined; slot = this.#buffers.take()) {
-        slots.push(slot)
-        if (slots.length === count) return slots
-      }
-      for (const slot of slots) this.#buffers.give(slot)
+      const slot = this.#buffers.take(count * this.#buffers.slotSize)
+      if (slot !== undefined) return slot
       this.#buffers.whenGiven(() => this.#control.wake())
       await this.#control.wait()
       if (this.#control.pausing) await this.#control.pausePoint()

@@ -4,6 +4,7 @@
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { turn } from '../../../helpers/graph-jobs.js'
 import { Bench } from '../../../helpers/iothread.js'
 
 const KiB = 1024
@@ -137,5 +138,28 @@ t.test('a read error fails the job and names the node', async (t) => {
   })
   const { outcome } = await bench.report('job-ended', 'j')
   t.match(outcome, { kind: 'failed', error: /node 'b'.*Input\/output error/ })
+  t.equal(await bench.end(), 0)
+})
+
+t.test('comparisons that wait for buffers leave the worker to others', async (t) => {
+  const folder = t.testdir({})
+  const bench = new Bench()
+  const names = ['a', 'b', 'c', 'd']
+  const content = { at: 0, fill: 7, length: MiB }
+  for (const name of names) await bench.addFile(name, sparse(join(folder, name), MiB, [content]))
+  const start = (id: string, node: string, other: string) =>
+    bench.request('job-start', { id, spec: { kind: 'compare', node, other, strict: false } })
+  const [one = -1, ...others] = bench.engine.takeSlots(1000)
+  bench.engine.giveSlots([one])
+  await start('j', 'a', 'b')
+  await start('k', 'c', 'd')
+  // Both know what there is to compare.
+  do await turn()
+  while (bench.engine.stats().requests > 0)
+  bench.engine.giveSlots(others)
+  // Those who wait are told of what it gives back.
+  await start('l', 'a', 'b')
+  for (const id of ['j', 'k', 'l'])
+    t.match(await bench.report('job-ended', id), { result: { identical: true } })
   t.equal(await bench.end(), 0)
 })
