@@ -47,6 +47,7 @@ export class Graphs {
       await this.#openIn(worker, root)
     } catch (error) {
       this.directory.remove(root)
+      void this.closeUnused()
       throw error
     } finally {
       worker?.release()

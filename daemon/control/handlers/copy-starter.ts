@@ -167,6 +167,7 @@ export class CopyStarter {
   release(claim: CopyClaim): void {
     this.#unclaim(claim)
     this.#jobs.giveBack(claim.reservation)
+    void this.graphs.closeUnused()
   }
 
   #unclaim({ source, filter }: CopyClaim): void {

@@ -198,49 +198,6 @@ t.test('the target of a drive-mirror is gone from the directory when the worker 
   await daemon.run('drive-mirror', { ...drive, 'node-name': 'tgt' })
 })
 
-t.test('a node that nobody owns goes with its last use', async (t) => {
-  const daemon = await withDisks('src', 'dst')
-  const [worker] = daemon.workers
-  const names = async () => (await daemon.run('query-named-block-nodes', {})).map((node) => node['node-name'])
-  const jobs = [
-    () => daemon.run('blockdev-mirror', { ...mirror, 'auto-dismiss': true }),
-    () => daemon.run('x-check', { 'job-id': 'j', node: 'src' }),
-  ]
-  for (const start of jobs) {
-    await start()
-    worker?.say({ kind: 'graph', edges: [], kept: [], shared: ['src'], writable: [] })
-    await turn()
-    t.ok((await names()).includes('src'), 'a job uses it')
-    end(daemon, 'j')
-    await turn()
-    t.notOk((await names()).includes('src'))
-    await daemon.run('job-dismiss', { id: 'j' }).catch(() => undefined)
-    await daemon.run('blockdev-add', disk('src'))
-  }
-})
-
-t.test('who ends an export does not wait for a node of another disk that could not be closed', async (t) => {
-  const daemon = await withDisks('src', 'other')
-  const blockSizes = { minimum: 1, preferred: 4096, maximumPayload: 65536 }
-  for (const { replies } of daemon.workers) replies.set('export-add', { blockSizes, contexts: [] })
-  const addr = { type: 'inet', data: { host: '127.0.0.1', port: '0' } } as const
-  await daemon.run('nbd-server-start', { addr })
-  await daemon.run('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'other' })
-  daemon.script = (_worker, name) => {
-    if (name === 'node-del') throw new Error('Input/output error')
-  }
-  daemon.workers[0]?.say({ kind: 'graph', edges: [], kept: [], shared: ['src'], writable: [] })
-  await turn()
-  daemon.script = () => {}
-  daemon.held = (_worker, name, args) => name === 'node-del' && (args as { node: string }).node === 'src'
-  await daemon.run('block-export-del', { id: 'e' })
-  await daemon.run('nbd-server-stop', {})
-  t.ok(daemon.seen.includes('BLOCK_EXPORT_DELETED'))
-  for (const { asked } of daemon.workers)
-    for (const { name, answer } of asked) if (name === 'node-del') answer()
-  await daemon.shutdown(1000)
-})
-
 t.test('blockdev-create runs in a worker of its own, which ends with the job', async (t) => {
   const daemon = scriptedDaemon()
   const options = { driver: 'file', filename: '/new', size: 64 } as const
