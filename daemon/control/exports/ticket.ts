@@ -17,6 +17,8 @@ export interface Ticket {
   /** Seconds; the worker knows better while its image is open. */
   expires: number
   opening: Promise<void> | undefined
+  /** While it is being opened on a node: another one may take its place by then. */
+  serving: { node: Node } | undefined
   image: OpenImage | undefined
   /** While its image is given up because the ticket has expired. Never rejects. */
   closing: Promise<void> | undefined
@@ -52,7 +54,7 @@ export function newTicket(key: number, id: string, spec: TicketSpec | undefined,
   }
   const ticket: Ticket = {
     ...{ key, id, spec, added: monotonicSeconds(), expires, clients: new Set(), waiting: 0 },
-    ...{ opening: undefined, image: undefined, closing: undefined, left: undefined },
+    ...{ opening: undefined, serving: undefined, image: undefined, closing: undefined, left: undefined },
     ...{ canceled: false, whenCanceled, cancel, ending: undefined },
   }
   return ticket

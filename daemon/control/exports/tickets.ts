@@ -277,6 +277,8 @@ export class Tickets {
   ): Promise<void> {
     const { key, id, expires, left } = ticket
     const { name, worker } = node
+    const serving = { node }
+    ticket.serving = serving
     node.exports.add(nameOf(ticket))
     worker?.hold()
     try {
@@ -284,13 +286,15 @@ export class Tickets {
       const done = left === undefined ? {} : { done: left.done }
       const spec = { ...how, key, id, expires, node: name, unixSocket: this.unixSocket, ...done }
       await worker.request('image-add', spec)
-      ticket.image = { node, worker, user }
+      ticket.image = { node: serving.node, worker, user }
     } catch (error) {
-      node.exports.delete(nameOf(ticket))
+      serving.node.exports.delete(nameOf(ticket))
       worker?.release()
       await user?.release()
-      await this.#graphs.closeUnused([node])
+      await this.#graphs.closeUnused([serving.node])
       throw error
+    } finally {
+      ticket.serving = undefined
     }
   }
 
@@ -357,9 +361,10 @@ export class Tickets {
   #moved(key: number, name: string): void {
     const node = this.#graphs.directory.find(name)
     for (const ticket of this.#all()) {
-      if (ticket.key !== key || ticket.image === undefined || node === undefined) continue
-      ticket.image.node.exports.delete(nameOf(ticket))
-      ticket.image.node = node
+      const served = ticket.image ?? ticket.serving
+      if (ticket.key !== key || served === undefined || node === undefined) continue
+      served.node.exports.delete(nameOf(ticket))
+      served.node = node
       node.exports.add(nameOf(ticket))
     }
     void this.#graphs.closeUnused()
