@@ -156,13 +156,20 @@ export class Graph {
     await this.#reopen(planReopen(specs, this.#records, this.#claims), rest)
   }
 
-  /** A node that is only read becomes writable, until it is given back. @param signal  gives up; Cancelled is thrown */
-  makeWritable(node: BlockNode, signal: AbortSignal): Promise<WriteAccess> {
+  /**
+   * A node that is only read becomes writable, until it is given back.
+   * @param signal  gives up; Cancelled is thrown
+   * @param mostMs  time in which it is to come to rest then, or it stays writable
+   */
+  makeWritable(node: BlockNode, signal: AbortSignal, mostMs?: number): Promise<WriteAccess> {
     const env = {
       records: this.#records,
       reopen: (steps: readonly ReopenStep[], rest: Rest) => this.#reopen(steps, rest),
       isWritten: (each: BlockNode) => isWritten(each, this.#claims),
       kept: (names: readonly string[]) => this.keptWritable(names),
+      stuck: (name: string) =>
+        this.#env.log('warn', { node: name }, 'node stays writable: a request of it does not end'),
+      ...(mostMs !== undefined && { mostMs }),
     }
     return makeWritable(this.#records.get(node.name), env, signal)
   }

@@ -7,9 +7,13 @@ import type { BlockNode } from './node.js'
 import { nodeOptions } from './options.js'
 import type { NodeRecord, Records } from './records.js'
 import type { ReopenStep, Rest } from './reopen.js'
+import { restingSoon } from './rest.js'
 
 export interface WriteAccess {
-  /** It is only read again, as before, unless others write it by then. A second call does nothing, nor does one after keep(). */
+  /**
+   * It is only read again, as before, unless others write it by then, or a request of others does not end. A second call does
+   * nothing, nor does one after keep().
+   */
   restore(): Promise<void>
   /** It stays writable. @returns names of the nodes that were not */
   keep(): string[]
@@ -25,6 +29,10 @@ export interface AccessEnv {
   readonly isWritten: (node: BlockNode) => boolean
   /** Told of nodes that stay writable, because others write them. */
   readonly kept: (names: readonly string[]) => void
+  /** Told of a node that stays writable, with what holds its bytes, because it did not come to rest in time. */
+  readonly stuck: (name: string) => void
+  /** Time in which a node is to come to rest to be only read again. */
+  readonly mostMs?: number
 }
 
 /**
@@ -33,14 +41,30 @@ export interface AccessEnv {
  */
 export async function makeWritable(
   record: NodeRecord,
-  { records, reopen, isWritten, kept }: AccessEnv,
+  { records, reopen, isWritten, kept, stuck, mostMs }: AccessEnv,
   signal: AbortSignal,
 ): Promise<WriteAccess> {
   const changed: NodeRecord[] = []
+  const keep = () => {
+    const names = changed.splice(0).map(({ node }) => node.name)
+    for (const name of names) keepWritable(record, name, records)
+    return names
+  }
   const readOnly = async (last: NodeRecord) => {
+    let late = false
+    const rest = async (node: BlockNode) => {
+      late = true
+      const drained = await restingSoon(node.name, (signal) => node.drain(signal), mostMs)
+      late = false
+      return drained
+    }
     try {
-      if (!isWritten(last.node)) return await reopen([step(last, true)], (node) => node.drain())
+      if (!isWritten(last.node)) return await reopen([step(last, true)], rest)
     } catch (error) {
+      if (late) {
+        stuck(last.node.name)
+        return kept(keep())
+      }
       // Somebody began to just now.
       if (!isWritten(last.node)) throw error
     }
@@ -64,14 +88,7 @@ export async function makeWritable(
     await restore()
     throw error
   }
-  return {
-    restore,
-    keep: () => {
-      const kept = changed.splice(0)
-      for (const { node } of kept) keepWritable(record, node.name, records)
-      return kept.map(({ node }) => node.name)
-    },
-  }
+  return { restore, keep }
 }
 
 /** The node and what was defined inside it to hold its bytes, children first. */

@@ -91,6 +91,22 @@ for (const { name, spec, stuck } of [
     t.ok(node.readOnly)
   })
 
+t.test('an image that a job wrote stays writable while a request of it is stuck', { skip }, async (t) => {
+  const { g, stick } = await chain(t)
+  const [mid, file] = [g.graph.node('mid'), g.graph.node('mid-file')]
+  const { signal } = new AbortController()
+  const access = await g.graph.makeWritable(mid, signal, 5)
+  const go = stick('mid')
+  await access.restore()
+  t.same([mid.readOnly, file.readOnly], [false, false])
+  t.same(g.log, ['warn mid: node stays writable: a request of it does not end'])
+  await mid.status(0, 512)
+  await g.write(mid, 0, Buffer.alloc(512, 7))
+  go()
+  await access.restore()
+  t.notOk(mid.readOnly, 'nobody makes it read-only any more')
+})
+
 t.test('an image with a stuck request stays above the one it is above', { skip }, async (t) => {
   const { g, dir, stick } = await chain(t)
   const [top, base] = [g.graph.node('top'), g.graph.node('base')]
