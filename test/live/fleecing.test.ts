@@ -116,6 +116,41 @@ t.test('a snapshot is read over NBD while the disk is written over NBD', { skip 
   await t.rejects(serve(client, 'past', 'disk', true), { message: /Permission conflict on node 'disk'/ })
 })
 
+t.test('a snapshot is read while a drive-mirror takes the disk elsewhere', { skip }, async (t) => {
+  const seed = newSeed()
+  t.comment(`seed ${seed}`)
+  using scratch = new Scratch()
+  const { daemon, client, socket } = await start(scratch)
+  await using _ = daemon
+  await client.execute('drive-mirror', {
+    ...{ 'job-id': 'j', device: 'disk', target: scratch.file('new'), sync: 'full', format: 'raw' },
+    'node-name': 'new',
+  })
+  await client.event('BLOCK_JOB_READY')
+  await addQcow2(client, scratch, 'temp', 'disk')
+  await client.execute('blockdev-add', {
+    ...{ driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target: 'temp' },
+  })
+  await client.execute('blockdev-add', { driver: 'snapshot-access', 'node-name': 'snap', file: 'cbw' })
+  await serve(client, 'disk', 'cbw', true)
+  await serve(client, 'snap', 'snap', false)
+  const guest = await scribble(socket, random(seed))
+  const uri = `nbd+unix:///snap?socket=${socket}`
+  const copying = run('nbdcopy', [uri, scratch.file('during')])
+  await client.execute('job-complete', { id: 'j' })
+  t.equal((await client.event('BLOCK_JOB_COMPLETED')).data.error, undefined)
+  await client.status('j', 'null')
+  await client.execute('blockdev-del', { 'node-name': 'disk' })
+  await copying
+  await guest.written(100)
+  await run('nbdcopy', [uri, scratch.file('after')])
+  await guest.stop()
+  for (const copy of ['during', 'after'])
+    t.equal(await compare('raw', scratch.file('before'), scratch.file(copy)), 'Images are identical.')
+  await run('nbdcopy', [`nbd+unix:///disk?socket=${socket}`, scratch.file('read')])
+  t.equal(await compare('raw', scratch.file('new'), scratch.file('read')), 'Images are identical.')
+})
+
 t.test('a backup of a snapshot takes what is read out of the temporary image', { skip }, async (t) => {
   const seed = newSeed()
   t.comment(`seed ${seed}`)

@@ -49,7 +49,8 @@ export interface CopyHow {
 export class RangeCopy {
   readonly counters: CopyCounters = { copied: 0, zeroed: 0, skipped: 0 }
   readonly #engine: IoEngine
-  readonly #source: BlockNode
+  /** Changed by follow() only. */
+  #source: BlockNode
   readonly #target: BlockNode
   readonly #how: CopyHow
   readonly #zeroHow: ZeroHow
@@ -69,6 +70,11 @@ export class RangeCopy {
     if (how.below !== undefined) this.#writeHow = BELOW
     else if (how.compressed) this.#writeHow = COMPRESSED
     this.vouched = how.vouched
+  }
+
+  /** Another node, which reads the same, takes the place of the source. */
+  follow(source: BlockNode): void {
+    this.#source = source
   }
 
   async copy({ offset, length }: Area, buffer: Buffer, step: Step): Promise<void> {

@@ -42,7 +42,8 @@ interface Place extends Area {
 export class Snapshot {
   readonly todo: DirtyBitmap
   readonly copies: RangeCopy
-  readonly source: BlockNode
+  /** Changed by follow() only. */
+  #source: BlockNode
   readonly #target: BlockNode
   readonly #engine: IoEngine
   readonly #slots: readonly number[]
@@ -75,11 +76,21 @@ export class Snapshot {
     }))
     this.#small = new SlicePool(small)
     this.#large = new SlicePool(large.map((slot) => ({ slot, offset: 0, length })))
-    this.source = source
+    this.#source = source
     this.#target = target
     this.todo = todo
     this.#access = access
     this.copies = new RangeCopy(engine, source, target, how)
+  }
+
+  get source(): BlockNode {
+    return this.#source
+  }
+
+  /** Another node, which reads the same, takes the place of the source, in a drained section of both. */
+  follow(source: BlockNode): void {
+    this.#source = source
+    this.copies.follow(source)
   }
 
   /** Bytes that are to do or under way. */

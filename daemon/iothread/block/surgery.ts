@@ -78,10 +78,10 @@ export class Surgery {
    */
   async hold(node: BlockNode, except: readonly BlockNode[], to: BlockNode, how: HoldHow): Promise<Held> {
     const parents = this.#parents(node, except, to)
-    for (const { record } of parents)
-      if (how.moving && !isMovable(record))
+    for (const parent of parents)
+      if (how.moving && !isMovable(parent, node, to))
         throw new CommandError(
-          `Node '${record.node.name}' lies above '${node.name}' and cannot be moved to '${to.name}'`,
+          `Node '${parent.record.node.name}' lies above '${node.name}' and cannot be moved to '${to.name}'`,
         )
     const nodes = new Set(parents.map(({ record }) => record.node))
     const sections: Disposable[] = []
@@ -116,7 +116,7 @@ export class Surgery {
   ): Promise<void> {
     const { records, claims } = this.#env
     const edges = this.#parents(replaced, [filter.node], to)
-    for (const { record } of edges) this.#checkHeld(record, replaced, to, held)
+    for (const edge of edges) this.#checkHeld(edge, replaced, to, held)
     const releases = ending.map(({ release }) => release)
     const below: Parent[] = underlay === true ? [{ record: records.get(to.name), role: 'backing' }] : []
     const links = [
@@ -195,7 +195,7 @@ export class Surgery {
     if (record.children.some(({ role }) => role === 'backing'))
       throw new CommandError('The overlay already has a backing image')
     const edges = this.#parents(below, [filter.node], overlay)
-    for (const { record: above } of edges) this.#checkHeld(above, below, overlay, held)
+    for (const edge of edges) this.#checkHeld(edge, below, overlay, held)
     const before = edges.map((edge) => ({ ...edge, inline: ownsChild(edge.record, below) }))
     // One above that is being removed goes along, so that its end finds what it lies above; nobody uses it any more.
     const present = () => before.filter(({ record: above }) => records.find(above.node.name) === above)
@@ -265,10 +265,11 @@ export class Surgery {
     return edges
   }
 
-  #checkHeld(record: NodeRecord, from: BlockNode, to: BlockNode, held: ReadonlySet<BlockNode>): void {
-    if (held.has(record.node) && isMovable(record)) return
+  #checkHeld(edge: Parent, from: BlockNode, to: BlockNode, held: ReadonlySet<BlockNode>): void {
+    const { node } = edge.record
+    if (held.has(node) && isMovable(edge, from, to)) return
     throw new CommandError(
-      `Node '${record.node.name}' was put above '${from.name}' meanwhile and cannot be moved to '${to.name}'`,
+      `Node '${node.name}' was put above '${from.name}' meanwhile and cannot be moved to '${to.name}'`,
     )
   }
 
@@ -349,9 +350,11 @@ export class Surgery {
   }
 }
 
-/** A snapshot is of the node that it was made of. */
-function isMovable({ node: { driver } }: NodeRecord): boolean {
-  return driver.replaceChild !== undefined && driver.snapshot === undefined
+/** A snapshot is as long as what it was made of, and stays where it is kept. */
+function isMovable({ record, role }: Parent, from: BlockNode, to: BlockNode): boolean {
+  const { driver } = record.node
+  if (driver.snapshot !== undefined && (role !== 'file' || to.size() !== from.size())) return false
+  return driver.replaceChild !== undefined
 }
 
 /** As those are told who follow the graph. */

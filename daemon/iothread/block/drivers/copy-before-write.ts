@@ -100,7 +100,13 @@ export class CopyBeforeWrite extends Filter {
       throw new CommandError(`Node '${child.name}' was resized by another program just now; try again`)
     kept.mark()
     kept.snapshot.begin()
-    kept.hook = child.addBeforeWrite((offset, length) => kept.guard.before(offset, length))
+    this.#listen()
+  }
+
+  /** To changes of what is below. */
+  #listen(): void {
+    const { guard } = this.kept
+    this.kept.hook = this.child.addBeforeWrite((offset, length) => guard.before(offset, length))
   }
 
   async end(): Promise<void> {
@@ -118,8 +124,16 @@ export class CopyBeforeWrite extends Filter {
     throw new IoError(ENOTSUP, 'resize', this.child.name, 0, length)
   }
 
-  /** Its nodes stay: see Surgery. */
-  override replaceChild(): void {}
+  /** What is not copied yet is read from the other node from now on, and kept when that is changed. The target stays: see Surgery. */
+  override replaceChild(role: string, node: BlockNode): void {
+    if (role !== 'file') return
+    const { hook, snapshot } = this.kept
+    this.child = node
+    snapshot.follow(node)
+    if (hook === undefined) return
+    hook[Symbol.dispose]()
+    this.#listen()
+  }
 
   /**
    * Who uses the filter has the source to himself for writing; as long as nobody does, others write it as they like. The target may

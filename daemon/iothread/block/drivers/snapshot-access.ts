@@ -47,15 +47,20 @@ export class SnapshotAccess implements BlockDriver {
   }
 
   read(offset: number, into: Slice, how?: ReadHow): Promise<boolean> {
-    return this.#snapshot().read(offset, into, how)
+    return this.#during((snapshot) => snapshot.read(offset, into, how))
   }
 
   status(offset: number, length: number, how?: StatusHow): Promise<Extent> {
-    return this.#snapshot().status(offset, length, how)
+    return this.#during((snapshot) => snapshot.status(offset, length, how))
   }
 
   discard(offset: number, length: number): Promise<void> {
-    return this.#snapshot().forget(offset, length)
+    return this.#during((snapshot) => snapshot.forget(offset, length))
+  }
+
+  /** As a request of the node below: it is over before another node takes the place of what the snapshot is of. */
+  #during<T>(work: (snapshot: Snapshot) => Promise<T>): Promise<T> {
+    return this.#child.withDriver(() => work(this.#snapshot()))
   }
 
   async write(offset: number, from: Slice): Promise<void> {

@@ -183,43 +183,6 @@ t.test('a target takes the place of what only a filter separates from the source
   await g.graph.remove('src')
 })
 
-t.test('a node that keeps a snapshot of the source stays, and so does the source', async (t) => {
-  const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
-  const g = testGraph(t)
-  const jobs = new GraphJobs(g)
-  await addDisk(g, 'src', join(dir, 'src'))
-  await addDisk(g, 'dst', join(dir, 'dst'))
-  const target = { driver: 'x-memory', 'node-name': 'kept', size: BLOCK }
-  await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'src', target })
-  await jobs.start('j', mirrorSpec({ filter: 'top' }))
-  await jobs.report('job-ready', 'j')
-  // Nobody is stopped for it: this request never ends.
-  await g.add({ driver: 'x-inject', 'node-name': 'stuck', file: 'src', rules: [{ op: 'read', stall: true }] })
-  const stuck = g.engine.takeSlots(1)[0] ?? 0
-  const reading = g.graph.node('stuck').read(0, { slot: stuck, offset: 0, length: 512 })
-  await jobs.verbs['job-complete']({ id: 'j', pivot: true })
-  const error = "Node 'cbw' lies above 'src' and cannot be moved to 'dst'"
-  t.same((await jobs.report('job-ended', 'j')).outcome, { kind: 'failed', error })
-  await g.write(g.graph.node('src'), 0, Buffer.alloc(BLOCK, 2))
-  await g.write(g.graph.node('cbw'), 0, Buffer.alloc(BLOCK, 3))
-  t.equal(readFileSync(join(dir, 'src'))[0], 3, 'nobody is held up')
-  await g.graph.remove('stuck')
-  await reading
-  t.match(g.reports.get('cbw')?.children, { file: 'src', target: 'kept' })
-})
-
-t.test("what a snapshot is kept in is nobody else's target", async (t) => {
-  const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1) })
-  const g = testGraph(t)
-  const jobs = new GraphJobs(g)
-  await addDisk(g, 'src', join(dir, 'src'))
-  await g.add({ driver: 'x-memory', 'node-name': 'disk', size: BLOCK })
-  const target = { driver: 'x-memory', 'node-name': 'dst', size: BLOCK }
-  await g.add({ driver: 'copy-before-write', 'node-name': 'cbw', file: 'disk', target })
-  await t.rejects(jobs.start('j', mirrorSpec({ filter: 'top' })), /^Permission conflict on node 'dst'/)
-  await g.graph.remove('cbw')
-})
-
 t.test('a node put above the source when all is held keeps the target from taking its place', async (t) => {
   const dir = t.testdir({ src: Buffer.alloc(BLOCK, 1), dst: Buffer.alloc(BLOCK) })
   const g = testGraph(t)
