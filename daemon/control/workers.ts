@@ -72,8 +72,8 @@ export class DiskWorkers {
   #ending = false
 
   constructor(start: StartWorker, log: Logger, events: WorkerEvents, spares: SpareOptions) {
-    this.#spares = new SpareWorkers(spares, start, log)
     this.#start = start
+    this.#spares = new SpareWorkers(spares, (name) => this.#startAhead(name), log)
     this.#log = log
     this.#events = events
   }
@@ -87,6 +87,13 @@ export class DiskWorkers {
     handle.onReport((report) => this.#report(worker, report))
     handle.onExit((error) => this.#exit(worker, error))
     return worker
+  }
+
+  #startAhead(name: string): WorkerHandle {
+    const handle = this.#start(name)
+    // Without it the first image takes longer to open; a thread that is lost is told of by its end.
+    handle.request('load-formats', null).catch(() => undefined)
+    return handle
   }
 
   /** New limits, or the end, of a throttle group, told to every worker that knows it; one that dies of something else needs it no more. */

@@ -138,6 +138,10 @@ export class Iothread {
       ...this.#exports.handlers,
       'throttle-group-set': ({ id, limits }) => done(graph.throttleGroup(id, limits)),
       rest: () => ({ clean: this.#rest() }),
+      'load-formats': async () => {
+        await import('./block/drivers/qcow2/open.js')
+        return null
+      },
       shutdown: ({ deadlineMs }) => this.#shutdown(deadlineMs),
     }
   }

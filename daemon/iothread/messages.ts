@@ -275,6 +275,8 @@ export interface Requests
    * Otherwise nothing is changed.
    */
   rest: { args: null; reply: { clean: boolean } }
+  /** A worker that is made ahead has the code of qcow2 before the first image: most disks are. */
+  'load-formats': { args: null; reply: null }
   /** Cancels jobs, flushes and closes nodes, ends the engine. Stuck requests are abandoned after the deadline. */
   shutdown: { args: { deadlineMs: number }; reply: { left: number } }
 }
