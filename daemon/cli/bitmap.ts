@@ -83,7 +83,12 @@ export async function mergeBitmaps(
 export async function listBitmaps(image: string, options: ListBitmapsOptions): Promise<void> {
   const found = await findImage(image, undefined)
   await withNodes(options, async ({ client }, nodes) => {
-    const node = await nodes.open(found, 'bitmap', { ...READING, forceShare: options.forceShare })
+    const node = await nodes.open(found, 'bitmap', {
+      ...READING,
+      forceShare: options.forceShare,
+      noBacking: true,
+    })
+    await nodes.look(node)
     const all = objectsOf(await client.execute('query-named-block-nodes', { flat: true }))
     const shown = all.find((each) => textOf(each, 'node-name') === node)
     const bitmaps = objectsOf(shown?.['dirty-bitmaps'] ?? []).reverse()

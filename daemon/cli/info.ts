@@ -36,8 +36,7 @@ async function layersOf(image: Image, options: InfoOptions): Promise<JsonObject[
   const how = { readOnly: true, direct: false, forceShare, noBacking: !backingChain }
   return await withNodes(options, async ({ client }, nodes) => {
     const name = await nodes.open(image, 'info', how)
-    // Asks for no extent: an image that another program changes is refused, as it would be to a reader.
-    await client.execute('x-node-map', { node: name, length: 0 })
+    await nodes.look(name)
     const layers = await chainOf(client, name, image)
     return backingChain ? layers : layers.slice(0, 1)
   })

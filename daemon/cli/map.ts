@@ -40,6 +40,7 @@ export async function map(name: string, options: MapOptions): Promise<void> {
   await withNodes(options, async ({ client }, nodes) => {
     const how = { readOnly: true, direct: false, forceShare: options.forceShare }
     const node = await nodes.open(image, 'map', how)
+    await nodes.look(node)
     const extents = await extentsOf(client, node, image)
     if (options.json) process.stdout.write(jsonText(extents))
     else {

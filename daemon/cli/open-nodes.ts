@@ -50,6 +50,12 @@ export class OpenNodes {
     }
   }
 
+  /** What the daemon tells of a node is what its image says now. @throws QmpError when another program changes it */
+  async look(node: string): Promise<void> {
+    // Asks for no extent: the node is in use for a moment, as by a reader.
+    await this.#daemon.client.execute('x-node-map', { node, length: 0 })
+  }
+
   /** An error as the user is to read it. */
   describe(error: unknown): unknown {
     if (error instanceof QmpError) return failed(this.#words.explain(error.whole), { cause: error })

@@ -52,6 +52,9 @@ export interface Rearranged {
 /** Told of a driver that could not settle. */
 type Unsettled = (node: BlockNode, error: unknown) => void
 
+/** Told of nodes of which everything was learned anew. */
+type Freshened = (records: readonly NodeRecord[]) => void
+
 /** What nodes want together, by node; made anew for every look, because claims change between looks. */
 type Seen = Map<BlockNode, Permissions | undefined>
 
@@ -79,15 +82,17 @@ export interface ClaimHow {
 export class Claims {
   readonly #records: Records
   readonly #unsettled: Unsettled
+  readonly #freshened: Freshened
   /** Newest first. */
   readonly #direct = new Map<BlockNode, Direct[]>()
   readonly #claimOf = new WeakMap<Release, Direct>()
   /** End of the queue of changes per leaf. */
   readonly #queues = new WeakMap<BlockNode, Promise<void>>()
 
-  constructor(records: Records, unsettled: Unsettled) {
+  constructor(records: Records, unsettled: Unsettled, freshened: Freshened) {
     this.#records = records
     this.#unsettled = unsettled
+    this.#freshened = freshened
   }
 
   /**
@@ -105,21 +110,19 @@ export class Claims {
     using _turn = await this.turn(leaves)
     this.#records.get(node.name)
     const before: Seen = new Map()
-    const unused = this.#records
-      .tree(node)
-      .filter((record) => this.#wanted(record.node, before) === undefined)
+    const tree = this.#records.tree(node)
+    for (const record of tree) this.#wanted(record.node, before)
     const use: Direct = { user, role: 'root', permissions, node, moved, beside, standing }
     this.#direct.set(node, [use, ...(this.#direct.get(node) ?? [])])
     const locked: BlockNode[] = []
     try {
       const seen: Seen = new Map()
-      for (const record of this.#records.tree(node)) this.#check(record.node, seen)
+      for (const record of tree) this.#check(record.node, seen)
       for (const leaf of leaves) {
         await leaf.driver.lock?.(this.#wanted(leaf, seen))
         locked.push(leaf)
       }
-      // Whoever wrote until the locks were there has changed what is known of it.
-      for (const record of unused.reverse()) await record.node.driver.freshen?.()
+      this.#freshened(await this.#freshen(tree, before))
     } catch (error) {
       this.#forget(use)
       await this.#lock(locked)
@@ -149,8 +152,7 @@ export class Claims {
       for (const { node } of trees) this.#check(node, after)
       // What is given up is held until it was written back.
       for (const leaf of leaves) await leaf.driver.lock?.(joined(before.get(leaf), this.#wanted(leaf, after)))
-      const fresh = trees.filter(({ node }) => !before.get(node) && this.#wanted(node, after))
-      for (const { node } of fresh.reverse()) await node.driver.freshen?.()
+      await this.#freshen(trees, before)
     } catch (error) {
       undo()
       await this.#lock(leaves)
@@ -245,6 +247,14 @@ export class Claims {
       await this.#lock(leaves)
       return
     }
+  }
+
+  /** The locks are there. Who changed something until then has changed what is known of it. @returns what was learned anew */
+  async #freshen(tree: readonly NodeRecord[], before: Seen): Promise<readonly NodeRecord[]> {
+    const now: Seen = new Map()
+    const fresh = tree.filter(({ node }) => !before.get(node) && this.#wanted(node, now))
+    for (const { node } of [...fresh].reverse()) await node.driver.freshen?.()
+    return fresh
   }
 
   /** Nodes that nobody uses any more, or nobody to change them, write back what they hold. Locks are held still. */

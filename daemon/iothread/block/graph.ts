@@ -25,6 +25,7 @@ import { Snapshot, type SnapshotOptions } from './snapshot.js'
 import { Standing } from './standing.js'
 import { Surgery } from './surgery.js'
 import { type BitmapFacts, type TopFilter, type TopFilterKind, TopFilters } from './top-filters.js'
+import { untorn } from './untorn.js'
 import { makeWritable, type WriteAccess } from './write-access.js'
 import { zeroScan } from './zero-scan.js'
 
@@ -50,7 +51,11 @@ export class Graph {
   readonly guests = new Guests()
   readonly #env: GraphEnv
   readonly #records = new Records()
-  readonly #claims = new Claims(this.#records, (node, error) => this.#failed(node.name, 'settle', error))
+  readonly #claims = new Claims(
+    this.#records,
+    (node, error) => this.#failed(node.name, 'settle', error),
+    (records) => this.#facts.report(records),
+  )
   readonly #standing = new Standing(this.#claims)
   readonly #opener: Opener
   readonly #filters: TopFilters
@@ -68,7 +73,7 @@ export class Graph {
     const isZero = zeroScan(env.engine)
     const failed = (node: string, op: string, error: unknown) => this.#failed(node, op, error)
     this.#opener = new Opener({
-      ...{ env, isZero, failed, records: this.#records, guests: this.guests },
+      ...{ env, isZero, failed, records: this.#records, claims: this.#claims, guests: this.guests },
       bitmap: (node, name) => this.bitmaps.usable(node, name, true).bits,
     })
     this.#filters = new TopFilters(
@@ -259,6 +264,10 @@ export class Graph {
    */
   async freshen(name: string): Promise<void> {
     const node = this.node(name)
+    await untorn({ claims: this.#claims, records: this.#records }, [node], () => this.#freshen(node))
+  }
+
+  async #freshen(node: BlockNode): Promise<void> {
     using _turn = await this.#claims.turn(this.#records.leaves(node))
     for (const record of this.#records.tree(node).reverse()) {
       if (this.#claims.cumulative(record.node) === undefined) await record.node.driver.freshen?.()

@@ -59,6 +59,8 @@ export interface DriverEntry {
   readonly children: readonly Role[]
   /** Options that a reopen may not change. */
   readonly fixed: readonly string[]
+  /** It reads from its files, when it is opened, what their users change. */
+  readonly reads?: true
   /** Nothing stays open on failure. */
   open(spec: NodeSpec, options: NodeOptions, context: OpenContext, children: ChildNodes): Promise<BlockDriver>
 }
@@ -111,6 +113,7 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
   qcow2: {
     children: ['file', 'data-file', 'backing'],
     fixed: [],
+    reads: true,
     // Loaded with the first image of a worker: it is more code than all the rest, and raw disks start sooner without it.
     open: async (...args) => (await import('./drivers/qcow2/open.js')).openQcow2(...args),
   },

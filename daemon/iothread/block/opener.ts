@@ -8,6 +8,7 @@ import type { ThrottleLimits } from '../../common/throttle-limits.js'
 import { CommandError } from '../../errors.js'
 import type { NodeSpec } from '../messages.js'
 import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
+import type { Claims } from './claims.js'
 import type { BlockDriver } from './driver.js'
 import { DriverBuffers } from './driver-buffers.js'
 import type { GraphEnv } from './graph.js'
@@ -19,6 +20,7 @@ import { inherit, type NodeOptions, nodeOptions } from './options.js'
 import type { Child, NodeRecord, Records, Role } from './records.js'
 import { effectiveOptions } from './reopen.js'
 import { ThrottleGroups } from './throttle-group.js'
+import { untorn } from './untorn.js'
 
 /** The engine's verbs that have another name above. */
 const verbs: Readonly<Record<string, string>> = {
@@ -31,6 +33,7 @@ const verbs: Readonly<Record<string, string>> = {
 export interface OpenerParts {
   readonly env: GraphEnv
   readonly records: Records
+  readonly claims: Claims
   readonly isZero: ZeroScan
   /** Told of a driver that could not be closed in order. */
   readonly failed: Failed
@@ -44,6 +47,7 @@ type Failed = (node: string, op: string, error: unknown) => void
 export class Opener {
   readonly #env: GraphEnv
   readonly #records: Records
+  readonly #claims: Claims
   readonly #isZero: ZeroScan
   readonly #failed: Failed
   readonly #guests: Guests
@@ -57,9 +61,10 @@ export class Opener {
   /** Names of nodes being opened, oldest first. */
   readonly #opening = new Set<string>()
 
-  constructor({ env, records, isZero, failed, guests, bitmap }: OpenerParts) {
+  constructor({ env, records, claims, isZero, failed, guests, bitmap }: OpenerParts) {
     this.#env = env
     this.#records = records
+    this.#claims = claims
     this.#isZero = isZero
     this.#failed = failed
     this.#guests = guests
@@ -157,7 +162,22 @@ export class Opener {
     bitmaps: NodeBitmaps,
     previous: BlockDriver | undefined,
   ): Promise<BlockDriver> {
-    const context: OpenContext = {
+    const entry = driverEntry(spec.driver)
+    const context = this.#context(spec, children, bitmaps, previous)
+    const nodes: ChildNodes = Object.fromEntries(children.map(({ role, node }) => [role, node]))
+    const open = () => entry.open(spec, options, context, nodes)
+    if (entry.reads !== true) return open()
+    const own = children.flatMap(({ role, node }) => (role === 'backing' ? [] : [node]))
+    return untorn({ claims: this.#claims, records: this.#records }, own, open)
+  }
+
+  #context(
+    spec: NodeSpec,
+    children: readonly Child[],
+    bitmaps: NodeBitmaps,
+    previous: BlockDriver | undefined,
+  ): OpenContext {
+    return {
       engine: this.#env.engine,
       throttleGroups: this.#throttleGroups,
       held: this.#held,
@@ -176,8 +196,6 @@ export class Opener {
       log: (level, text) => this.#env.log(level, { node: spec['node-name'] }, text),
       corrupted: (text, at) => this.#env.corrupted({ node: spec['node-name'], text, ...at }),
     }
-    const nodes: ChildNodes = Object.fromEntries(children.map(({ role, node }) => [role, node]))
-    return driverEntry(spec.driver).open(spec, options, context, nodes)
   }
 
   async close(record: NodeRecord): Promise<void> {

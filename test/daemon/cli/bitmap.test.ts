@@ -3,7 +3,10 @@
 
 import { join } from 'node:path'
 import t from 'tap'
+import { PERMISSIONS } from '../../../daemon/iothread/block/driver.js'
 import { mustQemuImg, oracle, qemuIo } from '../../helpers/check-image.js'
+import { testGraph } from '../../helpers/graph.js'
+import { openImage } from '../../helpers/opened-image.js'
 import { installed } from '../../helpers/program.js'
 import { storedBitmaps } from '../../helpers/stored-bitmaps.js'
 import { run } from './run.js'
@@ -55,4 +58,20 @@ t.test('what cannot be done is told in a line', { skip }, async (t) => {
     t.equal(result.status, status, args.join(' '))
     t.match(result.stderr, text)
   }
+})
+
+t.test('an image that another program writes is refused', { skip }, async (t) => {
+  const image = join(t.testdir({}), 'disk.qcow2')
+  mustQemuImg('create', '-q', '-f', 'qcow2', image, '16M')
+  mustQemuImg('bitmap', '--add', image, 'b')
+  const g = testGraph(t)
+  const node = await openImage(g, image)
+  await g.graph.claim('a guest', node, { use: ['consistent read', 'write'], share: PERMISSIONS })
+  for (const verb of ['list', 'clear', 'remove']) {
+    const { status, stdout, stderr } = await run(['bitmap', verb, image, ...(verb === 'list' ? [] : ['b'])])
+    t.same([status, stdout], [1, ''], verb)
+    t.match(stderr, /Is another process using the image/)
+  }
+  const shared = await run(['bitmap', 'list', '-U', image])
+  t.match(shared.stdout, /^b /m)
 })

@@ -20,7 +20,8 @@ function scene() {
   const seen: string[] = []
   const unsettled: string[] = []
   const records = new Records()
-  const claims = new Claims(records, (node, error) => unsettled.push(`${node.name}: ${String(error)}`))
+  const failed = (node: BlockNode, error: unknown) => unsettled.push(`${node.name}: ${String(error)}`)
+  const claims = new Claims(records, failed, () => undefined)
   const add = (
     name: string,
     children: Partial<Record<Role, BlockNode>>,
