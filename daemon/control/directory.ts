@@ -94,6 +94,7 @@ export class Directory {
    */
   extend(node: Node, definition: Definition): Node[] {
     const fresh: Node[] = []
+    if (definition.named !== undefined) node.spec = { ...node.spec, named: definition.named }
     for (const [role, child] of childrenOf(definition)) {
       if (typeof child === 'string') continue
       const known = this.child(node, role)
@@ -250,7 +251,9 @@ export class Directory {
       const child = this.#nodes.get(name)
       if (child?.owner.kind === 'parent' && child.owner.name === node.name) inline[role] = this.nested(child)
     }
-    return this.complete(node, { ...node.spec, ...inline })
+    const format = this.report(node)?.format
+    const named = format && { named: format.backingFile ?? '' }
+    return this.complete(node, { ...node.spec, ...inline, ...named })
   }
 
   /** Options of a node as workers take them: with what it refers to, files of a set of descriptors or TLS credentials. */

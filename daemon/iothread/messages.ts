@@ -30,7 +30,8 @@ export type { MirrorSpec } from './messages-mirror.js'
 
 /**
  * Node options as the schema validated them, with `node-name` filled in at every level by the main thread.
- * `implied: true` marks a child that nobody defined: the image of its parent names it.
+ * `implied: true` marks a child that nobody defined: the image of its parent names it. `named` is the backing file that the
+ * image named when its children were chosen or its node was open last, '' for none: it may not name another one since.
  */
 export interface NodeSpec {
   readonly driver: string

@@ -21,7 +21,8 @@ class ChainTooLong extends CommandError {}
 type Above = readonly string[]
 
 /**
- * @returns the definition with `backing` and `data-file` filled in wherever an image names them and the user does not
+ * @returns the definition with `backing` and `data-file` filled in wherever an image names them and the user does not; `named`
+ *   is how the image calls its backing file
  * @throws CommandError when an implied file cannot be opened, read or is not to be trusted
  */
 export function resolveImplied(spec: NodeDefinition, source: ImageSource): Promise<NodeDefinition> {
@@ -44,6 +45,7 @@ async function fill(spec: NodeDefinition, above: Above, source: ImageSource): Pr
   }
   if (spec.backing === undefined && head.header.backingFile !== undefined && head.header.backingFile !== '') {
     filled.backing = await backing(head, head.header, chain, source)
+    filled.named = head.header.backingFile
   }
   return { ...spec, ...filled }
 }

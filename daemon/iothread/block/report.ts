@@ -25,6 +25,7 @@ const common = new Set([
   'pr-manager',
   'drop-cache',
   'implied',
+  'named',
   'files',
   'credentials',
   'x-guessed',

@@ -44,9 +44,11 @@ t.test('a chain of relative names is filled in, read from the folder of each ima
   writeFileSync(`${s.folder}/base.raw`, 'x')
   t.strictSame(await s.resolve(), {
     ...qcow2(`${s.folder}/top.qcow2`),
+    named: 'sub/mid.qcow2',
     backing: {
       driver: 'qcow2',
       file: { driver: 'file', filename: `${s.folder}/sub/mid.qcow2` },
+      named: '../base.raw',
       backing: {
         driver: 'raw',
         file: { driver: 'file', filename: `${s.folder}/sub/../base.raw` },

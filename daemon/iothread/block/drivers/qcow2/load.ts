@@ -36,6 +36,12 @@ export async function loadHeader(env: ImageEnv): Promise<Header> {
   }
 }
 
+/** @throws CommandError for an image that somebody found corrupt while writing it */
+export function checkWritable({ incompatible }: Header): void {
+  if (incompatible.has(Incompatible.corrupt))
+    throw new CommandError('qcow2: Image is corrupt; cannot be opened read/write')
+}
+
 async function readStart(env: ImageEnv, length: number): Promise<Uint8Array> {
   const { file, buffers } = env
   const there = Math.min(length, file.length())

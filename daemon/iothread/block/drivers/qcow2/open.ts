@@ -8,9 +8,10 @@ import { MappedDriver } from '../../mapped.js'
 import type { ChildNodes, OpenContext } from '../../open.js'
 import type { NodeOptions } from '../../options.js'
 import { Image, type ImageEnv } from './image.js'
-import { loadHeader } from './load.js'
+import { checkWritable, loadHeader } from './load.js'
 import { cacheSizes, checkFormatOptions, cleanInterval, guardsSnapshots, tasksOption } from './options.js'
 import { Qcow2Map } from './qcow2-map.js'
+import { checkNamed } from './same-image.js'
 
 /**
  * @throws CommandError naming what is wrong with the image or the options
@@ -32,15 +33,18 @@ export async function openQcow2(
   const header = await loadHeader(env)
   // On reopening the file is still as it was.
   const reading = context.previous === undefined ? readOnly() : options.readOnly
-  checkUse(header.incompatible, reading, dataFile !== undefined)
+  if (!reading) checkWritable(header)
+  checkDataFile(header.incompatible, dataFile !== undefined)
   checkFormatOptions(spec, header.version)
   // What an image names is opened before it, where its file could be looked into.
   if (header.backingFile !== undefined && spec.backing === undefined)
     throw new CommandError(`The image names the backing file '${header.backingFile}': say what 'backing' is`)
+  if (context.previous === undefined && spec.backing !== null) checkNamed(header, spec.named, name)
   const image = new Image(env, header)
   const tasks = tasksOption(spec)
   const map = new Qcow2Map(image, {
     backing,
+    alone: spec.backing === null,
     bitmaps: context.bitmaps,
     caches: (length) => cacheSizes(spec, image, length),
     cleanInterval: cleanInterval(spec),
@@ -65,9 +69,7 @@ export async function openQcow2(
   })
 }
 
-function checkUse(incompatible: ReadonlySet<number>, readOnly: boolean, dataFile: boolean): void {
-  if (incompatible.has(Incompatible.corrupt) && !readOnly)
-    throw new CommandError('qcow2: Image is corrupt; cannot be opened read/write')
+function checkDataFile(incompatible: ReadonlySet<number>, dataFile: boolean): void {
   if (incompatible.has(Incompatible.dataFile) && !dataFile)
     throw new CommandError("'data-file' is required for this image")
   if (!incompatible.has(Incompatible.dataFile) && dataFile)

@@ -20,13 +20,14 @@ import type { Image } from './image.js'
 import { L1Table } from './l1-table.js'
 import { L2Tables } from './l2-tables.js'
 import { learnTables } from './learn-tables.js'
-import { loadHeader, loadSnapshots, type SnapshotTable } from './load.js'
+import { checkWritable, loadHeader, loadSnapshots, type SnapshotTable } from './load.js'
 import type { CacheSizes } from './options.js'
 import { TableClusters } from './overlap.js'
 import { isPreallocated } from './preallocated.js'
 import { Refcounts } from './refcounts.js'
 import { repairDirty } from './repair-dirty.js'
 import { Resizer } from './resize.js'
+import { checkSame } from './same-image.js'
 import { TableCache } from './table-cache.js'
 import { Zeroer } from './zero.js'
 
@@ -39,6 +40,8 @@ export interface PassDiscard {
 
 export interface MapOptions {
   readonly backing: BlockNode | undefined
+  /** Whatever backing file the image names, nothing shows through. */
+  readonly alone: boolean
   /** Named bitmaps of the image's node. */
   readonly bitmaps: NodeBitmaps
   /** Of caches for a disk of that length, bytes. @throws CommandError for a length that they are too large for */
@@ -268,6 +271,7 @@ export class Qcow2Map implements MapDriver {
 
   async #reload(): Promise<void> {
     const header = await loadHeader(this.#image.env)
+    this.#checkSame(this.#image.header, header)
     this.#image.reloaded(header)
     this.#keepAtMost(this.#options.caches(header.size))
     this.#frees.forget()
@@ -279,8 +283,14 @@ export class Qcow2Map implements MapDriver {
     await this.#bitmaps.loadBits()
   }
 
+  #checkSame(before: Header, now: Header): void {
+    const alone = this.#options.alone && this.#backing === undefined
+    checkSame(before, now, !alone, this.#image.env.name)
+  }
+
   takeOver(previous: MapDriver): void {
     if (!(previous instanceof Qcow2Map)) return
+    this.#checkSame(previous.#image.header, this.#image.header)
     this.#image.reloaded(previous.#image.header)
     this.#l1.use(previous.#l1.bytes)
     this.#snapshots = previous.#snapshots
@@ -358,6 +368,8 @@ export class Qcow2Map implements MapDriver {
   async #prepare(): Promise<void> {
     const image = this.#image
     image.checkSound()
+    // Marked so since it was opened.
+    checkWritable(image.header)
     if (image.header.incompatible.has(Incompatible.dirty)) {
       await repairDirty(image)
       await this.#reload()
