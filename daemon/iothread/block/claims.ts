@@ -252,7 +252,7 @@ export class Claims {
   /** The locks are there. Who changed something until then has changed what is known of it. @returns what was learned anew */
   async #freshen(tree: readonly NodeRecord[], before: Seen): Promise<readonly NodeRecord[]> {
     const now: Seen = new Map()
-    const fresh = tree.filter(({ node }) => !before.get(node) && this.#wanted(node, now))
+    const fresh = tree.filter(({ node }) => isUnknown(node, before.get(node), this.#wanted(node, now)))
     for (const { node } of [...fresh].reverse()) await node.driver.freshen?.()
     return fresh
   }
@@ -315,6 +315,16 @@ export class Claims {
       }
     }
   }
+}
+
+/** Nobody used it, or its users let other programs change the file, which nobody does any more. */
+function isUnknown({ driver }: BlockNode, before?: Permissions, now?: Permissions): boolean {
+  if (before === undefined) return now !== undefined
+  return driver.lock !== undefined && !excludesWriters(before) && now !== undefined && excludesWriters(now)
+}
+
+function excludesWriters({ share }: Permissions): boolean {
+  return !share.includes('write') && !share.includes('resize')
 }
 
 function isBeside(use: Use, { parent }: Use): boolean {

@@ -83,7 +83,7 @@ function filter(
 
 const file: DriverEntry = {
   children: [],
-  fixed: ['filename'],
+  fixed: ['filename', 'locking'],
   open: (spec, options, context) => openFile(spec, options, context.engine, context.opened),
 }
 

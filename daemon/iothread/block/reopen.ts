@@ -48,11 +48,21 @@ function checkWriters({ record, options }: ReopenStep, claims: Claims): void {
 
 function planOne(record: NodeRecord, own: NodeSpec, full: NodeSpec, records: Records): ReopenStep[] {
   for (const option of ['driver', ...driverEntry(record.spec.driver).fixed]) {
-    if (own[option] !== record.spec[option]) throw new CommandError(`Cannot change the option '${option}'`)
+    if (own[option] !== record.spec[option]) throw fixed(option, own)
   }
   const options = nodeOptions(full)
+  // What was read while others were let change the image would count when nobody is.
+  if (options.forceShare !== record.node.options.forceShare) throw fixed('force-share', own)
   const step: ReopenStep = { record, own, full, options }
   return [...record.children.flatMap((child) => planChild(child, own, options, records)), step]
+}
+
+function fixed(option: string, own: NodeSpec): CommandError {
+  return new CommandError(
+    own[option] === undefined
+      ? `Option '${option}' cannot be reset to its default value`
+      : `Cannot change the option '${option}'`,
+  )
 }
 
 function planChild(child: Child, own: NodeSpec, options: NodeOptions, records: Records): ReopenStep[] {

@@ -59,8 +59,9 @@ export class FileDriver implements BlockDriver {
   /** Undefined for devices: they cannot tell. */
   readonly #extents: ExtentCache | undefined
   #size: number
-  /** How often it grew. */
+  /** How often it grew, or was made as long as somebody wanted. */
   #grown = 0
+  #resized = 0
   /** Zeroing had to write: a fast zero is no longer promised. */
   #slowZero = false
   #slowUnmap = false
@@ -122,7 +123,7 @@ export class FileDriver implements BlockDriver {
     const result = await this.#engine.write(this.file, offset, length, from.slot, from.offset)
     this.#extents?.wrote(offset, length)
     if (result < 0) throw new IoError(-result, 'write', this.#options.name, offset, length)
-    if (offset + length > this.#size) this.#size = offset + length
+    this.#reached(offset + length)
     if (how.fua === true) await this.flush()
   }
 
@@ -138,7 +139,7 @@ export class FileDriver implements BlockDriver {
     const result = await this.#engine.writePieces(this.file, pieces, from.slot, from.offset, atOnce)
     for (const { offset, length } of pieces) this.#extents?.wrote(offset, length)
     if (typeof result !== 'number') throw this.#failed('write', pieces, result)
-    for (const { offset, length } of pieces) this.#size = Math.max(this.#size, offset + length)
+    for (const { offset, length } of pieces) this.#reached(offset + length)
   }
 
   #failed(op: 'read' | 'write', pieces: readonly Range[], failure: PieceFailure): IoError {
@@ -154,7 +155,7 @@ export class FileDriver implements BlockDriver {
     if (result === -ENOTSUP) this.#slowZero = true
     if (result < 0) throw new IoError(-result, 'zero', this.#options.name, offset, length)
     if (how.unmap && result !== ZeroRung.hole) this.#slowUnmap = true
-    if (offset + length > this.#size) this.#size = offset + length
+    this.#reached(offset + length)
   }
 
   async discard(offset: number, length: number): Promise<void> {
@@ -197,6 +198,7 @@ export class FileDriver implements BlockDriver {
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
     if (result < 0) throw new IoError(-result, 'resize', this.#options.name, 0, length)
     this.#size = length
+    this.#resized++
   }
 
   async grow(offset: number, length: number): Promise<void> {
@@ -206,8 +208,7 @@ export class FileDriver implements BlockDriver {
     const result = await this.#engine.grow(this.file, offset, length)
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
     if (result < 0) throw new IoError(-result, 'resize', this.#options.name, offset, length)
-    this.#grown++
-    this.#size = Math.max(this.#size, result)
+    this.#reached(result)
   }
 
   /** @throws CommandError when another program or node uses the file in a way that excludes this */
@@ -231,12 +232,19 @@ export class FileDriver implements BlockDriver {
   }
 
   async freshen(): Promise<void> {
-    const before = this.#grown
+    const [grown, resized] = [this.#grown, this.#resized]
     const facts = await this.#engine.stat(this.file)
     if (typeof facts === 'number') throw new IoError(-facts, 'stat', this.#options.name)
-    // It may have grown after it was looked at.
-    this.#size = before === this.#grown ? facts.size : Math.max(this.#size, facts.size)
+    // We may have changed it after it was looked at.
+    if (resized === this.#resized)
+      this.#size = grown === this.#grown ? facts.size : Math.max(this.#size, facts.size)
     this.#extents?.forget(0, Number.MAX_SAFE_INTEGER)
+  }
+
+  #reached(end: number): void {
+    if (end <= this.#size) return
+    this.#size = end
+    this.#grown++
   }
 
   async facts(): Promise<FileFacts | undefined> {

@@ -198,3 +198,50 @@ t.test('an image that was marked corrupt is not written', { skip }, async (t) =>
   t.same(await g.read(node, 0, 512), new Uint8Array(512))
   await claim.release()
 })
+
+t.test(
+  'a file that readers left to others is known truly when an image on it is used',
+  { skip },
+  async (t) => {
+    const filename = path.join(t.testdir({}), 'disk.qcow2')
+    mustQemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', filename, '8M')
+    const g = testGraph(t)
+    const file = await g.add({ driver: 'file', 'node-name': 'f', filename })
+    const node = await g.add({ driver: 'qcow2', 'node-name': 'top', file: 'f' })
+    const reader = await g.graph.claim('a reader of the file', file, READER)
+    qemuIo(filename, 'write -P 7 64k 1M')
+    const claim = await g.graph.claim('a guest', node, WRITER)
+    t.ok(
+      Buffer.alloc(1024 * KiB, 7).equals(await g.read(node, 64 * KiB, 1024 * KiB)),
+      'what they wrote is there',
+    )
+    await g.write(node, 4096 * KiB, new Uint8Array(64 * KiB).fill(2))
+    await claim.release()
+    await reader.release()
+    await g.graph.remove('top')
+    t.match(oracle(filename), { corruptions: 0, leaks: 0, checkErrors: 0 })
+    qemuIo(filename, 'read -P 7 64k 1M', 'read -P 2 4M 64k')
+  },
+)
+
+t.test('whether others may change an image is not changed by opening it anew', { skip }, async (t) => {
+  const filename = path.join(t.testdir({}), 'disk.qcow2')
+  mustQemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', filename, '8M')
+  const g = testGraph(t)
+  const file = { driver: 'file', 'node-name': 'f', filename }
+  const spec = { driver: 'qcow2', 'node-name': 'top', file }
+  const node = await g.add({ ...spec, 'read-only': true, 'force-share': true })
+  await g.graph.claim('a reader', node, READER)
+  qemuIo(filename, 'write -P 7 64k 64k')
+  await t.rejects(g.graph.reopen([spec]), {
+    message: "Option 'force-share' cannot be reset to its default value",
+  })
+  await t.rejects(g.graph.reopen([{ ...spec, 'force-share': false }]), {
+    message: "Cannot change the option 'force-share'",
+  })
+  const off = { ...file, 'node-name': 'off', locking: 'off' }
+  await g.add(off)
+  await t.rejects(g.graph.reopen([{ ...off, locking: 'auto' }]), {
+    message: "Cannot change the option 'locking'",
+  })
+})
