@@ -170,6 +170,14 @@ export interface NativeEngine {
 export interface NativeScanner {
   gatherInto(slot: number): boolean
   scan(slot: number, offset: number, length: number): number
+  scanApart(
+    slot: number,
+    offset: number,
+    length: number,
+    heads: Uint8Array,
+    from: number,
+  ): readonly [taken: number, headsTaken: number, stop: number] | undefined
+  inPlace(): boolean
   take(): readonly [pieces: number, length: number]
   delta(): readonly [block: number, offset: number, bytes: Uint8Array]
   problem(): string

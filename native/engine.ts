@@ -9,7 +9,7 @@ import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
 import { Slots } from './slots.js'
 import { startNative } from './start-native.js'
-import type { FilePart, StreamAddress } from './stream-types.js'
+import type { FilePart, ReceivedPackets, StreamAddress } from './stream-types.js'
 import { Streams } from './streams.js'
 import type {
   Codec,
@@ -248,6 +248,17 @@ class Engine implements IoEngine {
     lingerMs: number,
   ): Promise<number> {
     return this.#streams.receive(stream, length, slot, slotOffset, lingerMs)
+  }
+
+  receivePackets(
+    stream: FileId,
+    length: number,
+    slot: number,
+    slotOffset: number,
+    lingerMs: number,
+    pageSize: number,
+  ): Promise<ReceivedPackets | number> {
+    return this.#streams.receivePackets(stream, length, slot, slotOffset, lingerMs, pageSize)
   }
 
   send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number> {

@@ -5,6 +5,7 @@
 import { addon, type NativeScanner } from './binding.js'
 import { nativeOf } from './engine.js'
 import type {
+  ApartResult,
   ChannelScanner,
   PageScanner,
   ScanCounts,
@@ -147,6 +148,18 @@ class Scanner implements ChannelScanner {
     const stop = stops[result % STOPS]
     if (stop === undefined) throw new RangeError(`${offset}+${length} is no part of slot ${slot}`)
     return { taken: Math.floor(result / STOPS), stop }
+  }
+
+  scanApart(slot: number, offset: number, length: number, heads: Uint8Array, from: number): ApartResult {
+    const result = this.#native.scanApart(slot, offset, length, heads, from)
+    if (result === undefined)
+      throw new RangeError(`${offset}+${length} is no part of slot ${slot}, or no heads`)
+    const [taken, headsTaken, stop] = result
+    return { taken, headsTaken, stop: stops[stop] ?? 'bad' }
+  }
+
+  inPlace(): boolean {
+    return this.#native.inPlace()
   }
 
   take(): { pieces: Range[]; length: number } {

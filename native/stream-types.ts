@@ -27,6 +27,13 @@ export interface FilePart extends Range {
   readonly head: number
 }
 
+export interface ReceivedPackets {
+  /** Bytes of data in the slot; there may be none. */
+  readonly length: number
+  /** One behind the other; where the stream ends within one, so much of it. The first data are of the packet before the first. */
+  readonly heads: Uint8Array
+}
+
 export interface StreamVerbs {
   /**
    * A copy of an open descriptor of this process, in the engine's own table: socket, pipe, terminal, device or file. It is
@@ -49,6 +56,20 @@ export interface StreamVerbs {
    *          ends. What came before an end or an error is told first.
    */
   receive(stream: FileId, length: number, slot: number, slotOffset: number, lingerMs: number): Promise<number>
+  /**
+   * The same of a channel of multifd, behind its hello, on a socket: data of packets go to the slot, without what stands between
+   * them. Ends before a packet that does not fit any more and behind a sync point, and if it can between two pages.
+   * @param pageSize  of the packets, the same in all such requests of a stream
+   * @returns what came, 0 at the end of the stream, or -errno
+   */
+  receivePackets(
+    stream: FileId,
+    length: number,
+    slot: number,
+    slotOffset: number,
+    lingerMs: number,
+    pageSize: number,
+  ): Promise<ReceivedPackets | number>
   /** Sends all of it. @returns `length`, or -errno: -EPIPE when the reader has gone (never a signal) */
   send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number>
   /**
@@ -170,8 +191,23 @@ export interface PageScanner {
   within(): boolean
 }
 
+export interface ApartResult extends ScanResult {
+  /** Bytes of the heads taken. */
+  readonly headsTaken: number
+}
+
 /** Packets of one multifd channel, behind its hello. */
 export interface ChannelScanner extends PageScanner {
+  /**
+   * scan() of packets that were received apart from their heads.
+   * @param from  where the heads begin that were not taken yet, bytes
+   */
+  scanApart(slot: number, offset: number, length: number, heads: Uint8Array, from: number): ApartResult
+  /**
+   * Whether the slot that was received into may itself be the one of gatherInto(): what is scanned next then is all of it, from
+   * its start, and nothing is copied. Never before it is known that pages come plain.
+   */
+  inPlace(): boolean
   /** Number of sync packets so far. */
   readonly syncs: number
 }

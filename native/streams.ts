@@ -4,10 +4,11 @@
 import { type NativeEngine, type Op, ops } from './binding.js'
 import { RangeList } from './range-list.js'
 import type { Requests } from './requests.js'
-import type { FilePart, StreamAddress, StreamVerbs } from './stream-types.js'
+import type { FilePart, ReceivedPackets, StreamAddress, StreamVerbs } from './stream-types.js'
 import type { FileId, PieceFailure, Range } from './types.js'
 
 const ECANCELED = 125
+const NO_HEADS = new Uint8Array()
 /** Same bits as in src/stream.h. */
 const shutBits = { read: 1, write: 2, both: 3 } as const
 
@@ -52,6 +53,25 @@ export class Streams implements StreamVerbs {
     lingerMs: number,
   ): Promise<number> {
     return this.#submit('receive', stream, lingerMs, length, slot, slotOffset)
+  }
+
+  receivePackets(
+    stream: FileId,
+    length: number,
+    slot: number,
+    slotOffset: number,
+    lingerMs: number,
+    pageSize: number,
+  ): Promise<ReceivedPackets | number> {
+    const op = ops.indexOf('receive')
+    return this.#requests.sendFor<ReceivedPackets | number>(
+      (id) => this.#native.submit(op, id, stream, lingerMs, length, slot, slotOffset, pageSize),
+      (result, heads) => {
+        if (heads instanceof Uint8Array) return { length: result, heads }
+        return result > 0 ? { length: result, heads: NO_HEADS } : result
+      },
+      -ECANCELED,
+    )
   }
 
   send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number> {

@@ -3,6 +3,7 @@
 // until the image is safe: a source with a return path waits to hear of it.
 
 import type { FileId } from '../../native/types.js'
+import { HELLO_LENGTH } from '../../protocol/migration/multifd-hello.js'
 import { atMost } from '../common/deadline.js'
 import { Cancelled } from '../errors.js'
 import { nameOf, type OpenConnections } from './connections.js'
@@ -12,6 +13,7 @@ import { fromStream, Input } from './input.js'
 import type { Endpoint } from './messages.js'
 import { readChannel, sortConnections } from './multifd-source.js'
 import type { OpenedSink } from './open-sink.js'
+import { PacketInput } from './packet-input.js'
 import { channelReader, pageReader } from './page-reader.js'
 import { ReturnPath } from './return-path.js'
 import { type PageReader, StreamSource } from './stream-source.js'
@@ -27,6 +29,8 @@ const FAREWELL_MS = 1000
 interface Connection {
   readonly stream: FileId
   readonly input: Input
+  /** Of a channel of multifd, behind its hello. */
+  packets?: PacketInput
 }
 
 export class ConnectionSource {
@@ -54,8 +58,8 @@ export class ConnectionSource {
       input: this.#inputOf(stream, streams.length, opened),
     }))
     // What came is told also when they are closed.
-    const inputs = this.#connections.map(({ input }) => input)
-    tally.bytes(() => inputs.reduce((sum, { received }) => sum + received, 0))
+    const connections = this.#connections
+    tally.bytes(() => connections.reduce((sum, { input, packets }) => sum + (packets ?? input).received, 0))
     const stop = () => this.#stop()
     signal.addEventListener('abort', stop)
     try {
@@ -82,29 +86,54 @@ export class ConnectionSource {
     const connections = this.#connections
     this.#connections = []
     this.#returnPath = undefined
-    for (const { input, stream } of connections) {
+    for (const { input, packets, stream } of connections) {
       // A close waits for receives that are under way, and a peer that is silent would hold it up.
       engine.shutdownStream(stream, 'read')
       input.close()
+      packets?.close()
     }
     await Promise.all(connections.map(({ stream }) => engine.close(stream)))
   }
 
   #inputOf(stream: FileId, count: number, { tap }: OpenedSink): Input {
-    const { slots, pace, signal, meter, pausePoint } = this.#context
     return new Input({
-      ...{ slots, pace, signal, meter, pausePoint, name: nameOf(this.#from), origin: 0 },
-      depth: count > 1 ? DEPTH_OF_MANY : DEPTH,
-      share: slots.shareOf(count),
-      receive: fromStream(slots, stream),
+      ...this.#receiving(count),
+      ...{ origin: 0, receive: fromStream(this.#context.slots, stream) },
+      ...(count > 1 && { first: HELLO_LENGTH }),
       ...(tap !== undefined && { tap }),
     })
   }
 
+  /** Of one of so many connections. */
+  #receiving(count: number) {
+    const { slots, pace, signal, meter, pausePoint } = this.#context
+    const depth = count > 1 ? DEPTH_OF_MANY : DEPTH
+    return {
+      slots,
+      pace,
+      signal,
+      meter,
+      pausePoint,
+      name: nameOf(this.#from),
+      depth,
+      share: slots.shareOf(count),
+    }
+  }
+
+  /** Of a channel whose hello was read. */
+  #packetsOf(connection: Connection, count: number, pageSize: number): PacketInput {
+    const { input, stream } = connection
+    input.close()
+    const { position } = input
+    connection.packets = new PacketInput({ ...this.#receiving(count), stream, pageSize, position })
+    return connection.packets
+  }
+
   #stop(): void {
-    for (const { input, stream } of this.#connections) {
+    for (const { input, packets, stream } of this.#connections) {
       this.#context.slots.engine.shutdownStream(stream, 'both')
       input.close()
+      packets?.close()
     }
   }
 
@@ -116,9 +145,9 @@ export class ConnectionSource {
 
   /** A main connection and the channels of multifd. */
   async #readMany(opened: OpenedSink): Promise<void> {
-    const { main, channels } = await sortConnections(this.#connections.map(({ input }) => input))
-    const connection = this.#connections.find(({ input }) => input === main)
-    if (connection === undefined) throw new Error('the main connection is one of them')
+    const { main: connection, channels } = await sortConnections(this.#connections)
+    const main = connection.input
+    main.goOn()
     let running: Promise<unknown> = Promise.resolve()
     let fail = (_error: unknown): void => {}
     const failed = new Promise<never>((_, reject) => {
@@ -127,8 +156,11 @@ export class ConnectionSource {
     failed.catch(() => undefined)
     const reader = (head: ImageHead, places: readonly BlockPlace[]): PageReader => {
       const own = pageReader(head, places, opened, this.#context)
-      const points = new SyncPoints(1 + channels.length, () => opened.sink.barrier(), main.name)
-      const readers = channels.map((input) => channelReader(input, head, places, opened, this.#context))
+      const count = 1 + channels.length
+      const points = new SyncPoints(count, () => opened.sink.barrier(), main.name)
+      const readers = channels.map((channel) =>
+        channelReader(this.#packetsOf(channel, count, head.pageSize), head, places, opened, this.#context),
+      )
       running = Promise.all(readers.map((channel) => readChannel(channel, points)))
       // Whoever waits at a sync point has heard of it; the main connection may wait for its source, which waits for the channel.
       running.catch(fail)

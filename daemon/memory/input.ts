@@ -34,6 +34,8 @@ export interface InputOptions {
   readonly name: string
   /** Receives queued at once. */
   readonly depth: number
+  /** Bytes that are received before goOn() is called; without it there is nothing to wait for. */
+  readonly first?: number
   /** Slots it may hold, LEAST_SHARE or more; see Slots.shareOf(). */
   readonly share: number
   /** Shared by the connections of one transfer. */
@@ -48,7 +50,7 @@ export interface InputOptions {
 }
 
 /** A slot is handed on when it is full, or when nothing came for so long, milliseconds. */
-const LINGER_MS = 2
+export const LINGER_MS = 2
 
 /** Receives of a connection. */
 export function fromStream({ engine }: Slots, stream: FileId): Receive {
@@ -70,6 +72,8 @@ export class Input {
   readonly #chunks: Received[] = []
   #position: number
   #received = 0
+  /** Bytes; undefined: all. */
+  #first: number | undefined
   #order: Promise<void> = Promise.resolve()
   #outstanding = 0
   #filling = false
@@ -82,6 +86,7 @@ export class Input {
     this.name = options.name
     this.#options = options
     this.#position = options.origin
+    this.#first = options.first
     options.signal.addEventListener('abort', this.#close)
     void this.#fill()
   }
@@ -172,6 +177,12 @@ export class Input {
     }
   }
 
+  /** Receives what follows the first bytes. */
+  goOn(): void {
+    this.#first = undefined
+    void this.#fill()
+  }
+
   /** What lies whole in the first chunk, as most of it does: streams of a stopped guest have tens of thousands of empty sections. */
   #parseReady<T>(parse: (bytes: Uint8Array, origin: number) => Parsed<T> | undefined): Parsed<T> | undefined {
     const [first] = this.#chunks
@@ -259,18 +270,18 @@ export class Input {
     if (this.#filling) return
     this.#filling = true
     const { slots, pace, depth, share, meter } = this.#options
-    while (!this.#closed && this.#end === 'open') {
-      // With a limit one at a time: only what came is charged.
-      if (this.#outstanding >= (pace.limited ? 1 : depth)) break
+    while (!this.#closed && this.#end === 'open' && this.#received !== this.#first) {
+      // With a limit one at a time: only what came is charged. So it is as long as some bytes are not to be received.
+      if (this.#outstanding >= (pace.limited || this.#first !== undefined ? 1 : depth)) break
       if (this.#outstanding + this.#chunks.length >= share) break
       if (this.#outstanding === 0) meter.begin(this)
       await pace.turn()
       const slot = await slots.take('receive')
       meter.end(this)
       if (this.#closed || this.#end !== 'open') slots.give(slot)
-      else this.#receive(slot, pace.piece(slots.size))
+      else this.#receive(slot, pace.piece(Math.min(slots.size, (this.#first ?? Infinity) - this.#received)))
     }
-    if (this.#outstanding === 0 && this.#end === 'open') meter.begin(this)
+    if (this.#outstanding === 0 && this.#end === 'open' && this.#received !== this.#first) meter.begin(this)
     this.#filling = false
   }
 

@@ -25,6 +25,13 @@ export class PageGatherer {
     this.#scanner.gatherInto(this.#slot)
   }
 
+  /** Pages are gathered in this slot from now on, which becomes ours. */
+  async gatherIn(slot: number): Promise<void> {
+    await this.hand()
+    this.#slot = slot
+    this.#scanner.gatherInto(slot)
+  }
+
   /** Gives what was gathered to the sink. */
   async hand(): Promise<void> {
     const slot = this.#slot

@@ -7,9 +7,9 @@ import { applyDelta } from '../../protocol/migration/xbzrle.js'
 import type { PageCounts, TransferContext } from './context.js'
 import { DeltaPages } from './delta-pages.js'
 import type { BlockPlace, ImageHead, MemorySink } from './image.js'
-import type { Input } from './input.js'
 import type { Channel } from './multifd-source.js'
 import type { OpenedSink } from './open-sink.js'
+import type { PacketInput } from './packet-input.js'
 import { PageGatherer } from './page-gatherer.js'
 import type { PageReader } from './stream-source.js'
 
@@ -42,7 +42,7 @@ export function pageReader(
 
 /** Of one channel of multifd. */
 export function channelReader(
-  input: Input,
+  input: PacketInput,
   head: ImageHead,
   places: readonly BlockPlace[],
   { sink, blind = false }: OpenedSink,
@@ -51,7 +51,19 @@ export function channelReader(
   const mode = blind ? 'check' : 'gather'
   const scanner = createChannelScanner(slots.engine, head.pageSize, scanned(head, places), mode)
   tally.count(() => countsOf(scanner))
-  return { input, scanner, pages: blind ? NOTHING_GATHERED : new PageGatherer(scanner, slots, sink) }
+  if (blind) return { input, scanner, pages: { ...NOTHING_GATHERED, keep: () => false } }
+  const gatherer = new PageGatherer(scanner, slots, sink)
+  const pages = {
+    ready: () => gatherer.ready(),
+    hand: () => gatherer.hand(),
+    drop: () => gatherer.drop(),
+    keep: async (slot: number) => {
+      if (!scanner.inPlace()) return false
+      await gatherer.gatherIn(slot)
+      return true
+    },
+  }
+  return { input, scanner, pages }
 }
 
 /** Of a stream that is stored as it is: a delta must be one, whatever the page was. */

@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "big-endian.h"
+#include "packet-head.h"
 
 namespace blockferry {
 
@@ -21,23 +22,9 @@ struct ChannelMethod {
 
 namespace {
 
-constexpr size_t kPacketPages = 512 * 1024;  // bytes of pages of one packet, at most
 constexpr uint32_t kMagic = 0x11223344;
 constexpr uint32_t kVersion = 1;
 
-// Places in the head.
-constexpr size_t kAtMagic = 0;
-constexpr size_t kAtVersion = 4;
-constexpr size_t kAtFlags = 8;
-constexpr size_t kAtNormal = 16;
-constexpr size_t kAtSize = 20;
-constexpr size_t kAtNumber = 24;
-constexpr size_t kAtZero = 32;
-constexpr size_t kAtName = 64;
-constexpr size_t kNameBytes = 256;
-constexpr size_t kAtOffsets = kAtName + kNameBytes;
-
-constexpr uint32_t kFlagSync = 0x01;
 constexpr uint32_t kMethodBits = 0x3e;
 constexpr uint32_t kFlagDeviceState = 0x40;
 constexpr ChannelMethod kMethods[] = {
@@ -59,25 +46,25 @@ const ChannelMethod* methodOf(uint32_t bits) {
 
 ChannelScanner::ChannelScanner(Gathering::Setup setup)
     : Scanner(std::move(setup)),
-      pagesAtMost_(std::max<size_t>(kPacketPages / pages.pageSize(), 1)),
-      headBytes_(kAtOffsets + 8 * pagesAtMost_),
+      pagesAtMost_(packetPages(pages.pageSize())),
+      headBytes_(packetHeadBytes(pages.pageSize())),
       head_(std::make_unique<std::byte[]>(headBytes_)),
       sorted_(std::make_unique<uint64_t[]>(pagesAtMost_)) {}
 
-ScanStop ChannelScanner::scanOn(ScanInput& input) {
+ScanStop ChannelScanner::scanOn(ScanInput& heads, ScanInput& data) {
   for (;;) {
     if (!inPacket_) {
-      const size_t more = std::min(headBytes_ - headLength_, input.left());
-      std::memcpy(head_.get() + headLength_, input.at, more);
+      const size_t more = std::min(headBytes_ - headLength_, heads.left());
+      if (more > 0) std::memcpy(head_.get() + headLength_, heads.at, more);
       headLength_ += more;
-      input.at += more;
+      heads.at += more;
       if (headLength_ < headBytes_) return ScanStop::input;
       const ScanStop judged = judge();
       if (judged != kGoOn) return judged;
       headLength_ = 0;
       inPacket_ = true;
     }
-    const ScanStop stop = takeData(input);
+    const ScanStop stop = takeData(data);
     if (stop != kGoOn || next_ < normal_ || dataLeft_ > 0) return stop;
     inPacket_ = false;
     if (!sync_) continue;
@@ -106,7 +93,7 @@ ScanStop ChannelScanner::judge() {
 }
 
 ScanStop ChannelScanner::judgeData() {
-  dataLeft_ = normal_ == 0 ? 0 : numberAt(kAtSize);
+  dataLeft_ = packetDataBytes(head_.get());
   if (normal_ == 0) return kGoOn;
   const ScanStop judged = judgeMethod(numberAt(kAtFlags) & kMethodBits);
   if (judged != kGoOn) return judged;

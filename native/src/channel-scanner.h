@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Takes the packets of one multifd channel (QEMU 7.2 to 10.0 checked) from input that may be cut anywhere, behind the channel's
-// hello. Its caller is ScannerObject.
+// Takes the packets of one multifd channel (packet-head.h) from input that may be cut anywhere, behind the channel's hello. Heads
+// and data may come apart (packet-cut.h). Its caller is ScannerObject.
 //
-//     head: 320 bytes and 512 KiB / page size offsets, the first of the pages with data, then those of zero pages
+//     head
 //     data: the pages, plain or as the next bytes of the channel's one compressed stream
 //
 // Which compression that is, the first packet with data says; all later ones have the same. Sync packets may say none.
 //
-// A packet without pages of data has none, whatever size its head claims: QEMU 7.2 leaves the last packet's there. The pages of
-// one packet come in any order (QEMU 9.0 and later move the zero ones to the end by swapping), packets ascend as a whole.
+// The pages of one packet come in any order (QEMU 9.0 and later move the zero ones to the end by swapping), packets ascend as
+// a whole.
 #pragma once
 
 #include <memory>
@@ -27,9 +27,10 @@ class ChannelScanner : public Scanner {
 
   bool within() const override { return inPacket_ || headLength_ > 0; }
   uint64_t syncs() const override { return syncs_; }
+  bool inPlace() const override { return method_ != nullptr && !decoder_ && !pages.hasBegun(); }
 
  protected:
-  ScanStop scanOn(ScanInput& input) override;
+  ScanStop scanOn(ScanInput& heads, ScanInput& data) override;
 
  private:
   ScanStop judge();

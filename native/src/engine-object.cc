@@ -162,7 +162,9 @@ Napi::Value EngineObject::submit(const Napi::CallbackInfo& info) {
   request->flags = bitsAt(info, 7);
   if (request->usesSlot() && !useSlot(*request, a, b)) return refuse(EINVAL);
   if (request->op == Op::receive) {
-    if (request->length == 0) return refuse(EINVAL);
+    const uint32_t pageSize = request->flags;
+    const bool ofPackets = pageSize > kRecordFlags && pageSize <= slots_->slotSize() && (pageSize & (pageSize - 1)) == 0;
+    if (request->length == 0 || (pageSize != 0 && !ofPackets)) return refuse(EINVAL);
     request->lingerMs = static_cast<int>(std::min<double>(offset, std::numeric_limits<int>::max()));
   }
   if (request->op == Op::extents) request->limit = static_cast<uint32_t>(std::clamp(a, 1.0, 1e6));

@@ -71,7 +71,7 @@ bool Gathering::added(size_t bytes) {
 
 size_t Gathering::add(const std::byte* data, size_t length) {
   const size_t taken = std::min(length, lacking());
-  std::memcpy(next(), data, taken);
+  put(next(), data, taken);
   added(taken);
   return taken;
 }
@@ -83,11 +83,16 @@ void Gathering::addWhole(const std::byte* page) {
     ++counts.foundZero;
     clear(*block_, offset_);
   } else {
-    std::memcpy(slot_ + gathered_, page, pageSize_);
+    put(slot_ + gathered_, page, pageSize_);
     finish(page);
     gathered_ += pageSize_;
   }
   block_ = nullptr;
+}
+
+// In place most lies where it belongs, and what does not moves down over zero pages.
+void Gathering::put(std::byte* into, const std::byte* data, size_t length) {
+  if (into != data) std::memmove(into, data, length);
 }
 
 // The page that has begun is whole and counts as data.

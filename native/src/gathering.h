@@ -5,7 +5,7 @@
 //     slot    |page 7......|page 8......|page 20.....|      pieces: [place of 7, 2 pages], [place of 20, 1 page]
 //
 // A page that comes in parts grows behind the gathered ones, and belongs to them once it is whole. Without gathering the slot is
-// one page that is used for such pages only.
+// one page that is used for such pages only. In place the slot is the input's: nothing is copied then.
 #pragma once
 
 #include <cstddef>
@@ -86,6 +86,7 @@ class Gathering {
   ScanCounts counts;
 
  private:
+  static void put(std::byte* into, const std::byte* data, size_t length);
   void finish(const std::byte* page);
   void clear(const ScannedBlock& block, uint64_t offset);
   void addPiece(uint64_t place);

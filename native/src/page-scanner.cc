@@ -27,7 +27,7 @@ bool belongsToPage(uint64_t type) {
 PageScanner::PageScanner(Gathering::Setup setup)
     : Scanner(std::move(setup)), deltaBytes_(std::make_unique<std::byte[]>(pages.pageSize())) {}
 
-ScanStop PageScanner::scanOn(ScanInput& input) {
+ScanStop PageScanner::scanOn(ScanInput& input, ScanInput&) {
   for (;;) {
     ScanStop stop = kGoOn;
     if (state_ == State::head && !readHead(input, stop)) return stop;

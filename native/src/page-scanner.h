@@ -20,7 +20,7 @@ class PageScanner : public Scanner {
   Delta delta() const override;
 
  protected:
-  ScanStop scanOn(ScanInput& input) override;
+  ScanStop scanOn(ScanInput& input, ScanInput& same) override;
 
  private:
   // 8 bytes, a counted name, and what an XBZRLE record says about itself.

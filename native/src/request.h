@@ -80,7 +80,7 @@ struct Request {
   std::byte* data = nullptr;
   // read, write, send where the memory lies apart: in its place, in the order of the file or stream
   std::vector<iovec> parts;
-  // send of pages: what stands before each of them; parts point into it
+  // send of pages: what stands before each of them; parts point into it. receive of packets (`flags`: page size): their heads
   std::vector<std::byte> heads;
   // read, write of pieces that lie apart: `length` is the sum, the pieces are requests of their own
   std::shared_ptr<Batch> pieces;

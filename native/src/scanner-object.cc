@@ -32,6 +32,8 @@ Napi::Function ScannerObject::define(Napi::Env env) {
                      {
                          InstanceMethod<&ScannerObject::gatherInto>("gatherInto"),
                          InstanceMethod<&ScannerObject::scan>("scan"),
+                         InstanceMethod<&ScannerObject::scanApart>("scanApart"),
+                         InstanceMethod<&ScannerObject::inPlace>("inPlace"),
                          InstanceMethod<&ScannerObject::take>("take"),
                          InstanceMethod<&ScannerObject::delta>("delta"),
                          InstanceMethod<&ScannerObject::problem>("problem"),
@@ -114,9 +116,31 @@ Napi::Value ScannerObject::scan(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), -1);
   }
   ScanInput input{piece.data, piece.data + piece.length};
-  const ScanStop stop = scanner_->scan(input);
+  const ScanStop stop = scanner_->scan(input, input);
   const auto taken = static_cast<double>(input.at - piece.data);
   return Napi::Number::New(info.Env(), taken * kStops + static_cast<double>(stop));
+}
+
+Napi::Value ScannerObject::scanApart(const Napi::CallbackInfo& info) {
+  Piece piece;
+  const auto bytes = info[3].As<Napi::Uint8Array>();
+  const double from = numberAt(info, 4);
+  const bool there = engine_->place(numberAt(info, 0), numberAt(info, 1), numberAt(info, 2), piece);
+  if (!there || !(from >= 0 && from <= static_cast<double>(bytes.ByteLength()))) return info.Env().Undefined();
+  const auto* const first = reinterpret_cast<const std::byte*>(bytes.Data());
+  const std::byte* const begin = first + static_cast<size_t>(from);
+  ScanInput heads{begin, first + bytes.ByteLength()};
+  ScanInput data{piece.data, piece.data + piece.length};
+  const ScanStop stop = scanner_->scan(heads, data);
+  auto list = Napi::Array::New(info.Env(), 3);
+  list.Set(uint32_t{0}, static_cast<double>(data.at - piece.data));
+  list.Set(uint32_t{1}, static_cast<double>(heads.at - begin));
+  list.Set(uint32_t{2}, static_cast<uint32_t>(stop));
+  return list;
+}
+
+Napi::Value ScannerObject::inPlace(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), scanner_->inPlace());
 }
 
 Napi::Value ScannerObject::take(const Napi::CallbackInfo& info) {

@@ -30,6 +30,9 @@ class ScannerObject : public Napi::ObjectWrap<ScannerObject> {
   Napi::Value gatherInto(const Napi::CallbackInfo& info);  // (slot) → whether there was none
   // (slot, offset, length) → bytes taken * 8 + stop; -1: no such range
   Napi::Value scan(const Napi::CallbackInfo& info);
+  // (slot, offset, length, heads, from) → [bytes taken, bytes of heads taken, stop], or undefined: no such range
+  Napi::Value scanApart(const Napi::CallbackInfo& info);
+  Napi::Value inPlace(const Napi::CallbackInfo& info);
   Napi::Value take(const Napi::CallbackInfo& info);     // () → [number of pieces, length]
   Napi::Value delta(const Napi::CallbackInfo& info);    // () → [block, offset, bytes]
   Napi::Value problem(const Napi::CallbackInfo& info);  // () → text

@@ -42,19 +42,21 @@ class Scanner {
   Scanner(const Scanner&) = delete;
   Scanner& operator=(const Scanner&) = delete;
 
-  // Moves `input.at` over what was taken.
-  ScanStop scan(ScanInput& input) { return problem_.empty() ? scanOn(input) : ScanStop::bad; }
+  // Moves `at` over what was taken. Heads and data are the same input, but where a channel's come apart.
+  ScanStop scan(ScanInput& heads, ScanInput& data) { return problem_.empty() ? scanOn(heads, data) : ScanStop::bad; }
   // Whether a record or packet has begun and not ended.
   virtual bool within() const = 0;
   // After the stop `delta`, until the next scan.
   virtual Delta delta() const { return {}; }
   virtual uint64_t syncs() const { return 0; }
+  // Whether the pages that come next, from the start of a slot, can be gathered in that very slot.
+  virtual bool inPlace() const { return false; }
   const std::string& problem() const { return problem_; }
 
   Gathering pages;
 
  protected:
-  virtual ScanStop scanOn(ScanInput& input) = 0;
+  virtual ScanStop scanOn(ScanInput& heads, ScanInput& data) = 0;
   ScanStop bad(std::string problem) {
     problem_ = std::move(problem);
     return ScanStop::bad;

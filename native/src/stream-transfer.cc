@@ -14,12 +14,16 @@
 #include <algorithm>
 #include <climits>
 
+#include "packet-head.h"
 #include "stream-verbs.h"
 #include "verbs.h"
 
 namespace blockferry {
 
 namespace {
+
+// Of packets in one request: those without data would never fill it.
+constexpr size_t kMostHeads = 256;
 
 int64_t position(File& file) {
   return retry([&] { return lseek(file.fd.get(), 0, SEEK_CUR); });
@@ -161,6 +165,48 @@ int64_t receiveFrom(Request& request, const Ending& ending) {
     if (file.isStorage()) break;
   }
   if (done > 0) return done;
+  const int64_t ended = stream.ended(Direction::read);
+  return ended == Stream::kGoesOn ? -ECANCELED : ended;
+}
+
+int64_t receivePacketsFrom(Request& request, const Ending& ending) {
+  File& file = *request.file;
+  if (file.kind != FileKind::socket) return -EOPNOTSUPP;
+  Stream& stream = file.stream;
+  PacketCut& cut = stream.packets;
+  cut.begin(request.flags);
+  const size_t most = kMostHeads * packetHeadBytes(request.flags);
+  int64_t done = 0;
+  bool asked = true;
+  const auto some = [&] { return done > 0 || !request.heads.empty(); };
+  const auto full = [&] {
+    if (done == request.length || request.heads.size() >= most || cut.synced()) return true;
+    // What began in one request and ended in the next would be written in two pieces.
+    return done > 0 && cut.exceeds(static_cast<uint64_t>(request.length - done));
+  };
+  while (!full() && !ending.begun() && stream.ended(Direction::read) == Stream::kGoesOn) {
+    if (!asked) {
+      // A part of a page is of no use to anybody, and what follows it would not lie at a page's beginning.
+      const int linger = some() && cut.betweenPages() ? request.lingerMs : -1;
+      const int64_t ready = stream.wait(file.fd.get(), Direction::read, linger, ending);
+      if (ready == 0) return done;
+      if (ready < 0) return some() ? done : ready;
+    }
+    iovec parts[2];
+    msghdr message{};
+    message.msg_iov = parts;
+    message.msg_iovlen = static_cast<size_t>(cut.aim(request.data + done, static_cast<size_t>(request.length - done), parts));
+    const int64_t got = retry([&] { return ::recvmsg(file.fd.get(), &message, MSG_DONTWAIT); });
+    asked = false;
+    if (got == -EAGAIN) continue;
+    if (got <= 0) {
+      stream.end(Direction::read, got);
+      cut.end(request.heads);
+    } else {
+      done += static_cast<int64_t>(cut.came(static_cast<size_t>(got), request.heads));
+    }
+  }
+  if (some()) return done;
   const int64_t ended = stream.ended(Direction::read);
   return ended == Stream::kGoesOn ? -ECANCELED : ended;
 }

@@ -19,6 +19,8 @@ int64_t portOf(File& file);
 
 // Bytes received, 0 at the end, or -errno.
 int64_t receiveFrom(Request& request, const Ending& ending);
+// The same for data of packets; their heads are added to the request's. 0 with heads is no end.
+int64_t receivePacketsFrom(Request& request, const Ending& ending);
 // The request's length, or -errno.
 int64_t sendTo(Request& request, const Ending& ending);
 // Bytes sent, heads and ranges; or -errno, and `failedPart` where it is the file's.

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "ending.h"
+#include "packet-cut.h"
 #include "unique-fd.h"
 
 namespace blockferry {
@@ -43,6 +44,9 @@ class Stream {
 
   // Any task. Until the descriptor is ready; see Ending::wait(). Also ended by shut().
   int64_t wait(int fd, Direction direction, int timeoutMs, const Ending& ending);
+
+  // Of a channel whose packets are received as such; its reading task only.
+  PacketCut packets;
 
  private:
   struct Lane {

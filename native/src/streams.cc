@@ -50,7 +50,9 @@ void Streams::perform(Request& request) {
     case Op::adopt: request.result = adopt(request); break;
     case Op::accept: request.result = acceptFrom(request, noMoreComing_); break;
     case Op::connect: request.result = connectTo(request, noMoreComing_); break;
-    case Op::receive: request.result = receiveFrom(request, noMoreComing_); break;
+    case Op::receive:
+      request.result = request.flags == 0 ? receiveFrom(request, noMoreComing_) : receivePacketsFrom(request, noMoreComing_);
+      break;
     case Op::send: request.result = sendTo(request, noMoreWaiting_); break;
     case Op::sendFile: request.result = sendFileTo(request, noMoreWaiting_); break;
     case Op::drain: request.result = drainTo(request, noMoreWaiting_); break;
