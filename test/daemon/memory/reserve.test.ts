@@ -54,6 +54,31 @@ t.test('a window is reserved once, and none reaches beyond its block', async (t)
   t.equal(calls.length, 2)
 })
 
+t.test('the more was filled the more is reserved at once, up to what is there', async (t) => {
+  const { reserve, calls } = await setUp(t, 200 * MIB)
+  for (let at = 0; at < 128; at++) await reserve.make([{ offset: (1 + at) * MIB, length: MIB }])
+  t.same(calls, [
+    ['allocate', 1, 16],
+    ['allocate', 17, 16],
+    ['allocate', 33, 32],
+    ['allocate', 65, 64],
+  ])
+  await reserve.make([{ offset: 190 * MIB, length: MIB }])
+  t.same(calls.slice(4), [['allocate', 177, 24]], 'to the end of the block')
+  await reserve.make([{ offset: 129 * MIB, length: MIB }])
+  t.same(calls.slice(5), [['allocate', 129, 48]], 'what is reserved is left out')
+})
+
+t.test('pages that are written again do not count twice', async (t) => {
+  const { reserve, calls } = await setUp(t, 200 * MIB)
+  for (let again = 0; again < 64; again++) await reserve.make([{ offset: MIB, length: MIB }])
+  await reserve.make([{ offset: 65 * MIB, length: MIB }])
+  t.same(calls, [
+    ['allocate', 1, 16],
+    ['allocate', 65, 16],
+  ])
+})
+
 t.test('what no page came for has no storage in the end', async (t) => {
   const { reserve, calls, set, path } = await setUp(t, 16 * MIB)
   await reserve.make([{ offset: MIB, length: MIB }])
