@@ -89,7 +89,7 @@ function addTarget(command: Command): void {
   command
     .option('--offset <size>', 'where the image begins in the target; what is before it stays', size)
     .option('--no-direct', 'through the page cache')
-    .option('--channels <count>', 'writes of 1 MiB under way at once (default: 8)', wholeNumber)
+    .option('--channels <count>', 'writes of 1 MiB under way at once (default: 16)', wholeNumber)
     .addOption(
       new Option('--flush <what>', 'full: file and folder; data: the file; none').choices([
         'full',

@@ -32,7 +32,10 @@ export interface MappedSinkOptions {
   readonly front: Uint8Array
 }
 
-/** Pieces of one slot under way at once. */
+/**
+ * Pieces of one slot under way at once, and never more than half of them: the engine itself begins the others, so that the disk has
+ * something to do when all that it was given ends together and JavaScript is not there yet.
+ */
 const PIECES_AT_ONCE = 8
 /** Bitmaps are written in steps, bytes. */
 const STEP = 2 ** 20
@@ -83,7 +86,8 @@ export class MappedSink implements MemorySink {
     await this.#pool
       .start(async () => {
         await reserve.make(pieces)
-        const result = await slots.engine.writePieces(target.file, pieces, slot, 0, PIECES_AT_ONCE)
+        const atOnce = Math.min(PIECES_AT_ONCE, Math.ceil(pieces.length / 2))
+        const result = await slots.engine.writePieces(target.file, pieces, slot, 0, atOnce)
         slots.give(slot)
         if (typeof result === 'number') return
         throw new IoError(-result.result, 'write', target.name, pieces[result.piece]?.offset ?? 0, length)

@@ -33,7 +33,7 @@ const target = {
   'direct-io': optional(bool, 'Write past the page cache where the file system allows it.', {
     default: true,
   }),
-  channels: optional(uint8, 'Writes of 1 MiB under way at once, 1 to 32.', { default: 8 }),
+  channels: optional(uint8, 'Writes of 1 MiB under way at once, 1 to 32.', { default: 16 }),
   flush: optional(
     flushMode,
     'full: file and folder are durable when the job completes; data: the file; none: nothing waits for the disk.',

@@ -9,9 +9,6 @@ import type { How } from '../helpers/migration/transfer.js'
 import { Probe } from '../helpers/probe.js'
 import type { SaveCost, Saver, SaveTask } from './savers.js'
 
-/** How many writes are under way at once: as many as QEMU's own with so many channels. */
-const WRITES = 4
-
 /** A daemon that has made all it makes ahead. */
 export async function settled(directory: string): Promise<Daemon> {
   const daemon = await Daemon.start({ directory })
@@ -24,7 +21,7 @@ async function save(task: SaveTask, target: object, how: How, channels: number):
   const directory = guest.options.folder
   await using daemon = await settled(directory)
   const source = `unix:${join(directory, 'ferry')}`
-  const args = { source, 'multifd-channels': channels, channels: WRITES, ...target }
+  const args = { source, 'multifd-channels': channels, ...target }
   const job = await MemoryJob.start(daemon.client, 'x-memory-save', args)
   const probe = await Probe.start(`${daemon.socket}1`)
   const parameters = { 'downtime-limit': downtimeLimit, ...how.parameters }

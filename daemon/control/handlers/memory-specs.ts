@@ -100,7 +100,7 @@ export class Places {
 
 /** The file to be written. @throws CommandError */
 export function fileSink(args: SaveArguments | ConvertArguments, places: Places): SinkSpec {
-  const { format, target, channels = 8, offset = 0, xml } = args
+  const { format, target, channels = 16, offset = 0, xml } = args
   if (format === 'null') return { kind: 'null' }
   if (target === undefined) throw new CommandError("Parameter 'target' is missing")
   if (channels < 1 || channels > MOST_CHANNELS)
