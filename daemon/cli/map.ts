@@ -8,7 +8,7 @@ import { type Format, findImage, type Image } from './image.js'
 import { chainOf } from './info.js'
 import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
-import { failed } from './status.js'
+import { failed, usage } from './status.js'
 import { asObject, flagOf, numberOf, objectsOf, textOf } from './values.js'
 
 export interface MapOptions {
@@ -17,6 +17,7 @@ export interface MapOptions {
   readonly forceShare: boolean
   readonly socket?: string
   readonly json: boolean
+  readonly output?: 'human' | 'json'
   readonly logLevel?: string
 }
 
@@ -36,13 +37,14 @@ export interface MapExtent {
 const portion = 4096
 
 export async function map(name: string, options: MapOptions): Promise<void> {
+  if (options.json && options.output === 'human') throw usage('--json and --output=human exclude each other')
   const image = await findImage(name, options.format, options.imageOpts)
   await withNodes(options, async ({ client }, nodes) => {
     const how = { readOnly: true, direct: false, forceShare: options.forceShare }
     const node = await nodes.open(image, 'map', how)
     await nodes.look(node)
     const extents = await extentsOf(client, node, image)
-    if (options.json) process.stdout.write(jsonText(extents))
+    if (options.json || options.output === 'json') process.stdout.write(jsonText(extents))
     else {
       const { text, complete } = humanText(extents, (await chainOf(client, node, image)).map(storageOf))
       process.stdout.write(text)

@@ -36,13 +36,13 @@ export function formatOption(flags: string, what: string): Option {
   return new Option(`${flags} <format>`, what).choices([...formats])
 }
 
+function outputOption(): Option {
+  return new Option('--output <output>', 'for people or programs').choices(['human', 'json'])
+}
+
 function addInfo(program: Command): void {
   const command = program.command('info').description('show what an image is').argument('<image>', image)
-  command
-    .addOption(
-      new Option('--output <output>', 'for people or programs').choices(['human', 'json']).default('human'),
-    )
-    .option('--backing-chain', 'with the layers below', false)
+  command.addOption(outputOption().default('human')).option('--backing-chain', 'with the layers below', false)
   addCommon(command).action((name: string, options: InfoOptions) => info(name, options))
 }
 
@@ -51,7 +51,8 @@ function addMap(program: Command): void {
     .command('map')
     .description('show which ranges of an image are data and which read as zeroes')
     .argument('<image>', image)
-    .option('--json', 'as qemu-img map --output=json', false)
+    .addOption(outputOption())
+    .option('--json', 'the same as --output=json', false)
   addCommon(command).action(map)
 }
 

@@ -94,10 +94,34 @@ for (const { name, make } of makes)
     const extents = (json: string) =>
       (JSON.parse(json) as Record<string, unknown>[]).map(({ compressed: _, ...extent }) => extent)
     t.same(
-      extents((await run(['map', '-f', 'qcow2', '--json', image])).stdout),
+      extents((await run(['map', '-f', 'qcow2', '--output=json', image])).stdout),
       extents(tool('qemu-img', 'map', '-f', 'qcow2', '--output=json', image)),
     )
   })
+
+/** As qemu-img 10 prints it. */
+const printed = `[{ "start": 0, "length": 131072, "depth": 0, "present": true, "zero": false, "data": true, "compressed": false, "offset": 327680},
+{ "start": 131072, "length": 131072, "depth": 0, "present": false, "zero": true, "data": false, "compressed": false},
+{ "start": 262144, "length": 65536, "depth": 0, "present": true, "zero": false, "data": true, "compressed": true},
+{ "start": 327680, "length": 196608, "depth": 0, "present": false, "zero": true, "data": false, "compressed": false},
+{ "start": 524288, "length": 65536, "depth": 0, "present": true, "zero": true, "data": false, "compressed": false},
+{ "start": 589824, "length": 458752, "depth": 0, "present": false, "zero": true, "data": false, "compressed": false}]
+`
+
+t.test('both shapes of the output, byte for byte', { skip }, async (t) => {
+  const image = join(t.testdir({}), 'a.qcow2')
+  tool('qemu-img', 'create', '-q', '-f', 'qcow2', image, '1M')
+  const commands = ['write -P 1 0 128k', 'write -c -P 1 256k 64k', 'write -z 512k 64k']
+  tool('qemu-io', '-f', 'qcow2', ...commands.flatMap((command) => ['-c', command]), image)
+  for (const how of [['--output=json'], ['--json'], ['--json', '--output', 'json']])
+    t.same(await run(['map', ...how, image]), { status: 0, stdout: printed, stderr: '' })
+  const theirs = spawnSync('qemu-img', ['map', '--output=human', image], { encoding: 'utf8' })
+  t.same(await run(['map', '--output=human', image]), {
+    status: 1,
+    stdout: theirs.stdout,
+    stderr: theirs.stderr.replace('qemu-img', 'blockferry'),
+  })
+})
 
 t.test(
   'an image that another program writes is only looked at when it is said to be shared',

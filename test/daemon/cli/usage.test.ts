@@ -72,6 +72,36 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
   },
   { name: 'job verb without id', args: ['job', 'pause'], status: 2, text: "missing required argument 'id'" },
   {
+    name: 'an option that no node has',
+    args: ['info', '--image-opts', 'driver=raw,ofset=1M,file.filename=a.raw'],
+    status: 2,
+    text: "--image-opts 'driver=raw,ofset=1M,file.filename=a.raw': Parameter 'ofset' is unexpected",
+  },
+  {
+    name: 'an option that the node of the file does not have',
+    args: ['convert', '--image-opts', 'driver=qcow2,file.filename=a,file.lockin=off', 'b'],
+    status: 2,
+    text: "--image-opts 'driver=qcow2,file.filename=a,file.lockin=off': Parameter 'file.lockin' is unexpected",
+  },
+  {
+    name: 'an option that is no size',
+    args: ['map', '--image-opts', 'offset=1Q,file.filename=a.raw'],
+    status: 2,
+    text: "--image-opts 'offset=1Q,file.filename=a.raw': Parameter 'offset' expects a non-negative number below 2^64",
+  },
+  {
+    name: 'an option of an image in JSON that no node has',
+    args: ['map', '--image-opts', '{"driver":"file","filename":"a","locks":1}'],
+    status: 2,
+    text: `--image-opts '{"driver":"file","filename":"a","locks":1}': Parameter 'locks' is unexpected`,
+  },
+  {
+    name: 'two shapes of a map',
+    args: ['map', '--json', '--output=human', 'a'],
+    status: 2,
+    text: '--json and --output=human exclude each other',
+  },
+  {
     name: 'qmp with bad JSON',
     args: ['qmp', 'x', '{"a" 1}'],
     status: 2,
