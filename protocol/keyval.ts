@@ -112,6 +112,16 @@ function listify(value: JsonValue, key: string): JsonValue {
 }
 
 /**
+ * What parseKeyval() gave, checked as an option's argument is, for the tools that work on images: every number may be written as
+ * a size.
+ * @throws ArgumentError
+ */
+export function validateImageKeyval<T extends AnyType>(type: T, value: JsonObject): Infer<T> {
+  const integer = (found: JsonValue, path: string) => sizeOf(textOf(found, path, 'size'), path)
+  return visit(type, value, { path: '', name: undefined }, { ...textLeaves, integer }) as Infer<T>
+}
+
+/**
  * Checks parsed option strings like arguments; leaves are text.
  * @throws ArgumentError
  */
@@ -119,12 +129,18 @@ function validateKeyval<T extends AnyType>(type: T, value: JsonObject): Infer<T>
   return visit(type, value, { path: '', name: undefined }, textLeaves) as Infer<T>
 }
 
+const switches: Readonly<Record<string, boolean>> = {
+  ...{ on: true, yes: true, true: true, y: true },
+  ...{ off: false, no: false, false: false, n: false },
+}
+
 const textLeaves: Leaves = {
   element: (path, index) => `${path}.${index}`,
   bool(value, path) {
     const text = textOf(value, path, 'boolean')
-    if (text !== 'on' && text !== 'off') throw expects(path, "'on' or 'off'")
-    return text === 'on'
+    const found = Object.hasOwn(switches, text) ? switches[text] : undefined
+    if (found === undefined) throw expects(path, "'on' or 'off'")
+    return found
   },
   number(value, path) {
     const text = textOf(value, path, 'number')

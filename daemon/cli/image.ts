@@ -6,8 +6,9 @@ import { open } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { formatOf, PROBE_LENGTH } from '../../protocol/image-magic.js'
 import { isJsonObject, type JsonObject } from '../../protocol/json-value.js'
-import { parseKeyval } from '../../protocol/keyval.js'
-import { ArgumentError } from '../../protocol/schema/validate.js'
+import { parseKeyval, validateImageKeyval } from '../../protocol/keyval.js'
+import { blockdevOptions } from '../../protocol/schema/nodes.js'
+import { ArgumentError, validate } from '../../protocol/schema/validate.js'
 import { EIO, errnoNumber, errnoText } from '../common/errno.js'
 import { requestOf } from './arguments.js'
 import type { Client, CommandArguments } from './client.js'
@@ -125,35 +126,29 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
   }
 }
 
-/** `driver=qcow2,file.filename=disk` or JSON; without a driver the file itself. */
+/**
+ * `driver=qcow2,file.filename=disk` or JSON; without a driver the file itself.
+ * @throws CliError (usage) naming what is not as an option is to be
+ */
 function imageOf(text: string): Image {
-  const options = text.startsWith('{') ? requestOf([text]) : keyvalOf(text)
+  const options = optionsOf(text)
   const file = isJsonObject(options.file) ? options.file : undefined
   const filename = options.filename ?? file?.filename
   const format = options.driver === 'qcow2' ? 'qcow2' : 'raw'
   const end: End = { name: text, path: typeof filename === 'string' ? resolve(filename) : text, kind: 'file' }
-  return { end, format, guessed: false, options: completed(options) }
+  return { end, format, guessed: false, options }
 }
 
-function keyvalOf(text: string): JsonObject {
+function optionsOf(text: string): JsonObject {
   try {
-    return typed(parseKeyval(text, undefined))
+    const options = text.startsWith('{')
+      ? validate(blockdevOptions, completed(requestOf([text])))
+      : validateImageKeyval(blockdevOptions, completed(parseKeyval(text, undefined)))
+    return options as JsonObject
   } catch (cause) {
-    if (cause instanceof ArgumentError) throw usage(`--image-opts: ${cause.message}`)
+    if (cause instanceof ArgumentError) throw usage(`--image-opts '${text}': ${cause.message}`)
     throw cause
   }
-}
-
-/** Option strings have only texts: switches and numbers become what the daemon's schema wants. */
-function typed(object: JsonObject): JsonObject {
-  for (const [name, value] of Object.entries(object)) {
-    if (isJsonObject(value)) typed(value)
-    else if (value === 'on' || value === 'true') object[name] = true
-    else if (value === 'off' || value === 'false') object[name] = false
-    else if (typeof value === 'string' && /^[0-9]+$/.test(value) && name !== 'filename' && name !== 'port')
-      object[name] = Number(value)
-  }
-  return object
 }
 
 /** Names of files relative to this process, and drivers that go without saying, as the daemon needs them. */

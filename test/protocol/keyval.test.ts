@@ -58,6 +58,19 @@ const accepted = [
     text: 'raw,file.driver=null-co,file.size=0x200',
     value: { driver: 'raw', file: { driver: 'null-co', size: 512 } },
   },
+  {
+    name: 'every word for a switch',
+    type: blockdev,
+    text: 'raw,file=f,read-only=y,auto-read-only=no,force-share=yes,cache.direct=false',
+    value: {
+      driver: 'raw',
+      file: 'f',
+      'read-only': true,
+      'auto-read-only': false,
+      'force-share': true,
+      cache: { direct: false },
+    },
+  },
   { name: 'a reference', type: blockdev, text: 'raw,file=f', value: { driver: 'raw', file: 'f' } },
   {
     name: 'limits of a group',

@@ -95,6 +95,8 @@ t.test('options of a node stand for an image', async (t) => {
     status: 0,
     stdout: 'Images are identical.\n',
   })
+  const short = `offset=5M,size=64k,read-only=y,file.filename=${a}`
+  t.match(await run(['compare', '--image-opts', short, nodeOf(two)]), { status: 0 })
 })
 
 t.test('bench says what it sends, and sends it', { skip }, async (t) => {
