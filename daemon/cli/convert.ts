@@ -11,7 +11,8 @@ import { backingOf, dataFileOf, imageOptions } from './image-options.js'
 import { startTarget } from './mirror.js'
 import { checkNamed, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
-import { usage } from './status.js'
+import { snapshotName } from './snapshot-name.js'
+import { failed, usage } from './status.js'
 import type { End } from './storage.js'
 
 const MiB = 1048576
@@ -20,6 +21,8 @@ export interface ConvertOptions {
   readonly format?: Format
   readonly targetFormat?: Format
   readonly imageOpts: boolean
+  /** Internal snapshot of the source to copy, in place of its disk. */
+  readonly snapshot?: string
   readonly compress: boolean
   /** 0: zeroes take up storage. */
   readonly sparse?: number
@@ -50,7 +53,11 @@ export async function convert(
 ): Promise<void> {
   check(options)
   checkNamed(sourceName, targetName)
-  const source = await findImage(sourceName, options.format, options.imageOpts)
+  const snapshot = options.snapshot === undefined ? undefined : snapshotName(options.snapshot)
+  const disk = await findImage(sourceName, options.format, options.imageOpts)
+  if (snapshot !== undefined && disk.format !== 'qcow2')
+    throw failed(`'${sourceName}': images of format '${disk.format}' have no internal snapshots`)
+  const source: Image = snapshot === undefined ? disk : { ...disk, snapshot }
   const { existing, targetFormat = 'raw' } = options
   const sameSize = existing && source.format === 'raw' && targetFormat === 'raw'
   const path = options.imageOpts ? source.end.path : sourceName

@@ -13,6 +13,7 @@ import { EIO, errnoNumber, errnoText } from '../common/errno.js'
 import { requestOf } from './arguments.js'
 import type { Client, CommandArguments } from './client.js'
 import { lookAtImage } from './mirror-request.js'
+import type { SnapshotName } from './snapshot-name.js'
 import { failed, usage } from './status.js'
 import { addNode, type End, storageDefinition } from './storage.js'
 
@@ -27,6 +28,8 @@ export interface Image {
   readonly guessed: boolean
   /** What --image-opts said, in place of path and format. */
   readonly options?: CommandArguments
+  /** What it shows in place of its disk; qcow2 only. */
+  readonly snapshot?: SnapshotName
 }
 
 /** How a node is to be opened. */
@@ -110,12 +113,17 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
     // A request to leave holes gets through only where every layer lets it.
     discard: how.unmap ? 'unmap' : undefined,
   }
-  if (image.options !== undefined) return { ...image.options, 'node-name': nodeName, ...common }
+  const snapshot =
+    image.snapshot === undefined
+      ? {}
+      : { 'x-snapshot': image.snapshot.name, 'x-snapshot-by': image.snapshot.by }
+  if (image.options !== undefined) return { ...image.options, 'node-name': nodeName, ...common, ...snapshot }
   const { end, format } = image
   return {
     driver: format,
     'node-name': nodeName,
     ...common,
+    ...snapshot,
     ...(format === 'raw' && how.size !== undefined ? { size: how.size } : {}),
     ...(format === 'raw' && image.guessed && !how.readOnly && how.size === undefined
       ? { 'x-guessed': true }

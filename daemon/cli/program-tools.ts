@@ -80,6 +80,10 @@ function addConvert(program: Command): void {
     .argument('[source]', image)
     .argument('[target]', 'file (made, or overwritten), block device or NBD URI')
     .addOption(formatOption('-O, --target-format', 'format of the target (default: raw)'))
+    .option(
+      '-l, --snapshot <snapshot>',
+      'copy this internal snapshot (qcow2): snapshot.id=ID, snapshot.name=NAME, or an id or name',
+    )
     .option('-c, --compress', 'compressed clusters (qcow2)', false)
     .option(
       '-S, --sparse <size>',

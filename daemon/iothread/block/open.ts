@@ -112,7 +112,7 @@ const drivers: Readonly<Record<string, DriverEntry>> = {
   ),
   qcow2: {
     children: ['file', 'data-file', 'backing'],
-    fixed: [],
+    fixed: ['x-snapshot', 'x-snapshot-by'],
     reads: true,
     // Loaded with the first image of a worker: it is more code than all the rest, and raw disks start sooner without it.
     open: async (...args) => (await import('./drivers/qcow2/open.js')).openQcow2(...args),

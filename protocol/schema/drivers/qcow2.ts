@@ -89,6 +89,15 @@ const options = {
   'x-tasks': optional(int, 'Scattered pieces of one request that are read or written at once, 1 to 64.', {
     default: 16,
   }),
+  'x-snapshot': optional(
+    str,
+    'Internal snapshot that is shown in place of the disk, as long as the disk was then; needs read-only.',
+  ),
+  'x-snapshot-by': optional(
+    enumOf('XQcow2SnapshotBy', ['any', 'id', 'name']),
+    "What x-snapshot is; any: a snapshot's id, else a snapshot's name.",
+    { default: 'any' },
+  ),
   'data-file': optional(blockdevRef, "Node that holds the guest's data; absent: as the image says."),
 } satisfies Members
 

@@ -17,6 +17,13 @@ import { Turns } from './turn.js'
 const LEAST_GROWTH = 4 << 20
 const MOST_GROWTH = 256 << 20
 
+/** One that is shown in place of the disk. */
+export interface ShownSnapshot {
+  readonly name: string
+  /** What `name` is; any: the id of one, else the name of one. */
+  readonly by: 'any' | 'id' | 'name'
+}
+
 export interface ImageEnv {
   /** Name of the node, for errors. */
   readonly name: string
@@ -25,6 +32,8 @@ export interface ImageEnv {
   /** Where guest data lies, when that is not the file. */
   dataFile: BlockNode | undefined
   readonly buffers: DriverBuffers
+  /** Absent: the disk. */
+  readonly snapshot?: ShownSnapshot
   /** Asked each time: the file may be reopened. */
   readonly readOnly: () => boolean
   /** Told once of each image found corrupt. */

@@ -5,13 +5,14 @@
 import { FormatError } from '../../../../../protocol/format-error.js'
 import {
   clusterSizeOf,
+  ExtensionType,
   type Header,
   Incompatible,
   parseHeader,
 } from '../../../../../protocol/qcow2/header.js'
-import { parseSnapshot, type Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
+import { hasPossibleL1, parseSnapshot, type Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import { CommandError } from '../../../../errors.js'
-import type { Image, ImageEnv } from './image.js'
+import { Image, type ImageEnv } from './image.js'
 
 const MAX_L1 = 32 << 20
 const MAX_REFCOUNT_TABLE = 8 << 20
@@ -40,6 +41,35 @@ export async function loadHeader(env: ImageEnv): Promise<Header> {
 export function checkWritable({ incompatible }: Header): void {
   if (incompatible.has(Incompatible.corrupt))
     throw new CommandError('qcow2: Image is corrupt; cannot be opened read/write')
+}
+
+/**
+ * The header as the node shows the image: of an internal snapshot with its L1 table and size in place of the disk's, and without
+ * bitmaps, which are of the disk.
+ * @throws CommandError when there is no such snapshot, or its entry leads nowhere; and as loadHeader() does
+ * @throws IoError
+ */
+export async function loadShown(env: ImageEnv): Promise<Header> {
+  const header = await loadHeader(env)
+  if (env.snapshot === undefined) return header
+  const { name, by } = env.snapshot
+  const { list } = await loadSnapshots(new Image(env, header))
+  const found =
+    list.find(({ id }) => by !== 'name' && id === name) ??
+    list.find((snapshot) => by !== 'id' && snapshot.name === name)
+  if (found === undefined) throw new CommandError(`Can't find snapshot '${name}'`)
+  const { l1Offset, l1Size, diskSize: size = header.size } = found
+  if (!hasPossibleL1(found, 2 ** header.clusterBits) || !Number.isSafeInteger(size))
+    throw new CommandError(`Snapshot '${name}' has no valid L1 table`)
+  const extensions = header.extensions.filter(({ type }) => type !== ExtensionType.bitmaps)
+  const shown = { ...header, l1Offset, l1Size, size, extensions }
+  try {
+    checkHeader(shown)
+  } catch (error) {
+    if (!(error instanceof FormatError)) throw error
+    throw new CommandError(`Snapshot '${name}': ${error.message}`, 'GenericError', { cause: error })
+  }
+  return shown
 }
 
 async function readStart(env: ImageEnv, length: number): Promise<Uint8Array> {

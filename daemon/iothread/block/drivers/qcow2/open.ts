@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opening a qcow2 image: reads the header and the L1 table, and nothing else. Used by the table of drivers.
+// Opening a qcow2 image: reads the header, the L1 table and the tables of snapshots and bitmaps. Used by the table of drivers.
 
 import { Incompatible } from '../../../../../protocol/qcow2/header.js'
 import { CommandError } from '../../../../errors.js'
@@ -8,8 +8,15 @@ import { MappedDriver } from '../../mapped.js'
 import type { ChildNodes, OpenContext } from '../../open.js'
 import type { NodeOptions } from '../../options.js'
 import { Image, type ImageEnv } from './image.js'
-import { checkWritable, loadHeader } from './load.js'
-import { cacheSizes, checkFormatOptions, cleanInterval, guardsSnapshots, tasksOption } from './options.js'
+import { checkWritable, loadShown } from './load.js'
+import {
+  cacheSizes,
+  checkFormatOptions,
+  cleanInterval,
+  guardsSnapshots,
+  shownSnapshot,
+  tasksOption,
+} from './options.js'
 import { Qcow2Map } from './qcow2-map.js'
 import { checkNamed } from './same-image.js'
 
@@ -29,8 +36,10 @@ export async function openQcow2(
   const readOnly = () => options.readOnly || file.readOnly
   const buffers = context.formatBuffers()
   const corrupted: ImageEnv['corrupted'] = (text, at) => context.corrupted(text, at)
-  const env: ImageEnv = { name, file, dataFile, readOnly, buffers, corrupted }
-  const header = await loadHeader(env)
+  const snapshot = shownSnapshot(spec, options.readOnly)
+  const shown = snapshot && { snapshot }
+  const env: ImageEnv = { name, file, dataFile, readOnly, buffers, corrupted, ...shown }
+  const header = await loadShown(env)
   // On reopening the file is still as it was.
   const reading = context.previous === undefined ? readOnly() : options.readOnly
   if (!reading) checkWritable(header)

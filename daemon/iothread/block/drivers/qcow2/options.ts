@@ -4,6 +4,7 @@
 import { CommandError } from '../../../../errors.js'
 import type { NodeSpec } from '../../../messages.js'
 import { sizeOption } from '../../options.js'
+import type { ShownSnapshot } from './image.js'
 
 const KiB = 1024
 const MiB = 1024 * KiB
@@ -106,6 +107,17 @@ export function guardsSnapshots(spec: NodeSpec): boolean {
   const wanted = spec['overlap-check'] as string | Readonly<Record<string, unknown>> | undefined
   if (typeof wanted !== 'object') return wanted === 'all'
   return (wanted['inactive-l2'] as boolean | undefined) ?? wanted.template === 'all'
+}
+
+/**
+ * What is shown in place of the disk.
+ * @throws CommandError where it could be written: its clusters are not for changing
+ */
+export function shownSnapshot(spec: NodeSpec, readOnly: boolean): ShownSnapshot | undefined {
+  const name = spec['x-snapshot'] as string | undefined
+  if (name === undefined) return undefined
+  if (!readOnly) throw new CommandError(`Snapshot '${name}' can only be read: 'read-only' must be true`)
+  return { name, by: (spec['x-snapshot-by'] as ShownSnapshot['by'] | undefined) ?? 'any' }
 }
 
 /** @throws CommandError for what an image of this kind cannot have */

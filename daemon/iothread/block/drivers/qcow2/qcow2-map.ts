@@ -20,7 +20,7 @@ import type { Image } from './image.js'
 import { L1Table } from './l1-table.js'
 import { L2Tables } from './l2-tables.js'
 import { learnTables } from './learn-tables.js'
-import { checkWritable, loadHeader, loadSnapshots, type SnapshotTable } from './load.js'
+import { checkWritable, loadShown, loadSnapshots, type SnapshotTable } from './load.js'
 import type { CacheSizes } from './options.js'
 import { TableClusters } from './overlap.js'
 import { isPreallocated } from './preallocated.js'
@@ -270,7 +270,7 @@ export class Qcow2Map implements MapDriver {
   }
 
   async #reload(): Promise<void> {
-    const header = await loadHeader(this.#image.env)
+    const header = await loadShown(this.#image.env)
     this.#checkSame(this.#image.header, header)
     this.#image.reloaded(header)
     this.#keepAtMost(this.#options.caches(header.size))
