@@ -2,6 +2,7 @@
 // Composition root of blockferryd: makes the parts in order, says when they are ready, takes them down in order.
 // Called by main.ts only. The end is bounded: whatever hangs, the process is gone `END_MS` after it was asked to end.
 
+import { rmdirSync } from 'node:fs'
 import type { Logger } from 'pino'
 import { parseChardev, parseMonitor, parseSocket } from './chardev-options.js'
 import { atMost } from './common/deadline.js'
@@ -120,9 +121,21 @@ export class Daemon {
     try {
       this.#endpoints.remove()
       this.#pidFile?.remove()
+      this.#removeFolder()
       this.#deps.writer.flushSync(200)
     } finally {
       this.#deps.exitNow(status)
+    }
+  }
+
+  /** What others put there, or have removed, is theirs. */
+  #removeFolder(): void {
+    const { removeFolder } = this.#options.settings
+    if (removeFolder === undefined) return
+    try {
+      rmdirSync(removeFolder)
+    } catch (error) {
+      this.#deps.log.debug({ err: error }, 'the folder of the sockets stays')
     }
   }
 

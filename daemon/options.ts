@@ -37,6 +37,8 @@ export interface Settings {
   readonly daemonize: boolean
   /** End when the last connection the daemon was started with has closed: the life of a child process. */
   readonly exitWithMonitor: boolean
+  /** Removed at the end when nothing is left in it: its sockets were private. */
+  readonly removeFolder: string | undefined
   readonly config: string | undefined
 }
 
@@ -62,7 +64,7 @@ const STEPS: readonly StepKind[] = [
 ]
 /** Whose values may be JSON objects. */
 const OBJECTS: readonly string[] = ['blockdev', 'object', 'nbd-server', 'export']
-const VALUES: readonly string[] = [...STEPS, 'config', 'log-level', 'aio', 'pidfile']
+const VALUES: readonly string[] = [...STEPS, 'config', 'log-level', 'aio', 'pidfile', 'remove-folder']
 const FLAGS: readonly string[] = ['daemonize', 'exit-with-monitor', 'help', 'version']
 const AIO: readonly AioChoice[] = ['auto', 'threads', 'io_uring']
 
@@ -72,6 +74,7 @@ export const DEFAULTS: Settings = {
   pidfile: undefined,
   daemonize: false,
   exitWithMonitor: false,
+  removeFolder: undefined,
   config: undefined,
 }
 
@@ -175,6 +178,7 @@ class Collector implements Given {
       if (aio === undefined) throw this.#oneOf(name, value, AIO)
       this.settings.aio = aio
     } else if (name === 'pidfile') this.settings.pidfile = value
+    else if (name === 'remove-folder') this.settings.removeFolder = value
     else if (name === 'config') this.settings.config = value
     else throw this.#fail(`option '${this.#prefix}${name}' takes no value`)
   }
@@ -208,6 +212,7 @@ Mirrors VM disks, steered over a socket that speaks QMP and JSON-RPC 2.0.
   --pidfile FILE                           write the process number there when ready
   --daemonize                              return when ready, go on in the background
   --exit-with-monitor                      end when the last connection given by --chardev has closed
+  --remove-folder DIR                      remove that folder at the end, if nothing is left in it
   --help, --version
 
 As qemu-storage-daemon spells it, in the order of definition:

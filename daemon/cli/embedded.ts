@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a blockferryd for one command. It listens on a private socket (so that a paused job can be steered from
 // another terminal) and on descriptor 3, one end of a socket pair whose other end is ours: when this process ends, in
-// whatever way, the daemon sees the end of that stream and shuts down (--exit-with-monitor).
+// whatever way, the daemon sees the end of that stream, shuts down (--exit-with-monitor) and takes the folder of its socket away.
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -93,10 +93,11 @@ function start(socket: string, { logLevel, aio, images }: EmbeddedOptions): Chil
   const served = images === true ? ['--images-local', local, '--images-control', control] : []
   const given = ['--log-level', logLevel ?? 'warn', ...(aio === undefined ? [] : ['--aio', aio])]
   const own = ['--chardev', 'socket,id=cli,fd=3', '--monitor', 'cli', '--exit-with-monitor']
+  const cleanup = ['--remove-folder', dirname(socket)]
   // A session of its own: ^C on the terminal is for us to handle, the daemon is told over the control socket.
   return spawn(
     process.execPath,
-    [daemonScript, '--socket', socket.replaceAll(',', ',,'), ...given, ...served, ...own],
+    [daemonScript, '--socket', socket.replaceAll(',', ',,'), ...given, ...served, ...own, ...cleanup],
     {
       stdio: ['ignore', 'ignore', logLevel === undefined ? 'pipe' : 'inherit', 'pipe'],
       detached: true,

@@ -2,8 +2,9 @@
 // blockferryd as a process: start, ways in, signals, end.
 
 import { spawn } from 'node:child_process'
-import { existsSync, linkSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, linkSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ControlClient } from '../helpers/control-client.js'
 import {
@@ -65,6 +66,21 @@ t.test('quit answers, removes socket and pid file and exits with 0', async (t) =
   t.notOk(existsSync(socket))
   t.notOk(existsSync(pidfile))
 })
+
+for (const shared of [false, true])
+  t.test(
+    `a folder of private sockets ${shared ? 'stays while others use it' : 'goes with them'}`,
+    async (t) => {
+      const folder = join(shortFolder(t), 'p')
+      mkdirSync(folder)
+      const { child, ended } = await running(t, ['--socket', `${folder}/s`, '--remove-folder', folder])
+      if (shared) writeFileSync(`${folder}/other`, '')
+      child.kill('SIGTERM')
+      t.match(await ended, { status: 0, stderr: '' })
+      t.equal(existsSync(folder), shared)
+      t.notOk(existsSync(`${folder}/s`))
+    },
+  )
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   t.test(`${signal} ends the daemon in order`, async (t) => {

@@ -186,8 +186,8 @@ t.test('the daemon inside ends when the command is killed', async (t) => {
     Array.from({ length: 128 }, (_, n) => n * 65536),
   )
   let daemons: number[] = []
-  // The private folder stays behind when nobody is left to remove it.
-  const env = { XDG_RUNTIME_DIR: shortFolder(t) }
+  const runtime = shortFolder(t)
+  const env = { XDG_RUNTIME_DIR: runtime }
   await run(['mirror', source, target, '--speed', '64k', '--json'], {
     env,
     onStart: (child) => {
@@ -200,6 +200,7 @@ t.test('the daemon inside ends when the command is killed', async (t) => {
   })
   t.equal(daemons.length, 1)
   await until('the end of the daemon', () => !existsSync(`/proc/${daemons[0]}`))
+  t.same(readdirSync(runtime), [], 'the folder of its socket is gone with it')
   t.equal((await run(['mirror', source, target])).status, 0, 'and its locks are gone')
 })
 
