@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry bench`: how fast an image takes requests in a fixed pattern; asks and answers as qemu-img bench does.
 
+import { QmpError } from './client.js'
 import { type Format, findImage } from './image.js'
 import { withNodes } from './open-nodes.js'
 import { runJob } from './run-job.js'
-import { usage } from './status.js'
+import { failed, usage } from './status.js'
 import { numberOf } from './values.js'
 
 const MiB = 1048576
@@ -54,11 +55,16 @@ export async function bench(words: readonly string[], options: BenchOptions): Pr
     const where = `starting at offset ${offset}, step size ${step}`
     say(`Sending ${count} ${kind} requests, ${size} bytes each, ${depth} in parallel (${where})`)
     if (flushInterval > 0) say(`Sending flush every ${flushInterval} requests`)
-    const result = await runJob(daemon, 'x-bench', {
+    const what = `bench '${name}'`
+    const args = {
       'job-id': nodes.name('job'),
       node,
       ...{ write, count, depth, size, step, offset, pattern, drain },
       'flush-interval': flushInterval,
+    }
+    const result = await runJob(daemon, 'x-bench', args, { what }).catch((error: unknown) => {
+      if (!(error instanceof QmpError)) throw error
+      throw failed(`cannot ${what}: ${error.whole}`, { cause: error })
     })
     say(`Run completed in ${((numberOf(result, 'microseconds') ?? 0) / 1e6).toFixed(3)} seconds.`)
   })

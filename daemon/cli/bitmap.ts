@@ -4,9 +4,10 @@
 
 import { toText } from '../../protocol/json-text.js'
 import type { JsonObject } from '../../protocol/json-value.js'
-import type { Client } from './client.js'
+import { type Client, QmpError } from './client.js'
 import { findImage } from './image.js'
 import { type OpenNodes, withNodes } from './open-nodes.js'
+import { failed } from './status.js'
 import { table } from './table.js'
 import { flagOf, numberOf, objectsOf, textOf } from './values.js'
 
@@ -48,7 +49,9 @@ export async function addBitmaps(
   await changing(image, options, async (client, node) => {
     for (const name of names) {
       const more = granularity === undefined ? {} : { granularity }
-      await client.execute('block-dirty-bitmap-add', { node, name, persistent: true, disabled, ...more })
+      await told(`add bitmap '${name}' to '${image}'`, () =>
+        client.execute('block-dirty-bitmap-add', { node, name, persistent: true, disabled, ...more }),
+      )
     }
   })
 }
@@ -61,7 +64,10 @@ export async function changeBitmaps(
   options: BitmapOptions,
 ): Promise<void> {
   await changing(image, options, async (client, node) => {
-    for (const name of names) await client.execute(`block-dirty-bitmap-${verb}`, { node, name })
+    for (const name of names)
+      await told(`${verb} bitmap '${name}' of '${image}'`, () =>
+        client.execute(`block-dirty-bitmap-${verb}`, { node, name }),
+      )
   })
 }
 
@@ -76,7 +82,10 @@ export async function mergeBitmaps(
     const other =
       from === undefined ? node : await nodes.open(await findImage(from, undefined), 'from', READING)
     const bitmaps = names.map((name) => ({ node: other, name }))
-    await client.execute('block-dirty-bitmap-merge', { node, target, bitmaps })
+    const sources = `${names.map((name) => `'${name}'`).join(', ')} of '${from ?? image}'`
+    await told(`merge ${sources} into bitmap '${target}' of '${image}'`, () =>
+      client.execute('block-dirty-bitmap-merge', { node, target, bitmaps }),
+    )
   })
 }
 
@@ -116,6 +125,16 @@ async function changing(
   await withNodes(options, async ({ client }, nodes) => {
     await work(client, await nodes.open(found, 'bitmap', { readOnly: false, direct: false }), nodes)
   })
+}
+
+/** @throws CliError that says what could not be done, with which bitmap of which image */
+async function told(what: string, work: () => Promise<unknown>): Promise<void> {
+  try {
+    await work()
+  } catch (cause) {
+    if (!(cause instanceof QmpError)) throw cause
+    throw failed(`cannot ${what}: ${cause.whole}`, { cause })
+  }
 }
 
 function row(bitmap: JsonObject): string[] {

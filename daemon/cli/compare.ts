@@ -41,7 +41,9 @@ export async function compare(name: string, otherName: string, options: CompareO
     shorter = Math.min(await sizeOfNode(daemon.client, node), await sizeOfNode(daemon.client, second))
     const args = { 'job-id': nodes.name('job'), node, other: second, strict: options.strict }
     try {
-      return await runJob(daemon, 'x-compare', args, (progress) => report.progress(progress))
+      return await runJob(daemon, 'x-compare', args, {
+        progress: (progress) => report.progress(progress),
+      })
     } catch (error) {
       throw withStatus(error, status.notRead)
     } finally {

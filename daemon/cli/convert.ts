@@ -94,7 +94,7 @@ function check(options: ConvertOptions): void {
 function newImage(options: ConvertOptions): NewImage {
   const { targetFormat: format = 'raw', sparse } = options
   const { size, more, ...given } = imageOptions(format, options.options)
-  if (size !== undefined) throw usage('the size of a copy is that of its source, not for -o')
+  if (size !== undefined) throw usage(`'size' is not for -o of convert: a copy is as long as its source`)
   const backing = backingOf(
     format,
     options.backing ?? given.backing,

@@ -30,8 +30,7 @@ export class DiskWords {
 
   explain(error: string): string {
     let text = error
-    for (const [node, image] of this.#images)
-      text = text.replaceAll(new RegExp(`(?:\\b[Nn]ode )?'${node}'`, 'g'), () => `'${image}'`)
+    for (const [node, image] of this.#images) text = text.replaceAll(mentionsOf(node), () => `'${image}'`)
     for (const [node, damage] of this.#damage) {
       const image = this.#images.get(node)
       if (image !== undefined) text += `; '${image}' is corrupt: ${damage}`
@@ -43,4 +42,9 @@ export class DiskWords {
   end(): void {
     this.#stop()
   }
+}
+
+/** In quotes or bare, with the word before it. */
+function mentionsOf(node: string): RegExp {
+  return new RegExp(`(?:\\b[Nn]ode )?(?:'${node}'|(?<![-\\w'])${node}(?![-\\w']))`, 'g')
 }

@@ -25,9 +25,9 @@ export async function runJob(
   daemon: Daemon,
   command: string,
   args: JobArguments,
-  progress: (progress: Progress) => void = () => undefined,
+  hooks: Pick<JobHooks, 'what' | 'progress'> = {},
 ): Promise<JsonObject> {
-  const { result } = await finishJob(daemon, command, args, { progress })
+  const { result } = await finishJob(daemon, command, args, hooks)
   if (result === undefined) throw new CliError(exitStatus.failed, 'the daemon tells no result')
   return result
 }

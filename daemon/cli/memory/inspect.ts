@@ -29,7 +29,9 @@ export async function inspect(
   const args = { 'job-id': id, what, file: placeOf(file), offset, 'direct-io': direct, ...more }
   return await withNodes(options, async (daemon) => {
     try {
-      return await runJob(daemon, 'x-memory-inspect', args, (progress) => report.progress(progress))
+      return await runJob(daemon, 'x-memory-inspect', args, {
+        progress: (progress) => report.progress(progress),
+      })
     } finally {
       report.end()
     }

@@ -156,10 +156,17 @@ t.test('bench refuses what qemu-img refuses, as a usage error', async (t) => {
   }
 })
 
+t.test('bench names the image with what the daemon refuses', async (t) => {
+  const { a } = images(t)
+  const { status, stderr } = await run(['bench', '-d', '1025', a])
+  t.equal(status, 1)
+  t.equal(stderr, `blockferry: cannot bench '${a}': Parameter 'depth' expects a value in range [1, 1024]\n`)
+})
+
 t.test('a request beyond the end ends bench with an error', async (t) => {
   const { a } = images(t)
   const { status, stderr } = await run(['bench', '-c', '3', '-o', '9M', a])
-  t.same({ status, stderr }, { status: 1, stderr: 'blockferry: Input/output error\n' })
+  t.same({ status, stderr }, { status: 1, stderr: `blockferry: cannot bench '${a}': Input/output error\n` })
 })
 
 t.test('convert to raw leaves holes, and with -S 0 none', async (t) => {
@@ -186,7 +193,10 @@ t.test('convert refuses what does not go together, and makes nothing', async (t)
     { args: ['-B', a], text: "backing file not supported for file format 'raw'" },
     { args: ['-O', 'qcow2', '-B', a], text: 'backing file specified without backing format (-F)' },
     { args: ['-O', 'qcow2', '-o', 'size_of_cluster=1'], text: "invalid option 'size_of_cluster'" },
-    { args: ['-O', 'qcow2', '-o', 'size=1M'], text: 'the size of a copy is that of its source' },
+    {
+      args: ['-O', 'qcow2', '-o', 'size=1M'],
+      text: "'size' is not for -o of convert: a copy is as long as its source",
+    },
     { args: ['-O', 'qcow2', '-o', `data_file=${target}`], text: 'an image cannot be its own data file' },
   ]
   for (const { args, text } of refused) {
