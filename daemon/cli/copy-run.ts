@@ -14,6 +14,7 @@ import { JobFollower, type Outcome, type Progress } from './job-follower.js'
 import type { JsonResult } from './json-result.js'
 import { jobArguments, type MirrorOptions } from './mirror-request.js'
 import { mayBeDirect } from './open-nodes.js'
+import { isLayerOf } from './own-use.js'
 import { type Reporter, reporter } from './reporter.js'
 import { CliError, exitStatus, failed } from './status.js'
 import type { End } from './storage.js'
@@ -125,6 +126,19 @@ class CopyRun {
     }
   }
 
+  /** @throws CliError where the lock that was refused is our own */
+  async #checkOwnUse(error: unknown, source: string): Promise<void> {
+    if (!(error instanceof QmpError || error instanceof CliError)) return
+    const refusal = /Failed to get .* lock$/.exec(error.message)?.[0]
+    if (refusal === undefined) return
+    const { target } = this.#copy
+    if (await isLayerOf(this.#client, source, target).catch(() => false))
+      throw failed(
+        `cannot copy '${this.#copy.source.end.name}' to '${target.name}', which is a layer of it: ${refusal}`,
+        { cause: error },
+      )
+  }
+
   /** First ^C. */
   cancel(status: number): void {
     this.#cancelled = status
@@ -182,7 +196,8 @@ class CopyRun {
   }
 
   /** A lock's refusal does not say whose file it is about; its hint does, where the daemon gives one. */
-  #refusalText({ message, hint = '', whole }: QmpError): string {
+  #refusalText(error: QmpError): string {
+    const { message, hint = '', whole } = error
     if (!/^Failed to get .* lock$/.test(message)) return this.#words.explain(whole)
     const { source, target } = this.#copy
     const path = /\[(.*)\]\?$/s.exec(hint)?.[1]
@@ -217,7 +232,7 @@ class CopyRun {
     this.#stopIfCancelled()
     const source = await this.#openSource(direct)
     this.#stopIfCancelled()
-    await this.#copy.start({
+    const tools: CopyTools = {
       client: this.#client,
       direct,
       source,
@@ -227,7 +242,13 @@ class CopyRun {
         this.#stopIfCancelled()
         this.#touched = true
       },
-    })
+    }
+    try {
+      await this.#copy.start(tools)
+    } catch (error) {
+      await this.#checkOwnUse(error, source)
+      throw error
+    }
   }
 
   async #openSource(direct: boolean): Promise<string> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry commit` and `blockferry stream`, judged by qemu-img.
 
-import { copyFileSync } from 'node:fs'
+import { copyFileSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { mustQemuImg, qemuIo } from '../../helpers/check-image.js'
@@ -93,3 +93,20 @@ t.test('stream --base keeps a layer below', { skip }, async (t) => {
   const wrong = await run(['stream', path('top'), '--base', path('copy')])
   t.match(wrong, { status: 1, stderr: /Can't find '.*copy' in the backing chain\n$/ })
 })
+
+const onto = [
+  { name: 'mirror', args: ['mirror', '--existing', '-O', 'qcow2'] },
+  { name: 'convert', args: ['convert'] },
+  { name: 'convert to qcow2', args: ['convert', '-O', 'qcow2'] },
+  { name: 'backup', args: ['backup', '--existing', '-O', 'qcow2'] },
+]
+for (const { name, args } of onto)
+  t.test(`${name} onto a layer of its own source says so`, { skip }, async (t) => {
+    const path = chain(t)
+    const before = readFileSync(path('base'))
+    const { status, stderr } = await run([...args, path('top'), path('base')])
+    t.equal(status, 1)
+    const text = `blockferry: cannot copy '${path('top')}' to '${path('base')}', which is a layer of it: `
+    t.ok(stderr.startsWith(text), stderr)
+    t.ok(readFileSync(path('base')).equals(before), 'it is as it was')
+  })
