@@ -30,7 +30,7 @@ import type {
   StuckRequest,
   ZeroOptions,
 } from './types.js'
-import { codecs, lockBits, openBits, ourPath, places, withoutBits } from './words.js'
+import { codecs, lockBits, openBits, ourPath, places, TruncateBit, withoutBits } from './words.js'
 
 const ECANCELED = 125
 
@@ -158,8 +158,12 @@ class Engine implements IoEngine {
     return this.#submit('flush', file, 0, 0, 0, 0, dataOnly ? 1 : 0)
   }
 
+  emptyWithoutCow(file: FileId): Promise<number> {
+    return this.#submit('truncate', file, 0, 0, 0, 0, TruncateBit.noCow)
+  }
+
   truncate(file: FileId, size: number, allocate = false): Promise<number> {
-    return this.#submit('truncate', file, 0, size, 0, 0, allocate ? 1 : 0)
+    return this.#submit('truncate', file, 0, size, 0, 0, allocate ? TruncateBit.allocate : 0)
   }
 
   grow(file: FileId, offset: number, length: number): Promise<number> {

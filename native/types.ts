@@ -219,6 +219,8 @@ export interface IoEngine extends StreamVerbs {
   flush(file: FileId, dataOnly: boolean): Promise<number>
   /** ftruncate. `allocate` > 0: fallocate mode 0 over the new size first ('falloc'). */
   truncate(file: FileId, size: number, allocate?: boolean): Promise<number>
+  /** ftruncate to nothing; what is written then is never copied on write where the file system would (FS_NOCOW_FL, Btrfs). */
+  emptyWithoutCow(file: FileId): Promise<number>
   /**
    * Makes a file reach to the end of the range at least; it is not shortened, whoever else makes it longer meanwhile. New space
    * reads as zero; the range, which is not empty, is allocated where that is possible and the file had to grow.

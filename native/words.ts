@@ -20,6 +20,7 @@ export const codecs: readonly Codec[] = ['zlib', 'zstd']
 
 /** Same bits as in src/request.h. */
 const OpenBit = { write: 1, direct: 2, create: 4, exclusive: 8, truncate: 16, directory: 32 } as const
+export const TruncateBit = { allocate: 1, noCow: 2 } as const
 export const lockBits = { unlock: 0, write: 1, read: 2 } as const
 
 export function openBits(flags: OpenFlags): number {

@@ -40,7 +40,12 @@ function summary(file: string, size: number, { format, backing, dataFile, more }
     ...more,
   }
   const parts = Object.entries(options).flatMap(([name, value]) =>
-    value === undefined ? [] : [`${name.replaceAll('-', '_')}=${String(value)}`],
+    value === undefined ? [] : [`${name.replace(/^x-/, '').replaceAll('-', '_')}=${wordOf(value)}`],
   )
   return `Formatting '${file}', ${parts.join(' ')}`
+}
+
+function wordOf(value: unknown): string {
+  if (typeof value === 'boolean') return value ? 'on' : 'off'
+  return String(value)
 }

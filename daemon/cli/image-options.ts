@@ -60,7 +60,7 @@ const word: Reader = (text) => text
 
 /** Name in the daemon and reader, by the name of qemu-img. */
 const known: Readonly<Record<Format, Readonly<Record<string, readonly [string, Reader]>>>> = {
-  raw: { preallocation: ['preallocation', word] },
+  raw: { preallocation: ['preallocation', word], nocow: ['nocow', flag] },
   qcow2: {
     cluster_size: ['cluster-size', bytes],
     preallocation: ['preallocation', word],
@@ -70,6 +70,7 @@ const known: Readonly<Record<Format, Readonly<Record<string, readonly [string, R
     extended_l2: ['extended-l2', flag],
     compression_type: ['compression-type', word],
     data_file_raw: ['data-file-raw', flag],
+    nocow: ['x-nocow', flag],
   },
 }
 

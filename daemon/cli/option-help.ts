@@ -5,6 +5,7 @@ import type { Format } from './image.js'
 
 const options: Readonly<Record<Format, readonly (readonly [name: string, value: string, what: string])[]>> = {
   raw: [
+    ['nocow', 'bool (on/off)', 'Turn off copy-on-write (valid only on btrfs)'],
     ['preallocation', 'str', 'Preallocation mode (allowed values: off, falloc, full)'],
     ['size', 'size', 'Virtual disk size'],
   ],
@@ -18,6 +19,7 @@ const options: Readonly<Record<Format, readonly (readonly [name: string, value: 
     ['data_file_raw', 'bool (on/off)', 'The external data file must stay valid as a raw image'],
     ['extended_l2', 'bool (on/off)', 'Extended L2 tables'],
     ['lazy_refcounts', 'bool (on/off)', 'Postpone refcount updates'],
+    ['nocow', 'bool (on/off)', 'Turn off copy-on-write (valid only on btrfs)'],
     ['preallocation', 'str', 'Preallocation mode (allowed values: off, metadata, falloc, full)'],
     ['refcount_bits', 'num', 'Width of a reference count entry in bits'],
     ['size', 'size', 'Virtual disk size'],

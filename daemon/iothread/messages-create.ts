@@ -13,6 +13,8 @@ export interface FileCreateSpec {
   /** Bytes. */
   readonly size: number
   readonly preallocation: Preallocation
+  /** What is written is not copied on write, where the file system would. */
+  readonly noCow?: boolean
   /** Where it is when its name is a set of descriptors. */
   readonly files?: NodeFiles | undefined
   /** Identities (`device:inode`) of files that are in use and not to be emptied. */
@@ -52,6 +54,8 @@ export interface Qcow2Options {
   readonly dataFileRaw: boolean
   /** What the data file holds is dropped first. */
   readonly dataFileCleared?: boolean
+  /** As of a file. */
+  readonly noCow?: boolean
 }
 
 export type CreateSpec = FileCreateSpec | Qcow2CreateSpec

@@ -34,6 +34,7 @@ constexpr uint32_t kDigestLast = 2;
 constexpr uint32_t kReadScan = 1;
 constexpr uint32_t kFlushDataOnly = 1;
 constexpr uint32_t kTruncateAllocate = 1;
+constexpr uint32_t kTruncateNoCow = 2;
 constexpr uint32_t kZeroUnmap = 1;
 constexpr uint32_t kZeroFast = 2;
 constexpr uint32_t kLockWrite = 1;

@@ -36,6 +36,16 @@ int64_t truncateFile(File& file, int64_t size, bool allocate) {
   return retry([&] { return ftruncate(file.fd.get(), size); });
 }
 
+// Btrfs takes the mark of files that are still empty only. Elsewhere it means nothing, so a refusal is none.
+int64_t emptyWithoutCow(File& file) {
+  const int64_t result = retry([&] { return ftruncate(file.fd.get(), 0); });
+  int flags = 0;
+  if (result < 0 || ioctl(file.fd.get(), FS_IOC_GETFLAGS, &flags) != 0) return result;
+  flags |= FS_NOCOW_FL;
+  static_cast<void>(ioctl(file.fd.get(), FS_IOC_SETFLAGS, &flags));
+  return result;
+}
+
 int64_t allocateRange(File& file, int64_t offset, int64_t length) {
   if (!file.can(Can::fallocate)) return -EOPNOTSUPP;
   return retry([&] { return fallocate(file.fd.get(), FALLOC_FL_KEEP_SIZE, offset, length); });
@@ -121,7 +131,9 @@ void perform(Request& request) {
       case Op::read: return readVerb(request);
       case Op::write: return writeVerb(request);
       case Op::flush: return flushFile(*file, request.flags == kFlushDataOnly);
-      case Op::truncate: return truncateFile(*file, request.length, request.flags == kTruncateAllocate);
+      case Op::truncate:
+        if (request.flags == kTruncateNoCow) return emptyWithoutCow(*file);
+        return truncateFile(*file, request.length, request.flags == kTruncateAllocate);
       case Op::extents: return listExtents(*file, request.offset, request.length, request.limit, request.extents);
       case Op::zero: return zeroFile(*file, request.offset, request.length, request.flags);
       case Op::discard: return discardFile(*file, request.offset, request.length);

@@ -56,9 +56,9 @@ function fileSpec(
   held: ReadonlySet<string>,
   places: Places,
 ): CreateSpec {
-  const { filename, size, preallocation = 'off' } = options
+  const { filename, size, preallocation = 'off', nocow: noCow = false } = options
   const files = places.files(filename)
-  return { kind: 'create', driver: 'file', filename, files, size, preallocation, refuse: [...held] }
+  return { kind: 'create', driver: 'file', filename, files, size, preallocation, noCow, refuse: [...held] }
 }
 
 function qcow2Spec(args: Qcow2Arguments, held: ReadonlySet<string>, places: Places): CreateSpec {
@@ -91,6 +91,7 @@ function qcow2Options(args: Qcow2Arguments): Qcow2Options {
     dataFileName: undefined,
     dataFileRaw: args['data-file-raw'] ?? usual.dataFileRaw,
     dataFileCleared: args['x-data-file-cleared'] ?? false,
+    noCow: args['x-nocow'] ?? false,
   }
 }
 

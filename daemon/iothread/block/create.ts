@@ -69,7 +69,7 @@ async function fill(
   await new ImageLock(engine, file, spec.filename).apply(creating, false)
   // What cannot become so long keeps what it has.
   if (spec.size > facts.size) check(await engine.truncate(file, spec.size), 'Could not resize file')
-  check(await engine.truncate(file, 0), 'Could not clear file')
+  check(await (spec.noCow ? engine.emptyWithoutCow(file) : engine.truncate(file, 0)), 'Could not clear file')
   check(await engine.truncate(file, spec.size, spec.preallocation !== 'off'), 'Could not resize file')
   if (spec.preallocation === 'full') await writeZeroes(engine, file, spec.size)
   check(await engine.flush(file, false), 'Could not flush file to disk')

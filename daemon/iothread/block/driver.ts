@@ -77,6 +77,11 @@ export interface WriteHow {
   readonly below?: boolean
 }
 
+export interface ResizeHow {
+  /** A file that becomes empty is one whose data is not copied on write from then on, where the file system would. */
+  readonly noCow?: boolean
+}
+
 export interface ZeroHow {
   /** Storage may be given back. */
   readonly unmap: boolean
@@ -160,7 +165,7 @@ export interface BlockDriver {
   /** The first extent at `offset`, at most to offset + length; longer where the driver knows more for free. */
   status(offset: number, length: number, how?: StatusHow): Promise<Extent>
   flush(): Promise<void>
-  resize?(length: number): Promise<void>
+  resize?(length: number, how?: ResizeHow): Promise<void>
   /**
    * Makes the storage reach to the end of a range that is about to be written, and never shorter, whoever else uses it. Other
    * requests go on meanwhile. Leaves only, where they are files.

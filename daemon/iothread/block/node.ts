@@ -12,7 +12,16 @@ import { IoError, type IoOp } from '../../errors.js'
 import type { NodeStats } from '../messages.js'
 import { NodeBitmaps } from './bitmaps/node-bitmaps.js'
 import { clipped } from './clipped.js'
-import type { BlockDriver, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from './driver.js'
+import type {
+  BlockDriver,
+  Extent,
+  ReadHow,
+  ResizeHow,
+  Slice,
+  StatusHow,
+  WriteHow,
+  ZeroHow,
+} from './driver.js'
 import { InFlight } from './in-flight.js'
 import { type Borrower, type Loan, Loans } from './loans.js'
 import { newCounters } from './node-counters.js'
@@ -270,12 +279,12 @@ export class BlockNode {
    * Changes the length, bytes. New space reads as zeroes. Waits for requests in flight.
    * @throws IoError ENOTSUP where the driver cannot
    */
-  async resize(length: number): Promise<void> {
+  async resize(length: number, how?: ResizeHow): Promise<void> {
     if (this.readOnly) throw new IoError(EPERM, 'resize', this.name, 0, length)
     if (!Number.isSafeInteger(length) || length < 0) throw new IoError(EINVAL, 'resize', this.name, 0, length)
     if (this.#driver.resize === undefined) throw new IoError(ENOTSUP, 'resize', this.name, 0, length)
     using _drained = await this.drain()
-    await this.#driver.resize(length)
+    await this.#driver.resize(length, how)
   }
 
   /**

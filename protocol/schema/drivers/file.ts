@@ -31,6 +31,9 @@ const create = {
   preallocation: optional(preallocMode, 'off: sparse; falloc: space reserved; full: zeroes written.', {
     default: 'off',
   }),
+  nocow: optional(bool, 'What is written is not copied on write, on file systems that would (Btrfs).', {
+    default: false,
+  }),
 } satisfies Members
 
 export const file = { options, create }

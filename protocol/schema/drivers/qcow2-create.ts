@@ -48,6 +48,11 @@ export const qcow2Create = {
     'What the data file holds is dropped, as qemu-img create drops it, once the options are found to be right.',
     { default: false },
   ),
+  'x-nocow': optional(
+    bool,
+    'What is written is not copied on write, on file systems that would (Btrfs): for the files of the image.',
+    { default: false },
+  ),
   'extended-l2': optional(bool, 'Clusters have 32 subclusters that are allocated one by one.', {
     default: false,
   }),

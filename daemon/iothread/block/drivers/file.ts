@@ -22,6 +22,7 @@ import {
   PERMISSIONS,
   type Permissions,
   type ReadHow,
+  type ResizeHow,
   type Slice,
   type WriteHow,
   type ZeroHow,
@@ -187,14 +188,17 @@ export class FileDriver implements BlockDriver {
     if (result < 0) throw new IoError(-result, 'flush', this.#options.name)
   }
 
-  async resize(length: number): Promise<void> {
+  async resize(length: number, { noCow = false }: ResizeHow = {}): Promise<void> {
     if (this.#facts.kind !== 'file') {
       if (length <= this.#size) return
       throw new CommandError('Cannot grow device files')
     }
     const from = Math.min(length, this.#size)
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
-    const result = await this.#engine.truncate(this.file, length)
+    const result =
+      noCow && length === 0
+        ? await this.#engine.emptyWithoutCow(this.file)
+        : await this.#engine.truncate(this.file, length)
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
     if (result < 0) throw new IoError(-result, 'resize', this.#options.name, 0, length)
     this.#size = length

@@ -9,6 +9,7 @@ import type {
   Extent,
   Limits,
   ReadHow,
+  ResizeHow,
   Slice,
   StatusHow,
   WriteHow,
@@ -54,8 +55,8 @@ export abstract class Filter implements BlockDriver {
   flush(): Promise<void> {
     return this.child.flush()
   }
-  resize(length: number): Promise<void> {
-    return this.child.resize(length)
+  resize(length: number, how?: ResizeHow): Promise<void> {
+    return this.child.resize(length, how)
   }
   replaceChild(_role: string, node: BlockNode | undefined): void {
     if (node !== undefined) this.child = node

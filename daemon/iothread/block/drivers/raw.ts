@@ -4,7 +4,7 @@
 import { EINVAL } from '../../../common/errno.js'
 import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
-import type { Can, Extent, ReadHow, Slice, StatusHow, WriteHow, ZeroHow } from '../driver.js'
+import type { Can, Extent, ReadHow, ResizeHow, Slice, StatusHow, WriteHow, ZeroHow } from '../driver.js'
 import type { Borrower, Loan } from '../loans.js'
 import { type BlockNode, SECTOR } from '../node.js'
 import { sizeOption } from '../options.js'
@@ -49,12 +49,12 @@ class RawDriver extends Filter {
   lend(borrower: Borrower): Loan | undefined {
     return this.#offset === 0 && this.#size === undefined ? this.child.lend(borrower) : undefined
   }
-  override async resize(length: number): Promise<void> {
+  override async resize(length: number, how?: ResizeHow): Promise<void> {
     if (this.#size !== undefined) throw new CommandError('Cannot resize fixed-size raw disks')
     if (!Number.isSafeInteger(this.#offset + length)) {
       throw new IoError(EINVAL, 'resize', this.child.name, 0, length)
     }
-    await this.child.resize(this.#offset + length)
+    await this.child.resize(this.#offset + length, how)
   }
 }
 

@@ -81,10 +81,10 @@ class ImageWriter {
 
   /** Gives the file its length, empty; on a device the old image goes first. */
   async makeRoom(): Promise<void> {
-    const { file } = this.#image
+    const { file, options } = this.#image
     const { end, data } = this.#layout
     if (file.driver.can.resize) {
-      await file.resize(0)
+      await file.resize(0, { noCow: options.noCow === true })
       await file.resize(end)
       this.#blank = true
     } else {
@@ -109,7 +109,8 @@ class ImageWriter {
 
   /** A device and an export keep their length. */
   async #clear(dataFile: BlockNode): Promise<void> {
-    if (dataFile.driver.can.resize) await dataFile.resize(0)
+    const { noCow = false } = this.#image.options
+    if (dataFile.driver.can.resize) await dataFile.resize(0, { noCow })
     else await dataFile.zero(0, dataFile.length(), { unmap: true, fast: false })
   }
 
