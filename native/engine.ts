@@ -99,7 +99,7 @@ class Engine implements IoEngine {
   }
 
   async open(path: string, flags: OpenFlags): Promise<FileId> {
-    const mode = flags.mode ?? 0o644
+    const { mode = 0o644 } = flags
     const file = await this.#submitPath('open', ourPath(path), openBits(flags), mode, withoutBits(flags))
     if (file > 0) this.#files.add(file)
     return file
@@ -350,8 +350,7 @@ class Engine implements IoEngine {
     flags: number,
     atOnce: number,
   ): Promise<number | PieceFailure> {
-    const [list, count] = [this.#ranges.list(pieces), pieces.length]
-    const number = ops.indexOf(op)
+    const [list, count, number] = [this.#ranges.list(pieces), pieces.length, ops.indexOf(op)]
     return this.#requests.sendFor<number | PieceFailure>(
       (id) => this.#native.submitPieces(number, id, file, list, slot, slotOffset, flags, atOnce, count),
       (result, piece) => (result < 0 ? { result, piece: typeof piece === 'number' ? piece : 0 } : result),
@@ -396,8 +395,6 @@ class Engine implements IoEngine {
   }
 
   trim(): void {
-    // Twice: a group that was used since the last look stays.
-    this.#slots.trim()
-    this.#slots.trim()
+    this.#slots.trimAll()
   }
 }

@@ -69,10 +69,16 @@ export class Slots {
     return new Uint8Array(buffer, (slot % SLOTS_PER_GROUP) * this.#size, length)
   }
 
+  /** Groups that were idle since the last look go back. */
   trim(): void {
     const mapped = this.#native.trim()
     this.#groups.length = 0
     if (mapped === 0) this.end()
+  }
+
+  trimAll(): void {
+    this.trim()
+    this.trim()
   }
 
   /** No more trimming by itself. */

@@ -22,3 +22,8 @@ export function newCounters(): Counters {
     writeHighest: 0,
   }
 }
+
+/** Something was written up to there. */
+export function reached(counters: Counters, end: number): void {
+  if (end > counters.writeHighest) counters.writeHighest = end
+}

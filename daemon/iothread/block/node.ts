@@ -24,7 +24,7 @@ import type {
 } from './driver.js'
 import { InFlight } from './in-flight.js'
 import { type Borrower, type Loan, Loans } from './loans.js'
-import { newCounters } from './node-counters.js'
+import { newCounters, reached } from './node-counters.js'
 import type { NodeOptions } from './options.js'
 import { areWhole, eachPiece } from './pieces.js'
 import { type RangeHold, RangeLock } from './range-lock.js'
@@ -126,7 +126,7 @@ export class BlockNode {
     try {
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.write(offset, from, how ?? PLAIN)
-      this.#reached(offset + length)
+      reached(this.#counters, offset + length)
     } catch (error) {
       this.#counters.failedWrites += 1
       throw error
@@ -142,7 +142,7 @@ export class BlockNode {
   async readPieces(pieces: readonly Range[], into: Slice, atOnce: number, how?: ReadHow): Promise<boolean> {
     while (this.#flow.gate !== undefined) await this.#flow.gate
     const driver = this.#driver
-    if (driver.readPieces === undefined || !this.#areWhole(pieces)) {
+    if (driver.readPieces === undefined || !areWhole(pieces, this.#driver)) {
       let zero = true
       await eachPiece(pieces, into, atOnce, async (offset, slice) => {
         if (!(await this.read(offset, slice, how))) zero = false
@@ -167,7 +167,7 @@ export class BlockNode {
     while (this.#flow.gate !== undefined) await this.#flow.gate
     const driver = this.#driver
     const plain = this.#options.detectZeroes === 'off' && this.#watchers.before === NOBODY
-    if (driver.writePieces === undefined || !plain || !this.#areWhole(pieces))
+    if (driver.writePieces === undefined || !plain || !areWhole(pieces, this.#driver))
       return eachPiece(pieces, from, atOnce, (offset, slice) => this.write(offset, slice))
     this.#checkChange('write', 0, 0)
     this.#counters.writes += pieces.length
@@ -177,7 +177,7 @@ export class BlockNode {
     try {
       if (driver.limits.requestAlign > 1) hold = await this.#ranges.acquireAll(pieces)
       await driver.writePieces(pieces, from, atOnce)
-      for (const { offset, length } of pieces) this.#reached(offset + length)
+      for (const { offset, length } of pieces) reached(this.#counters, offset + length)
     } catch (error) {
       this.#counters.failedWrites += 1
       throw error
@@ -203,7 +203,7 @@ export class BlockNode {
     try {
       if (this.#driver.limits.requestAlign > 1) hold = await this.#lock(offset, length)
       await this.#driver.zero(offset, length, unmap === how.unmap ? how : { ...how, unmap })
-      this.#reached(offset + length)
+      reached(this.#counters, offset + length)
     } catch (error) {
       // A refused fast zero is an answer, not a failure of the storage.
       if (!(error instanceof IoError && error.errno === ENOTSUP && how.fast)) this.#counters.failedWrites += 1
@@ -350,10 +350,6 @@ export class BlockNode {
     throw new IoError(EINVAL, op, this.name, offset, length)
   }
 
-  #areWhole(pieces: readonly Range[]): boolean {
-    return areWhole(pieces, this.#driver.length(), this.#driver.limits.requestAlign)
-  }
-
   #checkChange(op: IoOp, offset: number, length: number): void {
     if (this.#options.readOnly) throw new IoError(EPERM, op, this.name, offset, length)
     this.#check(op, offset, length)
@@ -386,10 +382,6 @@ export class BlockNode {
 
   #lock(offset: number, length: number): RangeHold | Promise<RangeHold> {
     return this.#ranges.acquireAligned(offset, length, this.#driver.limits.requestAlign)
-  }
-
-  #reached(end: number): void {
-    if (end > this.#counters.writeHighest) this.#counters.writeHighest = end
   }
 
   #changed(offset: number, length: number, hold: RangeHold | undefined): void {

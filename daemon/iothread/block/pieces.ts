@@ -3,7 +3,7 @@
 
 import type { Range } from '../../../native/types.js'
 import { TaskPool } from '../copy/task-pool.js'
-import type { Slice } from './driver.js'
+import type { BlockDriver, Slice } from './driver.js'
 
 /** Does a task for each piece, `atOnce` of them at once; in the slice they follow each other. Rejects with the first error. */
 export async function eachPiece(
@@ -27,7 +27,9 @@ export async function eachPiece(
 }
 
 /** All of them are aligned and inside the exact length, so none needs the care that an end needs. */
-export function areWhole(pieces: readonly Range[], length: number, align: number): boolean {
+export function areWhole(pieces: readonly Range[], driver: BlockDriver): boolean {
+  const length = driver.length()
+  const align = driver.limits.requestAlign
   return pieces.every(
     (piece) =>
       piece.offset >= 0 &&
