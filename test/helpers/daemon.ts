@@ -28,10 +28,12 @@ export class Daemon {
   readonly running: Running
   readonly #clients: QmpClient[] = []
   readonly #startedMs = performance.now()
+  readonly #gone = new AbortController()
 
   private constructor(socket: string, running: Running) {
     this.socket = socket
     this.running = running
+    running.child.once('exit', () => this.#gone.abort())
   }
 
   /** Started and answering. */
@@ -66,9 +68,9 @@ export class Daemon {
     return first
   }
 
-  /** One more client; `which` names one of three sockets. */
+  /** One more client; `which` names one of three sockets. Fails at once when the daemon has ended. */
   async connect(which: '' | '1' | '2' = ''): Promise<QmpClient> {
-    const client = await QmpClient.connect(`${this.socket}${which}`)
+    const client = await QmpClient.connect(`${this.socket}${which}`, undefined, this.#gone.signal)
     this.#clients.push(client)
     return client
   }

@@ -45,8 +45,8 @@ export class QmpClient {
     socket.on('close', () => this.#end())
   }
 
-  /** Connects, waits for the greeting and negotiates. Tries again while nobody listens yet. */
-  static async connect(path: string, timeoutMs = 60_000): Promise<QmpClient> {
+  /** Connects, waits for the greeting and negotiates. Tries again while nobody listens yet, unless `gone` says that nobody will. */
+  static async connect(path: string, timeoutMs = 60_000, gone?: AbortSignal): Promise<QmpClient> {
     const end = Date.now() + timeoutMs
     for (;;) {
       try {
@@ -54,7 +54,8 @@ export class QmpClient {
         await client.execute('qmp_capabilities')
         return client
       } catch (cause) {
-        if (Date.now() > end) throw new Error(`cannot connect to ${path}`, { cause })
+        if (Date.now() > end || gone?.aborted === true)
+          throw new Error(`cannot connect to ${path}`, { cause })
         await pace(20)
       }
     }
