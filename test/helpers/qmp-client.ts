@@ -69,8 +69,9 @@ export class QmpClient {
     })
     const client = new QmpClient(socket)
     await within(
-      new Promise<void>((resolve) => {
+      new Promise<void>((resolve, reject) => {
         client.#greeted = resolve
+        socket.once('close', () => reject(new Error('closed before the greeting')))
       }),
       timeoutMs,
       'greeting',
