@@ -78,21 +78,26 @@ int Stream::release(UniqueFd& fd) {
   return fd.release();
 }
 
+bool Stream::overLocked(int fd, Direction direction) {
+  if (lane(direction).ended == kGoesOn) return false;
+  wakeLocked(fd);
+  return true;
+}
+
 int64_t Stream::wait(int fd, Direction direction, int timeoutMs, const Ending& ending) {
   int wake = -1;
   {
     std::lock_guard guard(lock_);
+    if (overLocked(fd, direction)) return -ECANCELED;
     Lane& mine = lane(direction);
-    if (mine.ended != kGoesOn) {
-      // Whoever is told so finds it done: this may come before the call of wake().
-      wakeLocked(fd);
-      return -ECANCELED;
-    }
     if (!mine.wake.valid()) mine.wake = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!mine.wake.valid()) return -errno;
     wake = mine.wake.get();
   }
-  return ending.wait(fd, direction == Direction::read ? POLLIN : POLLOUT, timeoutMs, wake);
+  const int64_t ready = ending.wait(fd, direction == Direction::read ? POLLIN : POLLOUT, timeoutMs, wake);
+  // A socket shut down is ready before its waker is told.
+  std::lock_guard guard(lock_);
+  return ready > 0 && overLocked(fd, direction) ? -ECANCELED : ready;
 }
 
 }  // namespace blockferry

@@ -59,6 +59,8 @@ class Stream {
 
   Lane& lane(Direction direction) { return lanes_[static_cast<uint32_t>(direction)]; }
   void wakeLocked(int fd);
+  // Whether this direction has ended. Whoever is told so finds it done: this may come before the call of wake().
+  bool overLocked(int fd, Direction direction);
 
   std::mutex lock_;  // guards everything below, and that the descriptor is not closed in wake()
   Lane lanes_[2];
