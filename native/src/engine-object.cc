@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <system_error>
 
 #include "batch.h"
 #include "page-records.h"
@@ -79,7 +80,8 @@ bool EngineObject::start(Napi::Env env, const std::string& kind, Limits limits) 
   if (error == 0) return true;
   front_.reset();
   end();
-  auto failure = Napi::Error::New(env, "cannot start the " + kind + " engine");
+  const std::string reason = std::generic_category().message(-error);
+  auto failure = Napi::Error::New(env, "cannot start the " + kind + " engine: " + reason);
   failure.Set("errno", Napi::Number::New(env, -error));
   failure.ThrowAsJavaScriptException();
   return false;

@@ -43,7 +43,7 @@ int RingEngine::start(int signalFd, std::function<void()> last) {
     wakened_.reset();
     last();
   });
-  if (kind == GroupKind::failed) return -EAGAIN;
+  if (kind == GroupKind::failed) return -errno;
   if (kind == GroupKind::own) {
     // The group has copies under the same numbers, which its objects now stand for.
     ::close(ringFd);

@@ -25,15 +25,16 @@ ThreadEngine::ThreadEngine(size_t maxTasks)
 
 // JS thread.
 int ThreadEngine::start(int signalFd, std::function<void()> last) {
-  return startWith(signalFd, {}, std::move(last)) == GroupKind::failed ? -EAGAIN : 0;
+  return startWith(signalFd, {}, std::move(last)) == GroupKind::failed ? -errno : 0;
 }
 
 GroupKind ThreadEngine::startWith(int signalFd, std::vector<int> keep, std::function<void()> last) {
   const int copy = fcntl(signalFd, F_DUPFD_CLOEXEC, 3);
   if (copy < 0) return GroupKind::failed;
   keep.push_back(copy);
-  if (streams_.open(keep) < 0) {
+  if (const int error = streams_.open(keep); error < 0) {
     ::close(copy);
+    errno = -error;
     return GroupKind::failed;
   }
   completions_.signalTo(copy);
@@ -47,7 +48,10 @@ GroupKind ThreadEngine::startWith(int signalFd, std::vector<int> keep, std::func
   if (kind == GroupKind::plain) return kind;
   // The group has its own copy under this number (or there is no group): the one of the process goes.
   ::close(copy);
-  if (kind == GroupKind::failed) completions_.disown();
+  if (kind == GroupKind::failed) {
+    completions_.disown();
+    errno = EAGAIN;
+  }
   return kind;
 }
 

@@ -32,7 +32,7 @@ class ThreadEngine : public Engine {
   size_t tasks() override { return tasks_->count(); }
   void stop() override;
 
-  // start() with more descriptors for the group to keep. `failed` leaves nothing behind.
+  // start() with more descriptors for the group to keep. `failed` leaves nothing behind, and errno says why.
   GroupKind startWith(int signalFd, std::vector<int> keep, std::function<void()> last);
   // RingEngine hands over a request, finishes one it performed itself, and runs its ring in the same group. Any thread.
   void submit(Request* request);
