@@ -4,11 +4,11 @@
 
 import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import type { Logger } from 'pino'
 import { LogWriter } from '../native/log-writer.js'
 import { exitNow, scheduleFor, sdNotify } from '../native/process.js'
+import { entryFile } from './common/entries.js'
 import { PRODUCT_VERSION } from './common/version.js'
 import { Daemon } from './daemon.js'
 import { isDetached, reportReady, startDetached } from './daemonize.js'
@@ -35,7 +35,7 @@ async function main(): Promise<void> {
   else {
     const options = merge(readConfig(line.given.settings.config), line.given)
     if (options.settings.daemonize && !isDetached(process.env))
-      process.exit(await startDetached([fileURLToPath(import.meta.url), ...process.argv.slice(2)]))
+      process.exit(await startDetached([entryFile('blockferryd'), ...process.argv.slice(2)]))
     else await run(options, line.given)
   }
 }

@@ -3,7 +3,6 @@
 // The shapes here and native/src/*-object.h and binding.cc change together.
 
 import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
 
 /** Same order as Op in src/request.h. */
 export const ops = [
@@ -293,8 +292,7 @@ interface Addon {
 
 /** BLOCKFERRY_ADDON names another build of the addon (the sanitizers'). */
 function load(): Addon {
-  const built = fileURLToPath(new URL('../../native/build/Release/blockferry.node', import.meta.url))
-  return createRequire(import.meta.url)(process.env.BLOCKFERRY_ADDON ?? built) as Addon
+  return createRequire(import.meta.url)(process.env.BLOCKFERRY_ADDON ?? '#addon') as Addon
 }
 
 export const addon: Addon = load()

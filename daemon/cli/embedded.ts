@@ -8,12 +8,10 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Duplex } from 'node:stream'
-import { fileURLToPath } from 'node:url'
+import { entryFile } from '../common/entries.js'
 import { Client } from './client.js'
 import type { Daemon } from './daemon.js'
 import { noConnection } from './status.js'
-
-const daemonScript = fileURLToPath(new URL('../main.js', import.meta.url))
 
 /** The daemon promises to be gone 5 s after it was asked, whatever storage does. Milliseconds. */
 const shutdownMs = 7000
@@ -97,7 +95,15 @@ function start(socket: string, { logLevel, aio, images }: EmbeddedOptions): Chil
   // A session of its own: ^C on the terminal is for us to handle, the daemon is told over the control socket.
   return spawn(
     process.execPath,
-    [daemonScript, '--socket', socket.replaceAll(',', ',,'), ...given, ...served, ...own, ...cleanup],
+    [
+      entryFile('blockferryd'),
+      '--socket',
+      socket.replaceAll(',', ',,'),
+      ...given,
+      ...served,
+      ...own,
+      ...cleanup,
+    ],
     {
       stdio: ['ignore', 'ignore', logLevel === undefined ? 'pipe' : 'inherit', 'pipe'],
       detached: true,

@@ -30,8 +30,8 @@ interface Pending {
 
 export interface ThreadOptions {
   readonly name: string
-  /** The script that runs in the thread. */
-  readonly script: URL
+  /** Path of the script that runs in the thread. */
+  readonly script: string
   /** `workerData` of the script. */
   readonly setup: unknown
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The NBD server's worker as the main thread sees it. The only file of nbd/ besides messages.ts that control/ may import.
 
+import { entryFile } from '../common/entries.js'
 import * as common from '../common/worker-handle.js'
 import type { Report, Requests } from './messages.js'
 
@@ -10,6 +11,6 @@ export type StartNbdWorker = (name: string) => NbdHandle
 export const startNbdWorker: StartNbdWorker = (name) =>
   common.startThread<Requests, Report>({
     name,
-    script: new URL('./entry.js', import.meta.url),
+    script: entryFile('nbd'),
     setup: { name },
   })

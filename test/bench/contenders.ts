@@ -5,9 +5,10 @@
 
 import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
+import { entryFile } from '../../daemon/common/entries.js'
 import { Daemon } from '../helpers/daemon.js'
 import { Probe } from '../helpers/probe.js'
-import { blockferryd, buildFolder, installed, type Program, storageDaemon } from '../helpers/program.js'
+import { blockferryd, installed, type Program, storageDaemon } from '../helpers/program.js'
 import type { QmpClient } from '../helpers/qmp-client.js'
 import { makeQcow2, makeTarget } from './images.js'
 
@@ -151,7 +152,7 @@ export function contenders(qemu10: string | undefined): Contender[] {
       'blockferry mirror',
       (copy) => [
         process.execPath,
-        `${buildFolder}daemon/cli/main.js`,
+        entryFile('blockferry'),
         'mirror',
         '--direct',
         ...formats(copy),

@@ -5,9 +5,9 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { entryFile } from '../../daemon/common/entries.js'
 import { Daemon } from '../helpers/daemon.js'
 import { MountedImage } from '../helpers/loop.js'
-import { buildFolder } from '../helpers/program.js'
 import { type Contender, type Copy, type Cost, contenders, mirror } from './contenders.js'
 import {
   allocated,
@@ -172,7 +172,7 @@ async function seeks(copy: Copy): Promise<number | undefined> {
   const strace = ['strace', '-f', '-c', '-e', 'trace=lseek', '-o', log] as const
   const program = {
     name: 'blockferryd under strace',
-    command: () => [...strace, process.execPath, `${buildFolder}daemon/main.js`] as const,
+    command: () => [...strace, process.execPath, entryFile('blockferryd')] as const,
   }
   makeTarget(copy.target, copy.size)
   await using daemon = await Daemon.start({ directory: copy.directory, program })

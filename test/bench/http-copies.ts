@@ -3,7 +3,8 @@
 // the same disk.
 
 import { rmSync } from 'node:fs'
-import { buildFolder, installed } from '../helpers/program.js'
+import { entryFile } from '../../daemon/common/entries.js'
+import { installed } from '../helpers/program.js'
 import { type Contender, type Copy, timed } from './contenders.js'
 import { find, type Result, race, ratio, show } from './copies.js'
 import { type ImagesServerKind, imagesServers, load } from './http-servers.js'
@@ -13,7 +14,7 @@ import { atMost, mebibytes, print, type Verdict } from './report.js'
 
 const GiB = 2 ** 30
 const SEED = 75
-const COMMAND = `${buildFolder}daemon/cli/main.js`
+const COMMAND = entryFile('blockferry')
 /** Connections of those that have several. */
 const CLIENTS = 4
 

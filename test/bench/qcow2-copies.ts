@@ -4,7 +4,8 @@
 
 import { rmSync } from 'node:fs'
 import { cpus } from 'node:os'
-import { buildFolder, installed } from '../helpers/program.js'
+import { entryFile } from '../../daemon/common/entries.js'
+import { installed } from '../helpers/program.js'
 import { type Contender, type Copy, contenders, timed } from './contenders.js'
 import { find, type Result, race, ratio, show } from './copies.js'
 import { makeDense, runTool } from './images.js'
@@ -91,7 +92,7 @@ function compressors(method: string): Contender[] {
       return await timed([...program, 'convert', ...formats, ...more, source, target])
     },
   })
-  const ours = [process.execPath, `${buildFolder}daemon/cli/main.js`]
+  const ours = [process.execPath, entryFile('blockferry')]
   return [
     convert('blockferry convert', ours, []),
     ...(installed('qemu-img') ? [convert('qemu-img convert', ['qemu-img'], ['-W', '-m', '16'])] : []),

@@ -2,7 +2,8 @@
 // Reads and writes of 1 MiB, one at a time, past the page cache: what the pool of scattered pieces is for.
 // Times are those that the tools print, without their start.
 
-import { buildFolder, installed } from '../helpers/program.js'
+import { entryFile } from '../../daemon/common/entries.js'
+import { installed } from '../helpers/program.js'
 import type { Copy } from './contenders.js'
 import { dropCaches, runTool } from './images.js'
 import type { Order } from './qcow2-images.js'
@@ -29,7 +30,7 @@ export async function requests(
   const args = [...shared, ...(kind === 'write' ? ['-w', '--pattern=7'] : []), source]
   const ours = (...option: string[]): Racer => ({
     name: ['blockferry bench', ...option].join(' '),
-    command: [process.execPath, `${buildFolder}daemon/cli/main.js`, ...args, ...option],
+    command: [process.execPath, entryFile('blockferry'), ...args, ...option],
     seconds: [],
   })
   const [usual, pool, single] = [ours(), ours('--workers', String(POOL)), ours('--workers', '1')]

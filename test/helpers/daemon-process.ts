@@ -4,9 +4,9 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process'
 import { existsSync, watch } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { entryFile } from '../../daemon/common/entries.js'
 
-export const PROGRAM = fileURLToPath(new URL('../../daemon/main.js', import.meta.url))
+export const PROGRAM = entryFile('blockferryd')
 
 export interface Ended {
   readonly status: number | null

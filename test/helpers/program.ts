@@ -3,6 +3,7 @@
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { entryFile } from '../../daemon/common/entries.js'
 import { inFolder } from './debian-folder.js'
 import { within } from './waiting.js'
 
@@ -17,7 +18,7 @@ export interface Program {
 
 export const blockferryd: Program = {
   name: 'blockferryd',
-  command: () => [process.execPath, `${buildFolder}daemon/main.js`],
+  command: () => [process.execPath, entryFile('blockferryd')],
 }
 
 export function storageDaemon(root?: string): Program {

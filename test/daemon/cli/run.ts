@@ -2,9 +2,9 @@
 // Runs the built command as its users do, and collects what it says.
 
 import { type ChildProcess, spawn } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+import { entryFile } from '../../../daemon/common/entries.js'
 
-export const command = fileURLToPath(new URL('../../../daemon/cli/main.js', import.meta.url))
+export const command = entryFile('blockferry')
 
 export interface Run {
   readonly status: number | null
