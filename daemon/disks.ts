@@ -2,7 +2,6 @@
 // Joins the commands about disks to real workers, and lets the command line use them. Made by main.ts for Daemon.
 
 import type { Logger } from 'pino'
-import type { AioChoice } from '../native/types.js'
 import { optionValue } from '../protocol/keyval.js'
 import { exportOptions, nbdServerOptions } from '../protocol/schema/exports.js'
 import type { CommandName } from '../protocol/schema/index.js'
@@ -11,11 +10,13 @@ import { objectOptions } from '../protocol/schema/objects.js'
 import type { CommandCall } from './control/commands.js'
 import type { ControlPlane } from './control/control.js'
 import { createHandlers } from './control/handlers/index.js'
+import { SPARES } from './control/spare-workers.js'
 import type { DefinitionKind, DiskCommands } from './daemon.js'
 import { startImagesWorker } from './images/handle.js'
 import { workerStarter } from './iothread/handle.js'
 import { memoryWorkerStarter } from './memory/handle.js'
 import { startNbdWorker } from './nbd/handle.js'
+import type { Settings } from './options.js'
 
 /** Who asks for what stands on the command line. */
 const COMMAND_LINE: CommandCall = {
@@ -35,7 +36,11 @@ const calls: Readonly<Record<DefinitionKind, (text: string) => { name: CommandNa
   },
 }
 
-export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): DiskCommands {
+export function makeDisks(
+  control: ControlPlane,
+  { aio, expectDisks }: Pick<Settings, 'aio' | 'expectDisks'>,
+  log: Logger,
+): DiskCommands {
   const { handlers, shutdown, listenImages, reload } = createHandlers({
     startWorker: workerStarter({ aio }),
     startMemory: memoryWorkerStarter({ aio }),
@@ -43,6 +48,7 @@ export function makeDisks(control: ControlPlane, aio: AioChoice, log: Logger): D
     startImages: startImagesWorker,
     events: control.events,
     descriptors: control.descriptors,
+    spares: { ...SPARES, fromStart: expectDisks },
     log,
   })
   return {

@@ -59,7 +59,7 @@ async function run(options: Options, line: Given): Promise<void> {
   scheduleFor('latency')
   const log = createLog(writer, options.settings.logLevel)
   const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, (control) =>
-    makeDisks(control, options.settings.aio, log),
+    makeDisks(control, options.settings, log),
   )
   installSignals({
     stop: (signal) => daemon.stop(signal),

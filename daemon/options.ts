@@ -35,6 +35,8 @@ export interface Settings {
   readonly aio: AioChoice
   readonly pidfile: string | undefined
   readonly daemonize: boolean
+  /** Disks that are opened right after the start: threads for them are made in the meantime. */
+  readonly expectDisks: number
   /** End when the last connection the daemon was started with has closed: the life of a child process. */
   readonly exitWithMonitor: boolean
   /** Removed at the end when nothing is left in it: its sockets were private. */
@@ -64,13 +66,18 @@ const STEPS: readonly StepKind[] = [
 ]
 /** Whose values may be JSON objects. */
 const OBJECTS: readonly string[] = ['blockdev', 'object', 'nbd-server', 'export']
-const VALUES: readonly string[] = [...STEPS, 'config', 'log-level', 'aio', 'pidfile', 'remove-folder']
+const VALUES: readonly string[] = [
+  ...STEPS,
+  ...['config', 'log-level', 'aio', 'expect-disks', 'pidfile', 'remove-folder'],
+]
 const FLAGS: readonly string[] = ['daemonize', 'exit-with-monitor', 'help', 'version']
 const AIO: readonly AioChoice[] = ['auto', 'threads', 'io_uring']
+const DISKS: readonly string[] = ['0', '1', '2']
 
 export const DEFAULTS: Settings = {
   logLevel: 'warn',
   aio: 'auto',
+  expectDisks: 1,
   pidfile: undefined,
   daemonize: false,
   exitWithMonitor: false,
@@ -177,6 +184,9 @@ class Collector implements Given {
       const aio = AIO.find((one) => one === value)
       if (aio === undefined) throw this.#oneOf(name, value, AIO)
       this.settings.aio = aio
+    } else if (name === 'expect-disks') {
+      if (!DISKS.includes(value)) throw this.#oneOf(name, value, DISKS)
+      this.settings.expectDisks = Number(value)
     } else if (name === 'pidfile') this.settings.pidfile = value
     else if (name === 'remove-folder') this.settings.removeFolder = value
     else if (name === 'config') this.settings.config = value
@@ -209,6 +219,7 @@ Mirrors VM disks, steered over a socket that speaks QMP and JSON-RPC 2.0.
   --config FILE                            JSON object with the same keys as these options
   --log-level LEVEL                        ${LOG_LEVELS.join(', ')} (default ${DEFAULTS.logLevel})
   --aio KIND                               ${AIO.join(', ')} (default ${DEFAULTS.aio})
+  --expect-disks N                         threads made at the start, for the first disks: ${DISKS.join(', ')} (default ${DEFAULTS.expectDisks})
   --pidfile FILE                           write the process number there when ready
   --daemonize                              return when ready, go on in the background
   --exit-with-monitor                      end when the last connection given by --chardev has closed

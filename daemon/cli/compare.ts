@@ -35,7 +35,7 @@ export async function compare(name: string, otherName: string, options: CompareO
   const how = { readOnly: true, forceShare: options.forceShare }
   const report = reporter({ json: false, progress: options.progress })
   let shorter = 0
-  const result = await withNodes(options, async (daemon, nodes) => {
+  const result = await withNodes({ ...options, disks: 2 }, async (daemon, nodes) => {
     const node = await opening(() => nodes.openDirect(image, 'one', how))
     const second = await opening(() => nodes.openDirect(other, 'other', how))
     shorter = Math.min(await sizeOfNode(daemon.client, node), await sizeOfNode(daemon.client, second))

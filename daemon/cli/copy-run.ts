@@ -58,7 +58,7 @@ export interface CopyTools {
 
 /** @throws CliError for every end but success */
 export async function runCopy(copy: Copy, result: JsonResult | undefined): Promise<void> {
-  const daemon = await connectOrEmbed(copy.options)
+  const daemon = await connectOrEmbed({ ...copy.options, disks: 2 })
   const run = new CopyRun(daemon, copy, result)
   using _ = new Interrupt(
     (status) => run.cancel(status),

@@ -23,6 +23,8 @@ export interface EmbeddedOptions {
   /** The daemon's log goes to our stderr at this level; absent: it is only kept for error messages. */
   readonly logLevel?: string
   readonly aio?: string
+  /** How many disks the command opens at first, each in a thread of its own; absent: one. */
+  readonly disks?: 0 | 2
   /** It serves images over HTTP too, on imagesSockets(). */
   readonly images?: boolean
 }
@@ -86,10 +88,11 @@ async function privateFolder(): Promise<string> {
   throw noConnection(`no folder for the embedded daemon's socket: ${(cause as Error).message}`, { cause })
 }
 
-function start(socket: string, { logLevel, aio, images }: EmbeddedOptions): ChildProcess {
+function start(socket: string, { logLevel, aio, disks, images }: EmbeddedOptions): ChildProcess {
   const { local, control } = imagesSockets(socket)
   const served = images === true ? ['--images-local', local, '--images-control', control] : []
   const given = ['--log-level', logLevel ?? 'warn', ...(aio === undefined ? [] : ['--aio', aio])]
+  const expected = disks === undefined ? [] : ['--expect-disks', String(disks)]
   const own = ['--chardev', 'socket,id=cli,fd=3', '--monitor', 'cli', '--exit-with-monitor']
   const cleanup = ['--remove-folder', dirname(socket)]
   // A session of its own: ^C on the terminal is for us to handle, the daemon is told over the control socket.
@@ -100,6 +103,7 @@ function start(socket: string, { logLevel, aio, images }: EmbeddedOptions): Chil
       '--socket',
       socket.replaceAll(',', ',,'),
       ...given,
+      ...expected,
       ...served,
       ...own,
       ...cleanup,

@@ -19,8 +19,8 @@ export interface SpareOptions {
   readonly ahead: number
   /** Milliseconds. */
   readonly afterMs: number
-  /** Those to be kept for good are made at once; else when `afterMs` are over, so that who ends before pays nothing. */
-  readonly fromStart: boolean
+  /** Threads made at once, be it more or fewer than `ahead`, which is what is left when `afterMs` are over. */
+  readonly fromStart: number
 }
 
 /** A thread that can be asked to end. */
@@ -29,7 +29,7 @@ interface Endable {
 }
 
 /** Two, because a mirror opens two disks. Seconds, because who needs another disk soon needs it by the next command. */
-export const SPARES: SpareOptions = { limit: 2, ahead: 1, afterMs: 3000, fromStart: true }
+export const SPARES: SpareOptions = { limit: 2, ahead: 1, afterMs: 3000, fromStart: 1 }
 
 export class SpareWorkers<R extends RequestsOf<R> & Endable, Report> {
   readonly #options: SpareOptions
@@ -46,8 +46,8 @@ export class SpareWorkers<R extends RequestsOf<R> & Endable, Report> {
     this.#options = options
     this.#start = start
     this.#log = log
-    if (options.fromStart) this.#adjust()
-    else this.#adjustLater()
+    while (this.#spares.size < options.fromStart) this.#make()
+    this.#adjustLater()
   }
 
   get full(): boolean {
@@ -83,6 +83,10 @@ export class SpareWorkers<R extends RequestsOf<R> & Endable, Report> {
     await Promise.all(this.#ending)
   }
 
+  #make(): void {
+    this.keep(this.#start(`spare${this.#made++}`))
+  }
+
   #adjustLater(): void {
     clearTimeout(this.#quiet)
     this.#quiet = undefined
@@ -92,7 +96,7 @@ export class SpareWorkers<R extends RequestsOf<R> & Endable, Report> {
 
   #adjust(): void {
     const { ahead } = this.#options
-    while (this.#spares.size < ahead) this.keep(this.#start(`spare${this.#made++}`))
+    while (this.#spares.size < ahead) this.#make()
     for (const handle of [...this.#spares].slice(0, this.#spares.size - ahead)) this.#end(handle, FAREWELL_MS)
   }
 

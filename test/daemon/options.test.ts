@@ -27,11 +27,12 @@ t.test('values may follow their option or an equals sign', async (t) => {
     '--log-level',
     'debug',
     '--aio=threads',
+    '--expect-disks=2',
     '--socket=/a',
     '--socket',
     '/b',
   )
-  t.match(settings, { logLevel: 'debug', aio: 'threads' })
+  t.match(settings, { logLevel: 'debug', aio: 'threads', expectDisks: 2 })
   t.same(
     steps.map((step) => step.value),
     ['/a', '/b'],
@@ -57,6 +58,7 @@ const wrongLines = [
     message: "--log-level: 'loud' is none of error, warn, info, debug, trace",
     status: 2,
   },
+  { args: ['--expect-disks', '3'], message: "--expect-disks: '3' is none of 0, 1, 2", status: 2 },
 ]
 for (const { args, message, status } of wrongLines) {
   t.test(`${args.join(' ')} is refused with status ${status}`, async (t) => {

@@ -27,7 +27,7 @@ export async function inspect(
   const report = reporter({ json: false, progress: progress && !json && !quiet })
   const id = `${what}-${randomBytes(4).toString('hex')}`
   const args = { 'job-id': id, what, file: placeOf(file), offset, 'direct-io': direct, ...more }
-  return await withNodes(options, async (daemon) => {
+  return await withNodes({ ...options, disks: 0 }, async (daemon) => {
     try {
       return await runJob(daemon, 'x-memory-inspect', args, {
         progress: (progress) => report.progress(progress),

@@ -40,7 +40,7 @@ export async function runTransfer({ command, args, words, options, beside }: Tra
     const ms = Math.round(performance.now() - started)
     if (options.json) process.stdout.write(`${toText({ ...result, 'duration-ms': ms })}\n`)
   }
-  const outcome = await withNodes(options, async (daemon) => {
+  const outcome = await withNodes({ ...options, disks: 0 }, async (daemon) => {
     try {
       return await finishJob(
         daemon,

@@ -120,7 +120,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
       stats: (handle, stats) => migration.counted(handle, stats),
       lost: (handle, reason) => jobs.workerEnded(handle, reason),
     },
-    { ...spares, limit: 1, fromStart: false },
+    { ...spares, limit: 1, fromStart: 0 },
   )
   const settings = new MigrationSettings()
   const migration = new Migration(jobs, memory, events, settings)

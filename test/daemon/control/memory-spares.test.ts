@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { MemoryWorkers } from '../../../daemon/control/memory-workers.js'
 import { type MemoryHandle, memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 
-const SPARE = { limit: 1, ahead: 1, afterMs: 1, fromStart: false }
+const SPARE = { limit: 1, ahead: 1, afterMs: 1, fromStart: 0 }
 
 /** Workers, and the names of the threads that were made and ended. */
 function setUp(t: Test, spares = SPARE) {

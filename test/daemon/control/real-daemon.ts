@@ -34,7 +34,7 @@ export function realDaemon(t: Test) {
     startMemory: memoryWorkerStarter({ aio: 'threads' }),
     startNbd: startNbdWorker,
     startImages: startImagesWorker,
-    spares: { ...SPARES, ahead: 0 },
+    spares: { ...SPARES, ahead: 0, fromStart: 0 },
     descriptors,
     events: {
       emit: (name, data) => {

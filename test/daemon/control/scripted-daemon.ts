@@ -67,7 +67,7 @@ export function scriptedDaemon(): ScriptedDaemon {
       events,
       descriptors,
       log: silent,
-      spares: { ...SPARES, ahead: 0 },
+      spares: { ...SPARES, ahead: 0, fromStart: 0 },
     }),
     workers,
     seen,

@@ -14,7 +14,7 @@ import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import { startNbdWorker } from '../../../daemon/nbd/handle.js'
 import type { Arguments, CommandName, Returns } from '../../../protocol/schema/index.js'
 
-const LONG = { limit: 2, ahead: 0, afterMs: 600_000, fromStart: true }
+const LONG = { limit: 2, ahead: 0, afterMs: 600_000, fromStart: 0 }
 
 /** Handlers, and what became of every thread: how many were made, which ended, who rests. */
 function setUp(t: Test, spares: SpareOptions) {
@@ -140,7 +140,7 @@ t.test('a thread with a failed flush is not kept', async (t) => {
 })
 
 t.test('a spare thread ends by itself after its time', async (t) => {
-  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 0, afterMs: 1, fromStart: true })
+  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 0, afterMs: 1, fromStart: 0 })
   t.testdir()
   await run('blockdev-add', disk(t, 'a'))
   await remove('a')
@@ -228,7 +228,7 @@ t.test('the former user of a thread hears nothing of the next and is refused', a
 })
 
 t.test('a thread is made ahead, and again when it was taken', async (t) => {
-  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 1, afterMs: 1, fromStart: true })
+  const { run, remove, until, threads } = setUp(t, { limit: 2, ahead: 1, afterMs: 1, fromStart: 1 })
   t.testdir()
   t.equal(threads.made, 1)
   await run('blockdev-add', disk(t, 'a'))
@@ -239,4 +239,22 @@ t.test('a thread is made ahead, and again when it was taken', async (t) => {
   await remove('b')
   await until(() => threads.ended === 2)
   t.equal(threads.made, 3, 'one is left, and no other is made')
+})
+
+t.test('threads for the first disks are made at once, and end when nobody came for them', async (t) => {
+  const { run, until, threads } = setUp(t, { limit: 2, ahead: 1, afterMs: 1, fromStart: 2 })
+  t.testdir()
+  t.equal(threads.made, 2)
+  await until(() => threads.ended === 1)
+  await run('blockdev-add', disk(t, 'a'))
+  await until(() => threads.made === 3)
+  t.equal(threads.ended, 1, 'the disk had the one that was left')
+})
+
+t.test('the first two disks take the threads made at once', async (t) => {
+  const { run, threads } = setUp(t, { limit: 2, ahead: 0, afterMs: 600_000, fromStart: 2 })
+  t.testdir()
+  await run('blockdev-add', disk(t, 'a'))
+  await run('blockdev-add', disk(t, 'b'))
+  t.equal(threads.made, 2)
 })
