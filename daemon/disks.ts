@@ -13,7 +13,7 @@ import { createHandlers } from './control/handlers/index.js'
 import { SPARES } from './control/spare-workers.js'
 import type { DefinitionKind, DiskCommands } from './daemon.js'
 import { startImagesWorker } from './images/handle.js'
-import { workerStarter } from './iothread/handle.js'
+import type { StartWorker } from './iothread/handle.js'
 import { memoryWorkerStarter } from './memory/handle.js'
 import { startNbdWorker } from './nbd/handle.js'
 import type { Settings } from './options.js'
@@ -40,9 +40,10 @@ export function makeDisks(
   control: ControlPlane,
   { aio, expectDisks }: Pick<Settings, 'aio' | 'expectDisks'>,
   log: Logger,
+  startWorker: StartWorker,
 ): DiskCommands {
   const { handlers, shutdown, listenImages, reload } = createHandlers({
-    startWorker: workerStarter({ aio }),
+    startWorker,
     startMemory: memoryWorkerStarter({ aio }),
     startNbd: startNbdWorker,
     startImages: startImagesWorker,

@@ -3,9 +3,7 @@
 // everybody else gets a Logger or a child of it.
 
 import { type Logger, pino, stdTimeFunctions } from 'pino'
-
-export const LOG_LEVELS = ['error', 'warn', 'info', 'debug', 'trace'] as const
-export type LogLevel = (typeof LOG_LEVELS)[number]
+import type { LogLevel } from './log-levels.js'
 
 /** Where lines go: bounded, never blocking; what does not fit is dropped and counted. */
 export interface LogWriter {
@@ -30,8 +28,4 @@ export function createLog(writer: LogWriter, level: LogLevel): Logger {
       }
     },
   })
-}
-
-export function isLogLevel(text: string): text is LogLevel {
-  return (LOG_LEVELS as readonly string[]).includes(text)
 }

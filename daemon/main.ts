@@ -1,23 +1,16 @@
 #!/usr/bin/env node
 // SPDX-License-Identifier: Apache-2.0
-// blockferryd: reads its options, starts the daemon, and turns every way of failing into one line and an exit status.
+// blockferryd: reads its options, begins the threads of the first disks, loads and starts the daemon meanwhile, and turns every
+// way of failing into one line and an exit status. What it imports is little, so that the threads begin soon.
 
 import { readFileSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { setFlagsFromString } from 'node:v8'
-import type { Logger } from 'pino'
-import { LogWriter } from '../native/log-writer.js'
-import { exitNow, scheduleFor, sdNotify } from '../native/process.js'
 import { entryFile } from './common/entries.js'
 import { PRODUCT_VERSION } from './common/version.js'
-import { Daemon } from './daemon.js'
-import { isDetached, reportReady, startDetached } from './daemonize.js'
-import { makeDisks } from './disks.js'
-import { createLog } from './log.js'
+import { isDetached, startDetached } from './daemonize.js'
+import { begunAhead, workerStarter } from './iothread/handle.js'
 import { type Given, HELP, merge, type Options, parseArguments, parseConfig } from './options.js'
-import { writePidFile } from './pidfile.js'
-import { installSignals } from './signals.js'
-import { StartError, Status } from './start-error.js'
+import { complain, StartError, Status } from './start-error.js'
 import { PROTOCOL_VERSION } from './version.js'
 
 /**
@@ -55,44 +48,10 @@ function readConfig(file: string | undefined): Given | undefined {
 
 async function run(options: Options, line: Given): Promise<void> {
   setFlagsFromString(`--interrupt-budget=${INTERRUPT_BUDGET}`)
-  const writer = new LogWriter(2)
-  scheduleFor('latency')
-  const log = createLog(writer, options.settings.logLevel)
-  const daemon = new Daemon(options, { log, writer, notify: sdNotify, exitNow, writePidFile }, (control) =>
-    makeDisks(control, options.settings, log),
-  )
-  installSignals({
-    stop: (signal) => daemon.stop(signal),
-    stopNow: () => daemon.stopNow(),
-    reload: () => {
-      daemon.reload()
-      void reload(options.settings.config, line, log)
-    },
-  })
-  process.on('uncaughtException', (error) => {
-    log.error({ err: error }, 'ended by a bug')
-    daemon.stopNow(Status.failed)
-  })
-  try {
-    await daemon.start()
-  } catch (error) {
-    complain(error)
-    await daemon.giveUp(statusOf(error))
-  }
-  if (isDetached(process.env)) reportReady()
-}
-
-/** SIGHUP: takes the log level from the configuration file again; the command line still overrides it. */
-async function reload(file: string | undefined, line: Given, log: Logger): Promise<void> {
-  if (file === undefined) return
-  try {
-    // Not the synchronous call of the start: the file's storage may have died since.
-    const { settings } = merge(parseConfig(await readFile(file, 'utf8'), file), line)
-    log.level = settings.logLevel
-    log.info({ level: settings.logLevel }, 'log level read again')
-  } catch (error) {
-    log.error({ err: error }, 'configuration not read again')
-  }
+  const { aio, expectDisks } = options.settings
+  const startWorker = begunAhead(workerStarter({ aio }), expectDisks)
+  const { runDaemon } = await import('./run.js')
+  await runDaemon(options, line, startWorker)
 }
 
 function versionText(): string {
@@ -100,17 +59,7 @@ function versionText(): string {
   return `blockferryd version ${PRODUCT_VERSION} (QMP of QEMU ${major}.${minor}.${micro})\n`
 }
 
-/** One line for what stops the start; anything but a StartError is a bug and shows its stack. */
-function complain(error: unknown): void {
-  const text = error instanceof StartError ? error.message : ((error as Error).stack ?? String(error))
-  process.stderr.write(`blockferryd: ${text}\n`)
-}
-
-function statusOf(error: unknown): number {
-  return error instanceof StartError ? error.status : Status.failed
-}
-
 main().catch((error: unknown) => {
-  complain(error)
-  process.exitCode = statusOf(error)
+  // Not by itself: threads may have begun.
+  process.exit(complain(error))
 })

@@ -6,7 +6,7 @@
 
 import type { AioChoice } from '../native/types.js'
 import type { ImagesOption } from './images-options.js'
-import { isLogLevel, LOG_LEVELS, type LogLevel } from './log.js'
+import { isLogLevel, LOG_LEVELS, type LogLevel } from './log-levels.js'
 import { StartError, Status } from './start-error.js'
 
 export type StepKind =

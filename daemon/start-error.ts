@@ -15,3 +15,11 @@ export class StartError extends Error {
     super(message, options)
   }
 }
+
+/** One line for what stops the start; anything but a StartError is a bug and shows its stack. @returns the exit status */
+export function complain(error: unknown): number {
+  const known = error instanceof StartError
+  const text = known ? error.message : ((error as Error).stack ?? String(error))
+  process.stderr.write(`blockferryd: ${text}\n`)
+  return known ? error.status : Status.failed
+}

@@ -13,3 +13,9 @@ export function workerStarter(setup: Omit<WorkerSetup, 'name'>): StartWorker {
   const script = entryFile('iothread')
   return (name) => common.startThread<Requests, Report>({ name, script, setup: { ...setup, name } })
 }
+
+/** Begins threads before anybody asks for one: who asks first gets them. */
+export function begunAhead(start: StartWorker, count: number): StartWorker {
+  const begun = Array.from({ length: count }, (_, index) => start(`spare${index}`))
+  return (name) => begun.shift()?.passOn(name) ?? start(name)
+}

@@ -8,7 +8,7 @@ import { Descriptors } from '../../../daemon/control/descriptors.js'
 import { createHandlers } from '../../../daemon/control/handlers/index.js'
 import type { SpareOptions } from '../../../daemon/control/spare-workers.js'
 import { startImagesWorker } from '../../../daemon/images/handle.js'
-import { type WorkerHandle, workerStarter } from '../../../daemon/iothread/handle.js'
+import { begunAhead, type WorkerHandle, workerStarter } from '../../../daemon/iothread/handle.js'
 import type { Report } from '../../../daemon/iothread/messages.js'
 import { memoryWorkerStarter } from '../../../daemon/memory/handle.js'
 import { startNbdWorker } from '../../../daemon/nbd/handle.js'
@@ -257,4 +257,19 @@ t.test('the first two disks take the threads made at once', async (t) => {
   await run('blockdev-add', disk(t, 'a'))
   await run('blockdev-add', disk(t, 'b'))
   t.equal(threads.made, 2)
+})
+
+t.test('a thread that was begun ahead goes to who asks first', async (t) => {
+  const started: string[] = []
+  const start = workerStarter({ aio: 'threads' })
+  const ahead = begunAhead((name) => {
+    started.push(name)
+    return start(name)
+  }, 1)
+  t.same(started, ['spare0'])
+  const handles = [ahead('disk0'), ahead('disk1')] as const
+  t.teardown(() => Promise.all(handles.map((handle) => handle.terminate())))
+  t.same(started, ['spare0', 'disk1'])
+  t.equal(handles[0].name, 'disk0')
+  t.same(await handles[0].request('rest', null), { clean: true })
 })
