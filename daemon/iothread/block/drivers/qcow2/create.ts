@@ -10,15 +10,12 @@ import { ENOSPC, errnoText } from '../../../../common/errno.js'
 import { Cancelled, CommandError, IoError } from '../../../../errors.js'
 import type { Qcow2Options } from '../../../messages.js'
 import type { BlockNode } from '../../node.js'
+import { preallocate } from '../../preallocate.js'
 import { type Area, checkOptions, isPreallocated, type Layout, planLayout } from './layout.js'
 import { newHeader } from './new-header.js'
 
 /** Tables are written up to a multiple of this; beyond that they read as zero without taking storage. Bytes. */
 const PAGE = 4096
-/** Writes of zeroes at once. */
-const ZERO_WRITES = 4
-/** Bytes reserved in one call, so that a large image can be cancelled. */
-const RESERVE = 2 ** 30
 
 /** Where slots of the engine come from. */
 export interface SlotSource {
@@ -140,32 +137,14 @@ class ImageWriter {
   /** @param blank  the area reads as zero already */
   async #preallocate(node: BlockNode, area: Area, blank: boolean): Promise<void> {
     if (area.length === 0) return
-    const { preallocation } = this.#image.options
-    if (preallocation === 'full') return this.#writeZeroes(node, area)
-    const reserve = preallocation === 'falloc'
-    if (blank && !reserve) return
-    for (let at = 0; at < area.length; at += RESERVE) {
-      this.#checkCancelled()
-      const length = Math.min(RESERVE, area.length - at)
-      await node.zero(area.offset + at, length, { unmap: !reserve, fast: false })
-    }
-  }
-
-  /** Every block really written, so that later writes change no metadata of the file system. */
-  async #writeZeroes(node: BlockNode, area: Area): Promise<void> {
-    const { slots } = this.#image
+    const { options, slots } = this.#image
     slots.bytes(this.#slot).fill(0)
-    const step = slots.slotSize
-    for (let at = 0; at < area.length; at += step * ZERO_WRITES) {
-      this.#checkCancelled()
-      const writes: Promise<void>[] = []
-      for (let from = at; from < Math.min(at + step * ZERO_WRITES, area.length); from += step) {
-        const slice = { slot: this.#slot, offset: 0, length: Math.min(step, area.length - from) }
-        writes.push(node.write(area.offset + from, slice))
-      }
-      const ends = await Promise.allSettled(writes)
-      for (const end of ends) if (end.status === 'rejected') throw end.reason
-    }
+    const how = {
+      mode: options.preallocation === 'off' ? 'metadata' : options.preallocation,
+      zeroes: { slot: this.#slot, offset: 0, length: slots.slotSize },
+      step: async () => this.#checkCancelled(),
+    } as const
+    await preallocate(node, area.offset, area.length, how, blank)
   }
 
   /** Refcount 1 for the first `clusters` clusters: all there are. */
