@@ -123,6 +123,14 @@ function addResize(program: Command): void {
     .argument('<image>', image)
     .argument('<size>', 'new size, or +SIZE or -SIZE: so much more or less')
     .option('--shrink', 'the new size may be less: what lies beyond it is lost', false)
+    .addOption(
+      new Option(
+        '--preallocation <mode>',
+        'what is new gets places in the tables, reserved or written storage',
+      )
+        .choices(['off', 'metadata', 'falloc', 'full'])
+        .default('off'),
+    )
     .option('-q, --quiet', 'no result on stdout', false)
     // A size may begin as an option does.
     .allowUnknownOption()

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry resize`: gives an image another size, as qemu-img resize does. Shrinking drops what lies beyond the new end, so it
-// is only done when it is asked for.
+// is only done when it is asked for. To reserve or write what is new may take long: a job does it.
 
 import { parseSize } from '../common/units.js'
 import { QmpError } from './client.js'
 import { type Format, findImage } from './image.js'
 import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
+import { finishJob } from './run-job.js'
 import { failed, usage } from './status.js'
 
 export interface ResizeOptions {
@@ -14,6 +15,7 @@ export interface ResizeOptions {
   readonly imageOpts: boolean
   readonly forceShare: boolean
   readonly shrink: boolean
+  readonly preallocation: 'off' | 'metadata' | 'falloc' | 'full'
   readonly quiet: boolean
   readonly socket?: string
   readonly logLevel?: string
@@ -27,18 +29,25 @@ export async function resize(name: string, text: string, options: ResizeOptions)
   if (options.forceShare) throw usage('an image that is in use is resized by who uses it, not with -U')
   const wanted = wantedSize(text)
   const image = await findImage(name, options.format, options.imageOpts)
-  await withNodes(options, async ({ client }, nodes) => {
+  await withNodes(options, async (daemon, nodes) => {
+    const { client } = daemon
     const node = await nodes.open(image, 'resize', { readOnly: false, direct: false, unmap: true })
     const before = await sizeOfNode(client, node)
     const size = wanted(before)
     if (size <= 0) throw failed('New image size must be positive')
-    if (size < before && !options.shrink)
+    const { preallocation, shrink } = options
+    if (size < before && !shrink && preallocation === 'off')
       throw failed(
         `'${name}' has ${before} bytes: what lies beyond ${size} bytes would be lost; --shrink does it all the same`,
       )
-    await client.execute('block_resize', { 'node-name': node, size }).catch((error: unknown) => {
+    const what = `resize '${name}'`
+    const changed =
+      preallocation === 'off'
+        ? client.execute('block_resize', { 'node-name': node, size })
+        : finishJob(daemon, 'x-resize', { 'job-id': nodes.name('job'), node, size, preallocation }, { what })
+    await changed.catch((error: unknown) => {
       if (!(error instanceof QmpError)) throw error
-      throw failed(`cannot resize '${name}': ${error.whole}`, { cause: error })
+      throw failed(`cannot ${what}: ${error.whole}`, { cause: error })
     })
     if (!options.quiet) process.stdout.write('Image resized.\n')
   })

@@ -21,6 +21,7 @@ import { JobTable, type PreparedJob } from './jobs/job-table.js'
 import { MirrorJob } from './jobs/mirror.js'
 import { MIRROR_USER, sourcePermissions } from './jobs/mirror-ends.js'
 import { appendOverlay, emptyImage, nameBacking } from './jobs/overlay.js'
+import { ResizeJob } from './jobs/resize.js'
 import type { Policy } from './jobs/runner.js'
 import { StreamJob } from './jobs/stream.js'
 import type { FromWorker, JobSpec, Report, RequestName, Requests, ToWorker } from './messages.js'
@@ -196,6 +197,8 @@ export class Iothread {
         return new BenchJob(spec, this.#graph, this.#buffers, control)
       case 'compare':
         return new CompareJob(spec, this.#graph, this.#buffers, control)
+      case 'resize':
+        return new ResizeJob(spec, this.#graph, this.#buffers, control)
       case 'commit':
         return new CommitJob(spec, this.#graph, this.#buffers, control)
       case 'stream':
@@ -272,6 +275,7 @@ function nodesOf(spec: JobSpec): readonly string[] {
       return []
     case 'bench':
     case 'check':
+    case 'resize':
       return [spec.node]
     case 'compare':
       return [spec.node, spec.other]

@@ -14,7 +14,7 @@ import type * as wire from '../common/worker-messages.js'
 import type { BackupSpec } from './messages-backup.js'
 import type { BitmapRequests, DirtyBitmapReport, ExportBitmap } from './messages-bitmaps.js'
 import type { ChainRequests, ChainSpec, GraphReport } from './messages-chain.js'
-import type { CreateSpec, FileCreateSpec, Qcow2CreateSpec } from './messages-create.js'
+import type { CreateSpec, FileCreateSpec, Preallocation, Qcow2CreateSpec } from './messages-create.js'
 import type { ImageReport, ImageRequests } from './messages-images.js'
 import type { MirrorSpec } from './messages-mirror.js'
 import type { TransactionRequests } from './messages-transaction.js'
@@ -191,6 +191,15 @@ export interface CompareSpec {
   readonly strict: boolean
 }
 
+/** Another size for a node, with storage for what is new. */
+export interface ResizeSpec {
+  readonly kind: 'resize'
+  readonly node: string
+  /** Bytes. */
+  readonly size: number
+  readonly preallocation: Preallocation
+}
+
 /** A node to serve. */
 export interface ExportSpec {
   readonly id: string
@@ -211,7 +220,15 @@ export interface ServedFacts {
   readonly contexts: readonly string[]
 }
 
-export type JobSpec = MirrorSpec | BackupSpec | ChainSpec | CreateSpec | CheckSpec | BenchSpec | CompareSpec
+export type JobSpec =
+  | MirrorSpec
+  | BackupSpec
+  | ChainSpec
+  | CreateSpec
+  | CheckSpec
+  | BenchSpec
+  | CompareSpec
+  | ResizeSpec
 
 /** Requests of the main thread: argument and reply by name. */
 export interface Requests

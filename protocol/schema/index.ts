@@ -16,6 +16,7 @@ import { migrateCommands } from './migrate.js'
 import { mirrorCommands } from './mirror.js'
 import { nodeCommands } from './nodes.js'
 import { objectCommands } from './objects.js'
+import { resizeCommands } from './resize.js'
 import { sessionCommands } from './session.js'
 import { transactionCommands } from './transaction.js'
 import type { Infer } from './types.js'
@@ -26,6 +27,7 @@ export const commands = {
   ...nodeCommands,
   ...createCommands,
   ...checkCommands,
+  ...resizeCommands,
   ...mirrorCommands,
   ...backupCommands,
   ...chainCommands,

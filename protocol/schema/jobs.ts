@@ -31,6 +31,7 @@ export const jobType = enumOf('JobType', [
   'x-check',
   'x-bench',
   'x-compare',
+  'x-resize',
   'x-memory-save',
   'x-memory-restore',
   'x-memory-convert',

@@ -30,11 +30,11 @@ import { DiskWorkers } from '../workers.js'
 import { backupHandlers } from './backup.js'
 import { bitmapHandlers } from './bitmaps.js'
 import { chainHandlers } from './chain.js'
-import { checkHandlers } from './check.js'
 import { CopyStarter } from './copy-starter.js'
 import { imageHandlers } from './create.js'
 import { descriptorHandlers } from './descriptors.js'
 import { exportHandlers } from './exports.js'
+import { idleNodeHandlers } from './idle-node.js'
 import { inspectHandlers } from './inspect.js'
 import { blockJobHandlers, jobHandlers } from './jobs.js'
 import { memoryHandlers } from './memory.js'
@@ -141,7 +141,7 @@ export function createHandlers(deps: HandlerDeps): CommandSet {
     ...nodeHandlers(graphs),
     ...reopenHandlers(graphs, log),
     ...imageHandlers(graphs, jobs),
-    ...checkHandlers(graphs, jobs),
+    ...idleNodeHandlers(graphs, jobs),
     ...mirrorHandlers(copies),
     ...backupHandlers(copies),
     ...chainHandlers(graphs, jobs),

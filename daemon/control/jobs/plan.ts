@@ -12,6 +12,7 @@ export type JobType =
   | 'x-check'
   | 'x-bench'
   | 'x-compare'
+  | 'x-resize'
   | 'x-memory-save'
   | 'x-memory-restore'
   | 'x-memory-convert'

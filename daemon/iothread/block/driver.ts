@@ -7,6 +7,7 @@ import type { FormatFacts } from '../messages.js'
 import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type { Borrower, Loan } from './loans.js'
 import type { BlockNode } from './node.js'
+import type { Preallocate } from './preallocate.js'
 import type { Snapshot } from './snapshot.js'
 
 /** Bytes inside one slot of the engine's buffer pool, or one run. The caller owns the slot until the promise settles. */
@@ -80,6 +81,8 @@ export interface WriteHow {
 export interface ResizeHow {
   /** A file that becomes empty is one whose data is not copied on write from then on, where the file system would. */
   readonly noCow?: boolean
+  /** Of a longer one: what is new has storage, or at least places. When that fails, the length is what it was. */
+  readonly preallocate?: Preallocate
 }
 
 export interface ZeroHow {

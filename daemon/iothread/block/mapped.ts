@@ -17,6 +17,7 @@ import type {
   Limits,
   Permissions,
   ReadHow,
+  ResizeHow,
   Slice,
   StatusHow,
   WriteHow,
@@ -157,9 +158,9 @@ export class MappedDriver implements BlockDriver {
     return this.#map.flush()
   }
 
-  resize(length: number): Promise<void> {
+  resize(length: number, { preallocate }: ResizeHow = {}): Promise<void> {
     const how = { unmap: false, fast: false }
-    return this.#map.resize(length, (at, size) => this.#writer.zero(at, size, how))
+    return this.#map.resize(length, (at, size) => this.#writer.zero(at, size, how), preallocate)
   }
 
   async settle(): Promise<void> {

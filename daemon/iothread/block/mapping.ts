@@ -9,6 +9,7 @@ import type { FormatFacts } from '../messages.js'
 import type { BitmapStore } from './bitmaps/bitmap-store.js'
 import type { BackingFile } from './driver.js'
 import type { BlockNode } from './node.js'
+import type { Preallocate } from './preallocate.js'
 
 /** Guest range with one answer to where it lies. */
 export type Mapping =
@@ -107,8 +108,15 @@ export interface MapDriver {
   unmap(offset: number, length: number): Promise<void>
   /** Everything linked before is durable when this resolves. */
   flush(): Promise<void>
-  /** @param clear  makes a guest range read as zero, beyond the end of the disk too */
-  resize(length: number, clear: (offset: number, length: number) => Promise<void>): Promise<void>
+  /**
+   * @param clear  makes a guest range read as zero, beyond the end of the disk too
+   * @param how    of a longer disk: its new clusters get places
+   */
+  resize(
+    length: number,
+    clear: (offset: number, length: number) => Promise<void>,
+    how?: Preallocate,
+  ): Promise<void>
   settle(): Promise<void>
   freshen(): Promise<void>
   /** On reopening, without I/O: knows what the one before knew, which has settled. */

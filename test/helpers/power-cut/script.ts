@@ -2,14 +2,15 @@
 // A guest that does what a script says on a recorded disk, and tells the recording when each request begins and ends.
 
 import type { BlockNode } from '../../../daemon/iothread/block/node.js'
+import type { Preallocate } from '../../../daemon/iothread/block/preallocate.js'
 import { fillSectors, type GuestChange } from './guest-model.js'
 import type { Lab } from './lab.js'
 import type { Recording } from './recorded-disk.js'
 
-/** Numbers are sectors: where, and how many; of a resize how many the disk has then. */
+/** Numbers are sectors: where, and how many; of a resize how many the disk has then, and what storage for them. */
 export type Step =
   | readonly ['write' | 'packed' | 'zero' | 'unmap' | 'discard', number, number]
-  | readonly ['resize', number]
+  | readonly ['resize', number, Preallocate['mode']?]
   | readonly ['flush' | 'settle']
   | readonly ['together', ...Step[]]
 
@@ -47,7 +48,8 @@ export class Script {
         return await this.#node.driver.settle?.()
       case 'resize': {
         const change = { op: 'resize', sector: this.#node.length() / 512, count: step[1], stamp: 0 } as const
-        return await this.#change(change, () => this.#node.resize(step[1] * 512))
+        const how = step[2] === undefined ? {} : { preallocate: this.#preallocate(step[2]) }
+        return await this.#change(change, () => this.#node.resize(step[1] * 512, how))
       }
       default:
         return await this.#request(...step)
@@ -77,6 +79,12 @@ export class Script {
     await this.#change({ op: 'write', sector, count, stamp }, () =>
       this.#node.write(offset, { slot, offset: 0, length }, how),
     )
+  }
+
+  #preallocate(mode: Preallocate['mode']): Preallocate {
+    const [slot = 0] = this.#lab.slots
+    this.#lab.engine.slotBytes(slot).fill(0)
+    return { mode, zeroes: { slot, offset: 0, length: 8192 }, step: async () => undefined }
   }
 
   async #flush(): Promise<void> {

@@ -30,6 +30,7 @@ import {
 import { ExtentCache, lyingThere } from '../extents.js'
 import { ImageLock } from '../image-lock.js'
 import type { Borrower, Loan } from '../loans.js'
+import { type Preallocate, preallocate } from '../preallocate.js'
 
 export interface FileOptions {
   /** As it was given. */
@@ -188,12 +189,18 @@ export class FileDriver implements BlockDriver {
     if (result < 0) throw new IoError(-result, 'flush', this.#options.name)
   }
 
-  async resize(length: number, { noCow = false }: ResizeHow = {}): Promise<void> {
+  async resize(length: number, { noCow = false, preallocate: how }: ResizeHow = {}): Promise<void> {
+    const before = this.#size
     if (this.#facts.kind !== 'file') {
-      if (length <= this.#size) return
-      throw new CommandError('Cannot grow device files')
+      if (length <= before) return
+      throw new CommandError(
+        how === undefined
+          ? 'Cannot grow device files'
+          : `Preallocation mode '${how.mode}' unsupported for this non-regular file`,
+      )
     }
-    const from = Math.min(length, this.#size)
+    if (how?.mode === 'metadata') throw new CommandError('Unsupported preallocation mode: metadata')
+    const from = Math.min(length, before)
     this.#extents?.forget(from, Number.MAX_SAFE_INTEGER - from)
     const result =
       noCow && length === 0
@@ -203,6 +210,17 @@ export class FileDriver implements BlockDriver {
     if (result < 0) throw new IoError(-result, 'resize', this.#options.name, 0, length)
     this.#size = length
     this.#resized++
+    if (how !== undefined && length > before) await this.#preallocate(before, length, how)
+  }
+
+  /** What cannot be had all is given back. */
+  async #preallocate(from: number, end: number, how: Preallocate): Promise<void> {
+    try {
+      await preallocate(this, from, end - from, how, true)
+    } catch (error) {
+      await this.resize(from).catch(() => undefined)
+      throw error
+    }
   }
 
   async grow(offset: number, length: number): Promise<void> {

@@ -144,6 +144,23 @@ t.test('resize is refused with the texts of the reference', async (t) => {
   await t.rejects(resize({}), { message: "Cannot find device='' nor node-name=''" })
 })
 
+t.test('a resize as a job holds its node, and is refused for one that others use', async (t) => {
+  const daemon = scriptedDaemon()
+  for (const name of ['a', 'b']) await daemon.run('blockdev-add', file(name))
+  await daemon.run('blockdev-add', { driver: 'raw', 'node-name': 'above', file: 'b' })
+  const resize = (args: object) => daemon.run('x-resize', { 'job-id': 'j', node: 'a', size: 512, ...args })
+  await t.rejects(resize({ node: 'no' }), { message: "Cannot find device='no' nor node-name='no'" })
+  await t.rejects(resize({ size: -1 }), { message: "Parameter 'size' expects a >0 size" })
+  await t.rejects(resize({ node: 'b' }), { message: "Node 'b' is in use" })
+  await resize({ preallocation: 'falloc' })
+  const spec = { kind: 'resize', node: 'a', size: 512, preallocation: 'falloc' }
+  t.match(daemon.workers[0]?.asked.at(-1), { name: 'job-start', args: { spec } })
+  await t.rejects(resize({ 'job-id': 'k' }), { message: "Node 'a' is in use" })
+  await t.rejects(daemon.run('block_resize', { 'node-name': 'a', size: 512 }), {
+    message: "Node 'a' is busy: block device is in use by block job: x-resize",
+  })
+})
+
 t.test('reopen passes definitions on with every name filled in, and refuses other children', async (t) => {
   const daemon = scriptedDaemon()
   const raw = { driver: 'raw', 'node-name': 'r', file: 'f' } as const

@@ -6,7 +6,7 @@ import type { L2Entry } from '../../../../../protocol/qcow2/entries.js'
 import { formatL2Entry } from '../../../../../protocol/qcow2/entries.js'
 import type { Allocation, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
-import { hasPlace, maskOf, SUBCLUSTERS, withData } from './cluster.js'
+import { hasPlace, maskOf, type Shown, SUBCLUSTERS, withPlace } from './cluster.js'
 import type { Freed, Frees } from './frees.js'
 import type { GuestMap } from './guest-map.js'
 import type { Image } from './image.js'
@@ -32,6 +32,8 @@ interface Run {
   readonly entries: readonly L2Entry[]
   /** Host offset of the place that is there already. */
   readonly kept: number | undefined
+  /** What they become. */
+  readonly shown: Shown
 }
 
 export class Allocator {
@@ -49,11 +51,12 @@ export class Allocator {
     }
   }
 
-  async allocate(offset: number, length: number): Promise<Allocation> {
+  /** @param shown  what is linked; other than data: see withPlace() */
+  async allocate(offset: number, length: number, shown: Shown = 'data'): Promise<Allocation> {
     const { image, l2, refcounts, tables } = this.#parts
     const cluster = Math.floor(offset / image.clusterSize)
     await l2.ensureWritable(cluster)
-    const run = await this.#run(cluster, offset + length)
+    const run = await this.#run(cluster, offset + length, shown)
     if (image.external) return await this.#external(run, offset, length)
     if (run.kept !== undefined) {
       const table = tables.find(run.kept, run.entries.length * image.clusterSize)
@@ -173,7 +176,7 @@ export class Allocator {
   }
 
   /** Neighbours from `cluster` on that need the same, to the end of the request or of the slice. */
-  async #run(cluster: number, end: number): Promise<Run> {
+  async #run(cluster: number, end: number, shown: Shown): Promise<Run> {
     const { image, l2, map } = this.#parts
     const slice = await l2.slice(cluster)
     if (slice === undefined) throw new Error(`no L2 table for cluster ${cluster}`)
@@ -192,7 +195,7 @@ export class Allocator {
       if (!alike || this.#shownInPlace(entry)) break
       entries.push(entry)
     }
-    return { cluster, entries, kept }
+    return { cluster, entries, kept, shown }
   }
 
   /** A host cluster of its own that can be written without anybody seeing it. */
@@ -247,7 +250,7 @@ export class Allocator {
       blank,
       link: () =>
         this.#link(run.cluster, run.entries, (old, index) =>
-          withData(old, host + index * clusterSize, image.extended, masks[index] ?? 0),
+          withPlace(old, host + index * clusterSize, image.extended, masks[index] ?? 0, run.shown),
         ),
       abandon: async () => {
         if (taken !== undefined) await refcounts.release(taken.offset, run.entries.length * clusterSize)

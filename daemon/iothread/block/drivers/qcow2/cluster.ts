@@ -56,7 +56,7 @@ export function maskOf(inCluster: number, length: number, clusterSize: number): 
 }
 
 /** An entry whose range became data at `offset`. @param mask  the subclusters that did */
-export function withData(old: L2Entry, offset: number, extended: boolean, mask: number): L2Entry {
+export function withData(old: L2Entry, offset: number, extended: boolean, mask: number): Standard {
   const standard = { kind: 'standard', offset, copied: true, zero: false } as const
   if (!extended) return { ...standard, subclusters: undefined }
   const before = old.kind === 'standard' ? old.subclusters : undefined
@@ -79,6 +79,30 @@ export function withZero(old: Standard, keep: boolean, extended: boolean, mask: 
     ...place,
     zero: false,
     subclusters: { allocated: (allocated & ~mask) >>> 0, zero: (zero | mask) >>> 0 },
+  }
+}
+
+/**
+ * An entry whose range has its place at `offset`, which reads as zero.
+ * @param shown  what it is then: data, zeroes, or of extended entries nothing yet
+ */
+export function withPlace(
+  old: L2Entry,
+  offset: number,
+  extended: boolean,
+  mask: number,
+  shown: Shown,
+): L2Entry {
+  const data = withData(old, offset, extended, mask)
+  switch (shown) {
+    case 'data':
+      return data
+    case 'zero':
+      return withZero(data, true, extended, mask)
+    case 'backing':
+      return { ...data, subclusters: { allocated: 0, zero: 0 } }
+    default:
+      return shown satisfies never
   }
 }
 

@@ -73,6 +73,7 @@ export class Qcow2Map implements MapDriver {
   readonly #zeroer: Zeroer
   readonly #commit: Commit
   readonly #bitmaps: Bitmaps
+  readonly #resizer: Resizer
   /** Runs between load() and close(). */
   #cleaning: NodeJS.Timeout | undefined
   /** Whether the file may have holes where data lies; found out when it is first asked for. */
@@ -120,6 +121,12 @@ export class Qcow2Map implements MapDriver {
     })
     this.#commit = new Commit({ image, refcounts, l1, l2: cache, frees })
     this.#bitmaps = new Bitmaps({ image, refcounts, tables, bitmaps, commit: this.#commit })
+    this.#resizer = new Resizer({
+      ...{ image, l1, l2Cache: cache, refcounts, frees, tables, zeroer: this.#zeroer },
+      ...{ allocator: this.#allocator, commit: this.#commit, bitmaps: this.#bitmaps },
+      backing: () => this.#backing,
+      snapshots: () => this.#snapshots.list,
+    })
   }
 
   get compression(): 'zlib' | 'zstd' {
@@ -219,23 +226,11 @@ export class Qcow2Map implements MapDriver {
     await this.#commit.tidy()
   }
 
-  async resize(length: number, clear: (offset: number, length: number) => Promise<void>): Promise<void> {
+  async resize(...[length, clear, how]: Parameters<MapDriver['resize']>): Promise<void> {
     const caches = this.#options.caches(length)
     await this.#makeReady()
-    const resizer = new Resizer({
-      image: this.#image,
-      l1: this.#l1,
-      l2Cache: this.#l2Cache,
-      refcounts: this.#refcounts,
-      frees: this.#frees,
-      tables: this.#tables,
-      zeroer: this.#zeroer,
-      commit: this.#commit,
-      backing: this.#backing,
-      snapshots: this.#snapshots.list,
-      bitmaps: this.#bitmaps,
-    })
-    await resizer.resize(length, clear)
+    await this.#resizer.resize(length, clear, how)
+    this.#looksThrough = undefined
     this.#keepAtMost(caches)
   }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Changing the size of a qcow2 disk. Nobody else uses the image meanwhile (the node is drained). The header names the
-// new size last: a crash before leaves the old size. Growing changes nothing that it shows; of what shrinking is to cut off
-// a crash may leave parts.
+// new size last: a crash before leaves the old size. Growing changes nothing that it shows, also when it fails; of what
+// shrinking is to cut off a crash may leave parts.
 
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import { CommandError } from '../../../../errors.js'
 import { type BlockNode, SECTOR } from '../../node.js'
+import { type Preallocate, preallocate } from '../../preallocate.js'
+import type { Allocator } from './allocate.js'
 import type { Bitmaps } from './bitmaps.js'
 import type { Commit } from './commit.js'
 import type { Frees } from './frees.js'
@@ -26,10 +28,11 @@ export interface ResizeParts {
   readonly frees: Frees
   readonly tables: TableClusters
   readonly zeroer: Zeroer
+  readonly allocator: Allocator
   readonly commit: Commit
-  readonly backing: BlockNode | undefined
-  readonly snapshots: readonly Snapshot[]
   readonly bitmaps: Bitmaps
+  readonly backing: () => BlockNode | undefined
+  readonly snapshots: () => readonly Snapshot[]
 }
 
 type Clear = (offset: number, length: number) => Promise<void>
@@ -43,26 +46,28 @@ export class Resizer {
 
   /**
    * @param clear  makes a guest range read as zero, beyond the end of the disk too
+   * @param how    of a longer disk: its new clusters get places
    * @throws CommandError for a size that the image cannot have
    */
-  async resize(length: number, clear: Clear): Promise<void> {
-    const { image, snapshots, bitmaps, commit } = this.#parts
+  async resize(length: number, clear: Clear, how?: Preallocate): Promise<void> {
+    const { image, bitmaps, commit } = this.#parts
     if (length % SECTOR !== 0) throw new CommandError('The new size must be a multiple of 512')
-    if (snapshots.length > 0 && image.header.version === 2)
+    if (this.#parts.snapshots().length > 0 && image.header.version === 2)
       throw new CommandError("Can't resize a version 2 image which has snapshots")
     if (length !== image.header.size) await bitmaps.holdAll()
-    if (length < image.header.size) await this.#shrink(length)
-    else if (length > image.header.size) await this.#grow(length, clear)
+    if (length < image.header.size) await this.#cut(length, image.header.size)
+    else if (length > image.header.size) await this.#growOrStay(length, clear, how)
     await commit.run()
     await image.changeHeader({ size: length })
     if (image.external && length < image.dataFile.length()) await image.dataFile.resize(length)
     await commit.run()
   }
 
-  async #shrink(length: number): Promise<void> {
+  /** Gives up what lies between the ends of a disk of `length` bytes and of one of `end`. */
+  async #cut(length: number, end: number): Promise<void> {
     const { image, l1, l2Cache, frees, tables, zeroer } = this.#parts
     const { clusterSize, l2Span } = image
-    await zeroer.drop(roundUp(length, clusterSize), roundUp(image.header.size, clusterSize), 'always')
+    await zeroer.drop(roundUp(length, clusterSize), roundUp(end, clusterSize), 'always')
     for (let index = Math.ceil(length / l2Span); index < l1.size; index++) {
       const { offset } = l1.get(index)
       if (offset === 0) continue
@@ -73,8 +78,27 @@ export class Resizer {
     }
   }
 
-  async #grow(length: number, clear: Clear): Promise<void> {
-    const { image, backing } = this.#parts
+  /** Leaves nothing behind the end of the disk when it fails: to find that place would be left to the next check. */
+  async #growOrStay(length: number, clear: Clear, how: Preallocate | undefined): Promise<void> {
+    const { image, commit } = this.#parts
+    const data = image.dataFile.length()
+    try {
+      await this.#grow(length, clear, how)
+    } catch (error) {
+      const undo = async () => {
+        await this.#cut(image.header.size, length)
+        if (image.external && data < image.dataFile.length()) await image.dataFile.resize(data)
+        await commit.run()
+      }
+      // What is left then reads as zero, and is a part of the disk for nobody.
+      await undo().catch(() => undefined)
+      throw error
+    }
+  }
+
+  async #grow(length: number, clear: Clear, how: Preallocate | undefined): Promise<void> {
+    const { image } = this.#parts
+    const backing = this.#parts.backing()
     const old = image.header.size
     const entries = Math.ceil(length / image.l2Span)
     if (entries * 8 > MAX_L1)
@@ -89,8 +113,32 @@ export class Resizer {
     // The rest of the last cluster may hold what an earlier, longer disk had there.
     if (old < start) await clear(old, Math.min(start, length) - old)
     // What the backing node has there was never part of this disk.
+    if (how !== undefined)
+      return this.#preallocate(start, roundUp(length, image.clusterSize), how, shows > old)
     const end = roundUp(shows, image.clusterSize)
     for (let at = start; at < end; ) at += await this.#parts.zeroer.zero(at, end - at, true, false)
+  }
+
+  /**
+   * Places for whole clusters, which nobody can see yet: each reads as zero before it is linked.
+   * @param covers  the backing node has something there, which must not show
+   */
+  async #preallocate(from: number, end: number, how: Preallocate, covers: boolean): Promise<void> {
+    const { allocator, image } = this.#parts
+    // Subclusters are allocated by the first write, as in a new image; a raw data file shows as it is.
+    const uncovered = image.extended && !image.rawData ? 'backing' : 'data'
+    const covering = how.mode === 'metadata' ? 'zero' : 'data'
+    for (let at = from; at < end; ) {
+      const place = await allocator.allocate(at, end - at, covers ? covering : uncovered)
+      try {
+        await preallocate(place.file, place.host, place.length, how, place.blank)
+      } catch (error) {
+        await place.abandon()
+        throw error
+      }
+      await place.link()
+      at = roundUp(place.offset + place.length, image.clusterSize)
+    }
   }
 
   /** The table as it is, with room for more, in a new place; or longer where it is. */
