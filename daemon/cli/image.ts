@@ -8,6 +8,7 @@ import { formatOf, PROBE_LENGTH } from '../../protocol/image-magic.js'
 import { isJsonObject, type JsonObject } from '../../protocol/json-value.js'
 import { parseKeyval, validateImageKeyval } from '../../protocol/keyval.js'
 import { blockdevOptions } from '../../protocol/schema/nodes.js'
+import { checkNames } from '../../protocol/schema/unknown-names.js'
 import { ArgumentError, validate } from '../../protocol/schema/validate.js'
 import { EIO, errnoNumber, errnoText } from '../common/errno.js'
 import { requestOf } from './arguments.js'
@@ -149,10 +150,10 @@ function imageOf(text: string): Image {
 
 function optionsOf(text: string): JsonObject {
   try {
-    const options = text.startsWith('{')
-      ? validate(blockdevOptions, completed(requestOf([text])))
-      : validateImageKeyval(blockdevOptions, completed(parseKeyval(text, undefined)))
-    return options as JsonObject
+    const json = text.startsWith('{')
+    const given = completed(json ? requestOf([text]) : parseKeyval(text, undefined))
+    checkNames(blockdevOptions, given)
+    return (json ? validate : validateImageKeyval)(blockdevOptions, given) as JsonObject
   } catch (cause) {
     if (cause instanceof ArgumentError) throw usage(`--image-opts '${text}': ${cause.message}`)
     throw cause

@@ -84,6 +84,24 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
     text: "--image-opts 'driver=qcow2,file.filename=a,file.lockin=off': Parameter 'file.lockin' is unexpected",
   },
   {
+    name: 'an option that no file has, where one is missing',
+    args: ['info', '--image-opts', 'driver=qcow2,file.filenam=x'],
+    status: 2,
+    text: "--image-opts 'driver=qcow2,file.filenam=x': Parameter 'file.filenam' is unexpected",
+  },
+  {
+    name: 'an option in JSON that no node has, where one is missing',
+    args: ['info', '--image-opts', '{"driver":"qcow2","fil":{"driver":"file"}}'],
+    status: 2,
+    text: `--image-opts '{"driver":"qcow2","fil":{"driver":"file"}}': Parameter 'fil' is unexpected`,
+  },
+  {
+    name: 'an option that is missing',
+    args: ['info', '--image-opts', 'driver=qcow2,lazy-refcounts=on'],
+    status: 2,
+    text: "--image-opts 'driver=qcow2,lazy-refcounts=on': Parameter 'file' is missing",
+  },
+  {
     name: 'an option that is no size',
     args: ['map', '--image-opts', 'offset=1Q,file.filename=a.raw'],
     status: 2,
