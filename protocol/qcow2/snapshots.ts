@@ -42,22 +42,16 @@ export interface SnapshotEntry {
 /**
  * One entry at `at`.
  * @param index  of the entry, for errors
- * @param most  bytes of extra data
  * @returns undefined when the bytes end before the entry does
  * @throws FormatError
  */
-export function parseSnapshot(
-  bytes: Uint8Array,
-  at: number,
-  index: number,
-  most = MAX_EXTRA,
-): SnapshotEntry | undefined {
+export function parseSnapshot(bytes: Uint8Array, at: number, index: number): SnapshotEntry | undefined {
   if (at + FIXED > bytes.length) return undefined
   const view = viewOf(bytes)
   const idLength = view.getUint16(at + 12)
   const nameLength = view.getUint16(at + 14)
   const extra = view.getUint32(at + 36)
-  if (extra > most) throw new FormatError(`Too much extra metadata in snapshot table entry ${index}`)
+  if (extra > MAX_EXTRA) throw new FormatError(`Too much extra metadata in snapshot table entry ${index}`)
   const idAt = at + FIXED + extra
   const end = idAt + idLength + nameLength
   if (end > bytes.length) return undefined
@@ -82,8 +76,38 @@ function icountOf(view: DataView, at: number): number | undefined {
   return view.getBigInt64(at) === -1n ? undefined : getUint64(view, at)
 }
 
+/** Where the parts of an entry lie; bytes from its start. */
+export interface SnapshotOutline {
+  /** Bytes of extra data. */
+  readonly extra: number
+  /** ID and name. */
+  readonly stringsAt: number
+  readonly stringsLength: number
+  readonly next: number
+}
+
+/** Of the entry at `at`, of which there are at least 40 bytes. */
+export function outlineSnapshot(bytes: Uint8Array, at: number): SnapshotOutline {
+  const view = viewOf(bytes)
+  const extra = view.getUint32(at + 36)
+  const stringsLength = view.getUint16(at + 12) + view.getUint16(at + 14)
+  return { extra, stringsAt: FIXED + extra, stringsLength, next: padded(FIXED + extra + stringsLength) }
+}
+
 /**
- * The entry at `at` with the extra data that version 3 demands, and no more of it than QEMU reads.
+ * The entry at `at` with no more extra data than QEMU reads, of which it has more.
+ * @param strings  its ID and name
+ */
+export function shortenSnapshot(bytes: Uint8Array, at: number, strings: Uint8Array): Uint8Array {
+  const entry = new Uint8Array(padded(FIXED + MAX_EXTRA + strings.length))
+  entry.set(bytes.subarray(at, at + FIXED + MAX_EXTRA))
+  viewOf(entry).setUint32(36, MAX_EXTRA)
+  entry.set(strings, FIXED + MAX_EXTRA)
+  return entry
+}
+
+/**
+ * The entry at `at` with the extra data that version 3 demands.
  * @param size  of the disk, bytes, where the entry does not tell it
  */
 export function completeSnapshot(
@@ -92,7 +116,7 @@ export function completeSnapshot(
   { snapshot, extra, next }: SnapshotEntry,
   size: number,
 ): Uint8Array {
-  const kept = bytes.subarray(at + FIXED, at + FIXED + Math.min(extra, MAX_EXTRA))
+  const kept = bytes.subarray(at + FIXED, at + FIXED + extra)
   const length = Math.max(kept.length, LEAST_EXTRA)
   const strings = bytes.subarray(at + FIXED + extra, next)
   const entry = new Uint8Array(padded(FIXED + length + strings.length))

@@ -162,7 +162,7 @@ class Check {
     }
     if (findings.rebuild && repair === 'leaks') {
       findings.checkErrors += 1
-      findings.corruptions += this.#snapshots.flaws.length
+      findings.corruptions += this.#snapshots.corruptions
       findings.say('ERROR need to rebuild refcount structures')
       return undefined
     }
@@ -178,12 +178,12 @@ class Check {
   /** Flaws of the snapshot table count last: what is counted before is compared with what refcounts say. */
   async #mendSnapshots(refcounts: Refcounts): Promise<void> {
     const { findings, repair } = this.#checked
-    const { flaws } = this.#snapshots
-    if (flaws.length === 0) return
+    const { corruptions } = this.#snapshots
+    if (corruptions === 0) return
     if (repair === 'all' && findings.checkErrors === 0) {
       try {
         await replaceSnapshotTable(this.#checked, refcounts, this.#snapshots)
-        findings.corruptionsFixed += flaws.length
+        findings.corruptionsFixed += corruptions
         return
       } catch (error) {
         if (!(error instanceof FormatError)) throw error
@@ -191,7 +191,7 @@ class Check {
         findings.say(`ERROR failed to update snapshot table: ${error.message}`)
       }
     }
-    findings.corruptions += flaws.length
+    findings.corruptions += corruptions
   }
 
   async #rebuild(): Promise<Refcounts> {

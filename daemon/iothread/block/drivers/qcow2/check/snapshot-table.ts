@@ -12,76 +12,98 @@ import {
   completeSnapshot,
   hasPossibleL1,
   MAX_EXTRA,
-  parseSnapshot,
   type Snapshot,
 } from '../../../../../../protocol/qcow2/snapshots.js'
 import { type Checked, countRange } from './image.js'
 import type { Refcounts } from './refcounts.js'
+import { SnapshotEntries } from './snapshot-entries.js'
 
 const MAX_SNAPSHOTS = 65536
 const MAX_TABLE = 64 * 2 ** 20
-/** Bytes of extra data that a repair passes over. */
-const REPAIRED_EXTRA = 64 * 1024
-/** Bytes; an entry is shorter than half of it: its strings have lengths of 16 bits. */
-const WINDOW = 512 * 1024
 /** Where the number of snapshots and the offset of their table stand in the header. */
 const HEADER_FIELD = 60
 
 export interface SnapshotTable {
+  /** Those that the table keeps. */
   readonly snapshots: readonly Snapshot[]
-  /** Bytes of the table. */
+  /** Bytes of the table, and of what is kept of it. */
   readonly length: number
-  /** What single entries lack, or have too much: a repair puts it right. */
+  readonly keptLength: number
+  /** What single entries lack, or have too much, and that there are too many: a repair puts it right. */
   readonly flaws: readonly string[]
-  /** An entry leads nowhere: what belongs to its snapshot looks like a leak, and would be lost. */
+  /** How many entries that is. */
+  readonly corruptions: number
+  /** An entry leads nowhere, or one that would be cut off has data: what belongs to its snapshot would be lost. */
   readonly damaged: boolean
   /** The table without the flaws. Empty where no repair was asked for. */
   readonly mended: readonly Uint8Array[]
 }
 
 export const NO_SNAPSHOTS: SnapshotTable = {
-  ...{ snapshots: [], length: 0, flaws: [], damaged: false, mended: [] },
+  ...{ snapshots: [], length: 0, keptLength: 0, flaws: [], corruptions: 0, damaged: false, mended: [] },
 }
 
 /** @throws FormatError when the table cannot be read as one */
 export async function readSnapshots(checked: Checked): Promise<SnapshotTable> {
-  const { bytes, header, clusterSize } = checked
+  const { header, clusterSize } = checked
   const { snapshotCount: count, snapshotsOffset } = header
-  if (count === 0) return NO_SNAPSHOTS
-  if (count > MAX_SNAPSHOTS) throw new FormatError('Snapshot table too large')
-  if (snapshotsOffset % clusterSize !== 0) throw new FormatError('Snapshot table offset invalid')
   const repairs = checked.repair === 'all'
+  if (count === 0) return NO_SNAPSHOTS
+  if (count > MAX_SNAPSHOTS && !repairs) throw new FormatError('Snapshot table too large')
+  if (snapshotsOffset % clusterSize !== 0) throw new FormatError('Snapshot table offset invalid')
+  const entries = new SnapshotEntries(checked)
   const [snapshots, flaws, mended]: [Snapshot[], string[], Uint8Array[]] = [[], [], []]
-  let windowAt = snapshotsOffset
-  let window = await bytes.read(windowAt, WINDOW)
-  let at = windowAt
-  while (snapshots.length < count) {
-    if (bytes.tired) await bytes.rest()
-    if (at - snapshotsOffset > MAX_TABLE) throw new FormatError('Snapshot table is too big')
-    if (at - windowAt > WINDOW / 2) {
-      windowAt = at
-      window = await bytes.read(windowAt, WINDOW)
-    }
+  let [keptLength, mendedLength] = [0, 0]
+  let cutHasData = false
+  while (snapshots.length < Math.min(count, MAX_SNAPSHOTS)) {
     const index = snapshots.length
-    const from = at - windowAt
-    const found = parseSnapshot(window, from, index, repairs ? REPAIRED_EXTRA : MAX_EXTRA)
-    if (found === undefined) throw new FormatError('Snapshot table is too big')
-    const { snapshot, extra, next } = found
+    const { bytes, from, extraThere, ...found } = await entries.next(repairs)
+    const { snapshot } = found
     const incomplete = header.version === 3 && snapshot.diskSize === undefined
+    const entry = incomplete
+      ? completeSnapshot(bytes, from, found, header.size)
+      : bytes.subarray(from, found.next)
+    mendedLength += entry.length
+    if (mendedLength > MAX_TABLE) {
+      if (!repairs) throw new FormatError('Snapshot table is too big')
+      cutHasData = hasData(snapshot)
+      break
+    }
     if (incomplete) flaws.push(`snapshot table entry ${index} is incomplete`)
-    if (extra > MAX_EXTRA)
-      flaws.push(`too much extra metadata in snapshot table entry ${index} (${extra} > ${MAX_EXTRA})`)
+    if (extraThere > MAX_EXTRA)
+      flaws.push(`too much extra metadata in snapshot table entry ${index} (${extraThere} > ${MAX_EXTRA})`)
     snapshots.push(snapshot)
-    if (repairs)
-      mended.push(
-        incomplete || extra > MAX_EXTRA
-          ? completeSnapshot(window, from, found, header.size)
-          : window.slice(from, next),
-      )
-    at = windowAt + next
+    if (repairs) mended.push(entry.slice())
+    keptLength = entries.at - snapshotsOffset
   }
-  const damaged = snapshots.some((snapshot) => !leadsToTable(checked, snapshot))
-  return { snapshots, length: at - snapshotsOffset, flaws, damaged, mended }
+  const overhang = count - snapshots.length
+  const corruptions = flaws.length + overhang
+  if (overhang > 0) flaws.push(`${overhang} overhanging snapshots`)
+  const damaged =
+    cutHasData ||
+    snapshots.some((snapshot) => !leadsToTable(checked, snapshot)) ||
+    (await leadOn(entries, header))
+  const length = damaged ? keptLength : entries.at - snapshotsOffset
+  return { snapshots, length, keptLength, flaws, corruptions, damaged, mended }
+}
+
+/**
+ * Passes over the entries that are left, which nobody would read any more.
+ * @returns whether one of them has data, or they are too many to tell
+ */
+async function leadOn(
+  entries: SnapshotEntries,
+  { snapshotCount, snapshotsOffset }: Checked['header'],
+): Promise<boolean> {
+  while (entries.index < snapshotCount) {
+    if (entries.at - snapshotsOffset > 2 * MAX_TABLE) return true
+    if (hasData((await entries.next(true)).snapshot)) return true
+  }
+  return false
+}
+
+function hasData({ l1Size }: Snapshot): boolean {
+  return l1Size > 0
 }
 
 function leadsToTable({ bytes, clusterSize }: Checked, snapshot: Snapshot): boolean {
@@ -97,9 +119,9 @@ function leadsToTable({ bytes, clusterSize }: Checked, snapshot: Snapshot): bool
 export async function replaceSnapshotTable(
   checked: Checked,
   refcounts: Refcounts,
-  { mended, length: oldLength, snapshots }: SnapshotTable,
+  { mended, length: oldLength, keptLength, snapshots }: SnapshotTable,
 ): Promise<void> {
-  const { bytes, clusterSize, counts, header } = checked
+  const { bytes, clusterSize, counts, findings, header } = checked
   const length = mended.reduce((sum, entry) => sum + entry.length, 0)
   const clusters = Math.ceil(length / clusterSize)
   const first = await freeRun(checked, refcounts, clusters)
@@ -110,18 +132,14 @@ export async function replaceSnapshotTable(
   countRange(checked, offset, length)
   for (let cluster = first; cluster < first + clusters; cluster++) await refcounts.set(cluster, 1)
   await refcounts.save()
-  let at = offset
-  for (const entry of mended) {
-    await bytes.write(at, entry)
-    at += entry.length
-  }
+  await bytes.write(offset, Buffer.concat(mended))
   await bytes.flush()
   const field = new Uint8Array(12)
   viewOf(field).setUint32(0, snapshots.length)
   setUint64(viewOf(field), 4, offset)
   await bytes.write(HEADER_FIELD, field)
   await bytes.flush()
-  checked.header = { ...header, snapshotsOffset: offset }
+  checked.header = { ...header, snapshotCount: snapshots.length, snapshotsOffset: offset }
   const end = Math.min(header.snapshotsOffset + oldLength, bytes.length)
   for (let cluster = header.snapshotsOffset / clusterSize; cluster * clusterSize < end; cluster++) {
     const left = counts.get(cluster) - 1
@@ -129,6 +147,7 @@ export async function replaceSnapshotTable(
     counts.clear(cluster)
     if (left > 0) counts.add(cluster, left)
     await refcounts.set(cluster, left)
+    if (cluster * clusterSize >= header.snapshotsOffset + keptLength) findings.leaksFixed += 1
   }
   await refcounts.save()
 }
