@@ -82,8 +82,8 @@ class Engine implements IoEngine {
     return this.#slots.takeRun(length)
   }
 
-  takePiece(length: number): number | undefined {
-    return this.#slots.takePiece(length)
+  takePiece(length: number, held?: number): number | undefined {
+    return this.#slots.takePiece(length, held)
   }
 
   giveSlots(slots: readonly number[]): void {

@@ -45,9 +45,15 @@ export class Slots {
     return first
   }
 
-  takePiece(length: number): number | undefined {
-    if (length <= this.#size) return this.take(1, this.#most - this.#setApart)[0]
-    return this.takeRun(length, this.#most - this.#setApart / 2)
+  takePiece(length: number, held = 0): number | undefined {
+    const single = length <= this.#size
+    const among = this.#most - (single ? this.#setApart : this.#setApart / 2)
+    if (held > 0 && held >= among - this.inUse) return undefined
+    return single ? this.take(1, among)[0] : this.takeRun(length, among)
+  }
+
+  get inUse(): number {
+    return this.#native.stats()[3]
   }
 
   give(slots: readonly number[]): void {

@@ -166,8 +166,9 @@ export interface IoEngine extends StreamVerbs {
    * A slot, or a run of them, for who takes one after the other and can wait for the next. The slots that are set apart are not
    * taken by themselves, so that neighbours come free there; half of them not at all, so that there is one for who cannot wait.
    * @param length  bytes it has at least
+   * @param held    slots that the taker has: it gets another one while more than that are free; 0: any
    */
-  takePiece(length: number): number | undefined
+  takePiece(length: number, held?: number): number | undefined
   /** A run is given back as a whole, by its first slot. */
   giveSlots(slots: readonly number[]): void
   /** Calls once, when somebody has given slots back; somebody else may be faster. Must not throw. */

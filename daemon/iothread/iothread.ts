@@ -186,9 +186,9 @@ export class Iothread {
   #makeBody(spec: JobSpec, control: JobControl): JobBody {
     switch (spec.kind) {
       case 'mirror':
-        return new MirrorJob(spec, this.#graph, this.#buffers, control)
+        return new MirrorJob(spec, this.#graph, this.#buffers.share(), control)
       case 'backup':
-        return new BackupJob(spec, this.#graph, this.#buffers, control)
+        return new BackupJob(spec, this.#graph, this.#buffers.share(), control)
       case 'create':
         return new CreateJob(spec, this.#graph, this.#buffers, control.signal)
       case 'check':
@@ -200,9 +200,9 @@ export class Iothread {
       case 'resize':
         return new ResizeJob(spec, this.#graph, this.#buffers, control)
       case 'commit':
-        return new CommitJob(spec, this.#graph, this.#buffers, control)
+        return new CommitJob(spec, this.#graph, this.#buffers.share(), control)
       case 'stream':
-        return new StreamJob(spec, this.#graph, this.#buffers, control)
+        return new StreamJob(spec, this.#graph, this.#buffers.share(), control)
       default:
         return spec satisfies never
     }

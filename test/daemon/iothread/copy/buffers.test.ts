@@ -68,6 +68,33 @@ t.test(
   },
 )
 
+for (const length of [MiB, 2 * MiB])
+  t.test(`jobs that give nothing back leave some to the next, ${length / MiB} MiB at a time`, async (t) => {
+    const engine = createEngine({ aio: 'threads', slotSize: MiB, maxSlots: 64, setApart: 32 })
+    t.teardown(() => engine.shutdown(5000))
+    const shared = new Buffers(engine)
+    const taken: number[] = []
+    for (let job = 0; job < 4; job++) {
+      const own = shared.share()
+      let count = 0
+      while (own.take(length) !== undefined) count += 1
+      taken.push(count)
+    }
+    t.same(taken, length === MiB ? [16, 8, 4, 2] : [12, 6, 3, 2])
+  })
+
+t.test('what a job gives back it may take again', async (t) => {
+  const engine = createEngine({ aio: 'threads', slotSize: MiB, maxSlots: 8 })
+  t.teardown(() => engine.shutdown(5000))
+  const own = new Buffers(engine).share()
+  const held: number[] = []
+  for (let slot = own.take(); slot !== undefined; slot = own.take()) held.push(slot)
+  t.equal(held.length, 4)
+  for (const slot of held.splice(0, 2)) own.give(slot)
+  t.not(own.take(2 * MiB), undefined)
+  t.equal(own.take(), undefined)
+})
+
 t.test('a job hears of what others than jobs give back', async (t) => {
   const { engine, buffers, held } = scarce(t)
   const waiting = buffers.acquire()
