@@ -310,7 +310,10 @@ export class Claims {
     for (const holder of uses) {
       for (const other of uses) {
         if (holder === other || isBeside(holder, other) || isBeside(other, holder)) continue
-        const refused = other.permissions.use.filter((one) => !holder.permissions.share.includes(one))
+        const { share } = holder.permissions
+        const refused = other.permissions.use.filter(
+          (one) => !share.includes(one) && !(one === 'resize' && follows(holder, other)),
+        )
         if (refused.length > 0) throw conflict(node, refused, other, holder)
       }
     }
@@ -325,6 +328,11 @@ function isUnknown({ driver }: BlockNode, before?: Permissions, now?: Permission
 
 function excludesWriters({ share }: Permissions): boolean {
   return !share.includes('write') && !share.includes('resize')
+}
+
+/** Who goes with a disk wherever it goes hears of its new length too, when it is given by a user of the same node. */
+function follows(holder: Use | Direct, { role }: Use): boolean {
+  return role === 'root' && 'moved' in holder && holder.moved !== undefined
 }
 
 function isBeside(use: Use, { parent }: Use): boolean {

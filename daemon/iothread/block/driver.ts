@@ -125,6 +125,11 @@ export interface Permissions {
 export const PERMISSIONS = ['consistent read', 'write', 'write unchanged', 'resize'] as const
 export type Permission = (typeof PERMISSIONS)[number]
 
+/** All but one. */
+export function without(permission: Permission): readonly Permission[] {
+  return PERMISSIONS.filter((one) => one !== permission)
+}
+
 /** What a driver wants of one of its children, given what its own users want of it; undefined: as usual. */
 export type ChildPermissions = (role: string, own: Permissions) => Permissions | undefined
 

@@ -64,6 +64,35 @@ t.test('a client writes to the image, and the end leaves no socket', { skip }, a
   t.notOk(existsSync(socket))
 })
 
+for (const more of [[], ['-r']])
+  t.test(
+    `what is served is neither overwritten nor cut off: serve ${more.join(' ')}`,
+    { skip },
+    async (t) => {
+      const path = imageFile(t)
+      writeFileSync(path, Buffer.alloc(4 << 20, 5))
+      const source = imageFile(t)
+      const socket = `${path}.sock`
+      await served(['serve', ...more, '-f', 'raw', '--socket', socket, path], async () => {
+        for (const args of [
+          ['mirror', source, path],
+          ['convert', source, path],
+          ['backup', source, path],
+          ['create', '-f', 'raw', path, '1M'],
+          ['resize', '-f', 'raw', '--shrink', path, '1M'],
+        ]) {
+          const { status, stderr } = await run(args)
+          t.same(
+            { status, lock: stderr.includes('Failed to get "resize" lock') },
+            { status: 1, lock: true },
+            args.join(' '),
+          )
+          t.ok(readFileSync(path).equals(Buffer.alloc(4 << 20, 5)), 'and nothing is changed')
+        }
+      })
+    },
+  )
+
 t.test('read-only, under a name', { skip }, async (t) => {
   const path = imageFile(t)
   const socket = `${path}.sock`

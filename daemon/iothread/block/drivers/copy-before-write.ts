@@ -8,7 +8,7 @@ import { CommandError, IoError } from '../../../errors.js'
 import type { NodeSpec } from '../../messages.js'
 import { BeforeWrite, type CbwPolicy, type OnCbwError } from '../before-write.js'
 import { DirtyBitmap } from '../dirty-bitmap.js'
-import { PERMISSIONS, type Permission, type Permissions } from '../driver.js'
+import { PERMISSIONS, type Permissions, without } from '../driver.js'
 import { chunkFor } from '../granularity.js'
 import type { BlockNode } from '../node.js'
 import type { ChildNodes, OpenContext } from '../open.js'
@@ -152,8 +152,4 @@ export class CopyBeforeWrite extends Filter {
     await this.end()
     this.kept.snapshot.close()
   }
-}
-
-function without(permission: Permission): readonly Permission[] {
-  return PERMISSIONS.filter((one) => one !== permission)
 }

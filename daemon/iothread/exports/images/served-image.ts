@@ -12,7 +12,7 @@ import { serveRequests } from '../../../http/serve.js'
 import { HttpStream } from '../../../http/stream.js'
 import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
-import { type DirtyLook, PERMISSIONS, type Permissions } from '../../block/driver.js'
+import { type DirtyLook, type Permissions, without } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
 import type { Guest } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
@@ -293,7 +293,8 @@ function lookInto({ bitmap }: BitmapUse): DirtyLook {
   }
 }
 
+/** What is served is not to be made shorter by other programs, nor overwritten by a new image. */
 function permissions({ ops, own }: ImageSpec): Permissions {
   const changes = own ? (['write', 'resize'] as const) : (['write'] as const)
-  return { use: ['consistent read', ...(ops.includes('write') ? changes : [])], share: PERMISSIONS }
+  return { use: ['consistent read', ...(ops.includes('write') ? changes : [])], share: without('resize') }
 }

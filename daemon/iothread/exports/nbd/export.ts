@@ -7,7 +7,7 @@ import { giveBack } from '../../../common/give-back.js'
 import { CommandError } from '../../../errors.js'
 import type { BitmapUse } from '../../block/bitmaps/bitmap-use.js'
 import type { Claim } from '../../block/claims.js'
-import { PERMISSIONS, type Permissions } from '../../block/driver.js'
+import { type Permissions, without } from '../../block/driver.js'
 import type { Graph } from '../../block/graph.js'
 import type { Guest, Guests } from '../../block/guests.js'
 import type { BlockNode } from '../../block/node.js'
@@ -153,8 +153,9 @@ function contextsOf(
   return contexts
 }
 
+/** What is served is not to be made shorter by other programs, nor overwritten by a new image. */
 function permissions(writable: boolean): Permissions {
-  return { use: writable ? ['consistent read', 'write'] : ['consistent read'], share: PERMISSIONS }
+  return { use: writable ? ['consistent read', 'write'] : ['consistent read'], share: without('resize') }
 }
 
 function blockSizesOf(node: BlockNode): ServedFacts['blockSizes'] {
