@@ -15,7 +15,7 @@ import { requestOf } from './arguments.js'
 import type { Client, CommandArguments } from './client.js'
 import { lookAtImage } from './mirror-request.js'
 import type { SnapshotName } from './snapshot-name.js'
-import { failed, usage } from './status.js'
+import { CliError, failed, usage } from './status.js'
 import { addNode, type End, storageDefinition } from './storage.js'
 
 export const formats = ['raw', 'qcow2'] as const
@@ -55,7 +55,7 @@ export interface HowToOpen {
 export async function findImage(name: string, format: Format | undefined, imageOpts = false): Promise<Image> {
   if (imageOpts) {
     if (format !== undefined) throw usage('--image-opts and a format are mutually exclusive')
-    return imageOf(name)
+    return await imageOf(name)
   }
   const end = await lookAtImage(name)
   return { end, format: format ?? (await guess(end)), guessed: format === undefined }
@@ -118,17 +118,18 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
     image.snapshot === undefined
       ? {}
       : { 'x-snapshot': image.snapshot.name, 'x-snapshot-by': image.snapshot.by }
-  if (image.options !== undefined) return { ...image.options, 'node-name': nodeName, ...common, ...snapshot }
-  const { end, format } = image
+  const { end, format, options } = image
+  const part = how.size ?? options?.size ?? options?.offset
+  const guessed = format === 'raw' && image.guessed && !how.readOnly && part === undefined
+  const raw = guessed ? { 'x-guessed': true } : {}
+  if (options !== undefined) return { ...options, 'node-name': nodeName, ...common, ...snapshot, ...raw }
   return {
     driver: format,
     'node-name': nodeName,
     ...common,
     ...snapshot,
     ...(format === 'raw' && how.size !== undefined ? { size: how.size } : {}),
-    ...(format === 'raw' && image.guessed && !how.readOnly && how.size === undefined
-      ? { 'x-guessed': true }
-      : {}),
+    ...raw,
     ...(format === 'qcow2' && how.noBacking ? { backing: null } : {}),
     ...(format === 'qcow2' && how.tasks !== undefined ? { 'x-tasks': how.tasks } : {}),
     file: how.on ?? { ...storageDefinition(end), ...common },
@@ -136,31 +137,68 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
 }
 
 /**
- * `driver=qcow2,file.filename=disk` or JSON; without a driver the file itself.
+ * `driver=qcow2,file.filename=disk` or JSON; without a driver the format is guessed.
  * @throws CliError (usage) naming what is not as an option is to be
  */
-function imageOf(text: string): Image {
-  const options = optionsOf(text)
-  const file = isJsonObject(options.file) ? options.file : undefined
-  const filename = options.filename ?? file?.filename
+async function imageOf(text: string): Promise<Image> {
+  const { guessed, options } = await optionsOf(text)
   const format = options.driver === 'qcow2' ? 'qcow2' : 'raw'
-  const end: End = { name: text, path: typeof filename === 'string' ? resolve(filename) : text, kind: 'file' }
-  return { end, format, guessed: false, options }
+  return { end: endOf(text, options), format, guessed, options }
 }
 
-function optionsOf(text: string): JsonObject {
+function endOf(text: string, options: JsonObject): End {
+  const file = isJsonObject(options.file) ? options.file : undefined
+  const filename = options.filename ?? file?.filename
+  return { name: text, path: typeof filename === 'string' ? resolve(filename) : text, kind: 'file' }
+}
+
+async function optionsOf(text: string): Promise<{ readonly guessed: boolean; readonly options: JsonObject }> {
   try {
     const json = text.startsWith('{')
-    const given = completed(json ? requestOf([text]) : parseKeyval(text, undefined))
-    checkNames(blockdevOptions, given)
-    return (json ? validate : validateImageKeyval)(blockdevOptions, given) as JsonObject
+    const given = json ? requestOf([text]) : parseKeyval(text, undefined)
+    const guessed = given.driver === undefined
+    const unseen = await guessDrivers(text, given)
+    const whole = completed(given)
+    checkNames(blockdevOptions, whole)
+    const options = (json ? validate : validateImageKeyval)(blockdevOptions, whole) as JsonObject
+    if (unseen !== undefined) throw unseen
+    return { guessed, options }
   } catch (cause) {
     if (cause instanceof ArgumentError) throw usage(`--image-opts '${text}': ${cause.message}`)
     throw cause
   }
 }
 
-/** Names of files relative to this process, and drivers that go without saying, as the daemon needs them. */
+/**
+ * Names the drivers of an image and of its backing file that were not named.
+ * @returns why a format could not be seen: what is wrong with the options is to be told first
+ */
+async function guessDrivers(text: string, options: JsonObject): Promise<CliError | undefined> {
+  const { backing } = options
+  if (options.driver === undefined && options.file === undefined)
+    throw new ArgumentError('Must specify either driver or file')
+  let unseen: CliError | undefined
+  for (const layer of [options, backing]) {
+    if (!isJsonObject(layer) || layer.driver !== undefined || layer.file === undefined) continue
+    layer.driver = await formatBelow(text, layer).catch((error: unknown) => {
+      if (!(error instanceof CliError)) throw error
+      unseen ??= error
+      return 'raw'
+    })
+  }
+  return unseen
+}
+
+/** What is not a file's content, or not a file by its name, or a part of one, is taken as it is. */
+async function formatBelow(text: string, options: JsonObject): Promise<Format> {
+  const { file, offset, size } = options
+  if (!isJsonObject(file) || typeof file.filename !== 'string') return 'raw'
+  const whole = offset === undefined && size === undefined
+  const plain = file.driver === undefined || file.driver === 'file' || file.driver === 'host_device'
+  return whole && plain ? await guess(endOf(text, options)) : 'raw'
+}
+
+/** Names of files relative to this process, and drivers of layers that go without saying, as the daemon needs them. */
 function completed(options: JsonObject): JsonObject {
   for (const role of ['file', 'backing', 'data-file']) {
     const child = options[role]
