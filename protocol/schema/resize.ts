@@ -6,7 +6,7 @@ import { command, int, optional, required, str, struct } from './types.js'
 
 export const resizeCommands = {
   'x-resize': command({
-    doc: 'Changes the size of a node as a job of type x-resize, and may give what is new its storage at once. When it fails or is cancelled the node is as long as before. The job needs job-dismiss.',
+    doc: 'Changes the size of a node as a job of type x-resize, and may give what is new its storage at once. When it fails or is cancelled the node is as long as before, unless writing or flushing the new size was what failed. Until it ends the node can be used by nothing else. The job needs job-dismiss.',
     arguments: struct('x-resize-arg', {
       'job-id': required(str, 'Job id.'),
       node: required(str, 'Name of a writable node, with nothing above it, that no export offers.'),

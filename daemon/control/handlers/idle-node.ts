@@ -11,7 +11,14 @@ import type { JobPlan } from '../jobs/plan.js'
 import { findNode } from './mirror-checks.js'
 
 export function idleNodeHandlers(graphs: Graphs, jobs: Jobs) {
-  const start = async (id: string, type: JobPlan['type'], node: Node, spec: JobSpec): Promise<void> => {
+  /** @param alone  the node is busy for other commands meanwhile: what came to use it would wait for the job */
+  const start = async (
+    id: string,
+    type: JobPlan['type'],
+    node: Node,
+    spec: JobSpec,
+    alone: boolean,
+  ): Promise<void> => {
     if (node.use !== undefined || node.parents.size > 0)
       throw new CommandError(`Node '${node.name}' is in use`)
     graphs.checkUnchanging(node)
@@ -19,9 +26,11 @@ export function idleNodeHandlers(graphs: Graphs, jobs: Jobs) {
     if (worker === undefined) throw new CommandError(`Node '${node.name}' is not open`)
     const reservation = jobs.reserve(id)
     node.use = { job: id, type, role: 'source' }
+    if (alone) node.state = 'changing'
     worker.hold()
     const end = () => {
       node.use = undefined
+      if (alone) node.state = 'open'
       worker.release()
       void graphs.closeUnused()
     }
@@ -37,14 +46,13 @@ export function idleNodeHandlers(graphs: Graphs, jobs: Jobs) {
   return {
     'x-check': async ({ 'job-id': id, node: name, repair }) => {
       const node = findNode(graphs.directory, name)
-      await start(id, 'x-check', node, { kind: 'check', node: name, repair: repair ?? 'none' })
+      await start(id, 'x-check', node, { kind: 'check', node: name, repair: repair ?? 'none' }, false)
     },
     'x-resize': async ({ 'job-id': id, node: name, size, preallocation = 'off' }) => {
       const node = findNode(graphs.directory, name)
       if (size < 0) throw new CommandError("Parameter 'size' expects a >0 size")
-      // Its clients would wait until the job ends.
       if (node.exports.size > 0) throw new CommandError(`Node '${name}' is in use`)
-      await start(id, 'x-resize', node, { kind: 'resize', node: name, size, preallocation })
+      await start(id, 'x-resize', node, { kind: 'resize', node: name, size, preallocation }, true)
     },
   } satisfies Handlers
 }

@@ -66,6 +66,8 @@ export interface PackedPlaces {
   abandon(): Promise<void>
 }
 
+export type ClearRange = (offset: number, length: number) => Promise<void>
+
 export interface MapDriver {
   readonly bitmapStore?: BitmapStore
   /** Bytes; the unit of changes. */
@@ -112,11 +114,7 @@ export interface MapDriver {
    * @param clear  makes a guest range read as zero, beyond the end of the disk too
    * @param how    of a longer disk: its new clusters get places
    */
-  resize(
-    length: number,
-    clear: (offset: number, length: number) => Promise<void>,
-    how?: Preallocate,
-  ): Promise<void>
+  resize(length: number, clear: ClearRange, how?: Preallocate): Promise<void>
   settle(): Promise<void>
   freshen(): Promise<void>
   /** On reopening, without I/O: knows what the one before knew, which has settled. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Resize: gives a node that nobody else uses another size, as a job, because to reserve or write what is new may take long.
-// Used for `x-resize`. When it fails or is cancelled the node is as long as before.
+// Used for `x-resize`. When it fails or is cancelled the node is as long as before, unless writing or flushing the new size
+// was what failed.
 
 import type { JobReceipt } from '../../common/job-messages.js'
 import { Cancelled, CommandError } from '../../errors.js'
@@ -112,7 +113,8 @@ export class ResizeJob implements JobBody {
   }
 
   progress(): BodyProgress {
-    const done = this.#flush === 'ok' ? this.#total : Math.min(this.#begun, this.#total)
+    const flushed = this.#flush === 'ok' || this.#flush === 'disabled'
+    const done = flushed ? this.#total : Math.min(this.#begun, this.#total)
     return { offset: done, len: this.#total, busy: !this.#applied, activelySynced: false }
   }
 

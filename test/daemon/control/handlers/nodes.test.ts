@@ -159,6 +159,9 @@ t.test('a resize as a job holds its node, and is refused for one that others use
   await t.rejects(daemon.run('block_resize', { 'node-name': 'a', size: 512 }), {
     message: "Node 'a' is busy: block device is in use by block job: x-resize",
   })
+  const busy = { message: "Node 'a' is busy: another command is changing it" }
+  await t.rejects(daemon.run('blockdev-reopen', { options: [file('a')] as never }), busy)
+  await t.rejects(daemon.run('blockdev-add', { driver: 'raw', 'node-name': 'over', file: 'a' }), busy)
 })
 
 t.test('reopen passes definitions on with every name filled in, and refuses other children', async (t) => {

@@ -115,6 +115,19 @@ t.test('a job that gets no preallocation makes a disk shorter too', { skip }, as
   t.ok(readFileSync(path).equals(Buffer.alloc(4096, 5)))
 })
 
+t.test('a size that the clusters are too small for is refused at once', { skip }, async (t) => {
+  const path = join(t.testdir({}), 'image')
+  mustQemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', path, '1M')
+  const b = bench(t)
+  await b.addFile('file', path)
+  await b.add({ driver: 'qcow2', 'node-name': 'disk', file: 'file' })
+  const message = 'The image size is too large for its cluster size (512 bytes)'
+  await t.rejects(b.request('node-resize', { node: 'disk', size: 2 ** 52 }), { message })
+  await b.request('job-start', { id: 'j', spec: resize('disk', 2 ** 52, 'metadata') })
+  t.match((await b.report('job-ended', 'j')).outcome, { kind: 'failed' })
+  t.match(oracle(path), { corruptions: 0, leaks: 0, checkErrors: 0 })
+})
+
 t.test('a node that is read-only is refused before there is a job', async (t) => {
   const path = join(t.testdir({ image: 'x' }), 'image')
   const b = bench(t)

@@ -8,8 +8,9 @@ import type { FormatFacts } from '../../../messages.js'
 import type { BitmapStore } from '../../bitmaps/bitmap-store.js'
 import type { NodeBitmaps } from '../../bitmaps/node-bitmaps.js'
 import type { BackingFile } from '../../driver.js'
-import type { Allocation, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
+import type { Allocation, ClearRange, Epoch, MapDriver, Mapping, PackedPlaces } from '../../mapping.js'
 import type { BlockNode } from '../../node.js'
+import type { Preallocate } from '../../preallocate.js'
 import { Allocator } from './allocate.js'
 import { Bitmaps } from './bitmaps.js'
 import { Commit } from './commit.js'
@@ -226,7 +227,7 @@ export class Qcow2Map implements MapDriver {
     await this.#commit.tidy()
   }
 
-  async resize(...[length, clear, how]: Parameters<MapDriver['resize']>): Promise<void> {
+  async resize(length: number, clear: ClearRange, how?: Preallocate): Promise<void> {
     const caches = this.#options.caches(length)
     await this.#makeReady()
     await this.#resizer.resize(length, clear, how)

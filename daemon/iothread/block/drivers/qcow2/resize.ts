@@ -5,6 +5,7 @@
 
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import { CommandError } from '../../../../errors.js'
+import type { ClearRange } from '../../mapping.js'
 import { type BlockNode, SECTOR } from '../../node.js'
 import { type Preallocate, preallocate } from '../../preallocate.js'
 import type { Allocator } from './allocate.js'
@@ -35,8 +36,6 @@ export interface ResizeParts {
   readonly snapshots: () => readonly Snapshot[]
 }
 
-type Clear = (offset: number, length: number) => Promise<void>
-
 export class Resizer {
   readonly #parts: ResizeParts
 
@@ -49,11 +48,12 @@ export class Resizer {
    * @param how    of a longer disk: its new clusters get places
    * @throws CommandError for a size that the image cannot have
    */
-  async resize(length: number, clear: Clear, how?: Preallocate): Promise<void> {
+  async resize(length: number, clear: ClearRange, how?: Preallocate): Promise<void> {
     const { image, bitmaps, commit } = this.#parts
     if (length % SECTOR !== 0) throw new CommandError('The new size must be a multiple of 512')
     if (this.#parts.snapshots().length > 0 && image.header.version === 2)
       throw new CommandError("Can't resize a version 2 image which has snapshots")
+    if (length > image.header.size) this.#checkGrowth(length)
     if (length !== image.header.size) await bitmaps.holdAll()
     if (length < image.header.size) await this.#cut(length, image.header.size)
     else if (length > image.header.size) await this.#growOrStay(length, clear, how)
@@ -79,14 +79,14 @@ export class Resizer {
   }
 
   /** Leaves nothing behind the end of the disk when it fails: to find that place would be left to the next check. */
-  async #growOrStay(length: number, clear: Clear, how: Preallocate | undefined): Promise<void> {
+  async #growOrStay(length: number, clear: ClearRange, how: Preallocate | undefined): Promise<void> {
     const { image, commit } = this.#parts
     const data = image.dataFile.length()
     try {
       await this.#grow(length, clear, how)
     } catch (error) {
       const undo = async () => {
-        await this.#cut(image.header.size, length)
+        await this.#cut(image.header.size, Math.max(image.header.size, Math.min(length, this.#tablesEnd())))
         if (image.external && data < image.dataFile.length()) await image.dataFile.resize(data)
         await commit.run()
       }
@@ -96,16 +96,37 @@ export class Resizer {
     }
   }
 
-  async #grow(length: number, clear: Clear, how: Preallocate | undefined): Promise<void> {
+  /** Guest bytes up to the end of the last L2 table there is. */
+  #tablesEnd(): number {
+    const { image, l1 } = this.#parts
+    let tables = l1.size
+    while (tables > 0 && l1.isEmpty(tables - 1)) tables -= 1
+    return tables * image.l2Span
+  }
+
+  #checkGrowth(length: number): void {
     const { image } = this.#parts
-    const backing = this.#parts.backing()
-    const old = image.header.size
-    const entries = Math.ceil(length / image.l2Span)
-    if (entries * 8 > MAX_L1)
+    if (this.#l1Entries(length) * 8 > MAX_L1)
       throw new CommandError(`The image size is too large for its cluster size (${image.clusterSize} bytes)`)
-    const shows = backing === undefined ? 0 : Math.min(length, backing.length())
-    if (shows > old && image.header.version === 2)
+    if (this.#shownBelow(length) > image.header.size && image.header.version === 2)
       throw new CommandError('Cannot grow a version 2 image whose backing file is longer')
+  }
+
+  #l1Entries(length: number): number {
+    return Math.ceil(length / this.#parts.image.l2Span)
+  }
+
+  /** Bytes of a disk of `length` bytes that the backing node has. */
+  #shownBelow(length: number): number {
+    const backing = this.#parts.backing()
+    return backing === undefined ? 0 : Math.min(length, backing.length())
+  }
+
+  async #grow(length: number, clear: ClearRange, how: Preallocate | undefined): Promise<void> {
+    const { image } = this.#parts
+    const old = image.header.size
+    const entries = this.#l1Entries(length)
+    const shows = this.#shownBelow(length)
     if (entries > this.#parts.l1.size) await this.#growL1(entries)
     const start = roundUp(old, image.clusterSize)
     // Its clusters are written where they are, so all of them must be there.
