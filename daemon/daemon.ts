@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Composition root of blockferryd: makes the parts in order, says when they are ready, takes them down in order.
-// Called by main.ts only. The end is bounded: whatever hangs, the process is gone `END_MS` after it was asked to end.
+// Called by run.ts only. The end is bounded: whatever hangs, the process is gone `END_MS` after it was asked to end.
 
 import { rmdirSync } from 'node:fs'
 import type { Logger } from 'pino'

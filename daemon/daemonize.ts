@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // --daemonize: the process that was called starts the daemon as a child in a session of its own, passes on what it says
-// on standard error while it starts, and returns when it is ready or has failed. Called by main.ts before anything else.
+// on standard error while it starts, and returns when it is ready or has failed. Called by main.ts before anything else, and by run.ts when it is ready.
 // The child's standard output is the way it says that it is ready.
 
 import { spawn } from 'node:child_process'

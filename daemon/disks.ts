@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Joins the commands about disks to real workers, and lets the command line use them. Made by main.ts for Daemon.
+// Joins the commands about disks to real workers, and lets the command line use them. Made by run.ts for Daemon.
 
 import type { Logger } from 'pino'
 import { optionValue } from '../protocol/keyval.js'

@@ -93,12 +93,21 @@ class Thread<R extends RequestsOf<R>, Report> {
     else pending?.resolve(message.value as never)
   }
 
+  get ended(): boolean {
+    return this.#ended
+  }
+
+  /** Tells the user, who may be one who came after it. */
+  tellEnd(): void {
+    this.user?.exited(this.#asked ? undefined : this.#endError())
+  }
+
   #end(): void {
     this.#ended = true
     const error = this.#endError()
     for (const pending of this.#pending.values()) pending.reject(error)
     this.#pending.clear()
-    this.user?.exited(this.#asked ? undefined : error)
+    this.tellEnd()
   }
 
   #endError(): Error {
@@ -133,6 +142,7 @@ class ThreadHandle<R extends RequestsOf<R>, Report> implements WorkerHandle<R, R
 
   onExit(listener: (error: Error | undefined) => void): void {
     this.#exit = listener
+    if (this.#thread.ended) queueMicrotask(() => this.#thread.tellEnd())
   }
 
   passOn(name: string): WorkerHandle<R, Report> {
