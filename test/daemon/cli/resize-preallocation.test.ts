@@ -165,17 +165,21 @@ t.test('a mode that is none is refused, and off is as without it', { skip }, asy
   t.equal(statSync(path).size, MiB / 2)
 })
 
-for (const format of ['raw', 'qcow2'])
+for (const { format, data } of [
+  { format: 'raw', data: true },
+  { format: 'qcow2', data: true },
+  { format: 'qcow2', data: false },
+])
   for (const mode of ['falloc', 'full'])
     t.test(
-      `${mode} of ${format} on a full file system changes nothing`,
+      `${mode} of ${format}, ${data ? '' : 'empty, '}on a full file system changes nothing`,
       { skip: skip || fileSystemAbsent('tmpfs') },
       async (t) => {
         using mounted = MountedImage.make(t.testdir({}), 'tmpfs', 8 * MiB)
         const path = join(mounted.path, 'image')
         mustQemuImg('create', '-q', '-f', format, path, '1M')
         if (format === 'raw') truncateSync(path, MiB)
-        else qemuIo(path, 'write -P 3 0 1M')
+        else if (data) qemuIo(path, 'write -P 3 0 1M')
         const before = map(path, format)
         const stored = statSync(path).blocks
         const failed = await run(['resize', '-f', format, `--preallocation=${mode}`, path, '20M'])

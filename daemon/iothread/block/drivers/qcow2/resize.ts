@@ -5,7 +5,7 @@
 
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import { CommandError } from '../../../../errors.js'
-import type { ClearRange } from '../../mapping.js'
+import type { Allocation, ClearRange } from '../../mapping.js'
 import { type BlockNode, SECTOR } from '../../node.js'
 import { type Preallocate, preallocate } from '../../preallocate.js'
 import type { Allocator } from './allocate.js'
@@ -82,10 +82,14 @@ export class Resizer {
   async #growOrStay(length: number, clear: ClearRange, how: Preallocate | undefined): Promise<void> {
     const { image, commit } = this.#parts
     const data = image.dataFile.length()
+    const given: Allocation[] = []
     try {
-      await this.#grow(length, clear, how)
+      await this.#grow(length, clear, how, given)
     } catch (error) {
       const undo = async () => {
+        // First of all: on a full file system the tables that give them up need storage.
+        for (const { file, host, length } of given)
+          await file.zero(host, length, { unmap: true, fast: true }).catch(() => undefined)
         await this.#cut(image.header.size, Math.max(image.header.size, Math.min(length, this.#tablesEnd())))
         if (image.external && data < image.dataFile.length()) await image.dataFile.resize(data)
         await commit.run()
@@ -122,7 +126,13 @@ export class Resizer {
     return backing === undefined ? 0 : Math.min(length, backing.length())
   }
 
-  async #grow(length: number, clear: ClearRange, how: Preallocate | undefined): Promise<void> {
+  /** @param given  gets the places that got storage */
+  async #grow(
+    length: number,
+    clear: ClearRange,
+    how: Preallocate | undefined,
+    given: Allocation[],
+  ): Promise<void> {
     const { image } = this.#parts
     const old = image.header.size
     const entries = this.#l1Entries(length)
@@ -135,7 +145,7 @@ export class Resizer {
     if (old < start) await clear(old, Math.min(start, length) - old)
     // What the backing node has there was never part of this disk.
     if (how !== undefined)
-      return this.#preallocate(start, roundUp(length, image.clusterSize), how, shows > old)
+      return this.#preallocate(start, roundUp(length, image.clusterSize), how, shows > old, given)
     const end = roundUp(shows, image.clusterSize)
     for (let at = start; at < end; ) at += await this.#parts.zeroer.zero(at, end - at, true, false)
   }
@@ -144,13 +154,20 @@ export class Resizer {
    * Places for whole clusters, which nobody can see yet: each reads as zero before it is linked.
    * @param covers  the backing node has something there, which must not show
    */
-  async #preallocate(from: number, end: number, how: Preallocate, covers: boolean): Promise<void> {
+  async #preallocate(
+    from: number,
+    end: number,
+    how: Preallocate,
+    covers: boolean,
+    given: Allocation[],
+  ): Promise<void> {
     const { allocator, image } = this.#parts
     // Subclusters are allocated by the first write, as in a new image; a raw data file shows as it is.
     const uncovered = image.extended && !image.rawData ? 'backing' : 'data'
     const covering = how.mode === 'metadata' ? 'zero' : 'data'
     for (let at = from; at < end; ) {
       const place = await allocator.allocate(at, end - at, covers ? covering : uncovered)
+      if (how.mode !== 'metadata') given.push(place)
       try {
         await preallocate(place.file, place.host, place.length, how, place.blank)
       } catch (error) {
