@@ -21,6 +21,12 @@ export class InFlight {
     this.#count += 1
   }
 
+  /** Enters, and leaves with the returned object's dispose. */
+  request(): Disposable {
+    this.enter()
+    return { [Symbol.dispose]: () => this.leave() }
+  }
+
   leave(): void {
     this.#count -= 1
     if (this.#count > 0 || this.#quiet.length === 0) return

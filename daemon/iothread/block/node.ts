@@ -284,12 +284,8 @@ export class BlockNode {
     if (!Number.isSafeInteger(length) || length < 0) throw new IoError(EINVAL, 'resize', this.name, 0, length)
     if (this.#driver.resize === undefined) throw new IoError(ENOTSUP, 'resize', this.name, 0, length)
     using _drained = await this.drain()
-    this.#flow.enter()
-    try {
-      await this.#driver.resize(length, how)
-    } finally {
-      this.#flow.leave()
-    }
+    using _request = this.#flow.request()
+    await this.#driver.resize(length, how)
   }
 
   /**
