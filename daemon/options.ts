@@ -71,6 +71,8 @@ const VALUES: readonly string[] = [
   ...['config', 'log-level', 'aio', 'expect-disks', 'pidfile', 'remove-folder'],
 ]
 const FLAGS: readonly string[] = ['daemonize', 'exit-with-monitor', 'help', 'version']
+/** Whose values may be numbers. */
+const NUMBERS: readonly string[] = ['expect-disks']
 const AIO: readonly AioChoice[] = ['auto', 'threads', 'io_uring']
 const DISKS: readonly string[] = ['0', '1', '2']
 
@@ -129,6 +131,7 @@ export function parseConfig(text: string, file: string): Given {
       if (FLAGS.includes(name) && typeof one === 'boolean') {
         if (one) given.flag(name)
       } else if (typeof one === 'string') given.value(name, one)
+      else if (NUMBERS.includes(name) && typeof one === 'number') given.value(name, String(one))
       else if (OBJECTS.includes(name) && typeof one === 'object' && one !== null)
         given.value(name, JSON.stringify(one))
       else {

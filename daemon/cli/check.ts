@@ -10,7 +10,7 @@ import type { Daemon } from './daemon.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower } from './job-follower.js'
 import { lookAtImage } from './mirror-request.js'
-import { CliError, failed } from './status.js'
+import { CliError, exitStatus, failed } from './status.js'
 import { addNode, type End, storageDefinition } from './storage.js'
 import { asList, numberOf } from './values.js'
 
@@ -46,6 +46,17 @@ type Counters = Record<(typeof counters)[number], number>
 
 /** @throws CliError unless the image is clean */
 export async function check(image: string, options: CheckOptions): Promise<void> {
+  const found = await count(image, options).catch((error: unknown) => {
+    // What stands in the way of a check is nothing that was found.
+    const { usage, noConnection } = exitStatus
+    if (!(error instanceof CliError) || ![usage, noConnection].some((one) => one === error.status))
+      throw error
+    throw failed(error.message, { cause: error })
+  })
+  finish(image, found, options)
+}
+
+async function count(image: string, options: CheckOptions): Promise<Counters> {
   const end = await lookAtImage(image)
   if (options.format !== undefined && options.format !== 'qcow2') throw unsupported()
   const daemon = await connectOrEmbed(options)
@@ -58,7 +69,7 @@ export async function check(image: string, options: CheckOptions): Promise<void>
         process.exit(status)
       },
     )
-    finish(image, await run.both(), options)
+    return await run.both()
   } catch (error) {
     if (error instanceof QmpError) throw failed(error.whole, { cause: error })
     if (error instanceof ConnectionLost) throw failed(error.message, { cause: error })

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry compare`: whether two images hold the same disk. Lines and exit statuses are those of qemu-img compare.
 
+import { QmpError } from './client.js'
 import { type Format, findImage } from './image.js'
 import { sizeOfNode } from './node-size.js'
 import { withNodes } from './open-nodes.js'
@@ -45,7 +46,10 @@ export async function compare(name: string, otherName: string, options: CompareO
         progress: (progress) => report.progress(progress),
       })
     } catch (error) {
-      throw withStatus(error, status.notRead)
+      // A refused start: an image is in use.
+      if (!(error instanceof QmpError)) throw withStatus(error, status.notRead)
+      const message = `cannot compare '${name}' and '${otherName}': ${error.whole}`
+      throw new CliError(status.notOpened, message, { cause: error })
     } finally {
       report.end()
     }

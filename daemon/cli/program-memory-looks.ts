@@ -7,7 +7,7 @@ import { memoryInfo } from './memory/info.js'
 import type { InspectOptions } from './memory/inspect.js'
 import { type MapOptions, memoryMap } from './memory/map.js'
 import { type VerifyOptions, verify } from './memory/verify.js'
-import { aioOption, embedded, logLevel, size, wholeNumber } from './program-values.js'
+import { aioOption, embedded, logLevel, size, usageFails, wholeNumber } from './program-values.js'
 
 const file = 'file of any of the formats; which one is found out'
 
@@ -16,8 +16,7 @@ export function addLooks(memory: Command): void {
   addCommon(info.argument('<file>', file)).action((name: string, options: InspectOptions) =>
     memoryInfo(name, options),
   )
-  const check = memory
-    .command('verify')
+  const check = usageFails(memory.command('verify'))
     .description('whether a file of memory is sound; exit status 0 good, 2 damaged, 1 an error')
     .argument('<file>', file)
     .option('--digests <file>', 'checksums written by --digests of save or convert (default: FILE.digests)')

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options and values that several commands have. Used by program.ts and program-tools.ts.
 
-import { InvalidArgumentError, Option } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { parseSize, sizeProblem } from '../common/units.js'
-import { usage } from './status.js'
+import { CliError, exitStatus, usage } from './status.js'
 
 export const embedded = 'socket of a running daemon; without it the command runs a daemon of its own'
 
@@ -39,6 +39,13 @@ export function wholeNumber(text: string): number {
   if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(Number(text)))
     throw new InvalidArgumentError('Expected a whole number.')
   return Number(text)
+}
+
+/** Of a command where status 2 says what it found: a command line that makes no sense ends it with 1. */
+export function usageFails(command: Command): Command {
+  return command.exitOverride((error) => {
+    throw error.exitCode === 0 ? error : new CliError(exitStatus.failed)
+  })
 }
 
 /** An argument that only help does without. @throws CliError (usage) */

@@ -17,7 +17,7 @@ import { addChain } from './program-chain.js'
 import { addImages } from './program-images.js'
 import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
-import { aioOption, collect, embedded, given, logLevel, size } from './program-values.js'
+import { aioOption, collect, embedded, given, logLevel, size, usageFails } from './program-values.js'
 import { qmp } from './qmp.js'
 import { CliError, exitStatus } from './status.js'
 
@@ -211,8 +211,7 @@ function addCreate(program: Command): void {
 }
 
 function addCheck(program: Command): void {
-  program
-    .command('check')
+  usageFails(program.command('check'))
     .description(
       'look for errors in a qcow2 image; exit status 0 clean, 1 check failed, 2 corruptions, 3 leaks, 63 no such check',
     )

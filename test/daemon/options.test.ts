@@ -71,10 +71,11 @@ for (const { args, message, status } of wrongLines) {
 
 t.test('the configuration file takes the same keys and lists for repetition', async (t) => {
   const given = parseConfig(
-    '{"log-level":"info","socket":["/a","/b,mode=0660"],"blockdev":{"driver":"null-co","node-name":"n"}}',
+    '{"log-level":"info","expect-disks":2,"socket":["/a","/b,mode=0660"],"blockdev":{"driver":"null-co","node-name":"n"}}',
     'f',
   )
   t.equal(given.settings.logLevel, 'info')
+  t.equal(given.settings.expectDisks, 2)
   t.same(
     given.steps.map(({ kind, value }) => [kind, value]),
     [

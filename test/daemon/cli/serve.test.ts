@@ -64,6 +64,16 @@ t.test('a client writes to the image, and the end leaves no socket', { skip }, a
   t.notOk(existsSync(socket))
 })
 
+t.test('an image that a client may write to is not compared: 2, not a difference', async (t) => {
+  const path = imageFile(t)
+  const other = imageFile(t, 'other.img')
+  await served(['serve', '-f', 'raw', '--socket', `${path}.sock`, path], async () => {
+    const { status, stderr } = await run(['compare', '-f', 'raw', '-F', 'raw', path, other])
+    t.equal(status, 2)
+    t.match(stderr, /^blockferry: cannot .*disk\.img/)
+  })
+})
+
 for (const more of [[], ['-r']])
   t.test(
     `what is served is neither overwritten nor cut off: serve ${more.join(' ')}`,

@@ -62,6 +62,18 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
     status: 2,
     text: "--aio is for the command's own daemon, not for the one at '/s'",
   },
+  {
+    name: 'check, whose 2 means corruptions',
+    args: ['check', '--frob'],
+    status: 1,
+    text: "unknown option '--frob'",
+  },
+  {
+    name: 'verify, whose 2 means damage',
+    args: ['memory', 'verify'],
+    status: 1,
+    text: "missing required argument 'file'",
+  },
   { name: 'job without verb', args: ['job'], status: 2, text: 'which verb? See job --help' },
   { name: 'job with an unknown verb', args: ['job', 'stop'], status: 2, text: "unknown verb 'stop'" },
   {
@@ -256,6 +268,14 @@ t.test('a socket that nobody listens on is named', async (t) => {
     stdout: '',
     stderr: `blockferry: cannot connect to '${path}2': nobody listens on it; is blockferryd running?\n`,
   })
+})
+
+t.test('a check without its daemon is no leak', async (t) => {
+  const image = join(shortFolder(t), 'a')
+  writeFileSync(image, '')
+  const { status, stderr } = await run(['check', image, '--socket', `${image}.sock`])
+  t.equal(status, 1)
+  t.match(stderr, `blockferry: cannot connect to '${image}.sock': `)
 })
 
 t.test('a file that is no socket is named', async (t) => {
