@@ -35,6 +35,28 @@ export interface CopyControl {
   ioError(operation: 'read' | 'write', error: unknown, fatal?: boolean): ErrorAction
 }
 
+/**
+ * Other jobs may have all slots, for as long as their storage is stuck: verbs are obeyed meanwhile.
+ * @param checkpoint  obeys them; called each time something woke the job
+ * @param length  of the buffer, bytes; absent: one slot
+ * @returns to be given back with buffers.give()
+ * @throws Cancelled, and what the checkpoint throws
+ */
+export async function takeSlot(
+  buffers: Buffers,
+  control: CopyControl,
+  checkpoint: () => Promise<void>,
+  length?: number,
+): Promise<number> {
+  for (;;) {
+    const slot = buffers.take(length)
+    if (slot !== undefined) return slot
+    buffers.whenGiven(() => control.wake())
+    await control.wait()
+    await checkpoint()
+  }
+}
+
 export class Pace {
   readonly #control: CopyControl
   readonly #limit: RateLimit
@@ -84,15 +106,9 @@ export class Pace {
     }
   }
 
-  /** Other jobs may have all slots, for as long as their storage is stuck: verbs are obeyed meanwhile. @param length  of the buffer, bytes */
+  /** @param length  of the buffer, bytes */
   async slot(pool: TaskPool, length: number): Promise<number> {
-    for (;;) {
-      const slot = this.#buffers.take(length)
-      if (slot !== undefined) return slot
-      this.#buffers.whenGiven(() => this.#control.wake())
-      await this.#control.wait()
-      await this.checkpoint(pool)
-    }
+    return takeSlot(this.#buffers, this.#control, () => this.checkpoint(pool), length)
   }
 
   wentWell(): void {

@@ -12,6 +12,7 @@ import type { Permissions, Slice } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
+import { takeSlot } from '../copy/pace.js'
 import { TaskPool } from '../copy/task-pool.js'
 import type { BenchSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
@@ -69,7 +70,7 @@ export class BenchJob implements JobBody {
         const end = flushInterval > 0 && drain ? Math.min(count, next) : count
         await this.#round(lanes, end, flushes)
         if (this.#started === next && drain) await this.#flush()
-        if (this.#control.pausing) await this.#control.pausePoint()
+        await this.#checkpoint()
       }
       await flushes.idle()
       this.#microseconds = Math.round((performance.now() - begin) * 1000)
@@ -81,6 +82,10 @@ export class BenchJob implements JobBody {
   }
 
   /** Lets the lanes run until request number `end` was started and all have ended. */
+  async #checkpoint(): Promise<void> {
+    if (this.#control.pausing) await this.#control.pausePoint()
+  }
+
   async #round(lanes: readonly Lane[], end: number, flushes: TaskPool): Promise<void> {
     const ends = await Promise.allSettled(lanes.map((lane) => this.#run(lane, end, flushes)))
     for (const lane of ends) if (lane.status === 'rejected') throw lane.reason
@@ -151,7 +156,8 @@ export class BenchJob implements JobBody {
     const perLane = Math.max(1, Math.ceil(size / slotSize))
     const wanted = Math.ceil(count / perSlot) * perLane
     const most = Math.max(perLane, Math.floor(MOST_SLOTS / perLane) * perLane)
-    while (this.#slots.length < Math.min(wanted, most)) this.#slots.push(await this.#takeSlot())
+    while (this.#slots.length < Math.min(wanted, most))
+      this.#slots.push(await takeSlot(this.#buffers, this.#control, () => this.#checkpoint()))
     for (const slot of this.#slots) this.#buffers.bytes(slot).fill(this.#spec.pattern)
     return Array.from({ length: count }, (_, index) =>
       Array.from({ length: perLane }, (_, part) => ({
@@ -160,16 +166,6 @@ export class BenchJob implements JobBody {
         length: Math.min(slotSize, size - part * slotSize),
       })),
     )
-  }
-
-  async #takeSlot(): Promise<number> {
-    for (;;) {
-      const slot = this.#buffers.take()
-      if (slot !== undefined) return slot
-      this.#buffers.whenGiven(() => this.#control.wake())
-      await this.#control.wait()
-      if (this.#control.pausing) await this.#control.pausePoint()
-    }
   }
 
   progress(): BodyProgress {

@@ -11,6 +11,7 @@ import type { Extent, Permissions } from '../block/driver.js'
 import type { Graph } from '../block/graph.js'
 import { type BlockNode, SECTOR } from '../block/node.js'
 import type { Buffers } from '../copy/buffers.js'
+import { takeSlot } from '../copy/pace.js'
 import { TaskPool } from '../copy/task-pool.js'
 import type { CompareSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
@@ -82,16 +83,19 @@ export class CompareJob implements JobBody {
           await new Promise((resolve) => setImmediate(resolve))
           heard = performance.now()
         }
-        if (this.#control.pausing || this.#control.signal.aborted) {
-          await pool.idle()
-          await this.#control.pausePoint()
-        }
+        await this.#checkpoint(pool)
         at += await this.#step(at, pool)
       }
       await pool.idle()
     } finally {
       await pool.settle()
     }
+  }
+
+  async #checkpoint(pool: TaskPool): Promise<void> {
+    if (!this.#control.pausing && !this.#control.signal.aborted) return
+    await pool.idle()
+    await this.#control.pausePoint()
   }
 
   /** Begins one range. @returns its length */
@@ -112,7 +116,9 @@ export class CompareJob implements JobBody {
       (side) => side !== false,
     )
     await pool.room()
-    const slot = await this.#takeSlots(sides.length)
+    // Two at once, as a run: jobs that each hold one and wait for another would wait for ever.
+    const run = sides.length * this.#buffers.slotSize
+    const slot = await takeSlot(this.#buffers, this.#control, () => this.#checkpoint(pool), run)
     const task = async () => {
       this.#running += 1
       try {
@@ -144,17 +150,6 @@ export class CompareJob implements JobBody {
     const unlike = one === undefined || zero ? undefined : firstDifference(one, other)
     if (unlike !== undefined) this.#differs({ kind: 'content', offset: at + unlike })
     this.#read += length
-  }
-
-  /** Two at once, as a run: jobs that each hold one and wait for another would wait for ever. */
-  async #takeSlots(count: number): Promise<number> {
-    for (;;) {
-      const slot = this.#buffers.take(count * this.#buffers.slotSize)
-      if (slot !== undefined) return slot
-      this.#buffers.whenGiven(() => this.#control.wake())
-      await this.#control.wait()
-      if (this.#control.pausing) await this.#control.pausePoint()
-    }
   }
 
   /** The difference that comes first in the image counts. */

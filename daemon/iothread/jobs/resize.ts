@@ -11,6 +11,7 @@ import type { Graph } from '../block/graph.js'
 import type { BlockNode } from '../block/node.js'
 import type { Preallocate } from '../block/preallocate.js'
 import type { Buffers } from '../copy/buffers.js'
+import { takeSlot } from '../copy/pace.js'
 import type { ResizeSpec } from '../messages.js'
 import type { BodyProgress, JobBody, JobControl } from './body.js'
 import { Stopwatch } from './stopwatch.js'
@@ -72,7 +73,7 @@ export class ResizeJob implements JobBody {
     const before = this.#node.size()
     if (size <= before) throw new CommandError('Preallocation can only be used for growing images')
     this.#total = size - before
-    const slot = await this.#takeSlot()
+    const slot = await takeSlot(this.#buffers, this.#control, () => this.#checkpoint())
     try {
       this.#buffers.bytes(slot).fill(0)
       const zeroes = { slot, offset: 0, length: this.#buffers.slotSize }
@@ -83,14 +84,9 @@ export class ResizeJob implements JobBody {
     }
   }
 
-  async #takeSlot(): Promise<number> {
-    for (;;) {
-      const slot = this.#buffers.take()
-      if (slot !== undefined) return slot
-      this.#buffers.whenGiven(() => this.#control.wake())
-      await this.#control.wait()
-      if (this.#control.pausing) await this.#control.pausePoint()
-    }
+  async #checkpoint(): Promise<void> {
+    if (this.#control.pausing) await this.#control.pausePoint()
+    if (this.#control.signal.aborted) throw new Cancelled()
   }
 
   async #step(bytes: number): Promise<void> {
@@ -98,8 +94,7 @@ export class ResizeJob implements JobBody {
       await new Promise((resolve) => setImmediate(resolve))
       this.#turn = performance.now()
     }
-    if (this.#control.pausing) await this.#control.pausePoint()
-    if (this.#control.signal.aborted) throw new Cancelled()
+    await this.#checkpoint()
     this.#begun += bytes
   }
 
