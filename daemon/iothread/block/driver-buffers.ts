@@ -30,26 +30,28 @@ export class DriverBuffers {
   /** @throws CommandError when the engine has not as many free slots */
   constructor(engine: IoEngine) {
     this.engine = engine
-    const slots = engine.takeSlots(1 + PACKED_SLOTS + COPY_SLOTS)
+    // Those for compressed data first: the engine maps slots in groups, and a group is not in memory before it is used. That of
+    // the tables is the one that jobs use first, too.
     const runs = takeRuns(engine, LONG_RUNS, LONGEST_CLUSTER)
-    const [first] = slots
-    if (first === undefined || slots.length < 1 + PACKED_SLOTS + COPY_SLOTS || runs.length < LONG_RUNS) {
+    const slots = engine.takeSlots(PACKED_SLOTS + COPY_SLOTS + 1)
+    const table = slots.at(-1)
+    if (table === undefined || slots.length < PACKED_SLOTS + COPY_SLOTS + 1 || runs.length < LONG_RUNS) {
       engine.giveSlots([...slots, ...runs])
       throw new CommandError('no free buffers for another image format; let running jobs end first')
     }
-    this.#slots = [...slots, ...runs]
+    this.#slots = [...runs, ...slots]
     const whole = (slot: number): Slice => ({ slot, offset: 0, length: engine.slotSize })
     const pieces = Array.from({ length: Math.floor(engine.slotSize / TABLE_BUFFER) }, (_, index) => ({
-      slot: first,
+      slot: table,
       offset: index * TABLE_BUFFER,
       length: TABLE_BUFFER,
     }))
-    this.zeroes = { slot: first, offset: 0, length: TABLE_BUFFER }
-    engine.slotBytes(first).fill(0, 0, TABLE_BUFFER)
+    this.zeroes = { slot: table, offset: 0, length: TABLE_BUFFER }
+    engine.slotBytes(table).fill(0, 0, TABLE_BUFFER)
     this.tables = new SlicePool(pieces.slice(1))
-    this.packed = new SlicePool(slots.slice(1, 1 + PACKED_SLOTS).map(whole))
+    this.packed = new SlicePool(slots.slice(0, PACKED_SLOTS).map(whole))
     this.long = new SlicePool(runs.map((slot) => ({ slot, offset: 0, length: LONGEST_CLUSTER })))
-    this.copies = new SlicePool(slots.slice(1 + PACKED_SLOTS).map(whole))
+    this.copies = new SlicePool(slots.slice(PACKED_SLOTS, -1).map(whole))
   }
 
   /** No format is open any more. */
