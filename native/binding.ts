@@ -38,6 +38,7 @@ export const ops = [
   'grow',
   'sendFile',
   'drain',
+  'sendFilePages',
 ] as const
 export type Op = (typeof ops)[number]
 
@@ -68,16 +69,19 @@ export interface NativeEngine {
     atOnce: number,
     count: number,
   ): number
-  /** Pages are `[offset in the block, length, …]`, `count` pairs. */
+  /**
+   * Pages are `[offset in the block, length, …]`, `count` pairs.
+   * @param from  slot of a send, file of a sendFilePages
+   */
   submitPages(
     op: number,
     id: number,
-    file: number,
+    stream: number,
     pages: Float64Array,
     count: number,
     pageSize: number,
-    slot: number,
-    slotOffset: number,
+    from: number,
+    fromOffset: number,
     first: Uint8Array,
   ): number
   /** Parts are `[bytes of the slot, offset, length, …]`, `count` of them. The value of a failed file is the part's number. */

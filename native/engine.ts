@@ -9,7 +9,7 @@ import { RangeList } from './range-list.js'
 import { Requests } from './requests.js'
 import { Slots } from './slots.js'
 import { startNative } from './start-native.js'
-import type { FilePart, ReceivedPackets, StreamAddress } from './stream-types.js'
+import type { ReceivedPackets, StreamAddress, StreamVerbs } from './stream-types.js'
 import { Streams } from './streams.js'
 import type {
   Codec,
@@ -254,40 +254,24 @@ class Engine implements IoEngine {
     return this.#streams.receive(stream, length, slot, slotOffset, lingerMs)
   }
 
-  receivePackets(
-    stream: FileId,
-    length: number,
-    slot: number,
-    slotOffset: number,
-    lingerMs: number,
-    pageSize: number,
-  ): Promise<ReceivedPackets | number> {
-    return this.#streams.receivePackets(stream, length, slot, slotOffset, lingerMs, pageSize)
+  receivePackets(...of: Parameters<StreamVerbs['receivePackets']>): Promise<ReceivedPackets | number> {
+    return this.#streams.receivePackets(...of)
   }
 
   send(stream: FileId, length: number, slot: number, slotOffset: number): Promise<number> {
     return this.#streams.send(stream, length, slot, slotOffset)
   }
 
-  sendPages(
-    stream: FileId,
-    pages: readonly Range[],
-    pageSize: number,
-    slot: number,
-    slotOffset: number,
-    first: Uint8Array,
-  ): Promise<number> {
-    return this.#streams.sendPages(stream, pages, pageSize, slot, slotOffset, first)
+  sendPages(...of: Parameters<StreamVerbs['sendPages']>): Promise<number> {
+    return this.#streams.sendPages(...of)
   }
 
-  sendFile(
-    stream: FileId,
-    file: FileId,
-    parts: readonly FilePart[],
-    slot: number,
-    slotOffset: number,
-  ): Promise<number | PieceFailure> {
-    return this.#streams.sendFile(stream, file, parts, slot, slotOffset)
+  sendFilePages(...of: Parameters<StreamVerbs['sendFilePages']>): Promise<number | PieceFailure> {
+    return this.#streams.sendFilePages(...of)
+  }
+
+  sendFile(...of: Parameters<StreamVerbs['sendFile']>): Promise<number | PieceFailure> {
+    return this.#streams.sendFile(...of)
   }
 
   drain(stream: FileId): Promise<number> {

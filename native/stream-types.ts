@@ -88,6 +88,21 @@ export interface StreamVerbs {
     first: Uint8Array,
   ): Promise<number>
   /**
+   * The same for pages that lie in a file as in their block. They are copied once, from the page cache to the stream; where they are
+   * not in it, the task waits for their storage.
+   * @param offset  where the block begins in the file
+   * @returns bytes of the pages; -errno of the stream; or which of the ranges could not be read, -EIO where the file ends. Then the
+   *          stream has ended too.
+   */
+  sendFilePages(
+    stream: FileId,
+    pages: readonly Range[],
+    pageSize: number,
+    file: FileId,
+    offset: number,
+    first: Uint8Array,
+  ): Promise<number | PieceFailure>
+  /**
    * Sends ranges of a file over a Unix socket that the engine listened for or connected. Nothing is copied here: what the peer has
    * not read yet is the file, and changes with it; but a file whose file system has no sendfile(2) is read and sent. Where the
    * file is not in the page cache, the task waits for its storage.

@@ -87,18 +87,24 @@ export class Streams implements StreamVerbs {
     first: Uint8Array,
   ): Promise<number> {
     const list = this.#ranges.list(pages)
+    const op = ops.indexOf('send')
     return this.#requests.send((id) =>
-      this.#native.submitPages(
-        ops.indexOf('send'),
-        id,
-        stream,
-        list,
-        pages.length,
-        pageSize,
-        slot,
-        slotOffset,
-        first,
-      ),
+      this.#native.submitPages(op, id, stream, list, pages.length, pageSize, slot, slotOffset, first),
+    )
+  }
+
+  sendFilePages(
+    stream: FileId,
+    pages: readonly Range[],
+    pageSize: number,
+    file: FileId,
+    offset: number,
+    first: Uint8Array,
+  ): Promise<number | PieceFailure> {
+    const list = this.#ranges.list(pages)
+    const op = ops.indexOf('sendFilePages')
+    return this.#sendOf((id) =>
+      this.#native.submitPages(op, id, stream, list, pages.length, pageSize, file, offset, first),
     )
   }
 
@@ -111,10 +117,8 @@ export class Streams implements StreamVerbs {
   ): Promise<number | PieceFailure> {
     const list = Float64Array.from(parts.flatMap(({ head, offset, length }) => [head, offset, length]))
     const op = ops.indexOf('sendFile')
-    return this.#requests.sendFor<number | PieceFailure>(
-      (id) => this.#native.submitFile(op, id, file, stream, list, parts.length, slot, slotOffset),
-      (result, part) => (typeof part === 'number' ? { result, piece: part } : result),
-      -ECANCELED,
+    return this.#sendOf((id) =>
+      this.#native.submitFile(op, id, file, stream, list, parts.length, slot, slotOffset),
     )
   }
 
@@ -124,6 +128,15 @@ export class Streams implements StreamVerbs {
 
   shutdownStream(stream: FileId, direction: keyof typeof shutBits): void {
     this.#native.shutStream(stream, shutBits[direction])
+  }
+
+  /** What may fail for a part of a file, which is told then. */
+  #sendOf(submit: (id: number) => number): Promise<number | PieceFailure> {
+    return this.#requests.sendFor<number | PieceFailure>(
+      submit,
+      (result, part) => (typeof part === 'number' ? { result, piece: part } : result),
+      -ECANCELED,
+    )
   }
 
   async #opened(asked: Promise<number>): Promise<FileId> {

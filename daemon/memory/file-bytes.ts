@@ -2,7 +2,7 @@
 // A file that an image is read from: small parts of it as bytes, large ones into slots. Used by sources of files.
 
 import type { FilePart } from '../../native/stream-types.js'
-import type { FileFacts, FileId, IoEngine, Range } from '../../native/types.js'
+import type { FileFacts, FileId, IoEngine, PieceFailure, Range } from '../../native/types.js'
 import { FormatError } from '../../protocol/format-error.js'
 import type { Parsed } from '../../protocol/migration/bytes.js'
 import { EIO } from '../common/errno.js'
@@ -137,10 +137,29 @@ export class FileBytes {
     slot: number,
     slotOffset: number,
   ): Promise<number> {
-    const result = await this.#slots.engine.sendFile(stream, this.#file, parts, slot, slotOffset)
+    return this.#sent(await this.#slots.engine.sendFile(stream, this.#file, parts, slot, slotOffset), parts)
+  }
+
+  /**
+   * Pages as records of a migration stream, see IoEngine.sendFilePages(). @returns as it does, @throws as sendTo()
+   * @param place  where the block begins in the file, bytes
+   */
+  async sendPagesTo(
+    stream: FileId,
+    ranges: readonly Range[],
+    place: number,
+    pageSize: number,
+    first: Uint8Array,
+  ): Promise<number> {
+    const { engine } = this.#slots
+    const result = await engine.sendFilePages(stream, ranges, pageSize, this.#file, place, first)
+    return this.#sent(result, ranges, place)
+  }
+
+  #sent(result: number | PieceFailure, parts: readonly Range[], place = 0): number {
     if (typeof result === 'number') return result
     const { offset, length } = parts[result.piece] ?? { offset: 0, length: 0 }
-    throw new IoError(-result.result, 'read', this.name, offset, length)
+    throw new IoError(-result.result, 'read', this.name, place + offset, length)
   }
 
   /**

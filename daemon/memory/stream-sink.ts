@@ -8,7 +8,7 @@ import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { formatEmptyRam, formatRamEos, formatStreamHead } from '../../protocol/migration/ram-frame.js'
 import { formatFooter, formatHead } from '../../protocol/migration/section.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
-import type { BlockPlace, ImageHead, MemorySink, PageBatch } from './image.js'
+import type { BlockPlace, FilePages, ImageHead, MemorySink, PageBatch } from './image.js'
 import { placesInLine } from './null-sink.js'
 import { SentPages } from './sent-pages.js'
 import type { Slots } from './slots.js'
@@ -37,9 +37,13 @@ export class StreamSink implements MemorySink {
   /** Runs of two batches may mix: each begins with the name of its block. */
   readonly #pool = new TaskPool(BATCHES)
   #early: Uint8Array[] = []
+  readonly filePages: MemorySink['filePages']
 
   constructor(options: StreamSinkOptions) {
     this.#options = options
+    const { writer } = options
+    const send = writer.filePages?.bind(writer)
+    this.filePages = send && ((pages) => this.#pool.start(() => this.#sendFile(pages, send)))
   }
 
   async begin(head: ImageHead): Promise<readonly BlockPlace[]> {
@@ -101,20 +105,38 @@ export class StreamSink implements MemorySink {
   }
 
   async #send({ slot, pieces }: PageBatch): Promise<void> {
-    const { head, places, sent } = this.#started()
+    const { head } = this.#started()
     const { writer } = this.#options
     const requests = [this.#openPart(head)]
     let slotOffset = 0
-    for (const run of runsOf(pieces, places, head)) {
-      const { block, ranges, length } = run
-      const [range] = ranges
-      if (range === undefined) continue
-      sent.add(run)
-      const first = pageStart(range.offset, RamFlag.page, head.blocks[block]?.name ?? '')
+    for (const { ranges, first, length } of this.#runs(pieces)) {
       requests.push(writer.pages({ slot, slotOffset, ranges, first }, head.pageSize))
       slotOffset += length
     }
     await allOver(requests)
+  }
+
+  /** Each with what stands before its first page. */
+  #runs(pieces: readonly Range[]): (BlockRun & { readonly first: Uint8Array })[] {
+    const { head, places, sent } = this.#started()
+    return runsOf(pieces, places, head).map((run) => {
+      sent.add(run)
+      const name = head.blocks[run.block]?.name ?? ''
+      return { ...run, first: pageStart(run.ranges[0]?.offset ?? 0, RamFlag.page, name) }
+    })
+  }
+
+  async #sendFile(
+    { file, pieces, shift }: FilePages,
+    send: NonNullable<StreamWriter['filePages']>,
+  ): Promise<void> {
+    const { head, places } = this.#started()
+    await allOver([
+      this.#openPart(head),
+      ...this.#runs(pieces).map(({ block, ranges, first }) =>
+        send({ file, offset: (places[block]?.place ?? 0) + shift, ranges, first }, head.pageSize),
+      ),
+    ])
   }
 
   async #openPart(head: ImageHead): Promise<void> {

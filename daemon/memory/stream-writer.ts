@@ -6,17 +6,29 @@ import { RamFlag } from '../../protocol/migration/ram-flags.js'
 import { IoError } from '../errors.js'
 import { TaskPool } from '../iothread/copy/task-pool.js'
 import type { CopySink } from './copy-sink.js'
+import type { FileBytes } from './file-bytes.js'
 import type { Slots } from './slots.js'
 
-/** Pages of one block that lie one behind the other in a slot. */
-export interface PageRun {
-  readonly slot: number
-  /** Bytes from the start of the slot. */
-  readonly slotOffset: number
+/** Pages of one block. */
+interface Pages {
   /** In the block, multiples of the page size. */
   readonly ranges: readonly Range[]
   /** The record's beginning in front of the first page; the others get `offset | PAGE | CONTINUE`. */
   readonly first: Uint8Array
+}
+
+/** They lie one behind the other in a slot. */
+export interface PageRun extends Pages {
+  readonly slot: number
+  /** Bytes from the start of the slot. */
+  readonly slotOffset: number
+}
+
+/** They lie in a file as in the block. */
+export interface FileRun extends Pages {
+  readonly file: FileBytes
+  /** Where the block begins in the file, bytes. */
+  readonly offset: number
 }
 
 export interface StreamWriter {
@@ -24,6 +36,8 @@ export interface StreamWriter {
   bytes(bytes: Uint8Array): Promise<void>
   /** The slot may be used again when this answers. */
   pages(run: PageRun, pageSize: number): Promise<void>
+  /** The same for pages that need not be read into a slot. Only who copies them once can. */
+  filePages?(run: FileRun, pageSize: number): Promise<void>
   /** Everything is out. */
   flush(): Promise<void>
   drop(): Promise<void>
@@ -48,14 +62,13 @@ export class ConnectionWriter implements StreamWriter {
     return this.#inLine(() => this.#sendBytes(bytes))
   }
 
-  async pages({ slot, slotOffset, ranges, first }: PageRun, pageSize: number): Promise<void> {
+  pages({ slot, slotOffset, ranges, first }: PageRun, pageSize: number): Promise<void> {
     const { engine } = this.#slots
-    const { sent } = await this.#inLine(async () => {
-      // Within an object it is not waited for here: who is next makes its request meanwhile.
-      return { sent: engine.sendPages(this.#stream, ranges, pageSize, slot, slotOffset, first) }
-    })
-    const result = await sent
-    if (result < 0) throw new IoError(-result, 'write', this.#name)
+    return this.#send(() => engine.sendPages(this.#stream, ranges, pageSize, slot, slotOffset, first))
+  }
+
+  filePages({ file, offset, ranges, first }: FileRun, pageSize: number): Promise<void> {
+    return this.#send(() => file.sendPagesTo(this.#stream, ranges, offset, pageSize, first))
   }
 
   async flush(): Promise<void> {
@@ -83,6 +96,13 @@ export class ConnectionWriter implements StreamWriter {
           throw error
         })
     }
+  }
+
+  async #send(request: () => Promise<number>): Promise<void> {
+    // Within an object it is not waited for here: who is next makes its request meanwhile.
+    const { sent } = await this.#inLine(async () => ({ sent: request() }))
+    const result = await sent
+    if (result < 0) throw new IoError(-result, 'write', this.#name)
   }
 
   #inLine<T>(work: () => Promise<T>): Promise<T> {

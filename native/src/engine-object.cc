@@ -19,6 +19,7 @@ constexpr size_t kMinTasks = 64;
 // Of one compression: a cluster of 2 MiB in slots of 256 KiB, and its neighbours' sectors.
 constexpr uint32_t kMaxPieces = 10;
 constexpr double kMaxCoded = 64 << 20;
+constexpr double kMaxPage = 1 << 30;
 
 double numberAt(const Napi::CallbackInfo& info, size_t index) { return info[index].As<Napi::Number>().DoubleValue(); }
 
@@ -214,25 +215,41 @@ Napi::Value EngineObject::submitPages(const Napi::CallbackInfo& info) {
   const auto list = info[3].As<Napi::Float64Array>();
   const size_t count = bitsAt(info, 4);
   const double pageSize = numberAt(info, 5);
-  if (count * 2 > list.ElementLength() || !isRange(pageSize, 0)) return refuse(EINVAL);
+  const double from = numberAt(info, 6);
+  const double fromOffset = numberAt(info, 7);
+  if (count * 2 > list.ElementLength() || !(pageSize <= kMaxPage) || !isRange(fromOffset, 0)) return refuse(EINVAL);
   std::vector<PageRun> runs;
   double sum = 0;
   for (const double* range = list.Data(); runs.size() < count; range += 2) {
-    if (!isRange(range[0], range[1])) return refuse(EINVAL);
-    runs.push_back({static_cast<int64_t>(range[0]), static_cast<int64_t>(range[1])});
+    if (!isRange(range[0], range[1]) || !isRange(range[0] + fromOffset, range[1])) return refuse(EINVAL);
+    runs.push_back({static_cast<int64_t>(range[0]), static_cast<int64_t>(range[1]), nullptr});
     sum += range[1];
   }
   auto request = std::make_unique<Request>();
   request->op = static_cast<Op>(bitsAt(info, 0));
   request->id = numberAt(info, 1);
-  request->fileId = numberAt(info, 2);
-  if (!isRange(0, sum)) return refuse(EINVAL);
+  if (!isRange(0, sum) || !arePages(runs, static_cast<int64_t>(pageSize))) return refuse(EINVAL);
   request->length = static_cast<int64_t>(sum);
-  if (!useSlot(*request, numberAt(info, 6), numberAt(info, 7))) return refuse(EINVAL);
   const auto first = info[8].As<Napi::Uint8Array>();
   const auto* const bytes = reinterpret_cast<const std::byte*>(first.Data());
-  std::vector<std::byte> head(bytes, bytes + first.ByteLength());
-  if (!layOutPages(*request, runs, static_cast<int64_t>(pageSize), std::move(head))) return refuse(EINVAL);
+  request->heads.assign(bytes, bytes + first.ByteLength());
+  const double stream = numberAt(info, 2);
+  if (request->op == Op::sendFilePages) {
+    request->fileId = from;
+    request->toFileId = stream;
+    request->offset = static_cast<int64_t>(fromOffset);
+    request->flags = static_cast<uint32_t>(pageSize);
+    for (const PageRun& run : runs) request->fileParts.push_back({0, run.offset, run.length});
+    return Napi::Number::New(info.Env(), accept(std::move(request)));
+  }
+  request->fileId = stream;
+  if (!useSlot(*request, from, fromOffset)) return refuse(EINVAL);
+  std::byte* data = request->data;
+  for (PageRun& run : runs) {
+    run.data = data;
+    data += run.length;
+  }
+  layOutPages(*request, runs, static_cast<int64_t>(pageSize));
   return Napi::Number::New(info.Env(), accept(std::move(request)));
 }
 

@@ -43,7 +43,7 @@ Napi::Value extentsOf(Napi::Env env, const std::vector<double>& extents) {
 
 bool hasExtra(const Request& request) {
   if (request.pieces) return request.result < 0;
-  if (request.op == Op::sendFile) return request.failedPart >= 0;
+  if (request.sendsFile()) return request.failedPart >= 0;
   if (request.op == Op::receive) return !request.heads.empty();
   return request.result >= 0 && (request.op == Op::stat || request.op == Op::extents || request.op == Op::lane);
 }
@@ -58,7 +58,7 @@ Napi::Value bytesOf(Napi::Env env, const std::vector<std::byte>& bytes) {
 
 Napi::Value EngineObject::extraOf(const Request& request) {
   if (request.pieces) return Napi::Number::New(Env(), static_cast<double>(request.pieces->failedPiece()));
-  if (request.op == Op::sendFile) return Napi::Number::New(Env(), static_cast<double>(request.failedPart));
+  if (request.sendsFile()) return Napi::Number::New(Env(), static_cast<double>(request.failedPart));
   if (request.op == Op::lane) return endLane(request);
   if (request.op == Op::receive) return bytesOf(Env(), request.heads);
   return request.op == Op::stat ? factsOf(Env(), request.facts) : extentsOf(Env(), request.extents);

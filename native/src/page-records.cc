@@ -2,8 +2,6 @@
 // See page-records.h.
 #include "page-records.h"
 
-#include <utility>
-
 #include "big-endian.h"
 
 namespace blockferry {
@@ -12,42 +10,37 @@ namespace {
 
 constexpr size_t kHeadBytes = 8;
 
-// Bytes of all runs; -1 when one is not made of whole pages.
-int64_t lengthOf(const std::vector<PageRun>& runs, int64_t pageSize) {
-  if (pageSize <= static_cast<int64_t>(kRecordFlags) || (pageSize & (pageSize - 1)) != 0) return -1;
-  int64_t length = 0;
-  for (const PageRun& run : runs) {
-    if (run.offset % pageSize != 0 || run.length % pageSize != 0) return -1;
-    length += run.length;
-  }
-  return length;
-}
-
 }  // namespace
 
-bool layOutPages(Request& request, const std::vector<PageRun>& runs, int64_t pageSize, std::vector<std::byte> first) {
-  const int64_t length = lengthOf(runs, pageSize);
-  if (length != request.length || length == 0) return false;
+bool arePages(const std::vector<PageRun>& runs, int64_t pageSize) {
+  if (pageSize <= static_cast<int64_t>(kRecordFlags) || (pageSize & (pageSize - 1)) != 0) return false;
+  int64_t length = 0;
+  for (const PageRun& run : runs) {
+    if (run.offset % pageSize != 0 || run.length % pageSize != 0) return false;
+    length += run.length;
+  }
+  return length > 0;
+}
+
+void layOutPages(Request& request, const std::vector<PageRun>& runs, int64_t pageSize) {
+  int64_t length = 0;
+  for (const PageRun& run : runs) length += run.length;
   const auto pages = static_cast<size_t>(length / pageSize);
-  const size_t headsAt = first.size();
-  // In one piece that is never moved: the parts point into it.
-  request.heads = std::move(first);
-  request.heads.resize(headsAt + (pages - 1) * kHeadBytes);
+  size_t headLength = request.heads.size();
+  // In one piece that is not moved any more: the parts point into it.
+  request.heads.resize(headLength + (pages - 1) * kHeadBytes);
   request.parts.reserve(pages * 2);
-  std::byte* page = request.data;
   std::byte* head = request.heads.data();
   for (const PageRun& run : runs) {
-    for (int64_t at = run.offset; at < run.offset + run.length; at += pageSize) {
-      const bool isFirst = page == request.data;
-      const size_t headLength = isFirst ? headsAt : kHeadBytes;
-      if (!isFirst) storeBigEndian64(static_cast<uint64_t>(at) | kRecordPage | kRecordContinue, head);
+    for (int64_t at = 0; at < run.length; at += pageSize) {
+      const bool isFirst = request.parts.empty();
+      if (!isFirst) storeBigEndian64(static_cast<uint64_t>(run.offset + at) | kRecordPage | kRecordContinue, head);
       request.parts.push_back({head, headLength});
-      request.parts.push_back({page, static_cast<size_t>(pageSize)});
+      request.parts.push_back({run.data + at, static_cast<size_t>(pageSize)});
       head += headLength;
-      page += pageSize;
+      headLength = kHeadBytes;
     }
   }
-  return true;
 }
 
 }  // namespace blockferry

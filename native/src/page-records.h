@@ -25,14 +25,16 @@ constexpr uint64_t kRecordCompressed = 0x100;
 constexpr uint64_t kRecordFlush = 0x200;
 constexpr uint64_t kRecordFlags = 0x3ff;
 
-// Pages of one block that follow each other: `offset` in the block.
+// Pages of one block that follow each other: `offset` in the block, `data` where they are in memory.
 struct PageRun {
   int64_t offset;
   int64_t length;
+  std::byte* data;
 };
 
-// Fills in `parts` and `heads` of a send: the pages lie one behind the other from `data` on, `first` stands before the first.
-// The request's length becomes theirs. False: what is asked for is no pages.
-bool layOutPages(Request& request, const std::vector<PageRun>& runs, int64_t pageSize, std::vector<std::byte> first);
+// Whether that are whole pages, at least one.
+bool arePages(const std::vector<PageRun>& runs, int64_t pageSize);
+// Fills in `parts` and `heads` of a send of such pages; what `heads` has already stands before the first of them.
+void layOutPages(Request& request, const std::vector<PageRun>& runs, int64_t pageSize);
 
 }  // namespace blockferry

@@ -22,7 +22,7 @@ namespace blockferry {
 enum class Op : uint32_t {
   open, close, stat, read, write, flush, truncate, extents, zero, discard,
   copyRange, reflink, lock, lockedByOthers, unlink, rename, allocate, compress, decompress, digest, adopt,
-  listen, portOf, accept, connect, receive, send, lane, cached, grow, sendFile, drain,
+  listen, portOf, accept, connect, receive, send, lane, cached, grow, sendFile, drain, sendFilePages,
 };
 
 // Same order as `codecs` in native/words.ts.
@@ -94,8 +94,9 @@ struct Request {
   // lane (`file`: the disk's, `to`: the client's, `memory`: of one request's data)
   std::shared_ptr<Lane> lane;
   // sendFile (`file`: whose ranges, `to`: the stream, `memory`: of the heads, one behind the other)
+  // sendFilePages (`file`, `to`: as there, `offset`: where the block lies in the file, `flags`: page size); ranges are in the block
   std::vector<FilePart> fileParts;
-  // copyRange, reflink, lane, sendFile
+  // copyRange, reflink, lane, sendFile, sendFilePages
   double toFileId = 0;
   std::shared_ptr<File> to;
   int64_t toOffset = 0;
@@ -123,7 +124,7 @@ struct Request {
   std::vector<double> extents;
   FileFacts facts;
   std::shared_ptr<File> opened;
-  int64_t failedPart = -1;  // sendFile: the part whose range could not be read
+  int64_t failedPart = -1;  // of `fileParts`: the part whose range could not be read
 
   // It goes to the kernel now. Any task.
   void markStarted();
@@ -141,14 +142,15 @@ struct Request {
   // Of a stream: one at a time in its direction.
   bool isStreamed() const { return op == Op::receive || op == Op::accept || direction() == Direction::write; }
   Direction direction() const {
-    return op == Op::send || op == Op::sendFile || op == Op::drain ? Direction::write : Direction::read;
+    return op == Op::send || sendsFile() || op == Op::drain ? Direction::write : Direction::read;
   }
-  const std::shared_ptr<File>& stream() const { return op == Op::sendFile ? to : file; }
+  bool sendsFile() const { return op == Op::sendFile || op == Op::sendFilePages; }
+  const std::shared_ptr<File>& stream() const { return sendsFile() ? to : file; }
   // Waits for somebody else, who may never come. Not a matter of storage.
   bool waitsForPeer() const { return isStreamed() || op == Op::connect || op == Op::lane; }
   bool makesFile() const { return op == Op::open || op == Op::adopt || op == Op::listen || op == Op::connect; }
   bool usesTwoFiles() const {
-    return op == Op::copyRange || op == Op::reflink || op == Op::lane || op == Op::sendFile;
+    return op == Op::copyRange || op == Op::reflink || op == Op::lane || sendsFile();
   }
   bool namesFiles() const { return op == Op::unlink || op == Op::rename; }
   // Needs a processor and no file.

@@ -212,7 +212,7 @@ int64_t receivePacketsFrom(Request& request, const Ending& ending) {
 }
 
 int64_t sendTo(Request& request, const Ending& ending) {
-  File& file = *request.file;
+  File& file = *request.stream();
   Stream& stream = file.stream;
   Outgoing rest(request);
   // Where nothing but poll() tells whether there is room, it is asked first.

@@ -25,6 +25,8 @@ int64_t receivePacketsFrom(Request& request, const Ending& ending);
 int64_t sendTo(Request& request, const Ending& ending);
 // Bytes sent, heads and ranges; or -errno, and `failedPart` where it is the file's.
 int64_t sendFileTo(Request& request, const Ending& ending);
+// The same for pages of a file, behind their heads.
+int64_t sendFilePagesTo(Request& request, const Ending& ending);
 // 0 once the peer has taken what was sent, or has gone; or -errno.
 int64_t drainTo(Request& request, const Ending& ending);
 

@@ -42,7 +42,7 @@ void Streams::close() {
   noMoreWaiting_.close();
 }
 
-// Who waits for a peer is not stuck, and is not counted as being in the kernel. A lane or a sendFile says itself when it is.
+// Who waits for a peer is not stuck, and is not counted as being in the kernel. A lane, and who sends of a file, says itself when it is.
 void Streams::perform(Request& request) {
   if (request.op != Op::lane && (!request.waitsForPeer() || (request.stream() && request.stream()->isStorage())))
     request.markStarted();
@@ -55,6 +55,7 @@ void Streams::perform(Request& request) {
       break;
     case Op::send: request.result = sendTo(request, noMoreWaiting_); break;
     case Op::sendFile: request.result = sendFileTo(request, noMoreWaiting_); break;
+    case Op::sendFilePages: request.result = sendFilePagesTo(request, noMoreWaiting_); break;
     case Op::drain: request.result = drainTo(request, noMoreWaiting_); break;
     case Op::lane: request.result = request.lane->serve(request, noMoreComing_); break;
     default: request.result = -ENOSYS;

@@ -157,6 +157,7 @@ void perform(Request& request) {
       case Op::receive:
       case Op::send:
       case Op::sendFile:
+      case Op::sendFilePages:
       case Op::drain:
       case Op::lane: break;  // Streams does them
     }

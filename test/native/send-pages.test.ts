@@ -10,26 +10,10 @@ import type { Range } from '../../native/types.js'
 import { installed } from '../helpers/program.js'
 import { socketPair } from './descriptors.js'
 import { difference, engineFor, KIB, kinds, MIB, pattern, takeSlot } from './kinds.js'
+import { records } from './page-records.js'
 
 const EINVAL = -22
-const PAGE = 0x08
-const CONTINUE = 0x20
 const noFifo = installed('mkfifo') ? false : 'no mkfifo'
-
-/** The stream as the format says it. */
-function records(pages: readonly Range[], pageSize: number, data: Uint8Array, first: Uint8Array): Buffer {
-  const parts: Uint8Array[] = []
-  let at = 0
-  for (const { offset, length } of pages) {
-    for (let page = offset; page < offset + length; page += pageSize) {
-      const head = Buffer.alloc(8)
-      head.writeBigUInt64BE(BigInt(page) | BigInt(PAGE | CONTINUE))
-      parts.push(at === 0 ? first : head, data.subarray(at, at + pageSize))
-      at += pageSize
-    }
-  }
-  return Buffer.concat(parts)
-}
 
 const first = Buffer.concat([Buffer.from('0000000000003008', 'hex'), Buffer.from('\x06pc.ram')])
 const cases = [
