@@ -6,7 +6,15 @@
 import { JsonStream } from './json-stream.js'
 import { isJsonObject, type JsonObject, type JsonValue, jsonObject } from './json-value.js'
 import type { AnyType, Infer } from './schema/types.js'
-import { ArgumentError, expects, type Leaves, validate, visit, wrongType } from './schema/validate.js'
+import {
+  ArgumentError,
+  expects,
+  jsonLeaves,
+  type Leaves,
+  validate,
+  visit,
+  wrongType,
+} from './schema/validate.js'
 
 /**
  * An option's argument, parsed and checked: dotted keys, or JSON when it starts with `{`.
@@ -96,7 +104,7 @@ function inconsistent(key: string): ArgumentError {
 }
 
 /** Objects whose keys are all indices become arrays; they must be 0, 1, 2, … */
-function listify(value: JsonValue, key: string): JsonValue {
+export function listify(value: JsonValue, key: string): JsonValue {
   if (!isJsonObject(value)) return value
   const names = Object.keys(value)
   const prefix = key === '' ? '' : `${key}.`
@@ -117,8 +125,12 @@ function listify(value: JsonValue, key: string): JsonValue {
  * @throws ArgumentError
  */
 export function validateImageKeyval<T extends AnyType>(type: T, value: JsonObject): Infer<T> {
-  const integer = (found: JsonValue, path: string) => sizeOf(textOf(found, path, 'size'), path)
-  return visit(type, value, { path: '', name: undefined }, { ...textLeaves, integer }) as Infer<T>
+  return visit(type, value, { path: '', name: undefined }, imageLeaves) as Infer<T>
+}
+
+/** As validate(); leaves may also be text, as for validateImageKeyval(): names of images have both. @throws ArgumentError */
+export function validateMixed<T extends AnyType>(type: T, value: JsonObject): Infer<T> {
+  return visit(type, value, { path: '', name: undefined }, mixedLeaves) as Infer<T>
 }
 
 /**
@@ -156,6 +168,22 @@ const textLeaves: Leaves = {
     if (integer === undefined || integer < least || integer > most) throw expects(path, 'integer')
     return safe(integer)
   },
+}
+
+const imageLeaves: Leaves = {
+  ...textLeaves,
+  integer: (value, path) => sizeOf(textOf(value, path, 'size'), path),
+}
+
+const mixedLeaves: Leaves = {
+  element: textLeaves.element,
+  bool: (value, path) => leavesOf(value).bool(value, path),
+  number: (value, path) => leavesOf(value).number(value, path),
+  integer: (value, path, type) => leavesOf(value).integer(value, path, type),
+}
+
+function leavesOf(value: JsonValue): Leaves {
+  return typeof value === 'string' ? imageLeaves : jsonLeaves
 }
 
 function textOf(value: JsonValue, path: string, wanted: string): string {

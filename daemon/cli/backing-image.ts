@@ -3,6 +3,7 @@
 // create and convert.
 
 import { dirname, resolve } from 'node:path'
+import { isJsonName } from '../../protocol/json-name.js'
 import type { Client } from './client.js'
 import { formats, type Image } from './image.js'
 import type { BackingFile } from './image-options.js'
@@ -10,7 +11,7 @@ import { chainOf } from './info.js'
 import { lookAtImage, statOf } from './mirror-request.js'
 import { isSameStorage } from './same-storage.js'
 import { failed, usage } from './status.js'
-import { type End, exportNamed } from './storage.js'
+import { type End, exportNamed, pathNamed } from './storage.js'
 
 /**
  * @param image   path of the new one
@@ -27,13 +28,19 @@ export async function backingImage(
     throw failed(
       `'${backing.file}' cannot be a backing file: images on NBD servers are not looked for by name`,
     )
-  const path = resolve(dirname(image), backing.file)
-  if (path === image) throw usage('an image cannot be its own backing file')
+  if (isJsonName(backing.file)) {
+    if (unsafe) return undefined
+    throw failed(`'${backing.file}' cannot be a backing file here: it is looked for by its path`)
+  }
+  const path = pathNamed(backing.file)
+  // With `file:` a name is no path from the image's folder.
+  const found = path === backing.file ? resolve(dirname(image), path) : resolve(path)
+  if (found === image) throw usage('an image cannot be its own backing file')
   if (unsafe) return undefined
   const format = formats.find((one) => one === backing.format)
   if (format === undefined)
     throw usage(`cannot open backing file '${backing.file}': Unknown driver '${backing.format}'`)
-  return { end: await lookAtImage(path), format, guessed: false }
+  return { end: await lookAtImage(found), format, guessed: false }
 }
 
 /**

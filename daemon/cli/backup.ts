@@ -76,8 +76,9 @@ async function look(
     return { source, ends: { source: source.end, target } }
   }
   const source = await findImage(sourceName, sourceFormat)
-  const sameSize = existing && source.format === 'raw' && targetFormat === 'raw'
-  return { source, ends: await lookAt(sourceName, targetName, { existing, sameSize }) }
+  const whole = source.options === undefined && source.format === 'raw'
+  const sameSize = existing && whole && targetFormat === 'raw'
+  return { source, ends: await lookAt(source.end, targetName, { existing, sameSize }) }
 }
 
 function jobArguments(options: BackupOptions, id: string, source: string): CommandArguments {

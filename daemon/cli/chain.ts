@@ -11,6 +11,7 @@ import type { Outcome } from './job-follower.js'
 import { withNodes } from './open-nodes.js'
 import { finishJob } from './run-job.js'
 import { failed, usage } from './status.js'
+import { pathNamed } from './storage.js'
 import { textOf } from './values.js'
 
 export interface ChainOptions {
@@ -36,7 +37,7 @@ export async function commit(name: string, options: CommitOptions): Promise<void
     const node = await nodes.open(image, 'commit', { readOnly: false, direct: false })
     const base = options.base ?? (await backingOf(client, node, image))
     const id = nodes.name('commit-job')
-    const args = { ...jobOf(id, node, options), base: resolve(base) }
+    const args = { ...jobOf(id, node, options), base: resolve(pathNamed(base)) }
     // Nobody uses the image who would have to go to the base: it only has to be equal.
     const event = ({ name: told }: QmpEvent) => {
       if (told === 'BLOCK_JOB_READY')
@@ -58,7 +59,7 @@ export async function stream(name: string, options: ChainOptions): Promise<void>
   const image = await layered(name)
   await withNodes(options, async (daemon, nodes) => {
     const node = await nodes.open(image, 'stream', { readOnly: false, direct: false })
-    const base = options.base === undefined ? {} : { base: resolve(options.base) }
+    const base = options.base === undefined ? {} : { base: resolve(pathNamed(options.base)) }
     const args = { ...jobOf(nodes.name('stream-job'), node, options), ...base }
     const started = performance.now()
     const outcome = await finishJob(daemon, 'block-stream', args, { what: `stream into '${name}'` })

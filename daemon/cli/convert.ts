@@ -3,6 +3,7 @@
 // that qemu-img convert has for them.
 
 import { stat } from 'node:fs/promises'
+import { isJsonName } from '../../protocol/json-name.js'
 import { backingImage, checkApart } from './backing-image.js'
 import { type CopyTools, runCopy } from './copy-run.js'
 import { addImage, type Format, findImage, type Image } from './image.js'
@@ -59,19 +60,21 @@ export async function convert(
     throw failed(`'${sourceName}': images of format '${disk.format}' have no internal snapshots`)
   const source: Image = snapshot === undefined ? disk : { ...disk, snapshot }
   const { existing, targetFormat = 'raw' } = options
-  const sameSize = existing && source.format === 'raw' && targetFormat === 'raw'
-  const path = options.imageOpts ? source.end.path : sourceName
-  const ends = await lookAt(path, targetName, { existing, sameSize })
+  const whole = source.options === undefined && source.format === 'raw'
+  const sameSize = existing && whole && targetFormat === 'raw'
+  const there =
+    existing && isJsonName(targetName) ? await findImage(targetName, options.targetFormat) : undefined
+  const ends = await lookAt(source.end, there?.end ?? targetName, { existing, sameSize })
   const image = existing ? undefined : newImage(options)
   if (image?.dataFile !== undefined)
-    await lookAt(path, image.dataFile.path, { existing: false, sameSize: false })
+    await lookAt(source.end, image.dataFile.path, { existing: false, sameSize: false })
   const mirror = mirrorOptions(options, ends.target, image)
   const plain =
     targetFormat === 'raw' && !options.compress && options.sparse !== 0 && options.options.length === 0
   const start = (tools: CopyTools) =>
-    plain
+    plain && there === undefined
       ? startTarget(ends, mirror, tools, 'mirror')
-      : new Target(ends.target, options, image, tools).start()
+      : new Target(ends.target, options, image, there, tools).start()
   const words = { verb: 'convert', done: 'converted', quiet: options.quiet }
   await runCopy({ ...words, source, target: ends.target, options: mirror, start }, undefined)
 }
@@ -144,13 +147,22 @@ class Target {
   readonly #end: End
   readonly #options: ConvertOptions
   readonly #image: NewImage | undefined
+  /** Named by options. */
+  readonly #there: Image | undefined
   readonly #tools: CopyTools
   readonly #format: Format
 
-  constructor(end: End, options: ConvertOptions, image: NewImage | undefined, tools: CopyTools) {
+  constructor(
+    end: End,
+    options: ConvertOptions,
+    image: NewImage | undefined,
+    there: Image | undefined,
+    tools: CopyTools,
+  ) {
     this.#end = end
     this.#options = options
     this.#image = image
+    this.#there = there
     this.#tools = tools
     this.#format = options.targetFormat ?? 'raw'
   }
@@ -185,7 +197,7 @@ class Target {
   /** @returns the node to write to: the image, or the filter above it that compresses */
   async #open(): Promise<string> {
     const { client, node, direct } = this.#tools
-    const image: Image = {
+    const image: Image = this.#there ?? {
       end: { ...this.#end, kind: await kindNow(this.#end) },
       format: this.#format,
       guessed: this.#options.existing && this.#options.targetFormat === undefined,

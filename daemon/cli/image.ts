@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// An image as a command names it: a path with or without a format, or options (--image-opts). Decides which node is
+// An image as a command names it: a path with or without a format, or options (--image-opts, `json:…`). Decides which node is
 // to be opened for it; talks to no daemon. A format nobody named is guessed from the first bytes.
 
 import { open } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { formatOf, PROBE_LENGTH } from '../../protocol/image-magic.js'
+import { isJsonName, parseJsonName } from '../../protocol/json-name.js'
 import { isJsonObject, type JsonObject } from '../../protocol/json-value.js'
-import { parseKeyval, validateImageKeyval } from '../../protocol/keyval.js'
+import { parseKeyval, validateImageKeyval, validateMixed } from '../../protocol/keyval.js'
 import { blockdevOptions } from '../../protocol/schema/nodes.js'
 import { checkNames } from '../../protocol/schema/unknown-names.js'
 import { ArgumentError, validate } from '../../protocol/schema/validate.js'
@@ -27,8 +28,8 @@ export interface Image {
   readonly format: Format
   /** Nobody named the format. */
   readonly guessed: boolean
-  /** What --image-opts said, in place of path and format. */
-  readonly options?: CommandArguments
+  /** In place of path and format. */
+  readonly options?: JsonObject
   /** What it shows in place of its disk; qcow2 only. */
   readonly snapshot?: SnapshotName
 }
@@ -53,10 +54,8 @@ export interface HowToOpen {
 
 /** @throws CliError when it is missing or no image */
 export async function findImage(name: string, format: Format | undefined, imageOpts = false): Promise<Image> {
-  if (imageOpts) {
-    if (format !== undefined) throw usage('--image-opts and a format are mutually exclusive')
-    return await imageOf(name)
-  }
+  if (imageOpts && format !== undefined) throw usage('--image-opts and a format are mutually exclusive')
+  if (imageOpts || isJsonName(name)) return await imageOf(name, imageOpts, format)
   const end = await lookAtImage(name)
   return { end, format: format ?? (await guess(end)), guessed: format === undefined }
 }
@@ -137,36 +136,46 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
 }
 
 /**
- * `driver=qcow2,file.filename=disk` or JSON; without a driver the format is guessed.
+ * `driver=qcow2,file.filename=disk` or JSON, or a `json:` name; without a driver the format is guessed.
+ * @param format  in place of what the name says
  * @throws CliError (usage) naming what is not as an option is to be
  */
-async function imageOf(text: string): Promise<Image> {
-  const { guessed, options } = await optionsOf(text)
-  const format = options.driver === 'qcow2' ? 'qcow2' : 'raw'
-  return { end: endOf(text, options), format, guessed, options }
+async function imageOf(text: string, imageOpts: boolean, format: Format | undefined): Promise<Image> {
+  try {
+    const given = imageOpts ? optionsIn(text) : { options: parseJsonName(text), check: validateMixed }
+    if (format !== undefined) given.options.driver = format
+    const guessed = given.options.driver === undefined
+    const unseen = await guessDrivers(text, given.options)
+    const whole = completed(given.options)
+    checkNames(blockdevOptions, whole)
+    const options = given.check(blockdevOptions, whole) as JsonObject
+    if (unseen !== undefined) throw unseen
+    return {
+      end: endOf(text, options),
+      format: options.driver === 'qcow2' ? 'qcow2' : 'raw',
+      guessed,
+      options,
+    }
+  } catch (cause) {
+    if (cause instanceof ArgumentError)
+      throw usage(`${imageOpts ? '--image-opts ' : ''}'${text}': ${cause.message}`)
+    throw cause
+  }
+}
+
+/** What --image-opts says, and what its values are to be. */
+function optionsIn(text: string) {
+  return text.startsWith('{')
+    ? { options: requestOf([text]), check: validate }
+    : { options: parseKeyval(text, undefined), check: validateImageKeyval }
 }
 
 function endOf(text: string, options: JsonObject): End {
   const file = isJsonObject(options.file) ? options.file : undefined
   const filename = options.filename ?? file?.filename
-  return { name: text, path: typeof filename === 'string' ? resolve(filename) : text, kind: 'file' }
-}
-
-async function optionsOf(text: string): Promise<{ readonly guessed: boolean; readonly options: JsonObject }> {
-  try {
-    const json = text.startsWith('{')
-    const given = json ? requestOf([text]) : parseKeyval(text, undefined)
-    const guessed = given.driver === undefined
-    const unseen = await guessDrivers(text, given)
-    const whole = completed(given)
-    checkNames(blockdevOptions, whole)
-    const options = (json ? validate : validateImageKeyval)(blockdevOptions, whole) as JsonObject
-    if (unseen !== undefined) throw unseen
-    return { guessed, options }
-  } catch (cause) {
-    if (cause instanceof ArgumentError) throw usage(`--image-opts '${text}': ${cause.message}`)
-    throw cause
-  }
+  return typeof filename === 'string'
+    ? { name: text, path: resolve(filename), kind: 'file' }
+    : { name: text, path: text, kind: 'missing' }
 }
 
 /**

@@ -2,6 +2,7 @@
 // `blockferry info`: what an image is, with its layers if asked. Layouts are those of qemu-img info.
 
 import { dirname, isAbsolute, join } from 'node:path'
+import { isJsonName } from '../../protocol/json-name.js'
 import type { JsonObject } from '../../protocol/json-value.js'
 import type { Client } from './client.js'
 import { type Format, findImage, type Image } from './image.js'
@@ -9,6 +10,7 @@ import { spread } from './indented.js'
 import { humanInfo } from './info-text.js'
 import { withNodes } from './open-nodes.js'
 import { failed } from './status.js'
+import { pathNamed } from './storage.js'
 import { asObject, objectsOf, textOf } from './values.js'
 
 export interface InfoOptions {
@@ -49,12 +51,13 @@ export async function chainOf(client: Client, nodeName: string, image: Image): P
   if (top === undefined) throw failed(`'${image.end.name}': the daemon tells nothing of it`)
   const layers: JsonObject[] = []
   // Names are relative to the one that the user gave.
-  let filename: string | undefined = image.options === undefined ? image.end.name : undefined
+  let filename: string | undefined = image.options === undefined ? shown(image.end.name) : undefined
   for (let layer: JsonObject | undefined = top; layer !== undefined; ) {
     const own = ownPart(layer, filename)
     layers.push(own)
     layer = asObject(layer['backing-image'])
-    filename = textOf(own, 'full-backing-filename')
+    const below = textOf(own, 'full-backing-filename')
+    filename = below === undefined ? undefined : shown(below)
   }
   return layers
 }
@@ -66,6 +69,11 @@ function ownPart(layer: JsonObject, filename: string | undefined): JsonObject {
   const backing = textOf(layer, 'backing-filename')
   if (backing !== undefined) own['full-backing-filename'] = fromHere(backing, name)
   return { ...own, filename: name }
+}
+
+/** As a path, where it is one. */
+function shown(name: string): string {
+  return isJsonName(name) ? name : pathNamed(name)
 }
 
 /** A name that an image has for another one, as it is found from here. */

@@ -10,7 +10,7 @@ import type { CommandArguments } from './client.js'
 import type { Format } from './image.js'
 import { isSameStorage } from './same-storage.js'
 import { failed, usage } from './status.js'
-import { type End, exportNamed } from './storage.js'
+import { type End, exportNamed, pathNamed } from './storage.js'
 
 export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop'
 
@@ -50,55 +50,58 @@ export interface Ends {
 }
 
 /**
- * Looks at both paths.
- * @param how  existing: the target must be there; sameSize: as large as the source, when both are files
+ * Looks at both ends.
+ * @param from  as it was found
+ * @param to    a name, or an image that is there as it was found
+ * @param how   existing: the target must be there; sameSize: as large as the source, when both are files
  * @throws CliError when they cannot be mirrored: missing, not an image, or one and the same
  */
 export async function lookAt(
-  sourceName: string,
-  targetName: string,
+  from: End,
+  to: string | End,
   { existing, sameSize }: { readonly existing: boolean; readonly sameSize: boolean },
 ): Promise<Ends> {
-  const [served, servedTarget] = [exportNamed(sourceName), exportNamed(targetName)]
-  if (served !== undefined && served.path === servedTarget?.path)
-    throw failed(`cannot copy '${sourceName}' onto itself: '${targetName}' is the same export`)
-  if (served !== undefined || servedTarget !== undefined)
-    return {
-      source: served ?? (await lookAtImage(sourceName)),
-      target: servedTarget ?? (await (existing ? lookAtImage : lookAtPath)(targetName)),
-    }
-  const [sourceStats, targetStats] = await Promise.all([statOf(sourceName), statOf(targetName)])
-  const source = endOf(sourceName, sourceStats)
-  const target = endOf(targetName, targetStats)
-  if (sourceStats === 'missing') throw missing(sourceName)
-  if (targetStats === 'missing' && existing) throw missing(targetName)
-  if (targetStats !== 'missing' && (await isSameStorage(sourceStats, targetStats))) {
+  const target = typeof to !== 'string' ? to : await (existing ? lookAtImage : lookAtPath)(to)
+  const ends = { source: from, target }
+  if (from.kind === 'nbd' && from.path === target.path)
+    throw failed(`cannot copy '${from.name}' onto itself: '${target.name}' is the same export`)
+  const [sourceStats, targetStats] = await Promise.all([from, target].map(statOfEnd))
+  if (sourceStats === undefined || targetStats === undefined) return ends
+  if (await isSameStorage(sourceStats, targetStats)) {
     const what = target.kind === 'block' ? 'device' : 'file'
-    throw failed(`cannot copy '${sourceName}' onto itself: '${targetName}' is the same ${what}`)
+    throw failed(`cannot copy '${from.name}' onto itself: '${target.name}' is the same ${what}`)
   }
-  if (sameSize && source.kind === 'file' && target.kind === 'file') {
+  if (sameSize && sourceStats.isFile() && targetStats.isFile()) {
     const [ours, theirs] = [sectors(sourceStats), sectors(targetStats)]
     if (ours !== theirs) {
       throw failed(
-        `'${targetName}' has another size: ${theirs} bytes, '${sourceName}' has ${ours} bytes (in whole sectors)`,
+        `'${target.name}' has another size: ${theirs} bytes, '${from.name}' has ${ours} bytes (in whole sectors)`,
       )
     }
   }
-  return { source, target }
+  return ends
+}
+
+/** @returns undefined for what is no file or device */
+async function statOfEnd({ kind, path }: End): Promise<Stats | undefined> {
+  if (kind === 'nbd' || kind === 'missing') return undefined
+  const stats = await statOf(path)
+  return stats === 'missing' ? undefined : stats
 }
 
 /** One image that is to be read. @throws CliError when it is missing or no image */
 export async function lookAtImage(name: string): Promise<End> {
-  const served = exportNamed(name)
-  if (served !== undefined) return served
-  const stats = await statOf(name)
-  if (stats === 'missing') throw missing(name)
-  return endOf(name, stats)
+  const end = await lookAtPath(name)
+  if (end.kind === 'missing') throw failed(`cannot open '${name}': ${errnoText(ENOENT)}`)
+  return end
 }
 
 /** A file or device that is to be made, or may be there. @throws CliError when it is there and no image */
 export async function lookAtPath(name: string): Promise<End> {
-  return exportNamed(name) ?? endOf(name, await statOf(name))
+  const served = exportNamed(name)
+  if (served !== undefined) return served
+  const path = pathNamed(name)
+  return { name, path: resolve(path), kind: kindOf(name, await statOf(path)) }
 }
 
 /** The arguments that blockdev-mirror and drive-mirror share. */
@@ -121,8 +124,8 @@ export function jobArguments(options: MirrorOptions, jobId: string, source: stri
 }
 
 /** Size of a file as a disk: whole sectors. Bytes. */
-function sectors(stats: Stats | 'missing'): number {
-  return stats === 'missing' ? 0 : Math.ceil(stats.size / 512) * 512
+function sectors({ size }: Stats): number {
+  return Math.ceil(size / 512) * 512
 }
 
 /** @throws CliError for a name that is empty */
@@ -140,14 +143,6 @@ export async function statOf(name: string): Promise<Stats | 'missing'> {
     if (code === 'ENOENT') return 'missing'
     throw failed(`cannot open '${name}': ${errnoText(errnoNumber(code) ?? EIO)}`, { cause })
   }
-}
-
-function missing(name: string) {
-  return failed(`cannot open '${name}': ${errnoText(ENOENT)}`)
-}
-
-function endOf(name: string, stats: Stats | 'missing'): End {
-  return { name, path: resolve(name), kind: kindOf(name, stats) }
 }
 
 function kindOf(name: string, stats: Stats | 'missing'): End['kind'] {

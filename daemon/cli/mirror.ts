@@ -17,8 +17,9 @@ export async function mirror(sourceName: string, targetName: string, options: Mi
     checkNamed(sourceName, targetName)
     const source = await findImage(sourceName, options.sourceFormat)
     const { existing, targetFormat = 'raw' } = options
-    const sameSize = existing && source.format === 'raw' && targetFormat === 'raw'
-    const ends = await lookAt(sourceName, targetName, { existing, sameSize })
+    const whole = source.options === undefined && source.format === 'raw'
+    const sameSize = existing && whole && targetFormat === 'raw'
+    const ends = await lookAt(source.end, targetName, { existing, sameSize })
     const start = (tools: CopyTools) => startTarget(ends, options, tools, 'mirror')
     const words = { verb: 'mirror', done: 'mirrored', quiet: false }
     await runCopy({ ...words, source, target: ends.target, options, start }, result)

@@ -2,10 +2,14 @@
 // What an image lies on, by the name a user gave: a file, a device, or the export of an NBD server. Decides which node is
 // to be opened for it; talks to nobody.
 
+import { isJsonName } from '../../protocol/json-name.js'
 import { formatNbdUri, type NbdAddress, parseNbdAddress } from '../../protocol/nbd/uri.js'
+import { protocolOf } from '../common/image-name.js'
 import { type Client, type CommandArguments, QmpError } from './client.js'
 import { usage } from './status.js'
 import { type TlsAsked, tlsAskedBy, withCredentials } from './tls.js'
+
+const filePrefix = 'file:'
 
 /** One end of a copy, or an image that is looked at. */
 export interface End {
@@ -35,6 +39,18 @@ export function exportNamed(name: string): End | undefined {
   if (typeof address === 'string') throw usage(address)
   const tls = tlsAskedBy(name, address)
   return { name, path: formatNbdUri(address), kind: 'nbd', address, ...(tls !== undefined && { tls }) }
+}
+
+/**
+ * Path that a name stands for, `file:` before it taken off. A file of such a name is `./file:…`.
+ * @throws CliError for options: only some commands take an image as such
+ */
+export function pathNamed(name: string): string {
+  if (isJsonName(name)) throw usage(`expected a path, found options: '${name}'`)
+  if (!name.startsWith(filePrefix)) return name
+  const path = name.slice(filePrefix.length)
+  // What is left must not be taken for more than a path in turn.
+  return protocolOf(path) === undefined ? path : `./${path}`
 }
 
 /**

@@ -43,7 +43,7 @@ export interface Leaves {
   integer(value: JsonValue, path: string, type: NumberName): number | bigint
 }
 
-const jsonLeaves: Leaves = {
+export const jsonLeaves: Leaves = {
   element: (path, index) => `${path}[${index}]`,
   bool(value, path) {
     if (typeof value !== 'boolean') throw wrongType(path, 'boolean')

@@ -5,8 +5,9 @@
 import { createHash } from 'node:crypto'
 import type { BigIntStats } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
-import { findImage } from '../image.js'
+import type { Image } from '../image.js'
 import { extentsOf } from '../map.js'
+import { lookAtImage } from '../mirror-request.js'
 import { sizeOfNode } from '../node-size.js'
 import { withNodes } from '../open-nodes.js'
 import { failed, usage } from '../status.js'
@@ -32,7 +33,7 @@ export interface UploadOptions extends TransferOptions {
 export async function upload(name: string, url: string, options: UploadOptions): Promise<void> {
   if (options.resume !== undefined && options.forceShare)
     throw usage('--resume needs a file that nobody changes: it cannot go with --force-share')
-  const image = await findImage(name, 'raw', false)
+  const image: Image = { end: await lookAtImage(name), format: 'raw', guessed: false }
   const target = await RemoteImage.at(url, options)
   try {
     await withNodes({}, async ({ client }, nodes) => {
@@ -40,14 +41,14 @@ export async function upload(name: string, url: string, options: UploadOptions):
       const node = await nodes.open(image, 'upload', {
         ...{ readOnly: true, direct: false, forceShare: options.forceShare },
       })
-      await using file = await open(name)
+      await using file = await open(image.end.path)
       const facts = await file.stat({ bigint: true })
       // A node has whole sectors; a file ends where it ends.
       const size = facts.isFile() ? Number(facts.size) : await sizeOfNode(client, node)
       const parts = (await extentsOf(client, node, image)).map(({ start, length, zero }) => ({
         ...{ start, length: Math.min(length, size - start), zero: zero && features.includes('zero') },
       }))
-      const sending = { name, url, file, target, features, parts, size }
+      const sending = { name, path: image.end.path, url, file, target, features, parts, size }
       const connections = Math.min(options.connections, most)
       if (options.resume === undefined) await send(sending, connections, options, undefined)
       else await sendOrGoOn(sending, connections, options, options.resume, facts)
@@ -59,6 +60,7 @@ export async function upload(name: string, url: string, options: UploadOptions):
 
 interface Sending {
   readonly name: string
+  readonly path: string
   readonly url: string
   readonly file: FileHandle
   readonly target: RemoteImage
@@ -96,13 +98,13 @@ async function sendOrGoOn(
   path: string,
   facts: BigIntStats,
 ): Promise<void> {
-  const { name, target, size } = sending
+  const { target, size } = sending
   const record = await DoneRecord.open(path, ...(await begunBefore(sending, path, facts)), () =>
     flush(sending),
   )
   try {
     await send(sending, connections, options, record)
-    if (record.resumed && !(await sameContent(target, name, size))) {
+    if (record.resumed && !(await sameContent(target, sending.path, size))) {
       await removeRecord(path)
       throw failed('the image there has changed since the upload was begun: run it again to send all of it')
     }

@@ -2,8 +2,8 @@
 // The name of a backing file as an image holds it, made into a node definition. An image comes from anybody: it may
 // name files, and formats over them; it may not name nodes, nor drivers that disturb or count. Used by implied.ts.
 
-import { JsonStream } from '../../../protocol/json-stream.js'
-import { isJsonObject, type JsonObject, type JsonValue, jsonObject } from '../../../protocol/json-value.js'
+import { parseJsonName } from '../../../protocol/json-name.js'
+import { isJsonObject, type JsonObject, jsonObject } from '../../../protocol/json-value.js'
 import { blockdevOptions } from '../../../protocol/schema/nodes.js'
 import { ArgumentError, validate } from '../../../protocol/schema/validate.js'
 import { fullName, protocolOf } from '../../common/image-name.js'
@@ -28,7 +28,7 @@ const allowed = new Set(['file', 'host_device', 'raw', 'qcow2', 'null-co', 'null
  */
 export function parseBackingName(image: string | undefined, name: string): BackingName {
   const protocol = protocolOf(name)
-  if (protocol === 'json') return { kind: 'options', options: parseJson(name.slice('json:'.length)) }
+  if (protocol === 'json') return { kind: 'options', options: parseJson(name) }
   if (protocol !== undefined && protocol !== 'file') throw new CommandError(`Unknown protocol '${protocol}'`)
   const path = protocol === undefined ? name : name.slice('file:'.length)
   if (path.startsWith('/') || protocol !== undefined) return { kind: 'path', path }
@@ -61,30 +61,18 @@ function checkAllowed(options: JsonObject): void {
   }
 }
 
-function parseJson(text: string): JsonObject {
-  const stream = new JsonStream()
-  const items = [...stream.push(new TextEncoder().encode(text)), ...stream.end()]
-  const [first] = items
-  if (items.length !== 1 || first?.kind !== 'value' || !isJsonObject(first.value))
-    throw new CommandError('Could not parse the JSON options')
-  return nested(first.value)
+function parseJson(name: string): JsonObject {
+  try {
+    return withoutOpeners(parseJsonName(name))
+  } catch (error) {
+    if (error instanceof ArgumentError) throw new CommandError(error.message)
+    throw error
+  }
 }
 
-/** `file.filename` is `filename` inside `file`. */
-function nested(flat: JsonObject): JsonObject {
+function withoutOpeners(options: JsonObject): JsonObject {
   const result = jsonObject()
-  for (const [key, value] of Object.entries(flat)) {
-    const names = key.split('.')
-    const last = names.pop() ?? key
-    if (notTheImages.has(last)) continue
-    let into = result
-    for (const name of names) {
-      const below: JsonValue = into[name] ?? jsonObject()
-      if (!isJsonObject(below)) throw new CommandError(`Invalid parameter '${key}'`)
-      into[name] = below
-      into = below
-    }
-    into[last] = isJsonObject(value) ? { ...(into[last] as JsonObject | undefined), ...nested(value) } : value
-  }
+  for (const [name, value] of Object.entries(options))
+    if (!notTheImages.has(name)) result[name] = isJsonObject(value) ? withoutOpeners(value) : value
   return result
 }

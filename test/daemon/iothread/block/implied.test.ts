@@ -120,7 +120,8 @@ t.test('a json: name may be nested or dotted, and names no node', { skip }, asyn
     ['{"driver":"qcow2","file":"node"}', "An image may not name node 'node'"],
     ['{"driver":"qcow2","file":{"driver":"x-memory","size":1}}', "Unknown driver 'x-memory'"],
     ['{"driver":"qcow2"}', "Parameter 'file' is missing"],
-    ['{', 'Could not parse the JSON options'],
+    ['{', 'Could not parse the JSON options: JSON parse error, premature EOI'],
+    ['[1]', 'Invalid JSON object given'],
   ] as const)
     await t.rejects(named(name), { message: `Could not open backing file: ${text}` })
 })
