@@ -9,8 +9,8 @@ import { type CopyTools, runCopy } from './copy-run.js'
 import { addImage, type Format, findImage, type Image } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
 import { backingOf, dataFileOf, imageOptions } from './image-options.js'
-import { startTarget } from './mirror.js'
-import { checkNamed, lookAt, type MirrorOptions } from './mirror-request.js'
+import { startTarget, tooSmall } from './mirror.js'
+import { checkNamed, type Ends, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
 import { snapshotName } from './snapshot-name.js'
 import { failed, usage } from './status.js'
@@ -60,21 +60,20 @@ export async function convert(
     throw failed(`'${sourceName}': images of format '${disk.format}' have no internal snapshots`)
   const source: Image = snapshot === undefined ? disk : { ...disk, snapshot }
   const { existing, targetFormat = 'raw' } = options
-  const whole = source.options === undefined && source.format === 'raw'
-  const sameSize = existing && whole && targetFormat === 'raw'
   const there =
     existing && isJsonName(targetName) ? await findImage(targetName, options.targetFormat) : undefined
-  const ends = await lookAt(source.end, there?.end ?? targetName, { existing, sameSize })
+  const ends = await lookAt(source.end, there?.end ?? targetName, { existing, sameSize: false })
   const image = existing ? undefined : newImage(options)
   if (image?.dataFile !== undefined)
     await lookAt(source.end, image.dataFile.path, { existing: false, sameSize: false })
   const mirror = mirrorOptions(options, ends.target, image)
   const plain =
     targetFormat === 'raw' && !options.compress && options.sparse !== 0 && options.options.length === 0
+  // What is there may be larger, which is not for the daemon's own way to open files.
   const start = (tools: CopyTools) =>
-    plain && there === undefined
+    plain && !(existing && ['file', 'missing'].includes(ends.target.kind))
       ? startTarget(ends, mirror, tools, 'mirror')
-      : new Target(ends.target, options, image, there, tools).start()
+      : new Target({ ends, options, image, there }, tools).start()
   const words = { verb: 'convert', done: 'converted', quiet: options.quiet }
   await runCopy({ ...words, source, target: ends.target, options: mirror, start }, undefined)
 }
@@ -142,38 +141,38 @@ function isMadeAnew({ kind }: End): boolean {
   return kind === 'file' || kind === 'missing'
 }
 
+/** What the target is to be. */
+interface Plan {
+  readonly ends: Ends
+  readonly options: ConvertOptions
+  /** To be made; undefined: the target is there. */
+  readonly image: NewImage | undefined
+  /** The target that is there, where options name it. */
+  readonly there: Image | undefined
+}
+
 /** The target of one attempt: file, format and what is above. */
 class Target {
   readonly #end: End
-  readonly #options: ConvertOptions
-  readonly #image: NewImage | undefined
-  /** Named by options. */
-  readonly #there: Image | undefined
+  readonly #plan: Plan
   readonly #tools: CopyTools
   readonly #format: Format
 
-  constructor(
-    end: End,
-    options: ConvertOptions,
-    image: NewImage | undefined,
-    there: Image | undefined,
-    tools: CopyTools,
-  ) {
-    this.#end = end
-    this.#options = options
-    this.#image = image
-    this.#there = there
+  constructor(plan: Plan, tools: CopyTools) {
+    this.#end = plan.ends.target
+    this.#plan = plan
     this.#tools = tools
-    this.#format = options.targetFormat ?? 'raw'
+    this.#format = plan.options.targetFormat ?? 'raw'
   }
 
   async start(): Promise<void> {
     const { client, job, source, touching } = this.#tools
     const size = await sizeOfNode(client, source)
+    const { image } = this.#plan
     await this.#checkBacking()
     touching()
-    if (this.#image !== undefined) await makeImage(client, this.#end, this.#image, size)
-    const node = await this.#open()
+    if (image !== undefined) await makeImage(client, this.#end, image, size)
+    const node = await this.#beginning(await this.#open(), size)
     touching()
     await client.execute('blockdev-mirror', { ...job, target: node })
   }
@@ -183,29 +182,44 @@ class Target {
     const { client, node } = this.#tools
     // Of a name on a server nothing can be found from here.
     if (this.#end.kind === 'nbd') return
-    const backing = await backingImage(this.#end.path, this.#image?.backing)
+    const backing = await backingImage(this.#end.path, this.#plan.image?.backing)
     if (backing === undefined) return
     const name = node('backing')
     await addImage(client, backing, name, { readOnly: true, direct: false })
     await checkApart(client, name, backing, this.#end)
   }
 
+  /**
+   * @param size  of the source, bytes
+   * @returns the node to write to. What lies beyond stays as it is
+   */
+  async #beginning(node: string, size: number): Promise<string> {
+    const { client, node: named } = this.#tools
+    const there = await sizeOfNode(client, node)
+    if (there === size) return node
+    if (there < size) throw tooSmall(this.#end, there, this.#plan.ends.source, size)
+    const part = named('target-part')
+    const discard = this.#unmap() ? 'unmap' : 'ignore'
+    await client.execute('blockdev-add', { driver: 'raw', 'node-name': part, file: node, size, discard })
+    return part
+  }
+
   #unmap(): boolean {
-    return this.#options.sparse !== 0
+    return this.#plan.options.sparse !== 0
   }
 
   /** @returns the node to write to: the image, or the filter above it that compresses */
   async #open(): Promise<string> {
     const { client, node, direct } = this.#tools
-    const image: Image = this.#there ?? {
+    const image: Image = this.#plan.there ?? {
       end: { ...this.#end, kind: await kindNow(this.#end) },
       format: this.#format,
-      guessed: this.#options.existing && this.#options.targetFormat === undefined,
+      guessed: this.#plan.options.existing && this.#plan.options.targetFormat === undefined,
     }
     const target = node('target')
     const how = { readOnly: false, direct, unmap: this.#unmap() }
     await addImage(client, image, target, how)
-    if (!this.#options.compress) return target
+    if (!this.#plan.options.compress) return target
     const filter = node('target-compressed')
     const discard = this.#unmap() ? 'unmap' : 'ignore'
     await client.execute('blockdev-add', { driver: 'compress', 'node-name': filter, file: target, discard })

@@ -100,6 +100,6 @@ async function addExport(
   await addImage(client, image, node, how)
 }
 
-function tooSmall(end: End, size: number, from: End, wanted: number) {
+export function tooSmall(end: End, size: number, from: End, wanted: number) {
   return failed(`'${end.name}' is too small: ${size} bytes, '${from.name}' has ${wanted} bytes`)
 }

@@ -90,7 +90,7 @@ function addConvert(program: Command): void {
       'runs of zeroes that are not stored (default: 64 KiB or a cluster); 0: all take up storage',
       sparseSize,
     )
-    .option('-n, --existing', 'the target is there and has the right size; do not make it', false)
+    .option('-n, --existing', 'the target is there and large enough; do not make it', false)
     .option('--target-is-zero', 'the target is known to read as zeroes everywhere; with -n', false)
     .option(
       '-o, --options <options>',

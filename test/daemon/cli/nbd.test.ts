@@ -52,6 +52,28 @@ t.test('mirror and convert go to an export and back, and from one to the other',
   t.match(await run(['compare', one.uri, scratch.file('image')]), { status: 0, stdout: /identical/ })
 })
 
+t.test('options name an export as its URI does', { skip }, async (t) => {
+  using scratch = new Scratch()
+  fill(scratch.file('disk'), 3 * MiB)
+  truncateSync(scratch.file('disk'), 4 * MiB)
+  const { server } = await served(scratch, 'disk')
+  await using _server = server
+  const place = { 'server.type': 'unix', 'server.path': server.socket, export: 'disk' }
+  const name = `json:${JSON.stringify({ driver: 'nbd', ...place })}`
+  t.match(await run(['convert', '-q', name, scratch.file('copy')]), { status: 0, stderr: '' })
+  t.match(await run(['compare', name, scratch.file('copy')]), { status: 0, stdout: /identical/ })
+  t.equal(difference(scratch.file('disk'), scratch.file('copy')), undefined)
+  const options = `driver=nbd,server.type=unix,server.path=${server.socket},export=disk`
+  t.match(await run(['convert', '-q', '--image-opts', options, scratch.file('other')]), { status: 0 })
+  t.equal(difference(scratch.file('disk'), scratch.file('other')), undefined)
+  fill(scratch.file('new'), 4 * MiB, 7)
+  t.match(await run(['convert', '-q', '-n', '-f', 'raw', scratch.file('new'), name]), {
+    status: 0,
+    stderr: '',
+  })
+  t.equal(difference(scratch.file('new'), scratch.file('disk')), undefined)
+})
+
 t.test('what cannot be is refused with one line', { skip }, async (t) => {
   using scratch = new Scratch()
   empty(scratch.file('disk'), MiB)
