@@ -3,21 +3,27 @@
 // of `qemu-img check`; the work is a job of the daemon.
 
 import { randomBytes } from 'node:crypto'
+import { isJsonName } from '../../protocol/json-name.js'
 import type { JsonObject } from '../../protocol/json-value.js'
-import { ConnectionLost, QmpError } from './client.js'
+import { type CacheMode, isDirect, isUnsafe } from './cache-modes.js'
+import { type CommandArguments, ConnectionLost, QmpError } from './client.js'
 import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
+import { findImage } from './image.js'
 import { Interrupt } from './interrupt.js'
 import { JobFollower } from './job-follower.js'
 import { lookAtImage } from './mirror-request.js'
-import { CliError, exitStatus, failed } from './status.js'
+import { mayBeDirect } from './open-nodes.js'
+import { CliError, exitStatus, failed, usage } from './status.js'
 import { addNode, type End, storageDefinition } from './storage.js'
-import { asList, numberOf } from './values.js'
+import { asList, asObject, numberOf } from './values.js'
 
 export interface CheckOptions {
   readonly repair?: 'leaks' | 'all'
   /** Absent: qcow2, the only one there is a check for. */
   readonly format?: string
+  readonly imageOpts: boolean
+  readonly sourceCache: CacheMode
   readonly output: 'human' | 'json'
   /** The image may be in use by another program. */
   readonly forceShare: boolean
@@ -57,11 +63,11 @@ export async function check(image: string, options: CheckOptions): Promise<void>
 }
 
 async function count(image: string, options: CheckOptions): Promise<Counters> {
-  const end = await lookAtImage(image)
+  const storage = await storageOf(image, options)
   if (options.format !== undefined && options.format !== 'qcow2') throw unsupported()
   const daemon = await connectOrEmbed(options)
   try {
-    const run = new CheckRun(daemon, end, options)
+    const run = new CheckRun(daemon, storage, options)
     using _ = new Interrupt(
       () => run.cancel(),
       (status) => {
@@ -79,15 +85,35 @@ async function count(image: string, options: CheckOptions): Promise<Counters> {
   }
 }
 
+/** What an image lies on. */
+interface Storage {
+  readonly end: End
+  readonly definition: CommandArguments
+}
+
+/** @throws CliError where it is missing, or no image that can be checked */
+async function storageOf(name: string, { format, imageOpts }: CheckOptions): Promise<Storage> {
+  if (!imageOpts && !isJsonName(name)) {
+    const end = await lookAtImage(name)
+    return { end, definition: storageDefinition(end) }
+  }
+  if (imageOpts && format !== undefined) throw usage('--image-opts and a format are mutually exclusive')
+  const { end, options } = await findImage(name, format === 'qcow2' ? format : undefined, imageOpts)
+  if (options?.driver !== 'qcow2') throw unsupported()
+  const definition = asObject(options.file)
+  if (definition === undefined) throw usage(`'${name}': what the image lies on must be told by options`)
+  return { end, definition }
+}
+
 class CheckRun {
   readonly #daemon: Daemon
-  readonly #image: End
+  readonly #storage: Storage
   readonly #options: CheckOptions
   #job: string | undefined
 
-  constructor(daemon: Daemon, image: End, options: CheckOptions) {
+  constructor(daemon: Daemon, storage: Storage, options: CheckOptions) {
     this.#daemon = daemon
-    this.#image = image
+    this.#storage = storage
     this.#options = options
   }
 
@@ -117,13 +143,7 @@ class CheckRun {
   async #one(repair: CheckOptions['repair']): Promise<Counters> {
     const { client } = this.#daemon
     const name = `check-${randomBytes(4).toString('hex')}`
-    const node = {
-      ...storageDefinition(this.#image),
-      'node-name': name,
-      'read-only': repair === undefined,
-      'force-share': this.#options.forceShare ? true : undefined,
-    }
-    await addNode(client, this.#image, node)
+    await this.#add(name, repair === undefined)
     const follower = new JobFollower(client, name, {
       event: () => undefined,
       progress: () => undefined,
@@ -143,9 +163,28 @@ class CheckRun {
     }
   }
 
+  /** With O_DIRECT where it is wanted and the file system has it. */
+  async #add(name: string, readOnly: boolean): Promise<void> {
+    const { sourceCache, forceShare } = this.#options
+    const { end, definition } = this.#storage
+    const add = (direct: boolean) =>
+      addNode(this.#daemon.client, end, {
+        ...definition,
+        'node-name': name,
+        'read-only': readOnly,
+        'force-share': forceShare ? true : undefined,
+        cache: { direct, 'no-flush': isUnsafe(sourceCache) },
+      })
+    const wanted = isDirect(sourceCache)
+    await add(wanted).catch((error: unknown) => {
+      if (!wanted || !(error instanceof QmpError) || !mayBeDirect(error)) throw error
+      return add(false)
+    })
+  }
+
   #failure(error: string): CliError {
     if (error === 'Image is not in qcow2 format' && this.#options.format === undefined) return unsupported()
-    return failed(`cannot check '${this.#image.name}': ${error}`)
+    return failed(`cannot check '${this.#storage.end.name}': ${error}`)
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `blockferry compare`: whether two images hold the same disk. Lines and exit statuses are those of qemu-img compare.
 
+import type { CacheMode } from './cache-modes.js'
 import { QmpError } from './client.js'
 import { type Format, findImage } from './image.js'
 import { sizeOfNode } from './node-size.js'
@@ -15,6 +16,7 @@ export interface CompareOptions {
   readonly secondFormat?: Format
   readonly imageOpts: boolean
   readonly strict: boolean
+  readonly sourceCache: CacheMode
   readonly progress: boolean
   readonly quiet: boolean
   readonly forceShare: boolean
@@ -37,8 +39,8 @@ export async function compare(name: string, otherName: string, options: CompareO
   const report = reporter({ json: false, progress: options.progress })
   let shorter = 0
   const result = await withNodes({ ...options, disks: 2 }, async (daemon, nodes) => {
-    const node = await opening(() => nodes.openDirect(image, 'one', how))
-    const second = await opening(() => nodes.openDirect(other, 'other', how))
+    const node = await opening(() => nodes.openCached(image, 'one', how, options.sourceCache))
+    const second = await opening(() => nodes.openCached(other, 'other', how, options.sourceCache))
     shorter = Math.min(await sizeOfNode(daemon.client, node), await sizeOfNode(daemon.client, second))
     const args = { 'job-id': nodes.name('job'), node, other: second, strict: options.strict }
     try {

@@ -5,6 +5,7 @@
 import { stat } from 'node:fs/promises'
 import { isJsonName } from '../../protocol/json-name.js'
 import { backingImage, checkApart } from './backing-image.js'
+import { type CacheMode, isDirect, isUnsafe } from './cache-modes.js'
 import { type CopyTools, runCopy } from './copy-run.js'
 import { addImage, type Format, findImage, type Image } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
@@ -36,8 +37,8 @@ export interface ConvertOptions {
   /** Pieces of 1 MiB in flight. */
   readonly tasks?: number
   readonly rate?: number
-  readonly cache: 'none' | 'writeback'
-  readonly sourceCache: 'none' | 'writeback'
+  readonly cache: CacheMode
+  readonly sourceCache: CacheMode
   readonly progress: boolean
   readonly quiet: boolean
   readonly forceShare: boolean
@@ -68,7 +69,11 @@ export async function convert(
     await lookAt(source.end, image.dataFile.path, { existing: false, sameSize: false })
   const mirror = mirrorOptions(options, ends.target, image)
   const plain =
-    targetFormat === 'raw' && !options.compress && options.sparse !== 0 && options.options.length === 0
+    targetFormat === 'raw' &&
+    !isUnsafe(options.cache) &&
+    !options.compress &&
+    options.sparse !== 0 &&
+    options.options.length === 0
   // What is there may be larger, which is not for the daemon's own way to open files.
   const start = (tools: CopyTools) =>
     plain && !(existing && ['file', 'missing'].includes(ends.target.kind))
@@ -125,7 +130,7 @@ function mirrorOptions(options: ConvertOptions, target: End, image: NewImage | u
     ...(logLevel === undefined ? {} : { logLevel }),
     ...((image === undefined ? options.backing : image.backing) === undefined ? {} : { sync: 'top' }),
     // One way for both ends: the page cache only where it was asked for at both.
-    ...(options.cache === 'writeback' && options.sourceCache === 'writeback' ? { direct: false } : {}),
+    ...(isDirect(options.cache) || isDirect(options.sourceCache) ? {} : { direct: false }),
     unmap: options.sparse !== 0,
     onSourceError: 'report',
     onTargetError: 'report',
@@ -217,7 +222,8 @@ class Target {
       guessed: this.#plan.options.existing && this.#plan.options.targetFormat === undefined,
     }
     const target = node('target')
-    const how = { readOnly: false, direct, unmap: this.#unmap() }
+    const noFlush = isUnsafe(this.#plan.options.cache)
+    const how = { readOnly: false, direct, noFlush, unmap: this.#unmap() }
     await addImage(client, image, target, how)
     if (!this.#plan.options.compress) return target
     const filter = node('target-compressed')

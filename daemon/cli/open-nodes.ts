@@ -2,6 +2,7 @@
 // Nodes that a command opens in its daemon for as long as it runs. Used by the commands that look at images.
 
 import { randomBytes } from 'node:crypto'
+import { type CacheMode, isDirect, isUnsafe } from './cache-modes.js'
 import { ConnectionLost, QmpError } from './client.js'
 import { connectOrEmbed } from './connection.js'
 import type { Daemon } from './daemon.js'
@@ -48,6 +49,17 @@ export class OpenNodes {
       if (!(error instanceof CliError) || !mayBeDirect(error)) throw error
       return await this.open(image, what, { ...how, direct: false })
     }
+  }
+
+  /** As openDirect(), or through the page cache. */
+  async openCached(
+    image: Image,
+    what: string,
+    how: Omit<HowToOpen, 'direct' | 'noFlush'>,
+    mode: CacheMode,
+  ): Promise<string> {
+    if (isDirect(mode)) return await this.openDirect(image, what, how)
+    return await this.open(image, what, { ...how, direct: false, noFlush: isUnsafe(mode) })
   }
 
   /** What the daemon tells of a node is what its image says now. @throws QmpError when another program changes it */

@@ -10,7 +10,16 @@ import { formats } from './image.js'
 import { type InfoOptions, info } from './info.js'
 import { map } from './map.js'
 import { listsOptions } from './option-help.js'
-import { aioOption, collect, embedded, given, logLevel, size, wholeNumber } from './program-values.js'
+import {
+  aioOption,
+  cacheOption,
+  collect,
+  embedded,
+  given,
+  logLevel,
+  size,
+  wholeNumber,
+} from './program-values.js'
 import { type ResizeOptions, resize } from './resize.js'
 import { type ServeOptions, serve } from './serve.js'
 import { usage } from './status.js'
@@ -63,6 +72,7 @@ function addCompare(program: Command): void {
     .argument('<image>', image)
     .argument('<other>', image)
     .addOption(formatOption('-F, --second-format', 'format of the other'))
+    .addOption(cacheOption('-T, --source-cache', 'of both images').default('none'))
     .option('-s, --strict', 'sizes and what is allocated must be alike too', false)
     .option('-p, --progress', 'show how far it is', false)
     .option('-q, --quiet', 'only the exit status', false)
@@ -72,7 +82,6 @@ function addCompare(program: Command): void {
 }
 
 function addConvert(program: Command): void {
-  const caches = ['none', 'writeback']
   const command = program
     .command('convert')
     .description('copy an image into a new one of another format or layout')
@@ -103,8 +112,8 @@ function addConvert(program: Command): void {
     .option('-W, --out-of-order', 'taken as given: pieces are always written as they come', false)
     .option('-m, --tasks <count>', 'pieces of 1 MiB in flight, 1 to 16', taskCount)
     .option('-r, --rate <size>', 'bytes per second at most', size)
-    .addOption(new Option('-t, --cache <cache>', 'of the target').choices(caches).default('none'))
-    .addOption(new Option('-T, --source-cache <cache>', 'of the source').choices(caches).default('none'))
+    .addOption(cacheOption('-t, --cache', 'of the target; unsafe: nothing is flushed').default('none'))
+    .addOption(cacheOption('-T, --source-cache', 'of the source').default('none'))
     .option('-p, --progress', 'show how far it is', false)
     .option('-q, --quiet', 'no result on stdout', false)
     .addOption(aioOption())

@@ -3,6 +3,7 @@
 
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { parseSize, sizeProblem } from '../common/units.js'
+import { cacheModes } from './cache-modes.js'
 import { CliError, exitStatus, usage } from './status.js'
 
 export const embedded = 'socket of a running daemon; without it the command runs a daemon of its own'
@@ -19,6 +20,11 @@ export function logLevel(): Option {
 
 export function aioOption(): Option {
   return new Option('--aio <engine>', 'I/O engine of the own daemon').choices(['auto', 'threads', 'io_uring'])
+}
+
+/** `-t` and `-T` of QEMU's programs. */
+export function cacheOption(flags: string, what: string): Option {
+  return new Option(`${flags} <cache>`, what).choices([...cacheModes])
 }
 
 /** @throws InvalidArgumentError, which commander tells as a usage error */

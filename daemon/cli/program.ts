@@ -17,7 +17,16 @@ import { addChain } from './program-chain.js'
 import { addImages } from './program-images.js'
 import { addMemory } from './program-memory.js'
 import { addTools, formatOption } from './program-tools.js'
-import { aioOption, collect, embedded, given, logLevel, size, usageFails } from './program-values.js'
+import {
+  aioOption,
+  cacheOption,
+  collect,
+  embedded,
+  given,
+  logLevel,
+  size,
+  usageFails,
+} from './program-values.js'
 import { qmp } from './qmp.js'
 import { CliError, exitStatus } from './status.js'
 
@@ -215,9 +224,11 @@ function addCheck(program: Command): void {
     .description(
       'look for errors in a qcow2 image; exit status 0 clean, 1 check failed, 2 corruptions, 3 leaks, 63 no such check',
     )
-    .argument('<image>', 'file or block device')
+    .argument('<image>', 'file or block device, or options with --image-opts')
     .addOption(new Option('-r, --repair <what>', 'repair what was found').choices(['leaks', 'all']))
     .option('-f, --format <format>', 'format of the image (default: qcow2)')
+    .option('--image-opts', 'the image is given as options of a node: driver=qcow2,file.filename=…', false)
+    .addOption(cacheOption('-T, --source-cache', 'of the image').default('writeback'))
     .addOption(new Option('--output <kind>', 'how to show it').choices(['human', 'json']).default('human'))
     .option('-U, --force-share', 'although another program may be writing it', false)
     .option('--socket <socket>', embedded)

@@ -3,7 +3,7 @@
 
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { mustQemuImg, qemuIo } from '../../helpers/check-image.js'
+import { mustQemuImg, qemuImg, qemuIo } from '../../helpers/check-image.js'
 import { installed } from '../../helpers/program.js'
 import { run } from './run.js'
 
@@ -53,3 +53,23 @@ t.test('neither a driver nor a file', async (t) => {
     },
   )
 })
+
+t.test('check takes them as qemu-img does', { skip }, async (t) => {
+  const { image } = images(t)
+  for (const options of [`driver=qcow2,file.filename=${image}`, `file.filename=${image}`]) {
+    const words = ['check', '--image-opts', options]
+    t.same(await run(words), pick(qemuImg(...words)))
+  }
+  for (const options of [`driver=raw,file.filename=${image}`, `driver=file,filename=${image}`])
+    t.match(await run(['check', '--image-opts', options]), {
+      status: qemuImg('check', '--image-opts', options).status,
+      stderr: /does not support checks/,
+    })
+  t.match(await run(['check', '-f', 'qcow2', '--image-opts', `file.filename=${image}`]), {
+    stderr: /mutually exclusive/,
+  })
+})
+
+function pick({ status, stdout, stderr }: ReturnType<typeof qemuImg>) {
+  return { status, stdout, stderr }
+}

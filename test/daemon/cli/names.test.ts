@@ -41,7 +41,7 @@ for (const { name, of } of shapes) {
   t.test(`an image is found by its name: ${name}`, { skip }, async (t) => {
     const { qcow2, raw, target } = images(t)
     const image = of(qcow2)
-    for (const command of ['info', 'map'])
+    for (const command of ['info', 'map', 'check'])
       t.equal((await run([command, image])).stdout, mustQemuImg(command, image), command)
     t.match(await run(['compare', image, raw]), { status: 0, stdout: 'Images are identical.\n' })
     t.match(await run(['convert', '-q', image, target]), { status: 0, stderr: '' })
