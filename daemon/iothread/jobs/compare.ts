@@ -47,8 +47,8 @@ export class CompareJob implements JobBody {
   constructor(spec: CompareSpec, graph: Graph, buffers: Buffers, control: JobControl) {
     this.#spec = spec
     this.#graph = graph
-    this.#one = new Side(graph.node(spec.node))
-    this.#other = new Side(graph.node(spec.other))
+    this.#one = new Side(graph.node(spec.node), spec.strict)
+    this.#other = new Side(graph.node(spec.other), spec.strict)
     this.#buffers = buffers
     this.#control = control
   }
@@ -103,7 +103,7 @@ export class CompareJob implements JobBody {
     const one = await this.#one.extent(at)
     const other = await this.#other.extent(at)
     let length = Math.min(one.offset + one.length, other.offset + other.length) - at
-    if (this.#spec.strict && (one.kind !== other.kind || one.allocated !== other.allocated)) {
+    if (this.#spec.strict && !sameStatus(one, other)) {
       this.#differs({ kind: 'status', offset: at })
       return length
     }
@@ -185,10 +185,13 @@ export class CompareJob implements JobBody {
 /** One of the two, with the extent it was asked for last: the other's may be much shorter. */
 class Side {
   readonly node: BlockNode
+  readonly #places: boolean
   #extent: Extent | undefined
 
-  constructor(node: BlockNode) {
+  /** @param places  whether data and zeroes have a place is wanted too */
+  constructor(node: BlockNode, places: boolean) {
     this.node = node
+    this.#places = places
   }
 
   /** In whole sectors, as users know it. */
@@ -203,7 +206,8 @@ class Side {
       return { offset, length: Number.MAX_SAFE_INTEGER - offset, kind: 'zero', allocated: false }
     const known = this.#extent
     if (known !== undefined && known.offset <= offset && offset < known.offset + known.length) return known
-    this.#extent = await this.node.status(offset, length - offset).catch((error: unknown) => {
+    const how = { places: this.#places }
+    this.#extent = await this.node.status(offset, length - offset, how).catch((error: unknown) => {
       throw this.#named(error)
     })
     return this.#extent
@@ -223,6 +227,20 @@ class Side {
     if (!(error instanceof IoError)) return error
     return new CommandError(`node '${this.node.name}': ${error.message}`, 'GenericError', { cause: error })
   }
+}
+
+/**
+ * Alike in all that `qemu-img compare -s` looks at: data or zeroes, written or never, with a place or without. In which layer does not
+ * matter, nor where an extent ends: qemu-img takes data in one piece and in several for unlike.
+ */
+function sameStatus(one: Extent, other: Extent): boolean {
+  return (
+    one.kind === other.kind &&
+    (one.host === undefined) === (other.host === undefined) &&
+    (one.absent ?? false) === (other.absent ?? false) &&
+    (one.hole ?? false) === (other.hole ?? false) &&
+    (one.compressed ?? false) === (other.compressed ?? false)
+  )
 }
 
 /** First sector that differs (or, of one alone, is not zero), bytes from the start; undefined when all are alike. */
