@@ -171,10 +171,7 @@ class CopyRun {
       if (!this.#options.json && !quiet) process.stdout.write(`${this.#successText(outcome)}\n`)
       return
     }
-    const done = outcome.progress
-    const amount =
-      done === undefined ? '' : `: ${formatSize(done.offset)} of ${formatSize(done.length)} were done`
-    const state = `'${target.name}' is incomplete${amount}`
+    const state = `'${target.name}' is incomplete${amountText(outcome)}`
     if (outcome.kind === 'cancelled') {
       throw new CliError(this.#cancelled ?? exitStatus.failed, `${verb} cancelled; ${state}`)
     }
@@ -306,4 +303,13 @@ class CopyRun {
     const rate = formatRate((copied / Math.max(1, ms)) * 1000)
     return `${done} '${source.end.name}' to '${target.name}': ${parts.join(', ')} in ${formatDuration(ms)} (${rate}), ${flushed}${errors}`
   }
+}
+
+/** How much of a copy that is incomplete was done. */
+function amountText({ progress, receipt }: Outcome): string {
+  if (progress === undefined) return ''
+  const { offset, length } = progress
+  if (length > 0) return `: ${formatSize(offset)} of ${formatSize(length)} were done`
+  // It ended while the job looked at what there is to copy.
+  return (receipt?.copied ?? 0) === 0 ? ': nothing was copied' : ''
 }

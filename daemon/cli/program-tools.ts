@@ -157,7 +157,7 @@ function addBench(program: Command): void {
     .command('bench')
     .description('measure how fast an image takes requests, as qemu-img bench does')
     .usage('[options] <image>')
-    .argument('<words...>', image)
+    .argument('<image...>', image)
     .option('-c, --count <count>', 'requests altogether', wholeNumber, 75000)
     .option('-d, --depth <count>', 'requests at once', wholeNumber, 64)
     .option('-s, --size <size>', 'bytes of each request', size, 4096)

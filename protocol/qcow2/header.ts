@@ -86,7 +86,8 @@ export function isQcow2(bytes: Uint8Array): boolean {
  * @throws FormatError when it is no qcow2 image of a kind known here
  */
 export function clusterSizeOf(bytes: Uint8Array): number {
-  if (bytes.length < V2_LENGTH || !isQcow2(bytes)) throw new FormatError('Image is not in qcow2 format')
+  if (!isQcow2(bytes)) throw new FormatError('Image is not in qcow2 format')
+  if (bytes.length < V2_LENGTH) throw new FormatError('qcow2 header too short')
   const view = viewOf(bytes)
   const version = view.getUint32(4)
   if (version !== 2 && version !== 3) throw new FormatError(`Unsupported qcow2 version ${version}`)

@@ -2,7 +2,7 @@
 // Commands that meet damage in a qcow2 image name the file and say what is wrong with it, and nothing of the daemon's own names.
 
 import { execFileSync } from 'node:child_process'
-import { closeSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { installed } from '../../helpers/program.js'
@@ -50,6 +50,28 @@ for (const { name, args } of commands)
     t.match(stderr, /unaligned/i)
     t.notMatch(stderr, OWN_NAME)
   })
+
+t.test('a convert that fails before it copies says so', { skip }, async (t) => {
+  const folder = t.testdir({})
+  const [image, target] = [join(folder, 'cut.qcow2'), join(folder, 'target')]
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, '8M'])
+  execFileSync('qemu-io', ['-f', 'qcow2', '-c', 'write -P 1 0 8M', image])
+  execFileSync('truncate', ['-s', '1M', image])
+  const { status, stderr } = await run(['convert', image, target])
+  t.equal(status, 1)
+  t.match(stderr, /beyond the end of the file; '.*target' is incomplete: nothing was copied\n$/)
+})
+
+t.test('a file with the beginning of a header only is a short header to all', { skip }, async (t) => {
+  const image = join(t.testdir({}), 'short')
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', `${image}.whole`, '1M'])
+  const bytes = readFileSync(`${image}.whole`)
+  for (const length of [8, 15, 23, 24, 80, 103]) {
+    writeFileSync(image, bytes.subarray(0, length))
+    for (const command of ['info', 'map'])
+      t.match(await run([command, image]), { status: 1, stderr: /: qcow2 header too short\n$/ }, command)
+  }
+})
 
 t.test('a raw image that would become another one is called as its user calls it', { skip }, async (t) => {
   const folder = t.testdir({})

@@ -128,6 +128,13 @@ t.test('bench says what it sends, and sends it', { skip }, async (t) => {
   t.equal(bytes.lastIndexOf(7), 65536 + 11 * 8192 + 4095)
 })
 
+t.test('bench --help names the image', async (t) => {
+  const { stdout } = await run(['bench', '--help'])
+  t.match(stdout, /^ {2}image +file, block device/m)
+  t.notMatch(stdout, 'words')
+  t.match(await run(['bench']), { status: 2, stderr: /missing required argument 'image'/ })
+})
+
 const engines = [
   { words: ['-n', 'threads'] },
   { words: ['-n', 'native'] },
