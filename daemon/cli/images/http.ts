@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import * as http from 'node:http'
 import * as https from 'node:https'
+import { errnoNumber, errnoText } from '../../common/errno.js'
 import { failed, noConnection, usage } from '../status.js'
 import { BodySocket } from './body-socket.js'
 
@@ -135,7 +136,10 @@ export class HttpServer {
   }
 
   #unusable(error: unknown): Error {
-    return noConnection(`cannot use '${this.#name}': ${(error as Error).message}`, { cause: error })
+    const { code = '', message } = error as NodeJS.ErrnoException
+    const errno = errnoNumber(code)
+    const reason = errno === undefined ? message : errnoText(errno)
+    return noConnection(`cannot use '${this.#name}': ${reason}`, { cause: error })
   }
 }
 

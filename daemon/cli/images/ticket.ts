@@ -2,9 +2,10 @@
 // `blockferry ticket`: adds, shows, extends and removes tickets of a daemon that serves images over HTTP.
 
 import { randomUUID } from 'node:crypto'
-import { open } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import { lookAtImage, statOf } from '../mirror-request.js'
 import { failed } from '../status.js'
+import { isExportName, pathNamed } from '../storage.js'
 import { HttpServer } from './http.js'
 
 export interface TicketOptions {
@@ -24,12 +25,11 @@ export interface AddOptions extends TicketOptions {
 /** Prints the id: whoever knows it may do what the ticket allows. */
 export async function addTicket(image: string, options: AddOptions): Promise<void> {
   const { id = randomUUID(), ops, timeout, sparse, filename } = options
-  const isUrl = /^(file|nbd(\+unix)?):/.test(image)
-  const size = options.size ?? (isUrl ? undefined : await sizeOf(image))
+  const size = options.size ?? (await sizeOf(image))
   if (size === undefined) throw failed(`the size of '${image}' is not known: give --size`)
   await send(options, 'PUT', id, {
     ...{ uuid: id, size, ops: ops.split(','), timeout, sparse },
-    ...{ url: isUrl ? image : `file://${resolve(image)}`, ...(filename !== undefined && { filename }) },
+    ...{ url: urlOf(image), ...(filename !== undefined && { filename }) },
   })
   process.stdout.write(`${id}\n`)
 }
@@ -52,15 +52,15 @@ async function send({ control }: TicketOptions, method: string, id: string, body
   return HttpServer.onSocket(control).text({ method, path, ...(body && { body: JSON.stringify(body) }) })
 }
 
-/** Of a block device too, where the end is what can be read to. */
-async function sizeOf(path: string): Promise<number | undefined> {
-  const file = await open(path).catch((error: Error) => {
-    throw failed(`cannot open '${path}': ${error.message}`, { cause: error })
-  })
-  try {
-    const facts = await file.stat()
-    return facts.isFile() ? facts.size : undefined
-  } finally {
-    await file.close()
-  }
+/** Where the image is, as the daemon is to be told. */
+function urlOf(image: string): string {
+  return isExportName(image) ? image : `file://${resolve(pathNamed(image))}`
+}
+
+/** @returns undefined where only who opens it can tell. @throws CliError for what is no image */
+async function sizeOf(image: string): Promise<number | undefined> {
+  if (isExportName(image)) return undefined
+  const { kind, path } = await lookAtImage(image)
+  const stats = kind === 'file' ? await statOf(path) : 'missing'
+  return stats === 'missing' ? undefined : stats.size
 }

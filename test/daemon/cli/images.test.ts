@@ -127,6 +127,31 @@ t.test('what cannot be done is told in one line, and leaves no file', async (t) 
   t.notOk(existsSync(scratch.file('new.part')))
 })
 
+t.test('a ticket for what is no image is refused in words of what it is', async (t) => {
+  fill(scratch.file('whole'), MiB)
+  const add = (image: string, ...more: string[]) => run(['ticket', 'add', image, ...more, ...control])
+  const none = scratch.file('nowhere')
+  for (const [image, error] of [
+    [none, `cannot open '${none}': No such file or directory`],
+    [`file:${none}`, `cannot open 'file:${none}': No such file or directory`],
+    ['/dev', "cannot open '/dev' as an image: it is a directory"],
+    ['/dev/null', "cannot open '/dev/null' as an image: it is neither a file nor a block device"],
+    ['nbd://localhost/x', "the size of 'nbd://localhost/x' is not known: give --size"],
+  ] as const) {
+    const { status, stderr } = await add(image)
+    t.same({ status, stderr }, { status: 1, stderr: `blockferry: ${error}\n` })
+  }
+  const json = 'json:{"driver":"file","filename":"a"}'
+  t.match(await add(json), { status: 2, stderr: `blockferry: expected a path, found options: '${json}'\n` })
+  const nobody = ['ticket', 'add', scratch.file('whole'), '--control', none]
+  t.match(await run(nobody), {
+    status: 3,
+    stderr: `blockferry: cannot use '${none}': No such file or directory\n`,
+  })
+  for (const name of [`file:${scratch.file('whole')}`, `file://${scratch.file('whole')}`])
+    t.match(await add(name), { status: 0, stderr: '' })
+})
+
 t.test('a file that is there is replaced only when that is asked for', async (t) => {
   fill(scratch.file('image'), MiB)
   writeFileSync(scratch.file('there'), 'precious')
