@@ -90,7 +90,7 @@ const imageInfoQcow2 = struct('ImageInfoSpecificQCow2', {
   'data-file': optional(str, 'Data file, as the image names it.'),
   'data-file-raw': optional(bool, 'The data file alone is the whole content.'),
   'extended-l2': optional(bool, 'Clusters have subclusters.'),
-  'lazy-refcounts': optional(bool, 'Refcounts are written late.'),
+  'lazy-refcounts': optional(bool, 'The image allows refcounts to be written late.'),
   corrupt: optional(bool, 'Marked corrupt: only to be read.'),
   'refcount-bits': required(int, 'Width of refcounts, bits.'),
   bitmaps: optional(arrayOf(imageBitmap), 'Bitmaps stored in the image.'),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Range lock: orders changes that touch the same bytes of one node. Used by BlockNode only, and only above storage
-// that needs a read-modify-write for unaligned requests. Shared for plain writes, exclusive for read-modify-write.
+// Range lock: orders changes that touch the same bytes of one node. Used by BlockNode above storage that needs a
+// read-modify-write for unaligned requests (shared for plain writes, exclusive for read-modify-write), and by formats (shared for writes
+// in place, exclusive for what changes the map).
 // Invariant: a waiter never overtakes an earlier conflicting request, held or waiting (no starvation, no deadlock:
 // every request waits only for older ones).
 
