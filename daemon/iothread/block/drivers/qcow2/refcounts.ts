@@ -9,6 +9,7 @@ import { parseRefcountTableEntry } from '../../../../../protocol/qcow2/entries.j
 import { getRefcount, maxRefcount, setRefcount } from '../../../../../protocol/qcow2/refcount-block.js'
 import { EFBIG } from '../../../../common/errno.js'
 import { IoError } from '../../../../errors.js'
+import { FileEnd } from './file-end.js'
 import type { FreeReason } from './frees.js'
 import type { Image } from './image.js'
 import type { TableClusters } from './overlap.js'
@@ -43,6 +44,7 @@ export class Refcounts {
   #lowest = 0
   /** Host offset from which on nothing was ever written. */
   #blankFrom = 0
+  readonly #fileEnd: FileEnd
   /** Told of each cluster that became free. */
   whenFree: (offset: number) => void = () => {}
 
@@ -56,6 +58,7 @@ export class Refcounts {
     this.#blocks = blocks
     this.#tables = tables
     this.#passes = passes
+    this.#fileEnd = new FileEnd(image, () => this.#end())
   }
 
   get dirty(): boolean {
@@ -87,6 +90,7 @@ export class Refcounts {
     this.#table = table
     this.#lowest = 0
     this.#blankFrom = roundUp(env.file.length(), clusterSize)
+    this.#fileEnd.found()
   }
 
   async #claim(offset: number, length: number, name: string): Promise<void> {
@@ -152,6 +156,7 @@ export class Refcounts {
           const text = `refcount of cluster ${index} is lower than its uses`
           throw await this.#image.corrupt('write', text, offset)
         }
+        if (count === 1) await this.#fileEnd.freeing()
         if (count === 1 && reason !== undefined) await this.#discard(index, reason)
         await this.#change(index, () => count - 1)
         if (count > 1) continue
@@ -197,24 +202,21 @@ export class Refcounts {
     })
   }
 
-  /** End of the last cluster of the file that is in use, host offset. */
+  /** Where the file may end, host offset. */
   end(): Promise<number> {
-    return this.#turns.run(() => this.#end())
+    return this.#turns.run(() => this.#fileEnd.get())
   }
 
+  /** End of the last cluster of the file that is in use, host offset. */
   async #end(): Promise<number> {
     const { clusterSize, blockEntries, env } = this.#image
     // Counts beyond the end of the file are not looked at: a block of narrow ones has millions.
     const last = Math.ceil(env.file.length() / clusterSize) - 1
     for (let block = this.#blockOf(last); block >= 0; block--) {
       if ((this.#table[block] ?? 0) === 0) continue
-      for (
-        let index = Math.min(last, (block + 1) * blockEntries - 1);
-        index >= block * blockEntries;
-        index--
-      ) {
+      let index = Math.min(last, (block + 1) * blockEntries - 1)
+      for (; index >= block * blockEntries; index--)
         if ((await this.#get(index)) > 0) return (index + 1) * clusterSize
-      }
     }
     return clusterSize
   }
@@ -307,11 +309,8 @@ export class Refcounts {
     const [offset, length] = [index * clusterSize, count * clusterSize]
     const table = index === 0 ? 'header' : this.#tables.find(offset, length)
     if (table !== undefined) {
-      throw await this.#image.corrupt(
-        'write',
-        `Preventing invalid allocation of ${table} at offset ${offset}`,
-        offset,
-      )
+      const text = `Preventing invalid allocation of ${table} at offset ${offset}`
+      throw await this.#image.corrupt('write', text, offset)
     }
     await this.#image.ensureLength(offset + length)
     for (let i = index; i < index + count; i++) await this.#change(i, () => 1)
