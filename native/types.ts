@@ -55,6 +55,7 @@ export type Capability =
   | 'nowait'
   | 'copy-range'
   | 'reflink'
+  | 'map'
 
 export interface FileFacts {
   readonly kind: 'file' | 'block' | 'char' | 'directory' | 'fifo' | 'socket'

@@ -13,6 +13,7 @@ const capabilities: readonly Capability[] = [
   'nowait',
   'copy-range',
   'reflink',
+  'map',
 ]
 
 /** Same order as Codec in src/request.h. */

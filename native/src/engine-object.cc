@@ -20,6 +20,8 @@ constexpr size_t kMinTasks = 64;
 constexpr uint32_t kMaxPieces = 10;
 constexpr double kMaxCoded = 64 << 20;
 constexpr double kMaxPage = 1 << 30;
+// Of pages in one request.
+constexpr double kMaxCopied = 64 << 20;
 
 double numberAt(const Napi::CallbackInfo& info, size_t index) { return info[index].As<Napi::Number>().DoubleValue(); }
 
@@ -228,7 +230,7 @@ Napi::Value EngineObject::submitPages(const Napi::CallbackInfo& info) {
   auto request = std::make_unique<Request>();
   request->op = static_cast<Op>(bitsAt(info, 0));
   request->id = numberAt(info, 1);
-  if (!isRange(0, sum) || !arePages(runs, static_cast<int64_t>(pageSize))) return refuse(EINVAL);
+  if (sum > kMaxCopied || !arePages(runs, static_cast<int64_t>(pageSize))) return refuse(EINVAL);
   request->length = static_cast<int64_t>(sum);
   const auto first = info[8].As<Napi::Uint8Array>();
   const auto* const bytes = reinterpret_cast<const std::byte*>(first.Data());

@@ -35,13 +35,11 @@ int64_t sendHead(File& peer, const std::byte* from, int64_t length) {
 
 // A signal for a peer that has gone stays pending in the task, as in stream-transfer.cc.
 int64_t sendRange(Request& request, int64_t offset, int64_t length) {
-  request.markStarted();
+  const AtStorage waiting(request);
   loff_t at = offset;
-  const int64_t sent = retry([&] {
+  return retry([&] {
     return ::sendfile(request.to->fd.get(), request.file->fd.get(), &at, static_cast<size_t>(std::min(length, kStep)));
   });
-  request.startedMs.store(0, std::memory_order_relaxed);
-  return sent;
 }
 
 // What a file system says that has no sendfile().
@@ -94,9 +92,8 @@ class Rest {
   // As sendRange().
   int64_t sendCopied(int64_t length) {
     if (copiedAt_ == copiedEnd_) {
-      request_.markStarted();
+      const AtStorage waiting(request_);
       const int64_t got = readFile(*request_.file, offset(), std::min(length, kCopyStep), copied_.data());
-      request_.startedMs.store(0, std::memory_order_relaxed);
       if (got <= 0) return got;
       copiedAt_ = 0;
       copiedEnd_ = got;

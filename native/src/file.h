@@ -15,7 +15,7 @@
 namespace blockferry {
 
 // Same order as `capabilities` in native/words.ts.
-enum class Can : uint32_t { zeroRange, punchHole, fallocate, blkzeroout, blkdiscard, nowait, copyRange, reflink };
+enum class Can : uint32_t { zeroRange, punchHole, fallocate, blkzeroout, blkdiscard, nowait, copyRange, reflink, map };
 
 enum class FileKind : uint32_t { file, block, character, directory, fifo, socket };
 

@@ -32,7 +32,7 @@ struct PageRun {
   std::byte* data;
 };
 
-// Whether that are whole pages, at least one.
+// Whether these are whole pages, at least one.
 bool arePages(const std::vector<PageRun>& runs, int64_t pageSize);
 // Fills in `parts` and `heads` of a send of such pages; what `heads` has already stands before the first of them.
 void layOutPages(Request& request, const std::vector<PageRun>& runs, int64_t pageSize);

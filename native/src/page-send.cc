@@ -2,13 +2,15 @@
 // The sendFilePages verb: pages of a file as records of a migration stream.
 //
 // The file is mapped and its pages go from the page cache into the socket: one copy, and many records for one call. They are
-// faulted in before: what waits for storage is not in the middle of a send then, and what cannot be read is known while nothing is
-// sent. No code of ours touches the mapping, only the kernel does: a file that was cut off meanwhile is an error there and not a
+// faulted in before: what cannot be read is known while nothing is sent, but for what leaves the cache meanwhile. No code of ours touches the mapping, only the kernel does: a file that was cut off meanwhile is an error there and not a
 // signal. What lies between a file's end and the end of its last page is mapped too: the size says that it is not the file's.
 //
-// Where that cannot be (files that cannot be mapped, kernels before 5.14, streams that are storage) the pages are read.
+// Only files of local file systems are mapped: mmap() asks a network file system for the file, and all threads of the process that need
+// memory would wait for its server. Of other files the pages are read, as with kernels before 5.14, and for streams that are storage.
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +29,15 @@ namespace {
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
+
+bool isLocal(const File& file) {
+  if (file.kind == FileKind::block) return true;
+  constexpr uint32_t kXfs = 0x58465342;  // in no header that is everywhere
+  struct statfs facts {};
+  if (fstatfs(file.fd.get(), &facts) != 0) return false;
+  const auto type = static_cast<uint32_t>(facts.f_type);
+  return type == EXT4_SUPER_MAGIC || type == kXfs || type == BTRFS_SUPER_MAGIC || type == TMPFS_MAGIC;
+}
 
 // While it lives, what of the file lies between two offsets has an address.
 class Window {
@@ -65,16 +76,27 @@ class FilePages {
 
   // 0, or -errno of the file and the request's `failedPart`.
   int64_t find() {
-    request_.markStarted();
+    const AtStorage waiting(request_);
     mapped_ = isWhole() && map();
     const int64_t result = mapped_ ? 0 : read();
-    request_.startedMs.store(0, std::memory_order_relaxed);
     if (result == 0) layOutPages(request_, runs_, request_.flags);
     return result;
   }
   // Whether what was sent may have lain behind the end of the file.
-  bool wasCut() const { return mapped_ && !isWhole(); }
-  // Reads them all, as above.
+  bool wasCut() const {
+    const AtStorage waiting(request_);
+    return mapped_ && !isWhole();
+  }
+  // What has become of pages that were there: as above, and never 0.
+  int64_t lost() {
+    const AtStorage waiting(request_);
+    const int64_t result = read();
+    if (result < 0) return result;
+    request_.failedPart = 0;
+    return -EIO;
+  }
+
+ private:
   int64_t read() {
     copied_.resize(static_cast<size_t>(request_.length));
     std::byte* data = copied_.data();
@@ -90,16 +112,23 @@ class FilePages {
     return 0;
   }
 
- private:
   bool map() {
-    if (request_.to->isStorage()) return false;
+    File& file = *request_.file;
+    if (request_.to->isStorage() || !file.can(Can::map)) return false;
+    if (!isLocal(file)) file.cannot(Can::map);
+    return file.can(Can::map) && mapAll(file);
+  }
+
+  bool mapAll(File& file) {
     int64_t begin = runs_.front().offset;
     for (const PageRun& run : runs_) begin = std::min(begin, run.offset);
-    window_.emplace(*request_.file, request_.offset + begin, request_.offset + end());
+    window_.emplace(file, request_.offset + begin, request_.offset + end());
     if (!window_->isOpen()) return false;
     for (PageRun& run : runs_) {
       run.data = window_->at(request_.offset + run.offset);
-      if (!window_->faultIn(request_.offset + run.offset, run.length)) return false;
+      if (window_->faultIn(request_.offset + run.offset, run.length)) continue;
+      if (errno == EINVAL) file.cannot(Can::map);
+      return false;
     }
     return true;
   }
@@ -134,11 +163,7 @@ int64_t sendFilePagesTo(Request& request, const Ending& ending) {
   FilePages pages(request);
   int64_t result = pages.find();
   if (result == 0) result = sendTo(request, ending);
-  // The file was cut off after its pages were found, or storage has lost them.
-  if (result == -EFAULT || (result > 0 && pages.wasCut())) {
-    result = pages.read();
-    if (result == 0) result = -EIO;
-  }
+  if (result == -EFAULT || (result > 0 && pages.wasCut())) result = pages.lost();
   request.parts.clear();
   if (request.failedPart >= 0) stream.end(Direction::write, result);
   return result;

@@ -74,7 +74,7 @@ struct Request {
   std::shared_ptr<File> file;
   int64_t offset = 0;
   int64_t length = 0;
-  uint32_t flags = 0;
+  uint32_t flags = 0;  // of the op; sendFilePages: the page size
 
   // read, write, receive, send
   std::shared_ptr<SlotGroup> memory;
@@ -94,7 +94,7 @@ struct Request {
   // lane (`file`: the disk's, `to`: the client's, `memory`: of one request's data)
   std::shared_ptr<Lane> lane;
   // sendFile (`file`: whose ranges, `to`: the stream, `memory`: of the heads, one behind the other)
-  // sendFilePages (`file`, `to`: as there, `offset`: where the block lies in the file, `flags`: page size); ranges are in the block
+  // sendFilePages (`file`, `to`: as there, `offset`: where the block lies in the file); ranges are in the block
   std::vector<FilePart> fileParts;
   // copyRange, reflink, lane, sendFile, sendFilePages
   double toFileId = 0;
@@ -155,6 +155,21 @@ struct Request {
   bool namesFiles() const { return op == Op::unlink || op == Op::rename; }
   // Needs a processor and no file.
   bool isComputation() const { return op == Op::compress || op == Op::decompress || op == Op::digest; }
+};
+
+// While it lives, a request of a stream waits for storage and not for a peer.
+class AtStorage {
+ public:
+  explicit AtStorage(Request& request) : request_(request) { request_.markStarted(); }
+  AtStorage(const AtStorage&) = delete;
+  AtStorage& operator=(const AtStorage&) = delete;
+  ~AtStorage() {
+    // Where the stream is storage too, it always does.
+    if (!request_.stream()->isStorage()) request_.startedMs.store(0, std::memory_order_relaxed);
+  }
+
+ private:
+  Request& request_;
 };
 
 int64_t nowMs();

@@ -141,6 +141,12 @@ int64_t putNext(File& file, const Outgoing& rest) {
   return put == 0 ? -EIO : put;
 }
 
+// Pages of a file that are not in memory any more are waited for here.
+int64_t putPages(Request& request, const Outgoing& rest) {
+  const AtStorage waiting(request);
+  return putNext(*request.to, rest);
+}
+
 }  // namespace
 
 int64_t receiveFrom(Request& request, const Ending& ending) {
@@ -222,7 +228,9 @@ int64_t sendTo(Request& request, const Ending& ending) {
       const int64_t ready = stream.wait(file.fd.get(), Direction::write, -1, ending);
       if (ready < 0) return ready;
     }
-    const int64_t put = putNext(file, rest);
+    const int64_t put = request.op == Op::sendFilePages ? putPages(request, rest) : putNext(file, rest);
+    // It is the file that has failed, whose matter this is.
+    if (put == -EFAULT && request.op == Op::sendFilePages) return put;
     asked = file.isStorage();
     if (put == -EAGAIN) continue;
     if (put < 0) stream.end(Direction::write, put);

@@ -139,6 +139,22 @@ for (const { aio, absent } of kinds) {
       closeSync(reader)
     })
 
+    t.test('a file that is not to be mapped arrives all the same', async (t) => {
+      const engine = engineFor(t, { aio })
+      const bytes = pattern(MIB)
+      const path = join(t.testdir(), 'image')
+      writeFileSync(path, bytes)
+      const file = await engine.open(path, { write: false, without: ['map'] })
+      const { stream, peer } = await connection(t, engine)
+      const received = read(peer)
+      const pages = [{ offset: 64 * KIB, length: 512 * KIB }, page]
+      t.equal(await engine.sendFilePages(stream, pages, 4096, file, 100, first), 516 * KIB)
+      const behind = [page, { offset: MIB - 4096, length: 4096 }]
+      t.same(await engine.sendFilePages(stream, behind, 4096, file, 100, first), { result: EIO, piece: 1 })
+      await engine.close(stream)
+      t.equal(difference(await received, wantedOf(pages, 4096, bytes, 100)), undefined)
+    })
+
     t.test('a file that cannot be mapped arrives all the same', async (t) => {
       const engine = engineFor(t, { aio })
       const text = Buffer.from(pattern(90 * KIB)).toString('base64')
@@ -211,6 +227,20 @@ for (const { aio, absent } of kinds) {
       truncateSync(path, 4096)
       peer.resume()
       t.same(await within(sent, LONG, 'the end'), { result: EIO, piece: 1 })
+      t.equal(await engine.sendFilePages(stream, [page], 4096, file, 0, first), EIO, 'and later ones')
+    })
+
+    t.test('so does one that is cut, and it stays so when the file has grown again', async (t) => {
+      const engine = engineFor(t, { aio })
+      const { path, file } = await openFile(t, engine, pattern(LARGE))
+      const { stream, peer } = await connection(t, engine)
+      const sent = engine.sendFilePages(stream, [{ offset: 0, length: 8 * MIB }], 4096, file, 0, first)
+      await within(once(peer, 'readable'), LONG, 'the first bytes')
+      truncateSync(path, 4096)
+      peer.resume()
+      t.same(await within(sent, LONG, 'the end'), { result: EIO, piece: 0 })
+      truncateSync(path, LARGE)
+      t.equal(await engine.sendFilePages(stream, [page], 4096, file, 0, first), EIO)
     })
 
     t.test('a file that cannot be read is told with its error', async (t) => {
@@ -249,6 +279,7 @@ for (const { aio, absent } of kinds) {
       t.equal(await send([{ offset: 100, length: 4096 }], 4096), EINVAL)
       t.equal(await send([{ offset: 0, length: 4095 }], 4096), EINVAL)
       t.equal(await send([{ offset: -4096, length: 4096 }], 4096), EINVAL)
+      t.equal(await send([{ offset: 0, length: 128 * MIB }], 4096), EINVAL, 'more than is copied at once')
       t.equal(await send([page], 4096, -1), EINVAL)
       t.equal(await send([page], 4096, 2 ** 63), EINVAL)
       t.equal(await engine.sendFilePages(stream, [page], 4096, 99, 0, first), EBADF)
