@@ -28,7 +28,9 @@ export function parseJsonName(name: string): JsonObject {
   if (second !== undefined) throw problem('Expecting at most one JSON value')
   if (first.kind !== 'value' || !isJsonObject(first.value))
     throw new ArgumentError('Invalid JSON object given')
-  return listify(nested(first.value), '') as JsonObject
+  const options = listify(nested(first.value), '')
+  if (!isJsonObject(options)) throw new ArgumentError('Invalid JSON object given')
+  return options
 }
 
 function nested(flat: JsonObject): JsonObject {
@@ -43,6 +45,8 @@ function nested(flat: JsonObject): JsonObject {
       into[name] = below
       into = below
     }
+    if (!isJsonObject(value) && into[last] !== undefined)
+      throw new ArgumentError(`Invalid parameter '${key}'`)
     into[last] = isJsonObject(value) ? merged(into[last], nested(value)) : value
   }
   return result
@@ -50,5 +54,5 @@ function nested(flat: JsonObject): JsonObject {
 
 /** Members that dotted keys put there before, too. */
 function merged(before: JsonValue | undefined, object: JsonObject): JsonObject {
-  return isJsonObject(before) ? { ...before, ...object } : object
+  return isJsonObject(before) ? Object.assign(jsonObject(), before, object) : object
 }

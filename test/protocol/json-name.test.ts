@@ -35,6 +35,13 @@ t.test('members of every object are ordinary ones', async (t) => {
   t.equal(Object.hasOwn(Object.prototype, 'a'), false)
 })
 
+t.test('no mixture of dotted keys and objects reaches what all objects have', async (t) => {
+  for (const key of ['file.__proto__.b', '__proto__.b', 'file.constructor.prototype.b']) {
+    parseJsonName(`json:{"file.a":1,"file":{"c":{}},"${key}":2,"file.d":3}`)
+    t.equal(Object.hasOwn(Object.prototype, 'b'), false, key)
+  }
+})
+
 const bad = [
   { text: '', message: 'Could not parse the JSON options: Expecting a JSON value' },
   { text: '{', message: 'Could not parse the JSON options: JSON parse error, premature EOI' },
@@ -43,6 +50,8 @@ const bad = [
   { text: '"a"', message: 'Invalid JSON object given' },
   { text: '{"a":1,"a.b":2}', message: "Invalid parameter 'a.b'" },
   { text: '{"a.0":1,"a.b":2}', message: "Parameters 'a.*' used inconsistently" },
+  { text: '{"a.b":2,"a":1}', message: "Invalid parameter 'a'" },
+  { text: '{"0":1}', message: 'Invalid JSON object given' },
   { text: '{"a.1":1}', message: "Parameter 'a.0' missing" },
 ]
 for (const { text, message } of bad)
