@@ -3,6 +3,7 @@
 // the image. The work is a job of the daemon.
 
 import { resolve } from 'node:path'
+import { isJsonName } from '../../protocol/json-name.js'
 import { formatDuration, formatSize } from '../common/units.js'
 import type { Client, QmpEvent } from './client.js'
 import { findImage, type Image } from './image.js'
@@ -36,6 +37,8 @@ export async function commit(name: string, options: CommitOptions): Promise<void
     const { client } = daemon
     const node = await nodes.open(image, 'commit', { readOnly: false, direct: false })
     const base = options.base ?? (await backingOf(client, node, image))
+    if (options.base === undefined && isJsonName(base))
+      throw failed(`'${name}' names its backing file by options: '${base}'; name one with -b`)
     const id = nodes.name('commit-job')
     const args = { ...jobOf(id, node, options), base: resolve(pathNamed(base)) }
     // Nobody uses the image who would have to go to the base: it only has to be equal.

@@ -54,9 +54,8 @@ type Counters = Record<(typeof counters)[number], number>
 export async function check(image: string, options: CheckOptions): Promise<void> {
   const found = await count(image, options).catch((error: unknown) => {
     // What stands in the way of a check is nothing that was found.
-    const { usage, noConnection } = exitStatus
-    if (!(error instanceof CliError) || ![usage, noConnection].some((one) => one === error.status))
-      throw error
+    const nothingFound: readonly number[] = [exitStatus.usage, exitStatus.noConnection]
+    if (!(error instanceof CliError) || !nothingFound.some((one) => one === error.status)) throw error
     throw failed(error.message, { cause: error })
   })
   finish(image, found, options)
@@ -92,7 +91,7 @@ interface Storage {
 }
 
 /** @throws CliError where it is missing, or no image that can be checked */
-async function storageOf(name: string, { format, imageOpts }: CheckOptions): Promise<Storage> {
+async function storageOf(name: string, { format, imageOpts, repair }: CheckOptions): Promise<Storage> {
   if (!imageOpts && !isJsonName(name)) {
     const end = await lookAtImage(name)
     return { end, definition: storageDefinition(end) }
@@ -100,8 +99,13 @@ async function storageOf(name: string, { format, imageOpts }: CheckOptions): Pro
   if (imageOpts && format !== undefined) throw usage('--image-opts and a format are mutually exclusive')
   const { end, options } = await findImage(name, format === 'qcow2' ? format : undefined, imageOpts)
   if (options?.driver !== 'qcow2') throw unsupported()
-  const definition = asObject(options.file)
+  const { driver: _, file, ...more } = options
+  const definition = asObject(file)
   if (definition === undefined) throw usage(`'${name}': what the image lies on must be told by options`)
+  const [other] = Object.keys(more)
+  if (other !== undefined) throw usage(`'${name}': a check takes the driver and the file, not '${other}'`)
+  if (repair !== undefined && definition['read-only'] === true)
+    throw usage(`'${name}' is to be repaired and says that it is read-only`)
   return { end, definition }
 }
 

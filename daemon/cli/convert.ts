@@ -76,7 +76,7 @@ export async function convert(
     options.options.length === 0
   // What is there may be larger, which is not for the daemon's own way to open files.
   const start = (tools: CopyTools) =>
-    plain && !(existing && ['file', 'missing'].includes(ends.target.kind))
+    plain && there === undefined && !(existing && ends.target.kind === 'file')
       ? startTarget(ends, mirror, tools, 'mirror')
       : new Target({ ends, options, image, there }, tools).start()
   const words = { verb: 'convert', done: 'converted', quiet: options.quiet }

@@ -18,6 +18,7 @@ import { lookAtImage } from './mirror-request.js'
 import type { SnapshotName } from './snapshot-name.js'
 import { CliError, failed, usage } from './status.js'
 import { addNode, type End, storageDefinition } from './storage.js'
+import { storageIn } from './storage-in-options.js'
 
 export const formats = ['raw', 'qcow2'] as const
 export type Format = (typeof formats)[number]
@@ -111,8 +112,10 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
     'force-share': how.forceShare ? true : undefined,
     cache: { direct: how.direct, ...(how.noFlush ? { 'no-flush': true } : {}) },
     // A request to leave holes gets through only where every layer lets it.
-    discard: how.unmap ? 'unmap' : undefined,
+    ...(how.unmap && { discard: 'unmap' }),
   }
+  if (!how.readOnly && image.options?.['read-only'] === true)
+    throw usage(`'${image.end.name}' is to be written and says that it is read-only`)
   const snapshot =
     image.snapshot === undefined
       ? {}
@@ -151,7 +154,7 @@ async function imageOf(text: string, imageOpts: boolean, format: Format | undefi
     const options = given.check(blockdevOptions, whole) as JsonObject
     if (unseen !== undefined) throw unseen
     return {
-      end: endOf(text, options),
+      end: storageIn(text, options),
       format: options.driver === 'qcow2' ? 'qcow2' : 'raw',
       guessed,
       options,
@@ -168,14 +171,6 @@ function optionsIn(text: string) {
   return text.startsWith('{')
     ? { options: requestOf([text]), check: validate }
     : { options: parseKeyval(text, undefined), check: validateImageKeyval }
-}
-
-function endOf(text: string, options: JsonObject): End {
-  const file = isJsonObject(options.file) ? options.file : undefined
-  const filename = options.filename ?? file?.filename
-  return typeof filename === 'string'
-    ? { name: text, path: resolve(filename), kind: 'file' }
-    : { name: text, path: text, kind: 'missing' }
 }
 
 /**
@@ -204,7 +199,7 @@ async function formatBelow(text: string, options: JsonObject): Promise<Format> {
   if (!isJsonObject(file) || typeof file.filename !== 'string') return 'raw'
   const whole = offset === undefined && size === undefined
   const plain = file.driver === undefined || file.driver === 'file' || file.driver === 'host_device'
-  return whole && plain ? await guess(endOf(text, options)) : 'raw'
+  return whole && plain ? await guess(storageIn(text, options)) : 'raw'
 }
 
 /** Names of files relative to this process, and drivers of layers that go without saying, as the daemon needs them. */

@@ -63,14 +63,10 @@ export async function lookAt(
 ): Promise<Ends> {
   const target = typeof to !== 'string' ? to : await (existing ? lookAtImage : lookAtPath)(to)
   const ends = { source: from, target }
-  if (from.kind === 'nbd' && from.path === target.path)
-    throw failed(`cannot copy '${from.name}' onto itself: '${target.name}' is the same export`)
+  for (const one of [from, ...(from.others ?? [])])
+    for (const other of [target, ...(target.others ?? [])]) await checkDifferent(one, other)
   const [sourceStats, targetStats] = await Promise.all([from, target].map(statOfEnd))
   if (sourceStats === undefined || targetStats === undefined) return ends
-  if (await isSameStorage(sourceStats, targetStats)) {
-    const what = target.kind === 'block' ? 'device' : 'file'
-    throw failed(`cannot copy '${from.name}' onto itself: '${target.name}' is the same ${what}`)
-  }
   if (sameSize && sourceStats.isFile() && targetStats.isFile()) {
     const [ours, theirs] = [sectors(sourceStats), sectors(targetStats)]
     if (ours !== theirs) {
@@ -80,6 +76,16 @@ export async function lookAt(
     }
   }
   return ends
+}
+
+/** @throws CliError when both are one */
+async function checkDifferent(from: End, to: End): Promise<void> {
+  const same = (what: string) =>
+    failed(`cannot copy '${from.name}' onto itself: '${to.name}' is the same ${what}`)
+  if (from.kind === 'nbd' && from.path === to.path) throw same('export')
+  const [stats, others] = await Promise.all([from, to].map(statOfEnd))
+  if (stats === undefined || others === undefined || !(await isSameStorage(stats, others))) return
+  throw same(others.isBlockDevice() ? 'device' : 'file')
 }
 
 /** @returns undefined for what is no file or device */

@@ -73,7 +73,7 @@ function addCompare(program: Command): void {
     .argument('<other>', image)
     .addOption(formatOption('-F, --second-format', 'format of the other'))
     .addOption(cacheOption('-T, --source-cache', 'of both images').default('none'))
-    .option('-s, --strict', 'sizes and what is allocated must be alike too', false)
+    .option('-s, --strict', 'sizes, holes and what has a place must be alike too', false)
     .option('-p, --progress', 'show how far it is', false)
     .option('-q, --quiet', 'only the exit status', false)
   addCommon(command).action((one: string, other: string, options: CompareOptions) =>

@@ -22,6 +22,8 @@ export interface End {
   readonly address?: NbdAddress
   /** Of an export that is reached by TLS: who opens a node on it adds these first (withCredentials). */
   readonly tls?: TlsAsked
+  /** What an image given as options lies on besides. */
+  readonly others?: readonly End[]
 }
 
 /** Whether a name is meant to be an export's; it may be no sound one. */

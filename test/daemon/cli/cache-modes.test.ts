@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { cacheModes } from '../../../daemon/cli/cache-modes.js'
+import { cacheModes, isDirect, isUnsafe } from '../../../daemon/cli/cache-modes.js'
 import { mustQemuImg, qemuImg, qemuIo } from '../../helpers/check-image.js'
 import { installed } from '../../helpers/program.js'
 import { run } from './run.js'
@@ -23,6 +23,11 @@ function images(t: Test) {
   mustQemuImg('convert', '-O', 'raw', image, raw)
   return { image, raw, target }
 }
+
+t.test('what a mode means for a node', async (t) => {
+  t.same(cacheModes.filter(isDirect), ['none', 'directsync'])
+  t.same(cacheModes.filter(isUnsafe), ['unsafe'])
+})
 
 for (const mode of cacheModes) {
   t.test(`images are checked, compared and converted with ${mode}`, { skip }, async (t) => {

@@ -120,6 +120,37 @@ t.test('new images are named by paths', { skip }, async (t) => {
   t.notOk(existsSync(`${target}2`))
 })
 
+t.test('nothing is copied onto itself, however deep its name is hidden', { skip }, async (t) => {
+  const { qcow2, raw, target } = images(t)
+  const nested = named({ driver: 'raw', file: { driver: 'qcow2', file: file(qcow2) } })
+  const overlay = named({ driver: 'qcow2', file: file(qcow2), backing: { driver: 'raw', file: file(raw) } })
+  const server = { type: 'unix', path: `${target}.sock` }
+  const served = named({ driver: 'qcow2', file: { driver: 'nbd', export: 'x', server } })
+  for (const words of [
+    ['-U', nested, qcow2],
+    ['-U', '-n', '-O', 'qcow2', qcow2, named({ driver: 'qcow2', file: file(qcow2) })],
+    ['-U', overlay, raw],
+    ['-n', '-O', 'raw', served, `nbd+unix:///x?socket=${target}.sock`],
+  ])
+    t.match(await run(['convert', ...words]), { status: 1, stderr: /onto itself/ }, words.join(' '))
+})
+
+t.test('what says that it is read-only is not written', { skip }, async (t) => {
+  const { qcow2, raw } = images(t)
+  const name = named({ driver: 'raw', 'read-only': true, file: file(raw) })
+  t.match(await run(['convert', '-n', '-O', 'raw', qcow2, name]), { status: 2, stderr: /read-only\n$/ })
+  const words = [
+    'check',
+    '-r',
+    'all',
+    '--image-opts',
+    `driver=qcow2,file.read-only=on,file.filename=${qcow2}`,
+  ]
+  t.match(await run(words), { status: 1, stderr: /is to be repaired and says that it is read-only\n$/ })
+  const more = ['check', '--image-opts', `driver=qcow2,lazy-refcounts=on,file.filename=${qcow2}`]
+  t.match(await run(more), { status: 1, stderr: /takes the driver and the file, not 'lazy-refcounts'\n$/ })
+})
+
 t.test('convert -n writes into what options name', { skip }, async (t) => {
   const { qcow2, raw, target } = images(t)
   mustQemuImg('create', '-q', '-f', 'qcow2', target, '4M')
