@@ -30,8 +30,8 @@ export class DriverBuffers {
   /** @throws CommandError when the engine has not as many free slots */
   constructor(engine: IoEngine) {
     this.engine = engine
-    // Those for compressed data first: the engine maps slots in groups, and a group is not in memory before it is used. That of
-    // the tables is the one that jobs use first, too.
+    // Those for compressed data first, that of tables last: the engine has slots in memory by groups, from the moment one of the group is
+    // used, and tables share theirs with the first slots of a job.
     const runs = takeRuns(engine, LONG_RUNS, LONGEST_CLUSTER)
     const slots = engine.takeSlots(PACKED_SLOTS + COPY_SLOTS + 1)
     const table = slots.at(-1)

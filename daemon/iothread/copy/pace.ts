@@ -53,6 +53,7 @@ export async function takeSlot(
     if (slot !== undefined) return slot
     buffers.whenGiven(() => control.wake())
     await control.wait()
+    if (control.signal.aborted) throw new Cancelled()
     await checkpoint()
   }
 }

@@ -82,10 +82,6 @@ export class BenchJob implements JobBody {
   }
 
   /** Lets the lanes run until request number `end` was started and all have ended. */
-  async #checkpoint(): Promise<void> {
-    if (this.#control.pausing) await this.#control.pausePoint()
-  }
-
   async #round(lanes: readonly Lane[], end: number, flushes: TaskPool): Promise<void> {
     const ends = await Promise.allSettled(lanes.map((lane) => this.#run(lane, end, flushes)))
     for (const lane of ends) if (lane.status === 'rejected') throw lane.reason
@@ -146,6 +142,10 @@ export class BenchJob implements JobBody {
   /** In whole sectors, as users know it. */
   #length(): number {
     return Math.ceil(this.#node.length() / SECTOR) * SECTOR
+  }
+
+  async #checkpoint(): Promise<void> {
+    if (this.#control.pausing) await this.#control.pausePoint()
   }
 
   /** Gives each lane a buffer of `size` bytes; small ones share a slot without touching each other. */
