@@ -12,7 +12,7 @@ import type { StoredBitmaps } from './bitmap-directory.js'
 import type { Image } from './image.js'
 import type { L1Table } from './l1-table.js'
 import type { SnapshotTable } from './load.js'
-import { ACTIVE_L2, INACTIVE_L2, type TableClusters } from './overlap.js'
+import { ACTIVE_L2, INACTIVE_L2, type TableClusters, type TableName } from './overlap.js'
 import { roundUp } from './refcounts.js'
 
 /** Clusters of tables that an image may have besides its own map: what is known of each takes memory. */
@@ -24,11 +24,18 @@ interface Span {
 }
 
 interface TableRange extends Span {
+  readonly name: TableName
+}
+
+/** For errors. */
+interface NamedRange extends Span {
   readonly name: string
 }
 
 /** Bytes of an L1 table that are looked at at once. */
 const L1_PART = 1 << 20
+/** Entries looked at before others have their turn. */
+const TURN = 1 << 14
 
 /**
  * @param ofSnapshots  L2 tables of snapshots too
@@ -61,6 +68,7 @@ export async function learnTables(
   await claim({ offset: 0, length: clusterSize, name: 'qcow2_header' })
   await claim({ offset: header.l1Offset, length: header.l1Size * 8, name: 'active L1 table' })
   for (let index = 0; index < l1.size; index++) {
+    if (index % TURN === 0) await breath()
     const { offset } = l1.get(index)
     if (offset !== 0) await claim({ offset, length: clusterSize, name: ACTIVE_L2 })
   }
@@ -94,6 +102,7 @@ async function learnOfSnapshots(
   const end = Math.min(start + length, env.file.length())
   for (let at = start; at < end; at += L1_PART) {
     const view = viewOf(await image.read(at, Math.min(L1_PART, end - at)))
+    await breath()
     for (let entry = 0; entry + 8 <= view.byteLength; entry += 8) {
       const { offset } = parseL1Entry(view, entry)
       if (offset === 0 || offset >= env.file.length() || tables.isOfSnapshot(offset)) continue
@@ -108,19 +117,24 @@ async function learnOfSnapshots(
 /** An active L2 table that is changed in place is no snapshot's. */
 async function checkActive(image: Image, l1: L1Table, tables: TableClusters): Promise<void> {
   for (let index = 0; index < l1.size; index++) {
+    if (index % TURN === 0) await breath()
     const { offset, copied } = l1.get(index)
     if (offset === 0 || !copied || !tables.isOfSnapshot(offset)) continue
     throw await overlapping(image, { offset, length: image.clusterSize, name: ACTIVE_L2 }, INACTIVE_L2)
   }
 }
 
-function overlapping(image: Image, { offset, length, name }: TableRange, other: string): Promise<IoError> {
+function overlapping(image: Image, { offset, length, name }: NamedRange, other: string): Promise<IoError> {
   return image.corrupt(
     'write',
     `Preventing invalid write on ${name} (overlaps with ${other})`,
     offset,
     length,
   )
+}
+
+function breath(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
 }
 
 /** Ranges that overlap or touch as one: many that are alike cost no more than one. */

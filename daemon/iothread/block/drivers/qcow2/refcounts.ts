@@ -12,7 +12,7 @@ import { IoError } from '../../../../errors.js'
 import { FileEnd } from './file-end.js'
 import type { FreeReason } from './frees.js'
 import type { Image } from './image.js'
-import type { TableClusters } from './overlap.js'
+import type { TableClusters, TableName } from './overlap.js'
 import { largerTable, tableBytes } from './refcount-table.js'
 import type { TableCache, TableSlice } from './table-cache.js'
 import { Turns } from './turn.js'
@@ -76,6 +76,7 @@ export class Refcounts {
     const table = new Float64Array(length / 8)
     await this.#claim(header.refcountTableOffset, length, 'refcount table')
     for (let index = 0; index < table.length; index++) {
+      if (index % 16384 === 0) await new Promise((resolve) => setImmediate(resolve))
       const { offset, reserved } = parseRefcountTableEntry(view, index * 8)
       if (reserved || offset % clusterSize !== 0 || offset >= roundUp(env.file.length(), clusterSize)) {
         throw await this.#image.corrupt(
@@ -93,7 +94,7 @@ export class Refcounts {
     this.#fileEnd.found()
   }
 
-  async #claim(offset: number, length: number, name: string): Promise<void> {
+  async #claim(offset: number, length: number, name: TableName): Promise<void> {
     const other = this.#tables.claim(offset, length, name)
     if (other === undefined) return
     throw await this.#image.corrupt(
