@@ -101,7 +101,10 @@ export class Zeroer {
       if (next?.kind === 'standard' && hasPlace(next, image.external)) emptied.push(next.offset)
       return next
     }
-    const done = await this.#change(offset, end, change, 'request', stored)
+    let done = offset
+    // A raw data file is zero as far as the request reaches: what is left would be made so again.
+    do done = await this.#change(done, end, change, 'request', stored)
+    while (image.rawData && done < end)
     const giveBack = unmap && keep && this.#parts.passDiscard && !image.rawData
     for (const host of giveBack ? emptied : []) await this.#empty(host)
     return done - offset

@@ -69,3 +69,18 @@ t.test('a discard in a version 2 image does not show what its backing file has',
   await node.discard(0, 65536)
   t.ok(Buffer.from(await g.read(node, 0, 65536)).equals(Buffer.alloc(65536, 0x11)))
 })
+
+t.test('zeroes of a raw data file are made once, over however many tables', { skip }, async (t) => {
+  const { g, node } = await scene(t, 'cluster_size=512,data_file=FOLDER/data,data_file_raw=on', MiB)
+  await g.write(node, 0, Buffer.alloc(MiB, 0x11))
+  const data = g.graph.node('data')
+  const zero = data.zero.bind(data)
+  let bytes = 0
+  data.zero = (offset, length, how) => {
+    bytes += length
+    return zero(offset, length, how)
+  }
+  await node.zero(0, MiB, { unmap: false, fast: false })
+  t.equal(bytes, MiB)
+  t.ok(Buffer.from(await g.read(node, 0, MiB)).equals(Buffer.alloc(MiB)))
+})
