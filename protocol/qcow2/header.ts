@@ -165,6 +165,15 @@ export function formatHeader(header: Header, nameFrom = 0): Uint8Array {
   return bytes
 }
 
+/**
+ * Writes the fields of a header over those of an image; where the name of its backing file lies, and everything that is
+ * not known here, stay as they are.
+ * @param bytes  the first sector at least, of an image with the same version and headerLength
+ */
+export function changeFields(bytes: Uint8Array, header: Header): void {
+  formatFields(viewOf(bytes), header)
+}
+
 /** Text of an extension that is a string; undefined when it is absent. */
 export function extensionText(header: Header, type: number): string | undefined {
   const found = header.extensions.find((extension) => extension.type === type)
@@ -293,6 +302,7 @@ function features(view: DataView, at: number): Set<number> {
 }
 
 function setFeatures(view: DataView, at: number, features: Features): void {
+  setUint64(view, at, 0)
   for (const bit of features) {
     const byte = at + 7 - (bit >> 3)
     view.setUint8(byte, view.getUint8(byte) | (1 << (bit & 7)))

@@ -3,7 +3,13 @@
 // the driver; the header is changed here only, one sector at once, so a change is there or is not.
 
 import { FormatError } from '../../../../../protocol/format-error.js'
-import { Autoclear, formatHeader, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
+import {
+  Autoclear,
+  changeFields,
+  formatHeader,
+  type Header,
+  Incompatible,
+} from '../../../../../protocol/qcow2/header.js'
 import { EIO, ENOSPC } from '../../../../common/errno.js'
 import { IoError, type IoOp } from '../../../../errors.js'
 import type { BackingFile } from '../../driver.js'
@@ -166,10 +172,10 @@ export class Image {
   }
 
   /**
-   * Changes fields of the header: durable before and after. After a failure nobody knows which header is on the disk, and
-   * which tables are in use: nothing more is written.
+   * Changes fields of the header: durable before and after; what else is in its sector stays. After a failure nobody knows
+   * which header is on the disk, and which tables are in use: nothing more is written.
    */
-  changeHeader(changes: Partial<Header>): Promise<void> {
+  changeHeader(changes: Omit<Partial<Header>, 'backingFile'>): Promise<void> {
     return this.#changes.run(() => this.#changeHeader(changes))
   }
 
@@ -198,13 +204,13 @@ export class Image {
     })
   }
 
-  async #changeHeader(changes: Partial<Header>): Promise<void> {
+  async #changeHeader(changes: Omit<Partial<Header>, 'backingFile'>): Promise<void> {
     await this.flush()
     const header = { ...this.#header, ...changes }
-    const bytes = formatHeader(header)
-    const whole = changes.extensions !== undefined || changes.backingFile !== undefined
+    const bytes = changes.extensions === undefined ? await this.read(0, SECTOR) : formatHeader(header)
+    changeFields(bytes, header)
     try {
-      await this.write(0, whole ? bytes : bytes.subarray(0, SECTOR))
+      await this.write(0, bytes)
     } catch (error) {
       if (error instanceof IoError) this.#broken ??= error
       throw error
