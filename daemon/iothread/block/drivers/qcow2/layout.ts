@@ -5,6 +5,7 @@
 //
 // Every area is whole clusters, in this order, without gaps, so every cluster of the file has refcount 1.
 
+import { MAX_REFCOUNT_TABLE } from '../../../../../protocol/qcow2/header.js'
 import { CommandError } from '../../../../errors.js'
 import type { Qcow2Options } from '../../../messages.js'
 
@@ -13,9 +14,8 @@ const MIN_CLUSTER = 512
 const MAX_CLUSTER = 2 ** 21
 /** 32 subclusters of at least a sector. */
 const MIN_EXTENDED_CLUSTER = 16384
-/** Most bytes of tables that are read whole at open; those of QEMU, so that it can open what is made here. */
+/** Most bytes of a table that is read whole at open; that of QEMU, so that it can open what is made here. */
 const MAX_L1 = 32 * 2 ** 20
-const MAX_REFCOUNT_TABLE = 8 * 2 ** 20
 const MAX_BACKING_NAME = 1023
 
 /** Host offset and length, bytes; whole clusters. */

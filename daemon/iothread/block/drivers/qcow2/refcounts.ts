@@ -355,7 +355,9 @@ export class Refcounts {
   async #growTable(least: number): Promise<void> {
     const { clusterSize, blockEntries, header } = this.#image
     const old = { offset: header.refcountTableOffset, length: header.refcountTableClusters * clusterSize }
-    const { blocks, clusters } = largerTable(this.#table.length, least, clusterSize, blockEntries)
+    const larger = largerTable(this.#table.length, least, clusterSize, blockEntries)
+    if (larger === undefined) throw this.#full()
+    const { blocks, clusters } = larger
     const start = this.#table.length * blockEntries * clusterSize
     if (start + (blocks + clusters) * clusterSize > MAX_HOST) throw this.#full()
     await this.writeBack()

@@ -9,6 +9,7 @@ import {
   FIXED_LENGTH,
   type Header,
   Incompatible,
+  MAX_REFCOUNT_TABLE,
   parseHeader,
 } from '../../../../../../protocol/qcow2/header.js'
 import { maxRefcount } from '../../../../../../protocol/qcow2/refcount-block.js'
@@ -16,9 +17,8 @@ import type { Findings } from './findings.js'
 import type { ImageBytes } from './image-bytes.js'
 import type { ReferenceCounts } from './reference-counts.js'
 
-/** Bytes; the largest tables that QEMU opens. */
+/** Bytes; the largest table that QEMU opens. */
 export const MAX_L1_BYTES = 32 * 2 ** 20
-export const MAX_REFCOUNT_TABLE_BYTES = 8 * 2 ** 20
 
 export type Repair = 'none' | 'leaks' | 'all'
 
@@ -51,7 +51,7 @@ function checkTables(header: Header): void {
   if (extended && header.clusterBits < 14)
     throw new FormatError('Extended L2 entries are only supported with cluster sizes of at least 16384 bytes')
   const tableBytes = header.refcountTableClusters * clusterSize
-  if (tableBytes > MAX_REFCOUNT_TABLE_BYTES) throw new FormatError('Reference count table too large')
+  if (tableBytes > MAX_REFCOUNT_TABLE) throw new FormatError('Reference count table too large')
   if (header.refcountTableOffset % clusterSize !== 0)
     throw new FormatError('Reference count table offset invalid')
   if (header.l1Size * 8 > MAX_L1_BYTES) throw new FormatError('Active L1 table too large')

@@ -7,8 +7,9 @@
 
 import { FormatError } from '../../../../../../protocol/format-error.js'
 import { setUint64, viewOf } from '../../../../../../protocol/qcow2/bytes.js'
+import { MAX_REFCOUNT_TABLE } from '../../../../../../protocol/qcow2/header.js'
 import { maxRefcount, setRefcount } from '../../../../../../protocol/qcow2/refcount-block.js'
-import { type Checked, clusterCount, MAX_REFCOUNT_TABLE_BYTES } from './image.js'
+import { type Checked, clusterCount } from './image.js'
 
 /** Where the pointer to the refcount table, and its length, stand in the header. */
 const HEADER_FIELD = 48
@@ -64,7 +65,7 @@ function planStructures(checked: Checked): Plan {
       needed.add(index)
     const largest = Math.floor((end - 1) / perBlock)
     const wanted = Math.ceil(((largest + 1) * 8) / clusterSize)
-    if (wanted * clusterSize > MAX_REFCOUNT_TABLE_BYTES)
+    if (wanted * clusterSize > MAX_REFCOUNT_TABLE)
       throw new FormatError('The refcount table of this image would be larger than an image may have')
     if (needed.size === before && wanted <= tableClusters) {
       const indexes = [...needed].sort((a, b) => a - b)
