@@ -3,6 +3,7 @@
 
 import { formatL1Entry } from '../../../../../protocol/qcow2/entries.js'
 import { MAX_REFCOUNT_TABLE } from '../../../../../protocol/qcow2/header.js'
+import { setRefcount } from '../../../../../protocol/qcow2/refcount-block.js'
 
 /**
  * @param least  entries it has at least
@@ -24,6 +25,26 @@ export function largerTable(
     if (clusters * clusterSize > MAX_REFCOUNT_TABLE) return undefined
     if (blocks * blockEntries >= blocks + clusters) return { blocks, clusters }
   }
+}
+
+/** Refcount blocks of so many bytes that count the first `clusters` of theirs once each. */
+export function usedOnce(clusters: number, length: number, order: number): Uint8Array {
+  const bytes = new Uint8Array(length)
+  const view = new DataView(bytes.buffer)
+  for (let index = 0; index < clusters; index++) setRefcount(view, index, order, 1)
+  return bytes
+}
+
+/** @param added  offsets of the blocks that follow those of `table` */
+export function lengthened(
+  table: Float64Array,
+  added: readonly number[],
+  entries: number,
+): Float64Array<ArrayBuffer> {
+  const longer = new Float64Array(entries)
+  longer.set(table)
+  longer.set(added, table.length)
+  return longer
 }
 
 /** @param table  host offsets of the blocks, 0 = none */

@@ -13,7 +13,7 @@ import { FileEnd } from './file-end.js'
 import type { FreeReason } from './frees.js'
 import type { Image } from './image.js'
 import type { TableClusters, TableName } from './overlap.js'
-import { largerTable, tableBytes } from './refcount-table.js'
+import { largerTable, lengthened, tableBytes, usedOnce } from './refcount-table.js'
 import type { TableCache, TableSlice } from './table-cache.js'
 import { Turns } from './turn.js'
 
@@ -234,9 +234,8 @@ export class Refcounts {
   /** Calls `work` with the slice of a cluster's count and the index in it; its block exists. */
   async #at<T>(index: number, work: (slice: TableSlice, at: number) => T): Promise<T> {
     const block = this.#table[this.#blockOf(index)] ?? 0
-    if (block === 0) {
+    if (block === 0)
       throw await this.#image.corrupt('write', `cluster ${index} is used and has no refcount`, 0)
-    }
     const perSlice = this.#perSlice()
     const inBlock = index % this.#image.blockEntries
     const number = Math.floor(inBlock / perSlice)
@@ -245,15 +244,19 @@ export class Refcounts {
     )
   }
 
-  #get(index: number): Promise<number> {
-    return this.#at(index, (slice, at) => getRefcount(slice.view, at, this.#image.header.refcountOrder))
+  async #get(index: number): Promise<number> {
+    const order = this.#image.header.refcountOrder
+    const count = await this.#at(index, (slice, at) => getRefcount(slice.view, at, order))
+    if (count <= maxRefcount(order)) return count
+    throw await this.#image.corrupt('write', `refcount of cluster ${index} is impossible`, 0)
   }
 
-  /** @param change  gives the new count; undefined: it stays. @returns what it gave */
+  /** @param change  gives the new count, of one that is possible; undefined: it stays. @returns what it gave */
   #change(index: number, change: (count: number) => number | undefined): Promise<number | undefined> {
     const order = this.#image.header.refcountOrder
     return this.#at(index, (slice, at) => {
-      const count = change(getRefcount(slice.view, at, order))
+      const before = getRefcount(slice.view, at, order)
+      const count = before > maxRefcount(order) ? undefined : change(before)
       if (count === undefined) return undefined
       setRefcount(slice.view, at, order, count)
       this.#blocks.changed(slice)
@@ -361,15 +364,11 @@ export class Refcounts {
     const start = this.#table.length * blockEntries * clusterSize
     if (start + (blocks + clusters) * clusterSize > MAX_HOST) throw this.#full()
     await this.writeBack()
-    const counts = new Uint8Array(blocks * clusterSize)
-    const view = new DataView(counts.buffer)
-    for (let i = 0; i < blocks + clusters; i++) setRefcount(view, i, header.refcountOrder, 1)
-    const table = new Float64Array((clusters * clusterSize) / 8)
-    table.set(this.#table)
-    for (let i = 0; i < blocks; i++) table[this.#table.length + i] = start + i * clusterSize
+    const added = Array.from({ length: blocks }, (_, i) => start + i * clusterSize)
+    const table = lengthened(this.#table, added, (clusters * clusterSize) / 8)
     const offset = start + blocks * clusterSize
     await this.#writing.run(async () => {
-      await this.#image.write(start, counts)
+      await this.#image.write(start, usedOnce(blocks + clusters, blocks * clusterSize, header.refcountOrder))
       await this.#image.write(offset, tableBytes(table))
       await this.#image.changeHeader({ refcountTableOffset: offset, refcountTableClusters: clusters })
       this.#table = table

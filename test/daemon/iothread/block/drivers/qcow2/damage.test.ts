@@ -35,6 +35,25 @@ t.test('a write that meets damage marks the image, and is told of once', async (
   await openImage(g, file, { 'read-only': true })
 })
 
+for (const count of [2n ** 53n, 2n ** 64n - 1n])
+  t.test(`a refcount of ${count} is damage, and is not written over`, async (t) => {
+    const file = path.join(t.testdir({}), 'a.qcow2')
+    const image = new ImageFile(file, smallImage({ refcountOrder: 6 }))
+    for (let cluster = 0; cluster < 6; cluster++) image.set64(2 * CLUSTER + cluster * 8, 1n)
+    const at = 2 * CLUSTER + 5 * 8
+    image.set64(at, count)
+    image.save()
+    const g = testGraph(t)
+    const node = await openImage(g, file)
+    await refusedByDisk(node.discard(0, CLUSTER))
+    await refusedByDisk(node.flush())
+    t.ok(await refusedByDisk(g.write(node, 0, new Uint8Array(CLUSTER))), 'nothing is written any more')
+    await refusedByDisk(g.graph.remove(node.name))
+    const after = new ImageFile(file)
+    t.equal(after.u64(at), count)
+    t.ok(after.header.incompatible.has(Incompatible.corrupt))
+  })
+
 t.test('a dirty image is repaired before it is written, and left alone before', { skip }, async (t) => {
   const file = path.join(t.testdir({}), 'a.qcow2')
   const image = new ImageFile(file, smallImage({ incompatible: new Set([Incompatible.dirty]) }))
