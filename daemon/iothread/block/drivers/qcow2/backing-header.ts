@@ -33,7 +33,8 @@ export function backingSteps(
 ): HeaderStep[] {
   const extensions = withFormat(header.extensions, backing?.format)
   const last: Header = { ...header, backingFile: backing?.name, extensions }
-  const free = Math.max(SECTOR, usedEnd(old), extensionsEnd(header), extensionsEnd(last))
+  const first = Math.max(SECTOR, extensionsEnd(header), extensionsEnd(last))
+  const free = freePlace(Buffer.byteLength(backing?.name ?? ''), old, first)
   const step = (before: Uint8Array, next: Header) => stepTo(before, next, free)
   if (sameLayout(header.extensions, extensions)) return [step(old, last)]
   const fewer = step(old, {
@@ -41,6 +42,11 @@ export function backingSteps(
     extensions: extensions.filter(({ type }) => type !== ExtensionType.featureNames),
   })
   return [fewer, step(fewer.bytes, last)]
+}
+
+/** Where a new name is not in the way of the old one: in front of it if there is room, else behind it. @param first  behind all extensions */
+function freePlace(length: number, old: Uint8Array, first: number): number {
+  return first + length <= getUint64(viewOf(old), 8) ? first : Math.max(first, usedEnd(old))
 }
 
 /** The name goes to an offset where there is room for it, else behind the extensions. */

@@ -69,6 +69,22 @@ for (const clusterSize of [1024, 4096, 65536])
         },
       )
 
+t.test('a name is changed again and again, in a cluster that has no room for many', async (t) => {
+  let old = firstCluster({ clusterSize: 4096, backingFile: 'base', backingFormat: 'raw' })
+  let from = namesOf(old)
+  for (let turn = 0; turn < 20; turn++) {
+    const name = `${turn}-`.padEnd(turn % 3 === 0 ? 300 : 900, 'x')
+    const to = `${name} raw`
+    for (const bytes of states(old, name, 'raw')) {
+      const names = namesOf(bytes)
+      if (names !== from && names !== to) t.fail(`neither of both in turn ${turn}: ${names.slice(0, 40)}`)
+      old = bytes
+    }
+    t.equal(namesOf(old), to)
+    from = to
+  }
+})
+
 t.test('names of feature bits and other extensions are kept', async (t) => {
   const old = firstCluster({})
   const last = backingSteps(parseHeader(old), old, { name: 'base', format: 'qcow2' }).at(-1)
