@@ -4,6 +4,7 @@
 
 import { dirname, resolve } from 'node:path'
 import { isJsonName } from '../../protocol/json-name.js'
+import { ENOENT, errnoText } from '../common/errno.js'
 import type { Client } from './client.js'
 import { formats, type Image } from './image.js'
 import type { BackingFile } from './image-options.js'
@@ -40,6 +41,8 @@ export async function backingImage(
   const format = formats.find((one) => one === backing.format)
   if (format === undefined)
     throw usage(`cannot open backing file '${backing.file}': Unknown driver '${backing.format}'`)
+  if ((await statOf(found)) === 'missing')
+    throw failed(`cannot open backing file '${backing.file}' of '${image}': ${errnoText(ENOENT)}`)
   return { end: await lookAtImage(found), format, guessed: false }
 }
 

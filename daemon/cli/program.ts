@@ -58,8 +58,11 @@ function createProgram(): Command {
     .configureHelp({ helpWidth: 100 })
     .configureOutput({ outputError: (text, write) => write(oneLine(text)) })
     .addHelpText('after', footer)
+    // The options of a command that there is not are no mistake of their own.
+    .allowUnknownOption()
     .action((unknown: string | undefined, _words, _options, command: Command) => {
-      command.error(unknown === undefined ? 'which command? See --help' : `unknown command '${unknown}'`)
+      if (unknown === undefined) command.error('which command? See --help')
+      command.error(`unknown ${unknown.startsWith('-') ? 'option' : 'command'} '${unknown}'`)
     })
     .argument('[command]')
     .argument('[words...]')

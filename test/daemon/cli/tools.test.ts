@@ -220,11 +220,15 @@ t.test('convert leaves a target alone that cannot be made as asked', { skip }, a
   writeFileSync(target, 'precious')
   const wrong = [
     { args: ['-o', 'cluster_size=3000'], status: 1, text: /Cluster size must be a power of two/ },
-    { args: ['-B', 'none', '-F', 'raw'], status: 1, text: /cannot open '.*none': No such file/ },
+    {
+      args: ['-B', 'none', '-F', 'raw'],
+      status: 1,
+      text: /cannot open backing file 'none' of '.*': No such file/,
+    },
     {
       args: ['-o', 'backing_file=none,backing_fmt=raw'],
       status: 1,
-      text: /cannot open '.*none': No such file/,
+      text: /cannot open backing file 'none' of '.*': No such file/,
     },
     { args: ['-B', a, '-F', 'qcow2'], status: 1, text: /not in qcow2 format/ },
     { args: ['-B', 'there', '-F', 'raw'], status: 2, text: /cannot be its own backing file/ },

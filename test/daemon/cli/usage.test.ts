@@ -12,6 +12,12 @@ const refusals: { name: string; args: string[]; status: number; text: string }[]
   { name: 'no command', args: [], status: 2, text: 'which command? See --help' },
   { name: 'unknown command', args: ['frob'], status: 2, text: "unknown command 'frob'" },
   { name: 'unknown command with words', args: ['frob', 'x'], status: 2, text: "unknown command 'frob'" },
+  {
+    name: 'unknown command with options',
+    args: ['rebase', '-u', 'x'],
+    status: 2,
+    text: "unknown command 'rebase'",
+  },
   { name: 'unknown option', args: ['--frob'], status: 2, text: "unknown option '--frob'" },
   {
     name: 'mirror without target',
