@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What to write to the first cluster so that an image names another backing file. Pure. Used by image.ts.
+// What to write to the first cluster so that an image names another backing file, or gets other extensions in front of that name. Pure.
+// Used by image.ts.
 //
 // A name lies behind the extensions, the fields that point to it in the first sector. A new name goes to where the old
 // header has nothing, so the first sector alone, written last, decides which of the two is there:
@@ -32,9 +33,24 @@ export function backingSteps(
   backing: BackingFile | undefined,
 ): HeaderStep[] {
   const extensions = withFormat(header.extensions, backing?.format)
-  const last: Header = { ...header, backingFile: backing?.name, extensions }
+  return movingSteps(header, old, { ...header, backingFile: backing?.name, extensions })
+}
+
+/**
+ * The same for other extensions and fields; the name stays where it is if they leave it room.
+ * @param last  with the same name
+ */
+export function extensionSteps(header: Header, old: Uint8Array, last: Header): HeaderStep[] {
+  const nameOffset = getUint64(viewOf(old), 8)
+  if (last.backingFile === undefined || extensionsEnd(last) <= nameOffset)
+    return [stepTo(old, last, nameOffset)]
+  return movingSteps(header, old, last)
+}
+
+function movingSteps(header: Header, old: Uint8Array, last: Header): HeaderStep[] {
+  const { extensions } = last
   const first = Math.max(SECTOR, extensionsEnd(header), extensionsEnd(last))
-  const free = freePlace(Buffer.byteLength(backing?.name ?? ''), old, first)
+  const free = freePlace(Buffer.byteLength(last.backingFile ?? ''), old, first)
   const step = (before: Uint8Array, next: Header) => stepTo(before, next, free)
   if (sameLayout(header.extensions, extensions)) return [step(old, last)]
   const fewer = step(old, {

@@ -3,20 +3,14 @@
 // the driver; the header is changed here only, one sector at once, so a change is there or is not.
 
 import { FormatError } from '../../../../../protocol/format-error.js'
-import {
-  Autoclear,
-  changeFields,
-  formatHeader,
-  type Header,
-  Incompatible,
-} from '../../../../../protocol/qcow2/header.js'
+import { Autoclear, changeFields, type Header, Incompatible } from '../../../../../protocol/qcow2/header.js'
 import { EIO, ENOSPC } from '../../../../common/errno.js'
 import { IoError, type IoOp } from '../../../../errors.js'
 import type { BackingFile } from '../../driver.js'
 import type { DriverBuffers } from '../../driver-buffers.js'
 import { TABLE_BUFFER } from '../../driver-buffers.js'
 import { type BlockNode, SECTOR } from '../../node.js'
-import { backingSteps } from './backing-header.js'
+import { backingSteps, extensionSteps, type HeaderStep } from './backing-header.js'
 import { Turns } from './turn.js'
 
 /** The file grows by steps, so that writes seldom change its length, bytes. */
@@ -187,36 +181,46 @@ export class Image {
     return this.#changes.run(async () => {
       await this.flush()
       const old = await this.read(0, this.clusterSize)
-      try {
-        for (const { header, bytes, beside } of backingSteps(this.#header, old, backing)) {
-          await this.write(SECTOR, beside.subarray(SECTOR))
-          await this.flush()
-          await this.write(0, bytes.subarray(0, SECTOR))
-          this.#header = header
-          await this.flush()
-          await this.write(SECTOR, bytes.subarray(SECTOR))
-        }
-        await this.flush()
-      } catch (error) {
-        if (error instanceof IoError) this.#broken ??= error
-        throw error
-      }
+      await this.#decided(() => this.#writeSteps(backingSteps(this.#header, old, backing)))
     })
   }
 
   async #changeHeader(changes: Omit<Partial<Header>, 'backingFile'>): Promise<void> {
     await this.flush()
     const header = { ...this.#header, ...changes }
-    const bytes = changes.extensions === undefined ? await this.read(0, SECTOR) : formatHeader(header)
+    if (changes.extensions !== undefined) {
+      const old = await this.read(0, this.clusterSize)
+      await this.#decided(() => this.#writeSteps(extensionSteps(this.#header, old, header)))
+      return
+    }
+    const bytes = await this.read(0, SECTOR)
     changeFields(bytes, header)
+    await this.#decided(() => this.write(0, bytes))
+    this.#header = header
+    await this.flush()
+  }
+
+  async #writeSteps(steps: readonly HeaderStep[]): Promise<void> {
+    const more = this.clusterSize > SECTOR
+    for (const { header, bytes, beside } of steps) {
+      if (more) await this.write(SECTOR, beside.subarray(SECTOR))
+      await this.flush()
+      await this.write(0, bytes.subarray(0, SECTOR))
+      this.#header = header
+      await this.flush()
+      if (more) await this.write(SECTOR, bytes.subarray(SECTOR))
+    }
+    await this.flush()
+  }
+
+  /** After a failure nobody knows which header is on the disk. */
+  async #decided(work: () => Promise<void>): Promise<void> {
     try {
-      await this.write(0, bytes)
+      await work()
     } catch (error) {
       if (error instanceof IoError) this.#broken ??= error
       throw error
     }
-    this.#header = header
-    await this.flush()
   }
 
   /**

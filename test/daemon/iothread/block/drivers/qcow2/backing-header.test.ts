@@ -2,12 +2,21 @@
 // The name of a backing file in an image: whatever is cut off while it is changed, the image names the old or the new one.
 
 import t from 'tap'
-import { backingSteps } from '../../../../../../daemon/iothread/block/drivers/qcow2/backing-header.js'
+import {
+  backingSteps,
+  extensionSteps,
+  type HeaderStep,
+} from '../../../../../../daemon/iothread/block/drivers/qcow2/backing-header.js'
 import { planLayout } from '../../../../../../daemon/iothread/block/drivers/qcow2/layout.js'
 import { newHeader } from '../../../../../../daemon/iothread/block/drivers/qcow2/new-header.js'
 import type { Qcow2Options } from '../../../../../../daemon/iothread/messages.js'
 import { usualImage } from '../../../../../../daemon/iothread/messages-create.js'
-import { ExtensionType, extensionText, parseHeader } from '../../../../../../protocol/qcow2/header.js'
+import {
+  ExtensionType,
+  extensionText,
+  formatHeader,
+  parseHeader,
+} from '../../../../../../protocol/qcow2/header.js'
 
 const SECTOR = 512
 
@@ -21,10 +30,14 @@ function namesOf(bytes: Uint8Array): string {
   return `${header.backingFile ?? '-'} ${extensionText(header, ExtensionType.backingFormat) ?? '-'}`
 }
 
-/** The cluster after every write of one sector, in the order in which they become durable at the latest. */
-function* states(old: Uint8Array, name: string | undefined, format: string | undefined) {
-  let now = old.slice()
+function states(old: Uint8Array, name: string | undefined, format: string | undefined) {
   const backing = name === undefined ? undefined : { name, format }
+  return statesOf(old, backingSteps(parseHeader(old), old, backing))
+}
+
+/** The cluster after every write of one sector, in the order in which they become durable at the latest. */
+function* statesOf(old: Uint8Array, steps: readonly HeaderStep[]) {
+  let now = old.slice()
   const put = function* (bytes: Uint8Array, from: number, end: number) {
     for (let at = from; at < end; at += SECTOR) {
       now = now.slice()
@@ -32,7 +45,7 @@ function* states(old: Uint8Array, name: string | undefined, format: string | und
       yield now
     }
   }
-  for (const { bytes, beside } of backingSteps(parseHeader(old), old, backing)) {
+  for (const { bytes, beside } of steps) {
     yield* put(beside, SECTOR, beside.length)
     yield* put(bytes, 0, SECTOR)
     yield* put(bytes, SECTOR, bytes.length)
@@ -66,6 +79,35 @@ for (const clusterSize of [1024, 4096, 65536])
             last = names
           }
           t.equal(last, to)
+        },
+      )
+
+for (const clusterSize of [1024, 4096, 65536])
+  for (const version of [2, 3] as const)
+    for (const place of [0, clusterSize - 300])
+      t.test(
+        `version ${version}, clusters of ${clusterSize}: the name outlives another extension, from ${place}`,
+        async (t) => {
+          const name = 'b'.repeat(200)
+          const made = firstCluster({ version, clusterSize, backingFile: name, backingFormat: 'raw' })
+          let old = formatHeader(parseHeader(made), place)
+          const type = ExtensionType.bitmaps
+          const { extensions } = parseHeader(old)
+          const data = (seed: number) => new Uint8Array(24).fill(seed)
+          const lists = [
+            [...extensions, { type, data: data(1) }],
+            [...extensions, { type, data: data(2) }],
+            extensions,
+          ]
+          for (const list of lists) {
+            const header = parseHeader(old)
+            const steps = extensionSteps(header, old, { ...header, extensions: list })
+            for (const bytes of statesOf(old, steps)) {
+              if (namesOf(bytes) !== `${name} raw`) t.fail('the name is torn')
+              old = bytes
+            }
+            t.same(parseHeader(old).extensions, list)
+          }
         },
       )
 
