@@ -296,7 +296,8 @@ export class Refcounts {
       if ((index + least) * this.#image.clusterSize > MAX_HOST) throw this.#full()
       if ((this.#table[this.#blockOf(index)] ?? 0) === 0) {
         if (count >= least) return this.#found(index - count, count, lowest)
-        await this.#addBlock(this.#blockOf(index))
+        // One within the run would end it, and a run of that many has one in every place.
+        await this.#addBlock(this.#blockOf(index), least < blockEntries ? undefined : lowest)
         return undefined
       }
       if (await this.#at(index, look)) return this.#found(index - count, count, lowest)
@@ -324,14 +325,14 @@ export class Refcounts {
     return { offset, length, blank }
   }
 
-  /** A refcount block, in the first cluster that it counts. */
-  async #addBlock(block: number): Promise<void> {
+  /** A refcount block, in the first cluster that it counts. @param host  in place of that, the index of a free cluster */
+  async #addBlock(block: number, host?: number): Promise<void> {
     if (block >= this.#table.length) {
       await this.#growTable(block + 1)
       return
     }
-    const { clusterSize, blockEntries, header } = this.#image
-    const offset = block * blockEntries * clusterSize
+    const { clusterSize, blockEntries } = this.#image
+    const offset = (host ?? block * blockEntries) * clusterSize
     // The header's own cluster has no count, or what is a table has none: nothing of this is to be believed.
     const table = this.#tables.find(offset, clusterSize)
     if (table !== undefined) {
@@ -339,13 +340,11 @@ export class Refcounts {
       throw await this.#image.corrupt('write', text, offset)
     }
     await this.#image.ensureLength(offset + clusterSize)
+    if (host !== undefined) await this.#change(host, () => 1)
     for (let at = 0; at < clusterSize; at += this.#blocks.sliceSize) await this.#blocks.create(offset + at)
-    await this.#blocks.use(offset, (first) => {
-      setRefcount(first.view, 0, header.refcountOrder, 1)
-      this.#blocks.changed(first)
-    })
     this.#table[block] = offset
     this.#tableDirty = true
+    if (host === undefined) await this.#change(block * blockEntries, () => 1)
     this.#tables.add(offset, clusterSize, 'refcount block')
     this.#blankFrom = Math.max(this.#blankFrom, offset + clusterSize)
   }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Changing the size of a qcow2 disk: what was cut off does not come back, and the data file goes with the disk.
 
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { mustQemuImg } from '../../../../../helpers/check-image.js'
+import { mustQemuImg, oracle, qemuIo } from '../../../../../helpers/check-image.js'
+import { testGraph } from '../../../../../helpers/graph.js'
+import { openImage } from '../../../../../helpers/opened-image.js'
 import { DiskBytes } from '../../../../../helpers/power-cut/disk-bytes.js'
 import { Lab } from '../../../../../helpers/power-cut/lab.js'
 import { installed } from '../../../../../helpers/program.js'
@@ -59,3 +61,23 @@ for (const raw of ['', ',data_file_raw=on']) {
     await node.driver.close()
   })
 }
+
+for (const compat of ['0.10', '1.1'])
+  for (const length of [2 ** 30, 2 ** 32])
+    t.test(
+      `tables longer than a refcount block counts find a place: ${length}, version ${compat}`,
+      { skip },
+      async (t) => {
+        const file = join(t.testdir({}), 'image')
+        mustQemuImg('create', '-q', '-f', 'qcow2', '-o', `cluster_size=512,compat=${compat}`, file, '256K')
+        qemuIo(file, 'write -P 7 0 256K')
+        const g = testGraph(t)
+        const node = await openImage(g, file)
+        await g.graph.resize(node.name, length)
+        await g.write(node, length - 512, Buffer.alloc(512, 9))
+        await g.graph.remove(node.name)
+        t.match(oracle(file), { corruptions: 0, leaks: 0, checkErrors: 0 })
+        qemuIo(file, 'read -P 7 0 256K', `read -P 9 ${length - 512} 512`)
+        t.ok(statSync(file).size < 4 * 2 ** 20, `${statSync(file).size} bytes`)
+      },
+    )
