@@ -3,14 +3,18 @@
 // heap of JavaScript, whose limit would end the process. Used by TableClusters.
 // A hash table with open addressing and linear probing; a place is free when its value is 0. At most half of the places are taken.
 
+import { randomInt } from 'node:crypto'
+
 const LEAST = 64
-/** 2^32 over the golden ratio: neighbours get places that lie far apart. */
-const SPREAD = 0x9e3779b1
+/** Of MurmurHash3's last step: neighbours get places that lie far apart. */
+const MIX = [0x85ebca6b, 0xc2b2ae35] as const
 
 export class ClusterKinds {
   #keys = new Float64Array(LEAST)
   #values = new Uint8Array(LEAST)
   #size = 0
+  /** An image chooses its indexes: without it, it could have all of them look for one place. */
+  readonly #secret = randomInt(2 ** 32)
 
   get size(): number {
     return this.#size
@@ -50,8 +54,12 @@ export class ClusterKinds {
   }
 
   #first(index: number): number {
-    const mixed = Math.imul(index ^ Math.imul(Math.floor(index / 2 ** 32), 31), SPREAD)
-    return (mixed ^ (mixed >>> 16)) & (this.#keys.length - 1)
+    let mixed = index ^ this.#secret
+    for (const factor of MIX) {
+      mixed ^= Math.floor(index / 2 ** 32) ^ (mixed >>> 16)
+      mixed = Math.imul(mixed, factor)
+    }
+    return (mixed ^ (mixed >>> 15)) & (this.#keys.length - 1)
   }
 
   #after(place: number): number {
