@@ -10,6 +10,7 @@ import { getRefcount, maxRefcount, setRefcount } from '../../../../../protocol/q
 import { EFBIG } from '../../../../common/errno.js'
 import { IoError } from '../../../../errors.js'
 import { FileEnd } from './file-end.js'
+import { FreeRun } from './free-run.js'
 import type { FreeReason } from './frees.js'
 import type { Image } from './image.js'
 import type { TableClusters, TableName } from './overlap.js'
@@ -160,11 +161,15 @@ export class Refcounts {
         if (count === 1) await this.#fileEnd.freeing()
         if (count === 1 && reason !== undefined) await this.#discard(index, reason)
         await this.#change(index, () => count - 1)
-        if (count > 1) continue
-        this.#lowest = Math.min(this.#lowest, index)
-        this.whenFree(index * clusterSize)
+        if (count === 1) this.#freed(index)
       }
     })
+  }
+
+  /** It may be found from now on. */
+  #freed(index: number): void {
+    this.#lowest = Math.min(this.#lowest, index)
+    this.whenFree(index * this.#image.clusterSize)
   }
 
   /** Tells the storage of a cluster that nobody uses any more, before others may have it. */
@@ -273,40 +278,25 @@ export class Refcounts {
    * @returns undefined when a refcount block was added, and the search is to start again
    */
   async #findFree(most: number, least: number): Promise<{ index: number; count: number } | undefined> {
-    const { blockEntries, header } = this.#image
-    let count = 0
-    let lowest: number | undefined
-    let index = this.#lowest
-    /** Goes on to the end of a slice. @returns whether a run was found, which ends before `index` */
-    const look = (slice: TableSlice, at: number): boolean => {
-      const end = Math.min(this.#perSlice(), at + blockEntries - (index % blockEntries))
-      for (let i = at; i < end; i++, index++) {
-        if (getRefcount(slice.view, i, header.refcountOrder) === 0) {
-          if (count === most) return true
-          lowest ??= index
-          count += 1
-        } else {
-          if (count >= least) return true
-          count = 0
-        }
-      }
-      return count === most
+    const { blockEntries, clusterSize, header } = this.#image
+    const run = new FreeRun(this.#lowest, most, least)
+    const look = ({ view }: TableSlice, at: number): boolean => {
+      const end = Math.min(this.#perSlice(), at + blockEntries - (run.index % blockEntries))
+      return run.look(view, at, end, header.refcountOrder)
     }
     for (;;) {
-      if ((index + least) * this.#image.clusterSize > MAX_HOST) throw this.#full()
-      if ((this.#table[this.#blockOf(index)] ?? 0) === 0) {
-        if (count >= least) return this.#found(index - count, count, lowest)
+      if ((run.index + least) * clusterSize > MAX_HOST) throw this.#full()
+      const block = this.#blockOf(run.index)
+      const isThere = (this.#table[block] ?? 0) !== 0
+      if (!isThere && run.count < least) {
         // One within the run would end it, and a run of that many has one in every place.
-        await this.#addBlock(this.#blockOf(index), least < blockEntries ? undefined : lowest)
+        await this.#addBlock(block, least < blockEntries ? undefined : run.lowest)
         return undefined
       }
-      if (await this.#at(index, look)) return this.#found(index - count, count, lowest)
+      if (isThere && !(await this.#at(run.index, look))) continue
+      this.#lowest = run.lowest ?? run.first
+      return { index: run.first, count: run.count }
     }
-  }
-
-  #found(index: number, count: number, lowest: number | undefined): { index: number; count: number } {
-    this.#lowest = lowest ?? index
-    return { index, count }
   }
 
   async #take(index: number, count: number): Promise<HostRange> {
@@ -385,7 +375,9 @@ export class Refcounts {
     const { clusterSize } = this.#image
     for (let index = offset / clusterSize; index < (offset + length) / clusterSize; index++) {
       const count = await this.#change(index, (before) => Math.max(0, before - 1))
-      if (count === 0) await this.#discard(index, 'other')
+      if (count !== 0) continue
+      await this.#discard(index, 'other')
+      this.#freed(index)
     }
   }
 

@@ -36,6 +36,8 @@ interface Case {
   readonly since?: 10
   /** What is shown is all of a large disk: it is not looked at. */
   readonly large?: true
+  /** Here what was freed has another use at once; QEMU looks for room in one piece. */
+  readonly reused?: true
 }
 
 const written = (file: string) => {
@@ -173,7 +175,7 @@ const cases: readonly Case[] = [
     },
     options: { 'pass-discard-other': other },
     steps: [{ kind: 'write', offset: 1020 * MiB, length: 12 * MiB, byte: 7 }] as const,
-    ...{ free: other ? 0 : 4 * KiB, large: true as const },
+    ...{ free: other ? 0 : 4 * KiB, large: true as const, reused: true as const },
   })),
 ]
 
@@ -246,7 +248,7 @@ for (const c of cases) {
     make(whole)
     copySparse(whole, mine)
     await ours(t, mine, c)
-    t.equal(freeStorage(mine), c.free, 'storage of clusters that nobody uses')
+    t.equal(freeStorage(mine), c.reused ? 0 : c.free, 'storage of clusters that nobody uses')
     for (const one of tools) {
       const other = path.join(folder, 'theirs.qcow2')
       copySparse(whole, other)

@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// How large the next refcount table is: it counts itself, and stays one that can be opened.
+// How large the next refcount table is: it counts itself, and stays one that can be opened. And where the old one was, others
+// come.
 
+import { closeSync, openSync, readSync } from 'node:fs'
+import path from 'node:path'
 import t from 'tap'
 import { largerTable } from '../../../../../../daemon/iothread/block/drivers/qcow2/refcount-table.js'
+import { parseHeader } from '../../../../../../protocol/qcow2/header.js'
+import { mustQemuImg, oracle } from '../../../../../helpers/check-image.js'
+import { testGraph } from '../../../../../helpers/graph.js'
+import { openImage } from '../../../../../helpers/opened-image.js'
+import { installed } from '../../../../../helpers/program.js'
+
+const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
 
 const MOST = (8 << 20) / 8
 
@@ -29,4 +39,34 @@ for (const cluster of [512, 4096, 65536, 2 ** 21])
 t.test('one that was nearly as long as it may be becomes that long', async (t) => {
   t.equal(largerTable(700_032, 700_033, 512, 64)?.clusters, (8 << 20) / 512)
   t.equal(largerTable(MOST, MOST + 1, 512, 64), undefined)
+})
+
+t.test('the place of a table that was too short is used again at once', { skip }, async (t) => {
+  const CLUSTER = 512
+  const filename = path.join(t.testdir({}), 'a.qcow2')
+  mustQemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512,refcount_bits=64', filename, '4M')
+  const g = testGraph(t)
+  const node = await openImage(g, filename)
+  const fd = openSync(filename, 'r')
+  t.teardown(() => closeSync(fd))
+  const tableOffset = () => {
+    const header = Buffer.alloc(CLUSTER)
+    readSync(fd, header, 0, CLUSTER, 0)
+    return parseHeader(header).refcountTableOffset
+  }
+  const old = tableOffset()
+  let at = 0
+  const next = async () => {
+    await g.write(node, at, new Uint8Array(CLUSTER).fill(1))
+    at += CLUSTER
+  }
+  while (tableOffset() === old) await next()
+  // One of them may be an L2 table.
+  for (let more = 0; more < 2; more++) await next()
+  const hosts: (number | undefined)[] = []
+  for (let from = at - 4 * CLUSTER; from < at; from += CLUSTER)
+    hosts.push((await node.status(from, CLUSTER)).host)
+  t.ok(hosts.includes(old), `${hosts.join()} and ${old}`)
+  await g.graph.remove(node.name)
+  t.match(oracle(filename), { corruptions: 0, leaks: 0, checkErrors: 0 })
 })
