@@ -3,7 +3,7 @@
 // by MappedDriver (mapped.ts), which does the I/O. Offsets named `host` are those of the file below.
 //
 //   allocate() ─ data written to the new place ─ link() shows it        a reader sees old or new
-//        └────────── failed ────────────────── abandon()                the place is free again
+//        └────────── failed ────────────────── abandon()                the place is free again; also when link() fails
 
 import type { FormatFacts } from '../messages.js'
 import type { BitmapStore } from './bitmaps/bitmap-store.js'
@@ -42,7 +42,10 @@ export type Mapping =
       readonly size: number
     }
 
-/** A new place for a guest range. Exactly one of link() and abandon() is called, once. */
+/**
+ * A new place for a guest range. Exactly one of link() and abandon() is called, once. A link() that fails has abandoned
+ * what it does not show.
+ */
 export interface Allocation {
   /** The range that is shown by link(): the range asked for, or its beginning, widened to whole units. */
   readonly offset: number

@@ -13,6 +13,7 @@ import type { Image } from './image.js'
 import type { L2Tables } from './l2-tables.js'
 import type { TableClusters } from './overlap.js'
 import { type HostRange, type Refcounts, roundUp } from './refcounts.js'
+import type { TableSlice } from './table-cache.js'
 import { Turns } from './turn.js'
 
 const SECTOR = 512
@@ -75,7 +76,7 @@ export class Allocator {
 
   /** Room for packed clusters behind those packed before, while they fit into one host cluster or continue in the next. */
   async allocatePacked(offset: number, sizes: readonly number[]): Promise<PackedPlaces | undefined> {
-    const { image, l2, map, refcounts } = this.#parts
+    const { image, l2, map } = this.#parts
     if (image.external) return undefined
     const cluster = Math.floor(offset / image.clusterSize)
     const olds: (L2Entry | undefined)[] = []
@@ -90,7 +91,7 @@ export class Allocator {
       hosts,
       align: this.#packedAlign(),
       link: () => this.#linkPacked(cluster, olds, hosts, sizes),
-      abandon: () => this.#unpack(hosts, sizes, refcounts),
+      abandon: () => this.#unpack(hosts, sizes),
     }
   }
 
@@ -116,21 +117,17 @@ export class Allocator {
       for (const size of sizes) hosts.push(size > 0 ? await this.#packedRoom(size) : undefined)
       return hosts
     } catch (error) {
-      await this.#unpack(hosts, sizes, this.#parts.refcounts)
+      await this.#unpack(hosts, sizes)
       throw error
     }
   }
 
-  async #unpack(
-    hosts: readonly (number | undefined)[],
-    sizes: readonly number[],
-    refcounts: Refcounts,
-  ): Promise<void> {
+  async #unpack(hosts: readonly (number | undefined)[], sizes: readonly number[]): Promise<void> {
     for (const [index, host] of hosts.entries())
-      if (host !== undefined) await refcounts.release(host, sizes[index] ?? 0)
+      if (host !== undefined) await this.#parts.refcounts.release(host, sizes[index] ?? 0)
   }
 
-  /** Shows packed clusters, those of one slice at once. */
+  /** Shows packed clusters, those of one slice at once. After a failure the places of the others are free again. */
   async #linkPacked(
     cluster: number,
     olds: readonly (L2Entry | undefined)[],
@@ -142,12 +139,15 @@ export class Allocator {
       const rest = perSlice - ((cluster + index) % perSlice)
       const first = index
       const entries = olds.slice(first, first + rest)
-      await this.#link(cluster + first, entries, (_old, at) => {
+      const entry = (_old: L2Entry, at: number): L2Entry => {
         const host = hosts[first + at] ?? 0
         const size = sizes[first + at] ?? 0
         const length = Math.ceil(((host % SECTOR) + size) / SECTOR) * SECTOR - (host % SECTOR)
         return { kind: 'compressed', offset: host, length }
-      })
+      }
+      await this.#link(cluster + first, entries, entry, () =>
+        this.#unpack(hosts.slice(first), sizes.slice(first)),
+      )
       index += entries.length
     }
   }
@@ -166,7 +166,11 @@ export class Allocator {
     const fresh = await refcounts.allocate(1)
     // Bytes may cross into the new cluster when it follows the old one.
     if (left > 0 && left < size && fresh.offset === at + left) {
-      if (await useAgain()) {
+      const crosses = await useAgain().catch(async (error: unknown) => {
+        await refcounts.release(fresh.offset, fresh.length)
+        throw error
+      })
+      if (crosses) {
         this.#packedAt = at + size
         return at
       }
@@ -234,6 +238,9 @@ export class Allocator {
   ): Allocation {
     const { image, refcounts } = this.#parts
     const { clusterSize } = image
+    const giveBack = async () => {
+      if (taken !== undefined) await refcounts.release(taken.offset, run.entries.length * clusterSize)
+    }
     const start = run.cluster * clusterSize
     const shown = this.#shownRange(run, offset, length)
     const masks = run.entries.map((_, index) => {
@@ -249,12 +256,14 @@ export class Allocator {
       host: host + (shown.start - start),
       blank,
       link: () =>
-        this.#link(run.cluster, run.entries, (old, index) =>
-          withPlace(old, host + index * clusterSize, image.extended, masks[index] ?? 0, run.shown),
+        this.#link(
+          run.cluster,
+          run.entries,
+          (old, index) =>
+            withPlace(old, host + index * clusterSize, image.extended, masks[index] ?? 0, run.shown),
+          giveBack,
         ),
-      abandon: async () => {
-        if (taken !== undefined) await refcounts.release(taken.offset, run.entries.length * clusterSize)
-      },
+      abandon: giveBack,
     }
   }
 
@@ -277,15 +286,22 @@ export class Allocator {
     return { start: Math.max(start, begin), end: Math.min(end, finish, there) }
   }
 
-  /** Shows the new entries, and gives up the places of the old ones; undefined: an entry that stays. */
+  /**
+   * Shows the new entries, and gives up the places of the old ones; undefined: an entry that stays.
+   * @param giveBack  frees the new places; called after a failure before the first entry changed, in memory or on the disk.
+   *     What an entry may show stays in use: a leak is better than a place that two have.
+   */
   async #link(
     cluster: number,
     olds: readonly (L2Entry | undefined)[],
     entry: (old: L2Entry, index: number) => L2Entry,
+    giveBack: () => Promise<void>,
   ): Promise<void> {
     const { image, l2, frees } = this.#parts
     if (olds.every((old) => old === undefined)) return
-    await l2.change(cluster, (slice) => {
+    let begun = false
+    const change = (slice: TableSlice) => {
+      begun = true
       for (const [index, old] of olds.entries()) {
         if (old === undefined) continue
         const at = l2.indexIn(cluster + index) * image.entrySize
@@ -294,7 +310,14 @@ export class Allocator {
         const freed = placeOf(old, image)
         if (freed !== undefined && freed.offset !== next.offset) frees.add(freed)
       }
-    })
+    }
+    try {
+      await l2.change(cluster, change)
+    } catch (error) {
+      // What cannot be given back is a leak, which the next check finds.
+      if (!begun) await giveBack().catch(() => undefined)
+      throw error
+    }
   }
 }
 

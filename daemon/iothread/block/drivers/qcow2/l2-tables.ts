@@ -95,6 +95,25 @@ export class L2Tables {
   async #renew(index: number, old: number): Promise<void> {
     const { image, l1, cache, refcounts, frees, tables, commit } = this.#parts
     const { offset } = await refcounts.allocate(1)
+    try {
+      await this.#fill(offset, old)
+    } catch (error) {
+      // No L1 entry names it, but a commit may be writing it: others may have its place after the next one.
+      cache.forget(offset, image.clusterSize)
+      frees.add({ offset, length: image.clusterSize, reason: 'other' })
+      throw error
+    }
+    for (let gate = commit().gate; gate !== undefined; gate = commit().gate) await gate
+    l1.set(index, offset)
+    tables.add(offset, image.clusterSize, ACTIVE_L2)
+    if (old === 0) return
+    tables.delete(old, image.clusterSize)
+    frees.add({ offset: old, length: image.clusterSize, reason: 'other' })
+  }
+
+  /** A table in memory. @param old  host offset of the one that it is a copy of; 0: it is empty */
+  async #fill(offset: number, old: number): Promise<void> {
+    const { image, cache } = this.#parts
     for (let at = 0; at < image.clusterSize; at += cache.sliceSize) {
       const fresh = await cache.create(offset + at)
       if (old === 0) continue
@@ -108,12 +127,6 @@ export class L2Tables {
         fresh.pins -= 1
       }
     }
-    for (let gate = commit().gate; gate !== undefined; gate = commit().gate) await gate
-    l1.set(index, offset)
-    tables.add(offset, image.clusterSize, ACTIVE_L2)
-    if (old === 0) return
-    tables.delete(old, image.clusterSize)
-    frees.add({ offset: old, length: image.clusterSize, reason: 'other' })
   }
 
   async #invalid(index: number, offset: number, use: 'read' | 'write'): Promise<never> {

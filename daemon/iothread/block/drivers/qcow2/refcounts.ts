@@ -308,7 +308,14 @@ export class Refcounts {
       throw await this.#image.corrupt('write', text, offset)
     }
     await this.#image.ensureLength(offset + length)
-    for (let i = index; i < index + count; i++) await this.#change(i, () => 1)
+    let counted = index
+    try {
+      for (; counted < index + count; counted++) await this.#change(counted, () => 1)
+    } catch (error) {
+      // What cannot be counted back is a leak, which the next check finds.
+      while (counted-- > index) await this.#change(counted, () => 0).catch(() => undefined)
+      throw error
+    }
     if (this.#lowest === index) this.#lowest = index + count
     const blank = offset >= this.#blankFrom
     this.#blankFrom = Math.max(this.#blankFrom, offset + length)

@@ -197,9 +197,16 @@ export class Resizer {
     const { offset } = await refcounts.allocateWhole(clusters)
     const padded = new Uint8Array(clusters * clusterSize)
     padded.set(bytes)
-    await image.write(offset, padded)
-    await commit.run()
-    await image.changeHeader({ l1Offset: offset, l1Size: entries })
+    try {
+      await image.write(offset, padded)
+      await commit.run()
+      await image.changeHeader({ l1Offset: offset, l1Size: entries })
+    } catch (error) {
+      // Where the header on the disk may name it, nothing is written any more, this neither. What cannot be given back is a
+      // leak, which the next check finds.
+      await refcounts.release(offset, padded.length).catch(() => undefined)
+      throw error
+    }
     l1.use(bytes)
     tables.add(offset, clusters * clusterSize, 'active L1 table')
     tables.delete(old.offset, old.length)
