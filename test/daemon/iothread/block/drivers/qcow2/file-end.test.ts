@@ -5,6 +5,8 @@
 import { statSync, truncateSync } from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
+import { EIO } from '../../../../../../daemon/common/errno.js'
+import { IoError } from '../../../../../../daemon/errors.js'
 import { mustQemuImg, oracle, qemuIo } from '../../../../../helpers/check-image.js'
 import { type TestGraph, testGraph } from '../../../../../helpers/graph.js'
 import { openImage } from '../../../../../helpers/opened-image.js'
@@ -81,3 +83,31 @@ t.test('what was freed is cut off, also where it holds data', { skip }, async (t
   t.ok(after <= size - 2 * MiB, `${after} of ${size} bytes`)
   t.match(oracle(file), { corruptions: 0, leaks: 0, checkErrors: 0 })
 })
+
+t.test(
+  'where the file cannot be asked what it holds, it keeps its length and loses nothing',
+  { skip },
+  async (t) => {
+    const file = written(t)
+    truncateSync(file, statSync(file).size + 4 * MiB)
+    const { size } = statSync(file)
+    const g = testGraph(t)
+    const node = await openImage(g, file)
+    const below = g.graph.node(`${node.name}-file`)
+    const { status } = below
+    below.status = (offset, length) => Promise.reject(new IoError(EIO, 'status', below.name, offset, length))
+    for (const [index, at] of [0, 6 * MiB].entries()) {
+      const use = { use: ['consistent read', 'write', 'resize'], share: ['consistent read'] } as const
+      const claim = await g.graph.claim('a test', node, use)
+      await g.write(node, at, new Uint8Array(4096).fill(2))
+      await claim.release()
+      t.equal(g.log.filter((line) => line.includes('settle failed')).length, index + 1, 'the error is told')
+      qemuIo(file, `read -P 2 ${at} 4k`)
+    }
+    t.ok(statSync(file).size >= size)
+    t.match(oracle(file), { corruptions: 0, leaks: 0, checkErrors: 0 })
+    below.status = status
+    await g.graph.remove(node.name)
+    t.ok(statSync(file).size < size, 'it is cut off when it can be')
+  },
+)
