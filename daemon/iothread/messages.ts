@@ -93,7 +93,8 @@ export interface FormatFacts {
   readonly corrupt: boolean
   /** As the image names it. */
   readonly dataFile?: string
-  readonly dataFileRaw: boolean
+  /** undefined: the data are in the image. */
+  readonly dataFileRaw?: boolean
   readonly backingFile?: string
   readonly backingFormat?: string
   readonly snapshots: readonly SnapshotFacts[]

@@ -64,7 +64,7 @@ function isRemote({ driver, filename }: NodeReport): boolean {
 }
 
 function specific(format: FormatFacts): Specific {
-  const { version, dataFile, bitmaps } = format
+  const { version, dataFile, dataFileRaw, bitmaps } = format
   const { compression, refcountBits } = format
   if (version === 2)
     return {
@@ -85,7 +85,8 @@ function specific(format: FormatFacts): Specific {
         })),
       }),
       'refcount-bits': refcountBits,
-      ...(dataFile !== undefined && { 'data-file': dataFile, 'data-file-raw': format.dataFileRaw }),
+      ...(dataFile !== undefined && { 'data-file': dataFile }),
+      ...(dataFileRaw !== undefined && { 'data-file-raw': dataFileRaw }),
       corrupt: format.corrupt,
       'extended-l2': format.extendedL2,
     },

@@ -31,7 +31,9 @@ export function formatFacts(
     dirty: header.incompatible.has(Incompatible.dirty),
     corrupt: header.incompatible.has(Incompatible.corrupt),
     ...(dataFile === undefined ? {} : { dataFile }),
-    dataFileRaw: header.autoclear.has(Autoclear.rawDataFile),
+    ...(header.incompatible.has(Incompatible.dataFile) && {
+      dataFileRaw: header.autoclear.has(Autoclear.rawDataFile),
+    }),
     ...(header.backingFile === undefined ? {} : { backingFile: header.backingFile }),
     ...(backingFormat === undefined ? {} : { backingFormat }),
     snapshots: snapshots.map(({ id, name, vmStateSize, seconds, nanoseconds, guestClock, icount }) => ({
