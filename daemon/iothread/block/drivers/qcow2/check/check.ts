@@ -14,7 +14,7 @@ import { type BitmapTable, countBitmaps, readBitmaps } from './bitmap-tables.js'
 import { compareRefcounts } from './compare.js'
 import { checkCopied } from './copied.js'
 import { Findings } from './findings.js'
-import { countTables, type L1Table } from './guest-tables.js'
+import { countAgain, countTables, type L1Table, type SoundTables } from './guest-tables.js'
 import {
   type Checked,
   countRange,
@@ -25,6 +25,7 @@ import {
   readHeader,
 } from './image.js'
 import { type CheckIo, ImageBytes } from './image-bytes.js'
+import { protection } from './protection.js'
 import { rebuildRefcounts } from './rebuild.js'
 import { Refcounts } from './refcounts.js'
 import { ReferenceCounts } from './reference-counts.js'
@@ -126,7 +127,8 @@ class Check {
     const { header, clusterSize, findings, dataFile } = checked
     countRange(checked, 0, clusterSize)
     const active: L1Table = { offset: header.l1Offset, size: header.l1Size, active: true }
-    await this.#step(countTables(checked, active, protects))
+    const sound: SoundTables = new Map()
+    await this.#step(countTables(checked, active, sound, protects))
     const { snapshots, length } = this.#snapshots
     if (dataFile && snapshots.length > 0)
       findings.corruption(`ERROR ${snapshots.length} snapshots in image with data file`)
@@ -141,8 +143,12 @@ class Check {
         findings.corruption(
           `${which} l1_size=0x${hex(l1Size)}: L1 table is too large; snapshot table entry corrupted`,
         )
-      else await this.#step(countTables(checked, { offset: l1Offset, size: l1Size, active: false }, protects))
+      else {
+        const table: L1Table = { offset: l1Offset, size: l1Size, active: false }
+        await this.#step(countTables(checked, table, sound, protects))
+      }
     }
+    await countAgain(checked, sound)
     countRange(checked, header.snapshotsOffset, length)
     const area = encryptionArea(header)
     if (area !== undefined) countRange(checked, area.offset, area.length)
@@ -231,24 +237,8 @@ class Check {
     await this.#countAllButRefcounts(() => true)
   }
 
-  /** Tells what must not be overwritten as an L2 table: header, tables of all kinds, refcount blocks. */
   #protection(refcounts: Refcounts): (offset: number) => boolean {
-    const { header, clusterSize } = this.#checked
-    const ranges: [number, number][] = [
-      [0, clusterSize],
-      [header.l1Offset, header.l1Size * 8],
-      [header.refcountTableOffset, header.refcountTableClusters * clusterSize],
-      [header.snapshotsOffset, this.#snapshots.length],
-      ...this.#snapshots.snapshots.map(({ l1Offset, l1Size }): [number, number] => [l1Offset, l1Size * 8]),
-      [this.#bitmaps?.directory.directoryOffset ?? 0, this.#bitmaps?.directory.directorySize ?? 0],
-      ...(this.#bitmaps?.bitmaps ?? []).map((one): [number, number] => [one.tableOffset, one.tableSize * 8]),
-    ]
-    const blocks = new Set<number>()
-    for (let index = 0; index < refcounts.blocks; index++) blocks.add(refcounts.blockOffset(index))
-    return (offset) =>
-      blocks.has(offset) ||
-      offset % clusterSize !== 0 ||
-      ranges.some(([start, length]) => offset < start + length && offset + clusterSize > start)
+    return protection(this.#checked, this.#snapshots, this.#bitmaps, refcounts)
   }
 
   async #markClean(): Promise<void> {

@@ -28,9 +28,23 @@ export class Findings {
     else this.#leftOut += 1
   }
 
-  corruption(line: string): void {
-    this.corruptions += 1
-    this.say(line)
+  /**
+   * @param times  how often it was found; each is told of
+   * @param more   a line that follows each time
+   */
+  corruption(line: string, times = 1, more?: string): void {
+    this.corruptions += times
+    let left = times
+    for (; left > 0 && this.#lines.length < MAX_LINES; left--) {
+      this.say(line)
+      if (more !== undefined) this.say(more)
+    }
+    this.#leftOut += left * (more === undefined ? 1 : 2)
+  }
+
+  /** Lines so far, those left out too. */
+  get told(): number {
+    return this.#lines.length + this.#leftOut
   }
 
   result(): CheckResult {

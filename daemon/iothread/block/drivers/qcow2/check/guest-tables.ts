@@ -22,10 +22,20 @@ export interface L1Table {
   readonly active: boolean
 }
 
+/**
+ * Host offsets of L2 tables that were looked at and have no flaw, with how often each was named again since: what such a
+ * table refers to is counted at the end, by countAgain(). Many snapshots share most of their tables.
+ */
+export type SoundTables = Map<number, number>
+
+/** Tables beyond are looked at whenever they are named. */
+const MOST_SOUND = 1 << 18
+
 /** @param protects  whether a cluster belongs to other metadata, and must not be written as an L2 table */
 export async function countTables(
   checked: Checked,
   table: L1Table,
+  sound: SoundTables,
   protects: (offset: number) => boolean,
 ): Promise<void> {
   if (table.size === 0) return
@@ -40,9 +50,22 @@ export async function countTables(
     countRange(checked, offset, clusterSize)
     if (offset % clusterSize !== 0)
       findings.corruption(`ERROR l2_offset=${hex(offset)}: Table is not cluster aligned; L1 entry corrupted`)
+    const again = table.active ? undefined : sound.get(offset)
+    if (again !== undefined) {
+      sound.set(offset, again + 1)
+      continue
+    }
     const isProtected = checked.repair === 'all' && protects(offset)
+    const { told } = findings
     await new L2Walk(checked, offset, table.active, isProtected).run()
+    if (findings.told === told && sound.size < MOST_SOUND) sound.set(offset, 0)
   }
+}
+
+/** What tables refer to that were named more than once. */
+export async function countAgain(checked: Checked, sound: SoundTables): Promise<void> {
+  for (const [offset, times] of sound)
+    if (times > 0) await new L2Walk(checked, offset, false, true, times).run()
 }
 
 /** One L2 table. */
@@ -51,11 +74,14 @@ class L2Walk {
   readonly #offset: number
   readonly #active: boolean
   readonly #protected: boolean
+  /** How often what it refers to is counted. */
+  readonly #times: number
   readonly #layout: EntryLayout
   /** Where the next cluster would lie if the disk were contiguous; 0: none yet. */
   #next = 0
 
-  constructor(checked: Checked, offset: number, active: boolean, isProtected: boolean) {
+  constructor(checked: Checked, offset: number, active: boolean, isProtected: boolean, times = 1) {
+    this.#times = times
     this.#checked = checked
     this.#offset = offset
     this.#active = active
@@ -98,7 +124,7 @@ class L2Walk {
       )
       return
     }
-    countRange(this.#checked, entry.offset, entry.length)
+    countRange(this.#checked, entry.offset, entry.length, this.#times)
     if (!this.#active) return
     findings.allocatedClusters += 1
     findings.compressedClusters += 1
@@ -135,7 +161,7 @@ class L2Walk {
         )
       }
     }
-    if (!dataFile) countRange(this.#checked, offset, clusterSize)
+    if (!dataFile) countRange(this.#checked, offset, clusterSize, this.#times)
   }
 
   /** Makes the entry one that reads as zero, where that is asked for and harms nothing else. @returns whether it did */

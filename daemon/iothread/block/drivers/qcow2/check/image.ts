@@ -65,8 +65,9 @@ function checkTables(header: Header): void {
 /**
  * Counts the clusters of a range as referred to.
  * @param offset  host offset, bytes, any
+ * @param times   how often
  */
-export function countRange(checked: Checked, offset: number, length: number): void {
+export function countRange(checked: Checked, offset: number, length: number, times = 1): void {
   if (length <= 0) return
   const { bytes, clusterSize, findings, counts, header } = checked
   // The last cluster of a file may be cut short.
@@ -80,13 +81,15 @@ export function countRange(checked: Checked, offset: number, length: number): vo
   const last = Math.floor((offset + length - 1) / clusterSize)
   const most = maxRefcount(header.refcountOrder)
   for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
-    if (counts.get(cluster) >= most) {
-      findings.corruption(`ERROR: overflow cluster offset=0x${hex(cluster * clusterSize)}`)
-      findings.say(
-        'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy ' +
-          'if the image cannot be opened for writing',
-      )
-    } else counts.add(cluster)
+    const fitting = Math.min(times, Math.max(0, most - counts.get(cluster)))
+    if (fitting > 0) counts.add(cluster, fitting)
+    if (fitting === times) continue
+    findings.corruption(
+      `ERROR: overflow cluster offset=0x${hex(cluster * clusterSize)}`,
+      times - fitting,
+      'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy ' +
+        'if the image cannot be opened for writing',
+    )
   }
 }
 
