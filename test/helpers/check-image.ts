@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks image files of tests: with this project's checker, and with qemu-img as the oracle.
 
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { text } from 'node:stream/consumers'
 import type { Test } from 'tap'
 import { checkQcow2 } from '../../daemon/iothread/block/drivers/qcow2/check/check.js'
 import type { Repair } from '../../daemon/iothread/block/drivers/qcow2/check/image.js'
@@ -51,7 +52,21 @@ export function qemuIo(filename: string, ...commands: string[]): void {
 
 /** The counters of `qemu-img check`, in our names, and its lines. */
 export function oracle(filename: string, ...more: string[]): Omit<CheckResult, 'linesLeftOut'> {
-  const { stdout, stderr } = qemuImg('check', '-f', 'qcow2', '--output=json', ...more, filename)
+  return counted(qemuImg(...asking(filename), ...more))
+}
+
+/** The same without holding up what runs beside it. */
+export async function oracleBeside(filename: string): Promise<Omit<CheckResult, 'linesLeftOut'>> {
+  const child = spawn('qemu-img', asking(filename))
+  const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)])
+  return counted({ stdout, stderr })
+}
+
+function asking(filename: string): string[] {
+  return ['check', '-f', 'qcow2', '--output=json', filename]
+}
+
+function counted({ stdout, stderr }: { readonly stdout: string; readonly stderr: string }) {
   if (stdout === '') throw new Error(stderr)
   const counters: Record<string, number> = JSON.parse(stdout)
   const of = (name: string) => counters[name] ?? 0
