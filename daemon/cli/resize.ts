@@ -2,7 +2,7 @@
 // `blockferry resize`: gives an image another size, as qemu-img resize does. Shrinking drops what lies beyond the new end, so it
 // is only done when it is asked for. To reserve or write what is new may take long: a job does it.
 
-import { parseSize } from '../common/units.js'
+import { parseSize, sizeProblem } from '../common/units.js'
 import { QmpError } from './client.js'
 import { type Format, findImage } from './image.js'
 import { sizeOfNode } from './node-size.js'
@@ -35,6 +35,7 @@ export async function resize(name: string, text: string, options: ResizeOptions)
     const before = await sizeOfNode(client, node)
     const size = wanted(before)
     if (size <= 0) throw failed('New image size must be positive')
+    if (!Number.isSafeInteger(size)) throw failed('New image size must be below 8 PiB')
     const { preallocation, shrink } = options
     if (size < before && !shrink && preallocation === 'off')
       throw failed(
@@ -56,8 +57,9 @@ export async function resize(name: string, text: string, options: ResizeOptions)
 /** @returns the new size for that of before, bytes. @throws CliError (usage) */
 function wantedSize(text: string): (before: number) => number {
   const sign = /^[+-]/.exec(text)?.[0]
-  const bytes = parseSize(sign === undefined ? text : text.slice(1))
-  if (bytes === undefined) throw usage(`expected a size such as 10G, +1G or -512M, found '${text}'`)
+  const size = sign === undefined ? text : text.slice(1)
+  const bytes = parseSize(size)
+  if (bytes === undefined) throw usage(`expected ${sizeProblem(size, '10G, +1G or -512M')}, found '${text}'`)
   if (sign === undefined) return () => bytes
   return (before) => (sign === '+' ? before + bytes : before - bytes)
 }

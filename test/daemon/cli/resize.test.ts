@@ -65,6 +65,9 @@ const refusals = [
   { args: ['8M', '--frob'], status: 2, text: /unknown option '--frob'/ },
   { args: ['8M', '9M'], status: 2, text: /expected an image and a size, found '9M' too/ },
   { args: ['8X'], status: 2, text: /expected a size such as 10G, \+1G or -512M, found '8X'/ },
+  { args: ['100P'], status: 2, text: /expected a size below 8 PiB, found '100P'/ },
+  { args: ['+8P'], status: 2, text: /expected a size below 8 PiB, found '\+8P'/ },
+  { args: [`+${2 ** 53 - 512}`], status: 1, text: /New image size must be below 8 PiB/ },
   { args: ['-U', '8M'], status: 2, text: /not with -U/ },
 ]
 
