@@ -155,10 +155,13 @@ function kindOf(name: string, stats: Stats | 'missing'): End['kind'] {
   if (stats === 'missing') return 'missing'
   if (stats.isFile()) return 'file'
   if (stats.isBlockDevice()) return 'block'
-  const what = stats.isDirectory()
-    ? 'a directory'
-    : stats.isFIFO()
-      ? 'a pipe'
-      : 'neither a file nor a block device'
-  throw failed(`cannot open '${name}' as an image: it is ${what}`)
+  throw failed(`cannot open '${name}' as an image: it is ${otherKind(stats)}`)
+}
+
+/** What is no image, and why. */
+function otherKind(stats: Stats): string {
+  if (stats.isDirectory()) return 'a directory'
+  if (!stats.isFIFO() && !stats.isSocket()) return 'neither a file nor a block device'
+  const places = 'an image is read and written at places, not from start to end'
+  return `${stats.isFIFO() ? 'a pipe' : 'a socket'}, and ${places}; expected a file, block device or NBD URI`
 }

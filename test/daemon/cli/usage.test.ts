@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is refused before anything is touched: one line on stderr, nothing on stdout, and the documented exit status.
 
+import { spawnSync } from 'node:child_process'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
@@ -228,6 +229,28 @@ for (const { name, args, status, text } of refusals) {
     t.same(await run(args), { status, stdout: '', stderr: `blockferry: ${text}\n` })
   })
 }
+
+for (const what of ['pipe', 'socket'])
+  t.test(`refused, with what is expected instead: a ${what}`, async (t) => {
+    const path = join(shortFolder(t, { a: 'data' }), what)
+    const image = join(path, '../a')
+    if (what === 'pipe') t.equal(spawnSync('mkfifo', [path]).status, 0)
+    else {
+      const server = createServer()
+      t.teardown(() => server.close())
+      await new Promise<void>((resolve) => server.listen(path, resolve))
+    }
+    const stderr =
+      `blockferry: cannot open '${path}' as an image: it is a ${what}, and an image is read and written ` +
+      'at places, not from start to end; expected a file, block device or NBD URI\n'
+    for (const args of [
+      ['convert', '-O', 'raw', image, path],
+      ['convert', path, image],
+      ['mirror', image, path],
+      ['info', path],
+    ])
+      t.same(await run(args), { status: 1, stdout: '', stderr }, args.join(' '))
+  })
 
 t.test('source and target that are one file are refused, through links too', async (t) => {
   const folder = t.testdir({ a: 'data', link: t.fixture('symlink', 'a') })
