@@ -23,9 +23,9 @@ export function addBitmap(program: Command): void {
     .usage('VERB IMAGE NAME... [options]')
     .argument('[verb]')
     .argument('[words...]')
-    .action((verb: string | undefined, _words, _options, command: Command) => {
-      command.error(verb === undefined ? 'which verb? See bitmap --help' : `unknown verb '${verb}'`)
-    })
+    // The options of a verb that there is not are no mistake of their own.
+    .allowUnknownOption()
+    .action((_verb, _words, _options, command: Command) => command.error(noVerb(command)))
   const verb = (name: string, help: string) =>
     bitmap
       .command(name)
@@ -53,4 +53,14 @@ export function addBitmap(program: Command): void {
     .option('--json', 'as query-named-block-nodes has them', false)
     .option('-U, --force-share', 'although another program may be writing the image', false)
     .action((file: string, options: ListBitmapsOptions) => listBitmaps(file, options))
+}
+
+/** What is wrong with words that name no verb. qemu-img has verbs as options, at any place. */
+function noVerb({ args, commands }: Command): string {
+  const [first] = args
+  if (first === undefined) return 'which verb? See bitmap --help'
+  const meant = commands.find((verb) => args.includes(`--${verb.name()}`))?.name()
+  if (meant !== undefined)
+    return `unknown option '--${meant}'; '${meant}' is a verb: see bitmap ${meant} --help`
+  return `unknown ${first.startsWith('-') ? 'option' : 'verb'} '${first}'`
 }

@@ -63,6 +63,14 @@ t.test('what cannot be done is told in a line', { skip }, async (t) => {
       `cannot merge 'b', 'c' of '${raw}' into bitmap 'a' of '${image}': Dirty bitmap 'b' not found`,
     ],
     [['burn', image], 2, "unknown verb 'burn'"],
+    [['burn', '-f', 'qcow2', image], 2, "unknown verb 'burn'"],
+    [['--burn', image, 'b'], 2, "unknown option '--burn'"],
+    [['--add', image, 'b'], 2, "unknown option '--add'; 'add' is a verb: see bitmap add --help"],
+    [
+      ['-f', 'qcow2', '--merge', 'a', image, 'b'],
+      2,
+      "unknown option '--merge'; 'merge' is a verb: see bitmap merge --help",
+    ],
     [['add', image], 2, "missing required argument 'name'"],
   ]
   for (const [args, status, text] of cases) {
