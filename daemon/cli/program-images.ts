@@ -86,7 +86,9 @@ function addTickets(program: Command): void {
     .argument('<id>')
     .argument('<seconds>', '', wholeNumber)
     .action((id: string, seconds: number, options: TicketOptions) => extendTicket(id, seconds, options))
-  control(ticket.command('rm').description('stop its requests; nothing is written any more when it is done'))
+  const removal =
+    'stop its requests; nothing is written any more when it is done. Fails where there is no such ticket'
+  control(ticket.command('rm').description(removal))
     .argument('<id>')
     .action((id: string, options: TicketOptions) => removeTicket(id, options))
 }

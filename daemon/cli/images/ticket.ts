@@ -4,7 +4,7 @@
 import { randomUUID } from 'node:crypto'
 import { resolve } from 'node:path'
 import { lookAtImage, statOf } from '../mirror-request.js'
-import { failed } from '../status.js'
+import { failed, usage } from '../status.js'
 import { isExportName, pathNamed } from '../storage.js'
 import { HttpServer } from './http.js'
 
@@ -42,12 +42,19 @@ export async function extendTicket(id: string, timeout: number, options: TicketO
   await send(options, 'PATCH', id, { timeout })
 }
 
-/** Returns when nothing is written under it any more. */
+/**
+ * Returns when nothing is written under it any more.
+ * @throws CliError also where there is no such ticket: to the service that is a success, but who mistyped an id is not to
+ * believe that the ticket is gone
+ */
 export async function removeTicket(id: string, options: TicketOptions): Promise<void> {
+  await send(options, 'GET', id)
   await send(options, 'DELETE', id)
 }
 
 async function send({ control }: TicketOptions, method: string, id: string, body?: object): Promise<string> {
+  // Without an id a DELETE is about all tickets.
+  if (id === '') throw usage('a ticket needs an id, but it is empty')
   const path = `/tickets/${encodeURIComponent(id)}`
   return HttpServer.onSocket(control).text({ method, path, ...(body && { body: JSON.stringify(body) }) })
 }

@@ -67,6 +67,17 @@ t.test('a ticket is added, shown, extended and removed', async (t) => {
   })
 })
 
+t.test('what is not there is not removed', async (t) => {
+  empty(scratch.file('disk'), MiB)
+  await ticket('disk', '--id', 'stays')
+  const missing = `blockferry: '${daemon.control}' refused with 404: there is no such ticket\n`
+  t.same(await run(['ticket', 'rm', 'stay', ...control]), { status: 1, stdout: '', stderr: missing })
+  const empties = { status: 2, stderr: 'blockferry: a ticket needs an id, but it is empty\n' }
+  t.match(await run(['ticket', 'rm', '', ...control]), empties)
+  t.match(await run(['ticket', 'add', scratch.file('disk'), '--id', '', ...control]), empties)
+  t.match(await run(['ticket', 'show', 'stays', ...control]), { status: 0 })
+})
+
 t.test('an upload and a download give the same disk, and holes stay holes', { skip }, async (t) => {
   fill(scratch.file('source'), 20 * MiB)
   truncateSync(scratch.file('source'), 100 * MiB)
