@@ -71,7 +71,10 @@ function addTickets(program: Command): void {
   const control = (command: Command) =>
     command.requiredOption('--control <socket>', 'the daemon’s socket for tickets (--images-control)')
   control(ticket.command('add').description('let whoever knows the id it prints use an image'))
-    .argument('<image>', 'file, block device, or URL as in tickets: file:///PATH, nbd:unix:PATH, …')
+    .argument(
+      '<image>',
+      'file, block device, or URL as in tickets: file:///PATH (as it stands: %20 is no blank), nbd:unix:PATH, …',
+    )
     .option('--id <id>', 'its id (default: a random UUID)')
     .option('--size <size>', 'bytes that may be touched (default: those of the file)', size)
     .option('--ops <ops>', 'read, write or both: read,write', 'read')

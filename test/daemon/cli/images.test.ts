@@ -67,6 +67,18 @@ t.test('a ticket is added, shown, extended and removed', async (t) => {
   })
 })
 
+t.test('the path in the URL of a file is taken as it stands, as by the reference', async (t) => {
+  for (const name of ['a%20b', 'a b', 'a?b#c']) {
+    writeFileSync(scratch.file(name), name.padEnd(512))
+    for (const prefix of ['', 'file:', 'file://']) {
+      const added = await run(['ticket', 'add', `${prefix}${scratch.file(name)}`, ...control])
+      t.match(added, { status: 0, stderr: '' })
+      const reply = await fetch(`${daemon.url}/images/${added.stdout.trim()}`)
+      t.equal((await reply.text()).trim(), name, `${prefix}${name}`)
+    }
+  }
+})
+
 t.test('what is not there is not removed', async (t) => {
   empty(scratch.file('disk'), MiB)
   await ticket('disk', '--id', 'stays')
