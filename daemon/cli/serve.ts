@@ -72,8 +72,10 @@ export async function serve(name: string, options: ServeOptions): Promise<void> 
       tls: options.tls !== undefined,
       tlsQueries: {},
     })
+    // Who has read the URI may interrupt at once.
+    const ended = interrupted(client, () => daemon.kill())
     if (!options.quiet) process.stdout.write(`${uri}\n`)
-    await interrupted(client, () => daemon.kill())
+    await ended
     await client.execute('nbd-server-stop')
   })
 }
