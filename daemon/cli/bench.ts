@@ -2,7 +2,7 @@
 // `blockferry bench`: how fast an image takes requests in a fixed pattern; asks and answers as qemu-img bench does.
 
 import { QmpError } from './client.js'
-import { type Format, findImage } from './image.js'
+import { type Format, findImage, warnIfRestricted } from './image.js'
 import { withNodes } from './open-nodes.js'
 import { runJob } from './run-job.js'
 import { failed, usage } from './status.js'
@@ -50,6 +50,7 @@ export async function bench(words: readonly string[], options: BenchOptions): Pr
   }
   await withNodes({ ...options, ...(aio === undefined ? {} : { aio }) }, async (daemon, nodes) => {
     const node = await nodes.open(image, 'bench', how)
+    warnIfRestricted(image, how)
     const say = (text: string) => options.quiet || process.stdout.write(`${text}\n`)
     const kind = write ? 'write' : 'read'
     const where = `starting at offset ${offset}, step size ${step}`

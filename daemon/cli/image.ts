@@ -106,6 +106,22 @@ export async function addImage(
   await addNode(client, image.end, imageDefinition(image, nodeName, how))
 }
 
+type Written = Pick<HowToOpen, 'readOnly' | 'size'>
+
+/** Only guessed to be raw and opened to be written, all of it: no beginning of another format gets there. */
+function isRestricted({ format, guessed, options }: Image, { readOnly, size }: Written): boolean {
+  return format === 'raw' && guessed && !readOnly && (size ?? options?.size ?? options?.offset) === undefined
+}
+
+/** As QEMU's programs warn. Called by who writes what others give, when the image is open. */
+export function warnIfRestricted(image: Image, how: Written): void {
+  if (!isRestricted(image, how)) return
+  const what = `'${image.end.name}' was only guessed to be raw`
+  process.stderr.write(
+    `blockferry: warning: ${what}, so no beginning of an image of another format is written to it; name its format\n`,
+  )
+}
+
 function imageDefinition(image: Image, nodeName: string, how: HowToOpen): CommandArguments {
   const common = {
     'read-only': how.readOnly,
@@ -121,9 +137,7 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
       ? {}
       : { 'x-snapshot': image.snapshot.name, 'x-snapshot-by': image.snapshot.by }
   const { end, format, options } = image
-  const part = how.size ?? options?.size ?? options?.offset
-  const guessed = format === 'raw' && image.guessed && !how.readOnly && part === undefined
-  const raw = guessed ? { 'x-guessed': true } : {}
+  const raw = isRestricted(image, how) ? { 'x-guessed': true } : {}
   if (options !== undefined) return { ...options, 'node-name': nodeName, ...common, ...snapshot, ...raw }
   return {
     driver: format,

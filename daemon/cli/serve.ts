@@ -7,7 +7,7 @@ import { basename, dirname, resolve } from 'node:path'
 import { formatNbdUri, type NbdServer } from '../../protocol/nbd/uri.js'
 import { EIO, errnoNumber, errnoText } from '../common/errno.js'
 import type { Client, CommandArguments } from './client.js'
-import { type Format, findImage } from './image.js'
+import { type Format, findImage, warnIfRestricted } from './image.js'
 import { Interrupt } from './interrupt.js'
 import { withNodes } from './open-nodes.js'
 import { failed, usage } from './status.js'
@@ -50,6 +50,7 @@ export async function serve(name: string, options: ServeOptions): Promise<void> 
       options.cache === 'none'
         ? await nodes.openDirect(image, 'disk', how)
         : await nodes.open(image, 'disk', { ...how, direct: false })
+    warnIfRestricted(image, how)
     for (const object of secured.objects) await client.execute('object-add', object)
     await client.execute('nbd-server-start', {
       addr: addressOf(server),

@@ -64,6 +64,15 @@ t.test('a client writes to the image, and the end leaves no socket', { skip }, a
   t.notOk(existsSync(socket))
 })
 
+t.test('who lets clients write where raw is only guessed is warned', async (t) => {
+  const path = imageFile(t)
+  const warning = /^blockferry: warning: '.*' was only guessed to be raw, [^\n]*; name its format\n$/
+  const socket = ['--socket', `${path}.sock`]
+  const nothing = async () => undefined
+  t.match(await served(['serve', ...socket, path], nothing), { status: 0, stderr: warning })
+  t.match(await served(['serve', '-r', ...socket, path], nothing), { status: 0, stderr: '' })
+})
+
 t.test('an image that a client may write to is not compared: 2, not a difference', async (t) => {
   const path = imageFile(t)
   const other = imageFile(t, 'other.img')

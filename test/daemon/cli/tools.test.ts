@@ -128,6 +128,18 @@ t.test('bench says what it sends, and sends it', { skip }, async (t) => {
   t.equal(bytes.lastIndexOf(7), 65536 + 11 * 8192 + 4095)
 })
 
+t.test('bench warns where raw is only guessed and written', async (t) => {
+  const { a } = images(t)
+  const stderr =
+    `blockferry: warning: '${a}' was only guessed to be raw, so no beginning of an image of another format ` +
+    'is written to it; name its format\n'
+  t.match(await run(['bench', '-q', '-w', '-c', '3', a]), { status: 0, stderr })
+  for (const more of [[], ['-w', '-f', 'raw']])
+    t.match(await run(['bench', '-q', '-c', '3', ...more, a]), { status: 0, stderr: '' })
+  const part = `offset=1M,file.filename=${a}`
+  t.match(await run(['bench', '-q', '-w', '-c', '3', '--image-opts', part]), { status: 0, stderr: '' })
+})
+
 t.test('bench --help names the image', async (t) => {
   const { stdout } = await run(['bench', '--help'])
   t.match(stdout, /^ {2}image +file, block device/m)
