@@ -53,16 +53,17 @@ export async function convert(
   targetName: string,
   options: ConvertOptions,
 ): Promise<void> {
-  check(options)
   checkNamed(sourceName, targetName)
+  const { existing } = options
+  const there =
+    existing && isJsonName(targetName) ? await findImage(targetName, options.targetFormat) : undefined
+  const targetFormat = there?.format ?? options.targetFormat ?? 'raw'
+  check(options, targetFormat)
   const snapshot = options.snapshot === undefined ? undefined : snapshotName(options.snapshot)
   const disk = await findImage(sourceName, options.format, options.imageOpts)
   if (snapshot !== undefined && disk.format !== 'qcow2')
     throw failed(`'${sourceName}': images of format '${disk.format}' have no internal snapshots`)
   const source: Image = snapshot === undefined ? disk : { ...disk, snapshot }
-  const { existing, targetFormat = 'raw' } = options
-  const there =
-    existing && isJsonName(targetName) ? await findImage(targetName, options.targetFormat) : undefined
   const ends = await lookAt(source.end, there?.end ?? targetName, { existing, sameSize: false })
   const image = existing ? undefined : newImage(options)
   if (image?.dataFile !== undefined)
@@ -83,8 +84,9 @@ export async function convert(
   await runCopy({ ...words, source, target: ends.target, options: mirror, start }, undefined)
 }
 
-function check(options: ConvertOptions): void {
-  const { compress, targetFormat = 'raw', existing, backing, targetIsZero, sparse } = options
+/** @param targetFormat  of the target, by its name or by -O */
+function check(options: ConvertOptions, targetFormat: Format): void {
+  const { compress, existing, backing, targetIsZero, sparse } = options
   if (compress && targetFormat !== 'qcow2')
     throw usage(`images of format '${targetFormat}' cannot be compressed`)
   if (compress && sparse === 0) throw usage('-c and -S 0 exclude each other')

@@ -161,6 +161,28 @@ t.test('convert -n writes into what options name', { skip }, async (t) => {
   t.match(await run(['convert', '-n', '-O', 'qcow2', target, name]), { status: 1, stderr: /onto itself/ })
 })
 
+t.test('convert -n -c stores compressed where options say qcow2, without -O', { skip }, async (t) => {
+  const { qcow2, raw, target } = images(t)
+  mustQemuImg('create', '-q', '-f', 'qcow2', target, '4M')
+  const compressed = /, 100.00% compressed clusters$/m
+  t.match(await run(['convert', '-q', '-n', '-c', raw, named({ driver: 'qcow2', file: file(target) })]), {
+    status: 0,
+    stderr: '',
+  })
+  t.match(mustQemuImg('compare', '-f', 'qcow2', target, qcow2), /identical/)
+  t.match(mustQemuImg('check', target), compressed)
+  for (const words of [
+    [raw, named({ driver: 'raw', file: file(target) })],
+    [raw, target],
+    ['-O', 'raw', raw, named({ driver: 'qcow2', file: file(target) })],
+  ])
+    t.match(await run(['convert', '-n', '-c', ...words]), {
+      status: 2,
+      stderr: "blockferry: images of format 'raw' cannot be compressed\n",
+    })
+  t.match(mustQemuImg('check', target), compressed)
+})
+
 t.test('a backing file may be named by file:', { skip }, async (t) => {
   const { folder, qcow2, raw, target } = images(t)
   t.match(await run(['create', '-f', 'qcow2', '-b', `file:${qcow2}`, '-F', 'qcow2', target]), { status: 0 })
