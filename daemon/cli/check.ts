@@ -88,25 +88,27 @@ async function count(image: string, options: CheckOptions): Promise<Counters> {
 interface Storage {
   readonly end: End
   readonly definition: CommandArguments
+  /** What the user said of it; goes before the mode. */
+  readonly cache: JsonObject
 }
 
 /** @throws CliError where it is missing, or no image that can be checked */
 async function storageOf(name: string, { format, imageOpts, repair }: CheckOptions): Promise<Storage> {
   if (!imageOpts && !isJsonName(name)) {
     const end = await lookAtImage(name)
-    return { end, definition: storageDefinition(end) }
+    return { end, definition: storageDefinition(end), cache: {} }
   }
   if (imageOpts && format !== undefined) throw usage('--image-opts and a format are mutually exclusive')
   const { end, options } = await findImage(name, format === 'qcow2' ? format : undefined, imageOpts)
   if (options?.driver !== 'qcow2') throw unsupported()
-  const { driver: _, file, ...more } = options
-  const definition = asObject(file)
-  if (definition === undefined) throw usage(`'${name}': what the image lies on must be told by options`)
+  const { driver: _, file, cache, ...more } = options
+  const below = asObject(file)
+  if (below === undefined) throw usage(`'${name}': what the image lies on must be told by options`)
   const [other] = Object.keys(more)
   if (other !== undefined) throw usage(`'${name}': a check takes the driver and the file, not '${other}'`)
-  if (repair !== undefined && definition['read-only'] === true)
+  if (repair !== undefined && below['read-only'] === true)
     throw usage(`'${name}' is to be repaired and says that it is read-only`)
-  return { end, definition }
+  return { end, definition: below, cache: { ...asObject(cache), ...asObject(below.cache) } }
 }
 
 class CheckRun {
@@ -170,14 +172,14 @@ class CheckRun {
   /** With O_DIRECT where it is wanted and the file system has it. */
   async #add(name: string, readOnly: boolean): Promise<void> {
     const { sourceCache, forceShare } = this.#options
-    const { end, definition } = this.#storage
+    const { end, definition, cache } = this.#storage
     const add = (direct: boolean) =>
       addNode(this.#daemon.client, end, {
         ...definition,
         'node-name': name,
         'read-only': readOnly,
-        'force-share': forceShare ? true : undefined,
-        cache: { direct, 'no-flush': isUnsafe(sourceCache) },
+        ...(forceShare && { 'force-share': true }),
+        cache: { direct, 'no-flush': isUnsafe(sourceCache), ...cache },
       })
     const wanted = isDirect(sourceCache)
     await add(wanted).catch((error: unknown) => {

@@ -19,6 +19,7 @@ import type { SnapshotName } from './snapshot-name.js'
 import { CliError, failed, usage } from './status.js'
 import { addNode, type End, storageDefinition } from './storage.js'
 import { storageIn } from './storage-in-options.js'
+import { asObject } from './values.js'
 
 export const formats = ['raw', 'qcow2'] as const
 export type Format = (typeof formats)[number]
@@ -125,8 +126,13 @@ export function warnIfRestricted(image: Image, how: Written): void {
 function imageDefinition(image: Image, nodeName: string, how: HowToOpen): CommandArguments {
   const common = {
     'read-only': how.readOnly,
-    'force-share': how.forceShare ? true : undefined,
-    cache: { direct: how.direct, ...(how.noFlush ? { 'no-flush': true } : {}) },
+    ...(how.forceShare && { 'force-share': true }),
+    // What the user says goes before the mode, as with QEMU's programs.
+    cache: {
+      direct: how.direct,
+      ...(how.noFlush && { 'no-flush': true }),
+      ...asObject(image.options?.cache),
+    },
     // A request to leave holes gets through only where every layer lets it.
     ...(how.unmap && { discard: 'unmap' }),
   }

@@ -5,7 +5,9 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { mustQemuImg, qemuImg, qemuIo } from '../../helpers/check-image.js'
 import { installed } from '../../helpers/program.js'
+import { shortFolder } from '../../helpers/short-folder.js'
 import { run } from './run.js'
+import { ScriptedServer } from './scripted-server.js'
 
 const skip = installed('qemu-img') && installed('qemu-io') ? false : 'no qemu-img or qemu-io'
 
@@ -69,6 +71,37 @@ t.test('check takes them as qemu-img does', { skip }, async (t) => {
     stderr: /mutually exclusive/,
   })
 })
+
+const choices = [
+  { words: ['check'], said: 'file.cache.direct=on', cache: { direct: true, 'no-flush': false } },
+  { words: ['check'], said: 'file.cache.no-flush=on', cache: { direct: false, 'no-flush': true } },
+  { words: ['check'], said: 'cache.direct=on', cache: { direct: true, 'no-flush': false } },
+  { words: ['check', '-T', 'none'], said: 'file.cache.direct=off', cache: { direct: false } },
+  {
+    words: ['check', '-T', 'none'],
+    said: 'file.cache.no-flush=on',
+    cache: { direct: true, 'no-flush': true },
+  },
+  { words: ['check'], said: 'file.force-share=on', 'force-share': true },
+  { words: ['info'], said: 'cache.direct=on', cache: { direct: true } },
+  { words: ['info'], said: 'cache.no-flush=on', cache: { direct: false, 'no-flush': true } },
+  { words: ['info'], said: 'force-share=on', 'force-share': true },
+  { words: ['compare', '-T', 'none', 'other'], said: 'cache.direct=off', cache: { direct: false } },
+]
+for (const { words, said, ...kept } of choices)
+  t.test(`what the user says of a node goes before the mode: ${words.join(' ')}, ${said}`, async (t) => {
+    const folder = shortFolder(t, { image: '' })
+    const [socket, image] = [join(folder, 's'), join(folder, 'image')]
+    const server = await ScriptedServer.listen(socket, (request, say) =>
+      say({ error: { class: 'GenericError', desc: 'no' }, id: request.id }),
+    )
+    t.teardown(() => server.close())
+    const options = `driver=qcow2,file.filename=${image},${said}`
+    const all = words.map((word) => (word === 'other' ? options : word))
+    t.match(await run([...all, '--image-opts', options, '--socket', socket]), { stderr: /: no\n$/ })
+    const { arguments: sent } = server.requests.find(({ execute }) => execute === 'blockdev-add') ?? {}
+    t.match(sent, kept)
+  })
 
 function pick({ status, stdout, stderr }: ReturnType<typeof qemuImg>) {
   return { status, stdout, stderr }
