@@ -108,6 +108,7 @@ function newImage(options: ConvertOptions): NewImage {
     format,
     options.backing ?? given.backing,
     options.backingFormat ?? given.backingFormat,
+    options.socket,
   )
   if (backing !== undefined && sparse === 0)
     throw usage('-S 0 cannot be used when the destination has a backing file')

@@ -37,6 +37,7 @@ export function createRequest(size: number | undefined, options: CreateOptions):
     format,
     options.backing ?? given.backing,
     options.backingFormat ?? given.backingFormat,
+    options.socket,
   )
   if (size !== undefined && given.size !== undefined) throw usage('the size must be specified only once')
   const asked = size ?? given.size

@@ -2,10 +2,12 @@
 // Options of a new image as `-o name=value,…` takes them, with the names of qemu-img. Used by create and convert. Talks to
 // no daemon; values that are words are the daemon's to check.
 
+import { resolve } from 'node:path'
 import { parseSize, sizeProblem } from '../common/units.js'
 import type { ArgumentValue, CommandArguments } from './client.js'
 import type { Format } from './image.js'
 import { usage } from './status.js'
+import { isFileName, pathNamed } from './storage.js'
 
 export interface ImageOptions {
   /** Bytes. */
@@ -112,11 +114,17 @@ export function dataFileOf(path: string | undefined, socket: string | undefined)
   return socket !== undefined || path.includes(':') ? { path } : { path, name: path }
 }
 
-/** @throws CliError (usage) when file and format of it do not go together, or with the format of the image */
+/**
+ * With `file:` before it a name is looked for from the working directory of who opens the image, so a relative one serves
+ * only where that is ours.
+ * @param socket  of a daemon that is not ours
+ * @throws CliError (usage) when file and format of it do not go together, or with the format of the image
+ */
 export function backingOf(
   imageFormat: Format,
   file: string | undefined,
   format: string | undefined,
+  socket: string | undefined,
 ): BackingFile | undefined {
   if (file === undefined) {
     if (format !== undefined) throw usage('backing format cannot be used without backing file')
@@ -125,7 +133,10 @@ export function backingOf(
   if (imageFormat === 'raw') throw usage("backing file not supported for file format 'raw'")
   // What an image begins with is in the hands of its guest, so it must not decide how the image is read.
   if (format === undefined) throw usage('backing file specified without backing format (-F)')
-  return { file, format }
+  return {
+    file: socket === undefined || !isFileName(file) ? file : `file:${resolve(pathNamed(file))}`,
+    format,
+  }
 }
 
 function partsOf(text: string): [string, string][] {

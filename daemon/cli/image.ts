@@ -17,7 +17,7 @@ import type { Client, CommandArguments } from './client.js'
 import { lookAtImage } from './mirror-request.js'
 import type { SnapshotName } from './snapshot-name.js'
 import { CliError, failed, usage } from './status.js'
-import { addNode, type End, storageDefinition } from './storage.js'
+import { addNode, type End, socketPlace, storageDefinition } from './storage.js'
 import { storageIn } from './storage-in-options.js'
 import { asObject } from './values.js'
 
@@ -222,13 +222,15 @@ async function formatBelow(text: string, options: JsonObject): Promise<Format> {
   return whole && plain ? await guess(storageIn(text, options)) : 'raw'
 }
 
-/** Names of files relative to this process, and drivers of layers that go without saying, as the daemon needs them. */
+/** Names of files and sockets relative to this process, and drivers of layers that go without saying, as the daemon needs them. */
 function completed(options: JsonObject): JsonObject {
-  for (const role of ['file', 'backing', 'data-file']) {
+  for (const role of ['file', 'backing', 'data-file', 'target']) {
     const child = options[role]
     if (isJsonObject(child)) options[role] = completed(child)
   }
   if (options.driver === undefined) options.driver = isJsonObject(options.file) ? 'raw' : 'file'
   if (typeof options.filename === 'string') options.filename = resolve(options.filename)
+  const { server } = options
+  if (isJsonObject(server) && typeof server.path === 'string') server.path = socketPlace(server.path)
   return options
 }

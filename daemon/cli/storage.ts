@@ -2,6 +2,7 @@
 // What an image lies on, by the name a user gave: a file, a device, or the export of an NBD server. Decides which node is
 // to be opened for it; talks to nobody.
 
+import { resolve } from 'node:path'
 import { isJsonName } from '../../protocol/json-name.js'
 import { formatNbdUri, type NbdAddress, parseNbdAddress } from '../../protocol/nbd/uri.js'
 import { protocolOf } from '../common/image-name.js'
@@ -10,6 +11,8 @@ import { usage } from './status.js'
 import { type TlsAsked, tlsAskedBy, withCredentials } from './tls.js'
 
 const filePrefix = 'file:'
+/** Bytes of the name of a Unix socket, unix(7). */
+const LONGEST_SOCKET = 107
 
 /** One end of a copy, or an image that is looked at. */
 export interface End {
@@ -37,10 +40,26 @@ export function isExportName(name: string): boolean {
  */
 export function exportNamed(name: string): End | undefined {
   if (!isExportName(name)) return undefined
-  const address = parseNbdAddress(name)
-  if (typeof address === 'string') throw usage(address)
+  const parsed = parseNbdAddress(name)
+  if (typeof parsed === 'string') throw usage(parsed)
+  const { server, ...more } = parsed
+  const address = {
+    server: server.kind === 'unix' ? { ...server, path: socketPlace(server.path) } : server,
+    ...more,
+  }
   const tls = tlsAskedBy(name, address)
   return { name, path: formatNbdUri(address), kind: 'nbd', address, ...(tls !== undefined && { tls }) }
+}
+
+/** A Unix socket as the daemon is to be told; one whose whole name is longer than the kernel takes stays relative. */
+export function socketPlace(path: string): string {
+  const whole = resolve(path)
+  return Buffer.byteLength(whole) <= LONGEST_SOCKET ? whole : path
+}
+
+/** Whether a name says that it is a path. */
+export function isFileName(name: string): boolean {
+  return name.startsWith(filePrefix)
 }
 
 /**
@@ -49,7 +68,7 @@ export function exportNamed(name: string): End | undefined {
  */
 export function pathNamed(name: string): string {
   if (isJsonName(name)) throw usage(`expected a path, found options: '${name}'`)
-  if (!name.startsWith(filePrefix)) return name
+  if (!isFileName(name)) return name
   const path = name.slice(filePrefix.length)
   // What is left must not be taken for more than a path in turn.
   return protocolOf(path) === undefined ? path : `./${path}`

@@ -15,12 +15,18 @@ export interface Run {
 export interface RunOptions {
   readonly input?: string
   readonly env?: Readonly<Record<string, string>>
+  /** Working directory. */
+  readonly cwd?: string
   /** Gets the running process, to send it signals. */
   readonly onStart?: (child: ChildProcess) => void
 }
 
 export async function run(args: readonly string[], options: RunOptions = {}): Promise<Run> {
-  const child = spawn(process.execPath, [command, ...args], { env: { ...process.env, ...options.env } })
+  const { env, cwd } = options
+  const child = spawn(process.execPath, [command, ...args], {
+    env: { ...process.env, ...env },
+    ...(cwd !== undefined && { cwd }),
+  })
   let stdout = ''
   let stderr = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
