@@ -2,7 +2,7 @@
 // blockferryd as a process: start, ways in, signals, end.
 
 import { spawn } from 'node:child_process'
-import { existsSync, linkSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, linkSync, mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -289,6 +289,31 @@ t.test('--daemonize returns when the daemon is ready', async (t) => {
   t.match(await runDaemon(args), { status: 0, stdout: '', stderr: '' })
   const client = await ControlClient.ready(`${folder}/s`)
   t.not(Number(readFileSync(`${folder}/pid`, 'utf8')), process.pid)
+  await client.call('quit')
+  t.equal(await client.line(), undefined)
+})
+
+t.test('--daemonize stays in its folder, holds nothing of its caller, and lives without a log', async (t) => {
+  const folder = shortFolder(t)
+  const args = [
+    '--daemonize',
+    '--log-level',
+    'trace',
+    '--socket',
+    `${folder}/s`,
+    '--pidfile',
+    `${folder}/pid`,
+  ]
+  t.match(await runDaemon(args), { status: 0, stdout: '' })
+  const own = `/proc/${readFileSync(`${folder}/pid`, 'utf8').trim()}`
+  t.equal(readlinkSync(`${own}/cwd`), process.cwd())
+  for (const stream of [0, 1]) t.equal(readlinkSync(`${own}/fd/${stream}`), '/dev/null')
+  for (let round = 0; round < 3; round++) {
+    const client = await ControlClient.ready(`${folder}/s`)
+    t.match(await client.call('query-version'), { return: {} })
+    client.close()
+  }
+  const client = await ControlClient.ready(`${folder}/s`)
   await client.call('quit')
   t.equal(await client.line(), undefined)
 })
