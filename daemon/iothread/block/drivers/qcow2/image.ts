@@ -145,6 +145,11 @@ export class Image {
     }
   }
 
+  /** False: after a failure nobody knows what is on the disk. */
+  get isSound(): boolean {
+    return this.#broken === undefined
+  }
+
   /** @throws IoError when an earlier failure forbids changes */
   checkSound(): void {
     if (this.#broken === undefined) return

@@ -202,9 +202,9 @@ export class Resizer {
       await commit.run()
       await image.changeHeader({ l1Offset: offset, l1Size: entries })
     } catch (error) {
-      // Where the header on the disk may name it, nothing is written any more, this neither. What cannot be given back is a
-      // leak, which the next check finds.
-      await refcounts.release(offset, padded.length).catch(() => undefined)
+      // Where the header on the disk may name it, nobody else may have its place. What cannot be given back is a leak, which
+      // the next check finds.
+      if (image.isSound) await refcounts.release(offset, padded.length).catch(() => undefined)
       throw error
     }
     l1.use(bytes)
