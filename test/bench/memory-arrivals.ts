@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `npm run bench -- arrivals`: a guest's stream in the page cache goes to the daemon as fast as one process can send it and is
-// read and thrown away, in turns with a reader that does nothing else. And a flush of 30 s, while control is asked.
+// read and thrown away, in turns with a reader that does nothing else; once more while control is asked all the time, which takes
+// of the same processors. And a flush of 30 s, while control is asked.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -29,6 +30,9 @@ interface Arrival {
   readonly seconds: number
   /** Of processor time that the daemon used. */
   readonly cpu: number
+}
+
+interface Watched extends Arrival {
   readonly control: ProbeResult
 }
 
@@ -42,26 +46,29 @@ export async function arrivals(options: BenchOptions): Promise<Verdict[]> {
   const socket = join(options.directory, 'arrival')
   const size = statSync(stream).size
   const ours: Arrival[] = []
+  const watched: Watched[] = []
   const theirs: number[] = []
   for (let turn = 0; turn < options.rounds; turn++) {
     theirs.push(await thrownAway(stream, socket))
     ours.push(await parsed(stream, socket, options))
+    watched.push(await parsedWatched(stream, socket, options))
   }
   rmSync(stream)
   const rate = (seconds: readonly number[]): string =>
     seconds.map((each) => round(size / each / 1e9)).join(' ')
+  const row = (name: string, arrivals: readonly Arrival[]): string[] => [
+    name,
+    rate(arrivals.map(({ seconds }) => seconds)),
+    rate(arrivals.map(({ cpu }) => cpu)),
+  ]
+  const answers = (what: 'longest' | 'p99') => watched.map(({ control }) => round(control[what])).join(' ')
   print(
     table(
       ['reader', 'GB/s', 'GB a second of its processor', 'longest answer ms', 'p99 ms'],
       [
         ['socat', rate(theirs), '', '', ''],
-        [
-          'blockferry, null',
-          rate(ours.map(({ seconds }) => seconds)),
-          rate(ours.map(({ cpu }) => cpu)),
-          ours.map(({ control }) => round(control.longest)).join(' '),
-          ours.map(({ control }) => round(control.p99)).join(' '),
-        ],
+        [...row('blockferry, null', ours), '', ''],
+        [...row('the same, control asked', watched), answers('longest'), answers('p99')],
       ],
     ),
   )
@@ -76,7 +83,7 @@ export async function arrivals(options: BenchOptions): Promise<Verdict[]> {
     atLeast('arrivals: thrown away, over socat’s', ratio, 0.8),
     atMost(
       'arrivals: longest answer meanwhile',
-      median(ours.map(({ control }) => control.longest)),
+      median(watched.map(({ control }) => control.longest)),
       10,
       ' ms',
     ),
@@ -110,17 +117,26 @@ async function thrownAway(stream: string, socket: string): Promise<number> {
 
 async function parsed(stream: string, socket: string, { directory }: BenchOptions): Promise<Arrival> {
   await using daemon = await settled(directory)
+  return await arrived(daemon, stream, socket)
+}
+
+async function parsedWatched(stream: string, socket: string, { directory }: BenchOptions): Promise<Watched> {
+  await using daemon = await settled(directory)
+  const probe = await Probe.start(`${daemon.socket}1`)
+  const arrival = await arrived(daemon, stream, socket)
+  return { ...arrival, control: await probe.stop() }
+}
+
+async function arrived(daemon: Daemon, stream: string, socket: string): Promise<Arrival> {
   const args = { source: `unix:${socket}`, format: 'null' }
   const job = await MemoryJob.start(daemon.client, 'x-memory-save', args)
-  const probe = await Probe.start(`${daemon.socket}1`)
   const before = daemon.cpu()
   const begun = performance.now()
   const [, failure] = await Promise.all([send(stream, socket), job.ended()])
   const seconds = (performance.now() - begun) / 1000
   const after = daemon.cpu()
   if (failure !== undefined) throw new Error(failure)
-  const cpu = after.user + after.system - before.user - before.system
-  return { seconds, cpu, control: await probe.stop() }
+  return { seconds, cpu: after.user + after.system - before.user - before.system }
 }
 
 /** A small stream whose file takes half a minute to flush. */
