@@ -3,6 +3,8 @@
 
 import { closeSync, existsSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { installed } from '../helpers/program.js'
+import { fioRate } from './fio-rate.js'
 import { type ImagesServer, imagesServers, load } from './http-servers.js'
 import { dropCaches, makeDense } from './images.js'
 import type { BenchOptions } from './options.js'
@@ -60,20 +62,40 @@ async function onOneDisk(where: string, folder: string, options: BenchOptions): 
       for (let turn = 0; turn < options.rounds; turn++)
         for (const [index, { server, path }] of servers.entries())
           rates[index]?.push((await load(kind, server, path, clients, size, SECONDS)).count / SECONDS)
+      const own = installed('fio') ? [alone(image, size, kind, clients).toFixed(0)] : []
       const [ours = [], theirs] = rates
       const ratio = theirs && median(ours.map((rate, turn) => rate / (theirs[turn] ?? Number.NaN)))
       rows.push([
         name,
         ...rates.map((each) => each.map((rate) => rate.toFixed(0)).join(' ')),
         ratio === undefined ? '' : round(ratio),
+        ...own,
       ])
       if (ratio !== undefined) verdicts.push(atLeast(`${name}, ${where}: over ${kinds[1]?.name}’s`, ratio, 1))
     }
-    print(table(['', ...kinds.map(({ name }) => name), 'ours / theirs'], rows))
+    const columns = [
+      ...kinds.map(({ name }) => name),
+      'ours / theirs',
+      ...(installed('fio') ? ['no server'] : []),
+    ]
+    print(table(['', ...columns], rows))
   } finally {
     for (const { server } of servers) await server[Symbol.asyncDispose]()
   }
   return verdicts
+}
+
+/** What the disk itself does for so many who ask it one thing at a time. */
+function alone(image: string, size: number, kind: 'small-get' | 'small-put', clients: number): number {
+  const rw = kind === 'small-get' ? 'randread' : 'randwrite'
+  const how = [
+    '--ioengine=psync',
+    `--filename=${image}`,
+    `--rw=${rw}`,
+    `--bs=${BLOCK}`,
+    `--numjobs=${clients}`,
+  ]
+  return fioRate([...how, '--direct=1', '--group_reporting', `--size=${size}`, `--runtime=${SECONDS}`])
 }
 
 /** Data and holes of 4 KiB in turn; nothing is cached, the server has just begun. */

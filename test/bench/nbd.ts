@@ -3,12 +3,12 @@
 // client one after the other. From memory through the page cache, which shows what the servers themselves cost, and from
 // the disk with O_DIRECT.
 
-import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { Daemon } from '../helpers/daemon.js'
 import { blockferryd, installed, type Program, start, storageDaemon } from '../helpers/program.js'
 import { pace } from '../helpers/waiting.js'
+import { fioRate } from './fio-rate.js'
 import { dropCaches, makeDense } from './images.js'
 import type { BenchOptions } from './options.js'
 import { atLeast, median, print, round, table, type Verdict } from './report.js'
@@ -118,24 +118,8 @@ async function measured(
 
 /** Requests a second that fio's client gets done. */
 function requests(uri: string, { rw, size, depth }: Pattern, length: number): number {
-  const result = spawnSync(
-    'fio',
-    [
-      ...['--name=nbd', '--ioengine=nbd', `--uri=${uri}`, `--rw=${rw}`, `--bs=${size}`, `--iodepth=${depth}`],
-      ...[
-        `--size=${length}`,
-        '--time_based',
-        `--runtime=${SECONDS}`,
-        '--norandommap',
-        '--output-format=json',
-      ],
-    ],
-    { encoding: 'utf8' },
-  )
-  const from = result.stdout.indexOf('{')
-  if (result.status !== 0 || from < 0) throw new Error(`fio: ${result.stderr}${result.stdout}`)
-  const job = JSON.parse(result.stdout.slice(from)).jobs[0]
-  return Math.max(job.read.iops, job.write.iops)
+  const how = ['--ioengine=nbd', `--uri=${uri}`, `--rw=${rw}`, `--bs=${size}`, `--iodepth=${depth}`]
+  return fioRate([...how, `--size=${length}`, `--runtime=${SECONDS}`])
 }
 
 async function exported(name: string, program: Program, disk: Disk, locking: object = {}): Promise<Server> {
