@@ -7,14 +7,13 @@ import { isJsonName } from '../../protocol/json-name.js'
 import { backingImage, checkApart } from './backing-image.js'
 import { type CacheMode, isDirect, isUnsafe } from './cache-modes.js'
 import { type CopyTools, runCopy } from './copy-run.js'
-import { addImage, type Format, findImage, type Image } from './image.js'
+import { addImage, type Format, findImage, findSource, type Image } from './image.js'
 import { makeImage, type NewImage } from './image-maker.js'
 import { backingOf, dataFileOf, imageOptions } from './image-options.js'
 import { startTarget, tooSmall } from './mirror.js'
 import { checkNamed, type Ends, lookAt, type MirrorOptions } from './mirror-request.js'
 import { sizeOfNode } from './node-size.js'
-import { snapshotName } from './snapshot-name.js'
-import { failed, usage } from './status.js'
+import { usage } from './status.js'
 import type { End } from './storage.js'
 
 const MiB = 1048576
@@ -59,11 +58,7 @@ export async function convert(
     existing && isJsonName(targetName) ? await findImage(targetName, options.targetFormat) : undefined
   const targetFormat = there?.format ?? options.targetFormat ?? 'raw'
   check(options, targetFormat)
-  const snapshot = options.snapshot === undefined ? undefined : snapshotName(options.snapshot)
-  const disk = await findImage(sourceName, options.format, options.imageOpts)
-  if (snapshot !== undefined && disk.format !== 'qcow2')
-    throw failed(`'${sourceName}': images of format '${disk.format}' have no internal snapshots`)
-  const source: Image = snapshot === undefined ? disk : { ...disk, snapshot }
+  const source = await findSource(sourceName, options)
   const ends = await lookAt(source.end, there?.end ?? targetName, { existing, sameSize: false })
   const image = existing ? undefined : newImage(options)
   if (image?.dataFile !== undefined)

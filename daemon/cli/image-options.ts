@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Options of a new image as `-o name=value,…` takes them, with the names of qemu-img. Used by create and convert. Talks to
-// no daemon; values that are words are the daemon's to check.
+// Options of a new image as `-o name=value,…` takes them, with the names of qemu-img. Used by create, convert and
+// measure. Talks to no daemon; values that are words are the daemon's to check.
 
 import { resolve } from 'node:path'
 import { parseSize, sizeProblem } from '../common/units.js'

@@ -15,7 +15,7 @@ import { EIO, errnoNumber, errnoText } from '../common/errno.js'
 import { requestOf } from './arguments.js'
 import type { Client, CommandArguments } from './client.js'
 import { lookAtImage } from './mirror-request.js'
-import type { SnapshotName } from './snapshot-name.js'
+import { type SnapshotName, snapshotName } from './snapshot-name.js'
 import { CliError, failed, usage } from './status.js'
 import { addNode, type End, socketPlace, storageDefinition } from './storage.js'
 import { storageIn } from './storage-in-options.js'
@@ -60,6 +60,23 @@ export async function findImage(name: string, format: Format | undefined, imageO
   if (imageOpts || isJsonName(name)) return await imageOf(name, imageOpts, format)
   const end = await lookAtImage(name)
   return { end, format: format ?? (await guess(end)), guessed: format === undefined }
+}
+
+/** What a command looks at with `-f`, `--image-opts` and `-l`. */
+export interface SourceOptions {
+  readonly format?: Format
+  readonly imageOpts: boolean
+  /** Internal snapshot in place of the disk. */
+  readonly snapshot?: string
+}
+
+/** @throws CliError as findImage(), and for a snapshot of an image that can have none */
+export async function findSource(name: string, options: SourceOptions): Promise<Image> {
+  const snapshot = options.snapshot === undefined ? undefined : snapshotName(options.snapshot)
+  const disk = await findImage(name, options.format, options.imageOpts)
+  if (snapshot === undefined) return disk
+  if (disk.format === 'qcow2') return { ...disk, snapshot }
+  throw failed(`'${name}': images of format '${disk.format}' have no internal snapshots`)
 }
 
 /** Format by the first bytes: qcow2, or raw where they are of no format that is known. @throws CliError for another format */

@@ -54,17 +54,26 @@ export async function map(name: string, options: MapOptions): Promise<void> {
 }
 
 export async function extentsOf(client: Client, node: string, image: Image): Promise<MapExtent[]> {
-  const size = await sizeOfNode(client, node)
   const extents: MapExtent[] = []
+  for await (const more of extentPortions(client, node, image)) append(extents, more)
+  return extents
+}
+
+/** The extents of all of an image, some thousand after the other; the border of two portions may cut one. */
+export async function* extentPortions(
+  client: Client,
+  node: string,
+  image: Image,
+): AsyncGenerator<MapExtent[]> {
+  const size = await sizeOfNode(client, node)
   for (let offset = 0; offset < size; ) {
     const reply = await client.execute('x-node-map', { node, offset, length: size - offset, limit: portion })
     const more = objectsOf(reply).map((value) => extentFrom(value, image.format === 'raw'))
-    append(extents, more)
     const end = more.at(-1)
     if (end === undefined) throw failed(`'${image.end.name}': the daemon tells no extents from ${offset} on`)
+    yield more
     offset = end.start + end.length
   }
-  return extents
 }
 
 /** The file in which the data of a layer lies. */

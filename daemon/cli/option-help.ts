@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `-o help` of create and convert: the options of a new image, laid out as qemu-img does it. Those that are no options here are left out.
+// `-o help` of create, convert and measure: the options of a new image, laid out as qemu-img does it. Those that are no options here are left out.
 
 import type { Format } from './image.js'
 

@@ -9,6 +9,7 @@ import { type ConvertOptions, convert } from './convert.js'
 import { formats } from './image.js'
 import { type InfoOptions, info } from './info.js'
 import { map } from './map.js'
+import { type MeasureOptions, measure } from './measure.js'
 import { listsOptions } from './option-help.js'
 import {
   aioOption,
@@ -35,6 +36,7 @@ export function addTools(program: Command): void {
   addMap(program)
   addCompare(program)
   addConvert(program)
+  addMeasure(program)
   addResize(program)
   addBench(program)
   addServe(program)
@@ -123,6 +125,32 @@ function addConvert(program: Command): void {
       await convert(given(source, 'source'), given(target, 'target'), options)
     },
   )
+}
+
+function addMeasure(program: Command): void {
+  const command = program
+    .command('measure')
+    .description('how many bytes a new image takes, empty or converted from another')
+    .usage('[options] <image> | --size <size>')
+    .argument('[image]', image)
+    .option('--size <size>', 'in place of an image: of the disk in an empty new one', size)
+    .addOption(formatOption('-O, --target-format', 'format of the new image').default('raw'))
+    .option(
+      '-l, --snapshot <snapshot>',
+      'measure this internal snapshot (qcow2): snapshot.id=ID, snapshot.name=NAME, or an id or name',
+    )
+    .option(
+      '-o, --options <options>',
+      'of the new image, as name=value,…; may be repeated; help lists them',
+      collect,
+      [],
+    )
+    .addOption(outputOption())
+    .option('--json', 'the same as --output=json', false)
+  addCommon(command).action(async (name: string | undefined, options: MeasureOptions) => {
+    if (listsOptions(options.targetFormat, options.options)) return
+    await measure(name, options)
+  })
 }
 
 function addResize(program: Command): void {

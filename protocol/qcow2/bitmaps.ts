@@ -76,12 +76,17 @@ export function formatBitmapDirectory(bitmaps: readonly StoredBitmap[]): Uint8Ar
   return bytes
 }
 
+/** Bytes of an entry of the directory. @param name  length of the name, bytes */
+export function bitmapEntryLength(name: number, extra: number): number {
+  return padded(FIXED + extra + name)
+}
+
 function parseEntry(bytes: Uint8Array): { bitmap: StoredBitmap; length: number } {
   const view = viewOf(bytes)
   const flags = view.getUint32(12)
   const nameSize = view.getUint16(18)
   const extraSize = view.getUint32(20)
-  const length = padded(FIXED + extraSize + nameSize)
+  const length = bitmapEntryLength(nameSize, extraSize)
   if (length > bytes.length || nameSize === 0 || nameSize > 1023)
     throw new FormatError('Invalid bitmap directory')
   if (flags > 7 || view.getUint8(16) !== DIRTY_TRACKING)
@@ -102,7 +107,7 @@ function parseEntry(bytes: Uint8Array): { bitmap: StoredBitmap; length: number }
 
 function formatEntry(bitmap: StoredBitmap): Uint8Array {
   const name = new TextEncoder().encode(bitmap.name)
-  const bytes = new Uint8Array(padded(FIXED + bitmap.extra.length + name.length))
+  const bytes = new Uint8Array(bitmapEntryLength(name.length, bitmap.extra.length))
   const view = viewOf(bytes)
   setUint64(view, 0, bitmap.tableOffset)
   view.setUint32(8, bitmap.tableSize)
