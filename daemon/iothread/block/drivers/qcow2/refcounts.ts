@@ -108,20 +108,19 @@ export class Refcounts {
 
   /** Between 1 and `count` clusters in one piece, each used once from now on. */
   allocate(count: number): Promise<HostRange> {
-    return this.#turns.run(async () => {
-      for (;;) {
-        const found = await this.#findFree(count, 1)
-        if (found !== undefined) return await this.#take(found.index, found.count)
-      }
-    })
+    return this.#allocate(count, 1)
   }
 
   /** `count` clusters in one piece, for tables that must not be scattered. */
   allocateWhole(count: number): Promise<HostRange> {
+    return this.#allocate(count, count)
+  }
+
+  #allocate(most: number, least: number): Promise<HostRange> {
     return this.#turns.run(async () => {
       for (;;) {
-        const found = await this.#findFree(count, count)
-        if (found !== undefined) return await this.#take(found.index, count)
+        const found = await this.#findFree(most, least)
+        if (found !== undefined) return await this.#take(found.index, found.count)
       }
     })
   }
@@ -324,11 +323,8 @@ export class Refcounts {
 
   /** A refcount block, in the first cluster that it counts. @param host  in place of that, the index of a free cluster */
   async #addBlock(block: number, host?: number): Promise<void> {
-    if (block >= this.#table.length) {
-      await this.#growTable(block + 1)
-      return
-    }
-    const { clusterSize, blockEntries } = this.#image
+    if (block >= this.#table.length) return await this.#growTable(block + 1)
+    const { clusterSize, blockEntries, header } = this.#image
     const offset = (host ?? block * blockEntries) * clusterSize
     // The header's own cluster has no count, or what is a table has none: nothing of this is to be believed.
     const table = this.#tables.find(offset, clusterSize)
@@ -338,11 +334,15 @@ export class Refcounts {
     }
     await this.#image.ensureLength(offset + clusterSize)
     if (host !== undefined) await this.#change(host, () => 1)
-    for (let at = 0; at < clusterSize; at += this.#blocks.sliceSize) await this.#blocks.create(offset + at)
-    this.#table[block] = offset
-    this.#tableDirty = true
-    if (host === undefined) await this.#change(block * blockEntries, () => 1)
-    this.#tables.add(offset, clusterSize, 'refcount block')
+    await this.#blocks.createAll(offset, clusterSize)
+    // At once: a table that names a block whose own cluster has no count would have others get its place.
+    await this.#blocks.use(offset, (slice) => {
+      if (host === undefined) setRefcount(slice.view, 0, header.refcountOrder, 1)
+      this.#blocks.changed(slice)
+      this.#table[block] = offset
+      this.#tableDirty = true
+      this.#tables.add(offset, clusterSize, 'refcount block')
+    })
     this.#blankFrom = Math.max(this.#blankFrom, offset + clusterSize)
   }
 

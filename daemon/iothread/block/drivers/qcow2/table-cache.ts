@@ -98,6 +98,11 @@ export class TableCache {
     return slice
   }
 
+  /** All slices of a new table, from the last to the first, which is there in the end however small the cache is. */
+  async createAll(from: number, length: number): Promise<void> {
+    for (let at = from + length - this.sliceSize; at >= from; at -= this.sliceSize) await this.create(at)
+  }
+
   changed(slice: TableSlice): void {
     assert(this.#slices.get(slice.offset) === slice)
     if (!slice.dirty) this.#dirty += 1
