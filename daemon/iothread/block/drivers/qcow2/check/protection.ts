@@ -34,10 +34,11 @@ export function protection(
     blocks.has(offset) || offset % clusterSize !== 0 || touches(spans, offset, offset + clusterSize)
 }
 
-/** Ascending, and apart from each other. */
+/** Ascending, and apart from each other; what is empty touches nothing. */
 function merged(spans: Span[]): Span[] {
   const found: Span[] = []
-  for (const [start, end] of spans.sort(([a], [b]) => a - b)) {
+  const ascending = spans.filter(([start, end]) => end > start).sort(([a], [b]) => a - b)
+  for (const [start, end] of ascending) {
     const last = found.at(-1)
     if (last === undefined || start > last[1]) found.push([start, end])
     else if (end > last[1]) found[found.length - 1] = [last[0], end]
