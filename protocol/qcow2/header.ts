@@ -15,6 +15,8 @@ const V3_LENGTH = 104
 const MIN_CLUSTER_BITS = 9
 const MAX_CLUSTER_BITS = 21
 const MAX_BACKING_NAME = 1023
+/** Most bytes of an L1 table, which is read whole at open; that of QEMU, so that it can open what is made here. */
+export const MAX_L1 = 32 << 20
 /** Bytes of the refcount table. An image with a longer one is opened neither here nor by QEMU. */
 export const MAX_REFCOUNT_TABLE = 8 << 20
 const SUBCLUSTERS = 32

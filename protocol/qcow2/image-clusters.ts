@@ -9,9 +9,6 @@ const MIN_EXTENDED_CLUSTER = 16384
 /** Bytes of an entry of the L1 table and of the refcount table. */
 const ENTRY = 8
 
-/** Most bytes of a table that is read whole at open; that of QEMU, so that it can open what is made here. */
-export const MAX_L1 = 32 * 2 ** 20
-
 export interface Geometry {
   readonly version: 2 | 3
   /** Bytes of the virtual disk; need not be whole clusters. */

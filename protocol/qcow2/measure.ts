@@ -3,7 +3,8 @@
 // counted as those of an image that holds all of its disk, wherever its data are to lie, so what is made is never larger.
 
 import { bitmapEntryLength } from './bitmaps.js'
-import { dataClusters, type Geometry, imageClusters, l1Entries, MAX_L1 } from './image-clusters.js'
+import { MAX_L1 } from './header.js'
+import { dataClusters, type Geometry, imageClusters, l1Entries } from './image-clusters.js'
 
 /** Bytes of the file. */
 export interface Measured {

@@ -3,14 +3,13 @@
 
 import { FormatError } from '../format-error.js'
 import { getUint64, padded, setUint64, textOf, viewOf } from './bytes.js'
+import { MAX_L1 } from './header.js'
 
 const FIXED = 40
 /** Bytes of extra data that an entry of version 3 has at least: the sizes of the machine's state and of the disk. */
 const LEAST_EXTRA = 16
 /** Bytes of extra data of entries that QEMU reads. */
 export const MAX_EXTRA = 1024
-/** Bytes; the largest L1 table that QEMU reads. */
-const MAX_L1 = 32 << 20
 
 export interface Snapshot {
   readonly id: string

@@ -5,14 +5,13 @@
 //
 // Every area is whole clusters, in this order, without gaps, so every cluster of the file has refcount 1.
 
-import { MAX_REFCOUNT_TABLE } from '../../../../../protocol/qcow2/header.js'
+import { MAX_L1, MAX_REFCOUNT_TABLE } from '../../../../../protocol/qcow2/header.js'
 import {
   clusterProblem,
   dataClusters,
   imageClusters,
   l1Entries,
   l2EntrySize,
-  MAX_L1,
   refcountProblem,
 } from '../../../../../protocol/qcow2/image-clusters.js'
 import { CommandError } from '../../../../errors.js'

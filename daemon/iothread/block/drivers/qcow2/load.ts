@@ -8,6 +8,7 @@ import {
   ExtensionType,
   type Header,
   Incompatible,
+  MAX_L1,
   MAX_REFCOUNT_TABLE,
   parseHeader,
 } from '../../../../../protocol/qcow2/header.js'
@@ -15,7 +16,6 @@ import { hasPossibleL1, parseSnapshot, type Snapshot } from '../../../../../prot
 import { CommandError } from '../../../../errors.js'
 import { Image, type ImageEnv } from './image.js'
 
-const MAX_L1 = 32 << 20
 const MAX_SNAPSHOTS = 65536
 const MAX_SNAPSHOT_TABLE = 64 << 20
 const FIRST_READ = 4096

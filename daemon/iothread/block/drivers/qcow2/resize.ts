@@ -3,6 +3,7 @@
 // new size last: a crash before leaves the old size. Growing changes nothing that it shows, also when it fails; of what
 // shrinking is to cut off a crash may leave parts.
 
+import { MAX_L1 } from '../../../../../protocol/qcow2/header.js'
 import type { Snapshot } from '../../../../../protocol/qcow2/snapshots.js'
 import { CommandError } from '../../../../errors.js'
 import type { Allocation, ClearRange } from '../../mapping.js'
@@ -18,8 +19,6 @@ import type { TableClusters } from './overlap.js'
 import { type Refcounts, roundUp } from './refcounts.js'
 import type { TableCache } from './table-cache.js'
 import type { Zeroer } from './zero.js'
-
-const MAX_L1 = 32 << 20
 
 export interface ResizeParts {
   readonly image: Image

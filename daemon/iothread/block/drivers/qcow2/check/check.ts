@@ -8,22 +8,14 @@
 
 import { FormatError } from '../../../../../../protocol/format-error.js'
 import { viewOf } from '../../../../../../protocol/qcow2/bytes.js'
-import { type Header, Incompatible } from '../../../../../../protocol/qcow2/header.js'
+import { type Header, Incompatible, MAX_L1 } from '../../../../../../protocol/qcow2/header.js'
 import type { CheckResult } from '../../../../messages.js'
 import { type BitmapTable, countBitmaps, readBitmaps } from './bitmap-tables.js'
 import { compareRefcounts } from './compare.js'
 import { checkCopied } from './copied.js'
 import { Findings } from './findings.js'
 import { countAgain, countTables, type L1Table, type SoundTables } from './guest-tables.js'
-import {
-  type Checked,
-  countRange,
-  encryptionArea,
-  hex,
-  MAX_L1_BYTES,
-  type Repair,
-  readHeader,
-} from './image.js'
+import { type Checked, countRange, encryptionArea, hex, type Repair, readHeader } from './image.js'
 import { type CheckIo, ImageBytes } from './image-bytes.js'
 import { protection } from './protection.js'
 import { rebuildRefcounts } from './rebuild.js'
@@ -139,7 +131,7 @@ class Check {
         findings.corruption(
           `${which} l1_offset=0x${hex(l1Offset)}: L1 table is not cluster aligned; snapshot table entry corrupted`,
         )
-      else if (l1Size * 8 > MAX_L1_BYTES)
+      else if (l1Size * 8 > MAX_L1)
         findings.corruption(
           `${which} l1_size=0x${hex(l1Size)}: L1 table is too large; snapshot table entry corrupted`,
         )

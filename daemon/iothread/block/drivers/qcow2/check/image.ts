@@ -9,6 +9,7 @@ import {
   FIXED_LENGTH,
   type Header,
   Incompatible,
+  MAX_L1,
   MAX_REFCOUNT_TABLE,
   parseHeader,
 } from '../../../../../../protocol/qcow2/header.js'
@@ -16,9 +17,6 @@ import { maxRefcount } from '../../../../../../protocol/qcow2/refcount-block.js'
 import type { Findings } from './findings.js'
 import type { ImageBytes } from './image-bytes.js'
 import type { ReferenceCounts } from './reference-counts.js'
-
-/** Bytes; the largest table that QEMU opens. */
-export const MAX_L1_BYTES = 32 * 2 ** 20
 
 export type Repair = 'none' | 'leaks' | 'all'
 
@@ -54,11 +52,11 @@ function checkTables(header: Header): void {
   if (tableBytes > MAX_REFCOUNT_TABLE) throw new FormatError('Reference count table too large')
   if (header.refcountTableOffset % clusterSize !== 0)
     throw new FormatError('Reference count table offset invalid')
-  if (header.l1Size * 8 > MAX_L1_BYTES) throw new FormatError('Active L1 table too large')
+  if (header.l1Size * 8 > MAX_L1) throw new FormatError('Active L1 table too large')
   if (header.l1Offset % clusterSize !== 0) throw new FormatError('Active L1 table offset invalid')
   const perTable = (clusterSize / (extended ? 16 : 8)) * clusterSize
   const needed = Math.ceil(header.size / perTable)
-  if (needed * 8 > MAX_L1_BYTES) throw new FormatError('Image is too big')
+  if (needed * 8 > MAX_L1) throw new FormatError('Image is too big')
   if (header.l1Size < needed) throw new FormatError('L1 table is too small')
 }
 
