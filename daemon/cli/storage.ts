@@ -51,8 +51,12 @@ export function exportNamed(name: string): End | undefined {
   return { name, path: formatNbdUri(address), kind: 'nbd', address, ...(tls !== undefined && { tls }) }
 }
 
-/** A Unix socket as the daemon is to be told; one whose whole name is longer than the kernel takes stays relative. */
+/**
+ * A Unix socket as the daemon is to be told; one whose whole name is longer than the kernel takes stays relative. Names that
+ * begin with a byte 0 are no paths, see unix(7).
+ */
 export function socketPlace(path: string): string {
+  if (path.startsWith('\0')) return path
   const whole = resolve(path)
   return Buffer.byteLength(whole) <= LONGEST_SOCKET ? whole : path
 }

@@ -62,6 +62,7 @@ t.test('the name of a socket stays short enough for the kernel', async (t) => {
   t.equal(socketPlace('s'), resolve('s'))
   const long = 's'.repeat(107)
   t.equal(socketPlace(long), long)
+  t.equal(socketPlace('\0s'), '\0s', 'no path')
 })
 
 t.test('sockets of NBD servers', { skip }, async (t) => {
