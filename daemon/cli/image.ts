@@ -151,7 +151,7 @@ function imageDefinition(image: Image, nodeName: string, how: HowToOpen): Comman
       ...asObject(image.options?.cache),
     },
     // A request to leave holes gets through only where every layer lets it.
-    ...(how.unmap && { discard: 'unmap' }),
+    ...(how.unmap && image.options?.discard === undefined && { discard: 'unmap' }),
   }
   if (!how.readOnly && image.options?.['read-only'] === true)
     throw usage(`'${image.end.name}' is to be written and says that it is read-only`)

@@ -102,7 +102,7 @@ function targetOf(format: Format, texts: readonly string[]): Target {
 /** An empty image. */
 function ofSize(size: number, target: Target): Sizes {
   if (target.format === 'raw') return ofRaw(Math.ceil(size / SECTOR) * SECTOR)
-  return ofQcow2(size, target, 0)
+  return ofQcow2(size, target, target.preallocated ? undefined : 0)
 }
 
 async function ofImage(name: string, target: Target, options: MeasureOptions): Promise<Sizes> {
@@ -115,7 +115,8 @@ async function ofImage(name: string, target: Target, options: MeasureOptions): P
     const size = await sizeOfNode(client, node)
     if (target.format === 'raw') return ofRaw(size)
     // Nobody knows how much of it reads alike from the backing file.
-    const data = target.backing ? undefined : await dataOf(client, node, image, target.geometry.clusterSize)
+    const all = target.backing || target.preallocated
+    const data = all ? undefined : await dataOf(client, node, image, target.geometry.clusterSize)
     return { ...ofQcow2(size, target, data), ...ofBitmaps(await diskOf(client, nodes, node, image), target) }
   })
 }
@@ -126,8 +127,8 @@ function ofRaw(size: number): Sizes {
 }
 
 /** @param data  clusters that hold some; undefined: all */
-function ofQcow2(size: number, { geometry, preallocated }: Qcow2Target, data: number | undefined): Sizes {
-  const sizes = measureImage({ ...geometry, size }, preallocated ? undefined : data)
+function ofQcow2(size: number, { geometry }: Qcow2Target, data: number | undefined): Sizes {
+  const sizes = measureImage({ ...geometry, size }, data)
   if (sizes === undefined) throw failed('The image size is too large (try using a larger cluster size)')
   return sizes
 }
