@@ -123,8 +123,13 @@ async function parsed(stream: string, socket: string, { directory }: BenchOption
 async function parsedWatched(stream: string, socket: string, { directory }: BenchOptions): Promise<Watched> {
   await using daemon = await settled(directory)
   const probe = await Probe.start(`${daemon.socket}1`)
-  const arrival = await arrived(daemon, stream, socket)
-  return { ...arrival, control: await probe.stop() }
+  try {
+    const arrival = await arrived(daemon, stream, socket)
+    return { ...arrival, control: await probe.stop() }
+  } catch (error) {
+    await probe.stop()
+    throw error
+  }
 }
 
 async function arrived(daemon: Daemon, stream: string, socket: string): Promise<Arrival> {

@@ -2,7 +2,7 @@
 // A map from cluster indexes to small numbers, for images with millions of tables: nine bytes for a place, outside of the
 // heap of JavaScript, whose limit would end the process. Used by TableClusters.
 // Many small hash tables, of which an index has one by its hash: each grows by itself, so no change takes long, or needs memory
-// for all of it twice. Nine million clusters, more than are ever learned of an image, take 144 MiB.
+// for all of it twice. Nine and a half million clusters, as many as are ever learned of an image, take 144 MiB.
 
 import { randomInt } from 'node:crypto'
 
