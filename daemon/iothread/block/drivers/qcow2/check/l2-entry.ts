@@ -43,7 +43,8 @@ export function checkedEntry(view: DataView, at: number, layout: EntryLayout): C
   }
   const offset = (high & 0x00ff_ffff) * HIGH + ((low & 0xffff_fe00) >>> 0)
   const zero = !layout.extended && (low & 1) !== 0
-  if (offset === 0 && !(layout.dataFile && copied)) return zero ? ZERO : UNALLOCATED
+  // The beginning of a data file is a place, but not to one that reads as zero, as with QEMU.
+  if (offset === 0 && (zero || !(layout.dataFile && copied))) return zero ? ZERO : UNALLOCATED
   const preallocated = layout.extended ? view.getUint32(at + 12) === 0 : zero
   return { kind: 'cluster', copied, offset, preallocated }
 }

@@ -14,8 +14,11 @@ const skip = installed('qemu-img') ? false : 'qemu-img is not installed'
 const first = newSeed()
 const rounds = process.env.SEED === undefined ? Number(process.env.ORACLE_ROUNDS ?? 24) : 1
 const steps = Number(process.env.ORACLE_STEPS ?? 50)
-/** They found something once: a copy of a shared L2 table that was dropped from the cache while it was made. */
-const known = process.env.SEED === undefined ? [1022367375] : []
+/**
+ * They found something once: a copy of a shared L2 table that was dropped from the cache while it was made, and the zero
+ * cluster at the beginning of a data file, which qemu-img does not count as allocated.
+ */
+const known = process.env.SEED === undefined ? [1022367375, 335942368] : []
 
 for (const seed of [...known, ...Array.from({ length: rounds }, (_, round) => first + round)]) {
   const c = pickCase(seed)
